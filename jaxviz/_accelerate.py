@@ -1,0 +1,145 @@
+"""Convolutions and max-pools with faster derivatives, swapped into any function; values stay the same.
+
+Why: inside `scan` and `while`, XLA on CPU does not rewrite the input gradient of a convolution into a form that it has
+fast code for, and it runs about 7 times slower there than outside. Written as what it is, an ordinary convolution with
+the kernel flipped and its channels exchanged, it is fast everywhere. And the gradient of `reduce_window_max` is a
+select-and-scatter: slow on CPU, and refused by XLA's deterministic mode on GPU; as strided slices it is neither.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive, primitives
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
+
+from jaxviz._interpret import evaluate, trace
+
+# A primitive, and not a custom_vjp, because it then composes with everything: forward mode, second derivatives, vmap.
+convolution_p = Primitive("jaxviz_convolution")
+_plain = primitives.conv_general_dilated_p.bind
+
+
+def accelerate(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `fn` with its convolutions (on CPU) and max-pools exchanged for those with faster derivatives."""
+    swaps = {"reduce_window_max": _max_pool}
+    if jax.default_backend() == "cpu":  # cuDNN and the TPU compiler have their own fast forms
+        swaps["conv_general_dilated"] = convolution_p.bind
+
+    def accelerated(*args: Any) -> Any:
+        program = trace(fn, *args)
+        actions = {
+            value.path: functools.partial(_apply, swaps[value.op], value.eqn.params)
+            for value in program.values
+            if value.op in swaps and value.eqn is not None and value.rule_at is None
+        }
+        return evaluate(program, args, actions)[0]
+
+    return accelerated
+
+
+def _apply(swap: Callable, params: dict[str, Any], operands: list[Any], _: Callable) -> tuple[list[Any], dict]:
+    return [swap(*operands, **params)], {}
+
+
+# Convolution
+
+
+def _gradient_of_images(g: Array, images: Any, kernel: Array, **params: Any) -> Array:
+    """Return the input gradient as one ordinary convolution of `g` with the flipped kernel."""
+    numbers, groups = params["dimension_numbers"], params["feature_group_count"]
+    if params["batch_group_count"] != 1 or any(d != 1 for d in params["lhs_dilation"]):
+        return jax.linear_transpose(lambda x: _plain(x, kernel, **params), images.aval)(g)[0]
+    lhs, rhs, out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
+    reach = [(kernel.shape[axis] - 1) * d for axis, d in zip(rhs[2:], params["rhs_dilation"], strict=True)]
+    before = [r - low for r, (low, _) in zip(reach, params["padding"], strict=True)]
+    spread = [(g.shape[axis] - 1) * s + 1 for axis, s in zip(out[2:], params["window_strides"], strict=True)]
+    after = [images.aval.shape[a] + r - s - b for a, r, s, b in zip(lhs[2:], reach, spread, before, strict=True)]
+    changes = {
+        "dimension_numbers": lax.ConvDimensionNumbers(out, rhs, lhs),
+        "window_strides": params["lhs_dilation"],
+        "lhs_dilation": params["window_strides"],
+        "padding": tuple(zip(before, after, strict=True)),
+    }
+    return convolution_p.bind(g, _exchange(kernel, rhs, groups), **params | changes)
+
+
+def _exchange(kernel: Array, spec: tuple[int, ...], groups: int) -> Array:
+    """Flip a kernel in space and exchange its input and output channels within each group."""
+    first = lax.rev(kernel.transpose(spec), range(2, kernel.ndim))  # (out, in per group, *space)
+    out, per_group, *space = first.shape
+    split = first.reshape(groups, out // groups, per_group, *space)
+    exchanged = jnp.swapaxes(split, 1, 2).reshape(groups * per_group, out // groups, *space)
+    inverse = tuple(spec.index(axis) for axis in range(kernel.ndim))
+    return exchanged.transpose(inverse)
+
+
+def _gradient_of_kernel(g: Array, images: Array, kernel: Any, **params: Any) -> Array:
+    return jax.linear_transpose(lambda w: _plain(images, w, **params), kernel.aval)(g)[0]
+
+
+def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
+    """Map over a batch of images by making the batch longer; leave a batch of kernels to JAX."""
+    (images, kernel), (axis, kernel_axis) = operands, axes
+    if kernel_axis is not None:
+        return jax.vmap(functools.partial(_plain, **params), in_axes=axes)(images, kernel), 0
+    row, out_row = params["dimension_numbers"].lhs_spec[0], params["dimension_numbers"].out_spec[0]
+    moved = jnp.moveaxis(images, axis, row)
+    size = moved.shape[row]
+    merged = moved.reshape(*moved.shape[:row], -1, *moved.shape[row + 2 :])
+    result = convolution_p.bind(merged, kernel, **params)
+    return result.reshape(*result.shape[:out_row], size, -1, *result.shape[out_row + 1 :]), out_row
+
+
+def _abstract(images: Any, kernel: Any, **params: Any) -> Any:
+    result = jax.eval_shape(functools.partial(_plain, **params), images, kernel)
+    return images.update(shape=result.shape, dtype=result.dtype)
+
+
+convolution_p.def_impl(_plain)
+convolution_p.def_abstract_eval(_abstract)
+mlir.register_lowering(convolution_p, mlir.lower_fun(_plain, multiple_results=False))
+ad.defbilinear(convolution_p, _gradient_of_images, _gradient_of_kernel)
+batching.primitive_batchers[convolution_p] = _batched
+
+
+# Max-pool
+
+
+def _max_pool(images: Array, **params: Any) -> Array:
+    dilated = any(d != 1 for d in (*params["base_dilation"], *params["window_dilation"]))
+    if dilated or not jnp.issubdtype(images.dtype, jnp.floating):
+        return primitives.reduce_window_max_p.bind(images, **params)
+    return _pool(images, *(params[name] for name in ("window_dimensions", "window_strides", "padding")))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _pool(images: Array, window: Any, strides: Any, padding: Any) -> Array:
+    return functools.reduce(jnp.maximum, _taps(images, -jnp.inf, window, strides, padding))
+
+
+@_pool.defjvp
+def _pool_jvp(window: Any, strides: Any, padding: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """Pass the tangent of each window's maximum; the first of several equal ones wins, as in PyTorch."""
+    best, *values = _taps(primals[0], -jnp.inf, window, strides, padding)
+    tangent, *changes = _taps(tangents[0], 0, window, strides, padding)
+    for value, change in zip(values, changes, strict=True):
+        tangent = jnp.where(value > best, change, tangent)
+        best = jnp.maximum(best, value)
+    return best, tangent
+
+
+def _taps(images: Array, fill: float, window: Any, strides: Any, padding: Any) -> list[Array]:
+    """Return one strided slice for each place in the window: together they hold every window."""
+    if any(low or high for low, high in padding):
+        images = lax.pad(images, jnp.asarray(fill, images.dtype), [(low, high, 0) for low, high in padding])
+    counts = [(n - k) // s + 1 for n, k, s in zip(images.shape, window, strides, strict=True)]
+    return [
+        lax.slice(images, at, [a + (c - 1) * s + 1 for a, c, s in zip(at, counts, strides, strict=True)], strides)
+        for at in itertools.product(*map(range, window))
+    ]

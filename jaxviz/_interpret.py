@@ -1,0 +1,432 @@
+"""Look inside a function by reading its jaxpr: list, take out and replace the values that pass through it.
+
+A value is named by JAX's own `jax.ad_checkpoint.checkpoint_name(x, "conv4_2")`. Convolutions, dense products and
+ReLUs without a name are numbered by order among their kind, named ones counted (`conv_0`, `relu_0`, `dense_0`); a
+convolution's or dense layer's value includes its bias. They also answer to the path of their kernel in the
+parameters (`"Block_0/Conv_1"`), which Linen and NNX name after the module.
+
+The functions here take a function and return a function. They do not jit: values inside a jitted part are reached by
+inlining that part, so jit the result. Values inside `scan`, `while` and `cond` exist once a turn and are refused.
+"""
+
+import dataclasses
+import difflib
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, jaxprs_in_params, primitives
+
+from jaxviz._types import Net
+
+_CUSTOM_RULES = {primitives.custom_jvp_call_p, primitives.custom_vjp_call_p}
+_CALLS = _CUSTOM_RULES | {primitives.jit_p, primitives.closed_call_p, primitives.call_p, primitives.remat_p}
+
+Path = tuple[int, ...]
+"""Where an equation stands: its index, one index for each call it is nested in."""
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class Value:
+    """One array of a program whose calls have been inlined, with the equation that makes it."""
+
+    op: str  # the primitive's name; "input" or "constant" for what no equation makes
+    aval: Any
+    inputs: tuple["Value", ...] = ()
+    eqn: JaxprEqn | None = None
+    path: Path = ()
+    varies: bool = False  # does it depend on the images?
+    constant: Any = None
+    key: str = ""  # of an input: its place in the parameters
+    home: tuple[Path, int] = ((), 0)  # the outermost equation that returns it, and which output it is there
+    rule_at: Path | None = None  # the outermost call with a derivative of its own that holds it
+    users: list["Value"] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class Program:
+    """A function traced once: its jaxpr, the same with calls inlined, and the loops that cannot be entered."""
+
+    jaxpr: ClosedJaxpr
+    treedef: Any
+    values: list[Value] = dataclasses.field(default_factory=list)
+    loops: list[JaxprEqn] = dataclasses.field(default_factory=list)
+
+
+def trace(fn: Callable, *args: Any, last_only: bool = True) -> Program:
+    """Trace `fn(*args)` without running it; what depends on its last argument (or on any) is marked as varying."""
+    jaxpr, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+    program = Program(jaxpr, jax.tree.structure(shape))
+    leaves = [
+        (path, i == len(args) - 1 or not last_only)
+        for i, arg in enumerate(args)
+        for path, _ in jax.tree_util.tree_flatten_with_path(arg)[0]
+    ]
+    inputs = [
+        Value("input", var.aval, varies=varies and jnp.issubdtype(var.aval.dtype, jnp.floating), key=_module_path(path))
+        for var, (path, varies) in zip(jaxpr.jaxpr.invars, leaves, strict=True)
+    ]
+    _inline(program, jaxpr, inputs, (), None)
+    return program
+
+
+def call_body(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """Return the jaxpr of an equation that does nothing but call it (jit, remat, a custom derivative), else None."""
+    if eqn.primitive not in _CALLS:
+        return None
+    body = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
+    return body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
+
+
+def _inline(
+    program: Program, closed: ClosedJaxpr, inputs: Sequence[Value], path: Path, rule_at: Path | None
+) -> list[Value]:
+    jaxpr = closed.jaxpr
+    constants = [Value("constant", var.aval, constant=c) for var, c in zip(jaxpr.constvars, closed.consts, strict=True)]
+    env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *inputs), strict=True))
+
+    def read(atom: Any) -> Value:
+        return Value("constant", atom.aval, constant=atom.val) if isinstance(atom, Literal) else env[atom]
+
+    for index, eqn in enumerate(jaxpr.eqns):
+        operands, here = [read(atom) for atom in eqn.invars], (*path, index)
+        if body := call_body(eqn):
+            outer = rule_at or (here if eqn.primitive in _CUSTOM_RULES else None)
+            made = _inline(program, body, operands, here, outer)
+            _lift(body, made, here)
+        else:
+            if any(True for _ in jaxprs_in_params(eqn.params)):
+                program.loops.append(eqn)
+            made = [_value(eqn, operands, here, i, rule_at) for i in range(len(eqn.outvars))]
+            program.values += made
+        env.update(zip(eqn.outvars, made, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _value(eqn: JaxprEqn, operands: Sequence[Value], path: Path, output: int, rule_at: Path | None) -> Value:
+    varies = any(operand.varies for operand in operands)
+    aval = eqn.outvars[output].aval
+    value = Value(str(eqn.primitive), aval, tuple(operands), eqn, path, varies, home=(path, output), rule_at=rule_at)
+    for operand in operands:
+        operand.users.append(value)
+    return value
+
+
+def _lift(body: ClosedJaxpr, results: Sequence[Value], path: Path) -> None:
+    """Move the home of what a call only returns, and does not use itself, to the call: no need then to enter it.
+
+    Entering would lose the call's own derivative, and `jax.nn.relu`'s differs from that of `max` at zero.
+    """
+    used = {id(atom) for eqn in body.jaxpr.eqns for atom in eqn.invars}
+    times = Counter(map(id, results))
+    for output, (atom, value) in enumerate(zip(body.jaxpr.outvars, results, strict=True)):
+        inside = value.home[0][: len(path)] == path
+        if inside and id(atom) not in used and times[id(value)] == 1:
+            value.home = (path, output)
+
+
+def _module_path(keys: Sequence[Any]) -> str:
+    """Return a parameter's path without what only holds or labels it: `params/Conv_0/kernel` is of `Conv_0`."""
+    words = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys]
+    while words and words[-1] in ("value", "raw_value"):  # NNX's Param wraps its array
+        words.pop()
+    words = words[1:] if words[:1] == ["params"] else words
+    return "/".join(words[:-1])
+
+
+# Names
+
+
+def name_of(value: Value) -> str | None:
+    """Return the name that `checkpoint_name` gave, None for any other value.
+
+    The one place that knows how a name looks: JAX plans another form for it (the flag `jax_remat3`).
+    """
+    is_name = value.eqn is not None and value.eqn.primitive is primitives.name_p
+    return value.eqn.params["name"] if is_name else None
+
+
+def _named(program: Program) -> Iterator[tuple[str, Value]]:
+    """Yield every name and value in forward order."""
+    from jaxviz._relu import find_relus
+
+    explicit = [(name, value) for value in program.values if (name := name_of(value))]
+    covered = {id(source) for _, value in explicit for source in _sources(value)}
+    kinds = {"conv_general_dilated": "conv", "jaxviz_convolution": "conv", "dot_general": "dense"}
+    found = [(kinds[v.op], _with_bias(v)) for v in program.values if v.op in kinds and _is_layer(v)]
+    found += [("relu", relu.value) for relu in find_relus(program) if relu.value.varies]
+    order = {id(value): i for i, value in enumerate(program.values)}
+    counts: Counter[str] = Counter()
+    entries = [(order[id(value)], name, value) for name, value in explicit]
+    for kind, value in sorted(found, key=lambda item: order[id(item[1])]):
+        if id(value) not in covered:
+            entries.append((order[id(value)], f"{kind}_{counts[kind]}", value))
+        counts[kind] += 1
+    return ((name, value) for _, name, value in sorted(entries, key=lambda entry: entry[0]))
+
+
+def _sources(value: Value) -> Iterator[Value]:
+    """Yield what a name stands for: its operand, through changes of type."""
+    while value.op in ("name", "convert_element_type"):
+        value = value.inputs[0]
+        yield value
+
+
+def _is_layer(value: Value) -> bool:
+    """Tell a layer, images times parameters, from products of activations such as attention."""
+    return value.varies and not all(operand.varies for operand in value.inputs)
+
+
+def _with_bias(value: Value) -> Value:
+    """Follow a product to the addition of its bias, if that is all that becomes of it."""
+    while len(value.users) == 1:
+        user = value.users[0]
+        other = [operand for operand in user.inputs if operand is not value]
+        if user.op != "add" or len(other) != 1 or other[0].varies:
+            break
+        value = user
+    return value
+
+
+def _paths(program: Program) -> Iterator[tuple[str, Value]]:
+    """Yield the module paths of convolutions and dense products: where their kernels stand in the parameters."""
+    for value in program.values:
+        if value.op in ("conv_general_dilated", "dot_general") and _is_layer(value):
+            kernel = next(operand for operand in value.inputs if not operand.varies)
+            while len(kernel.inputs) == 1:
+                kernel = kernel.inputs[0]
+            if kernel.key:
+                yield kernel.key, _with_bias(value)
+
+
+def _table(program: Program) -> dict[str, Value]:
+    """Return every value that can be named, in forward order; refuse names that mean two values or none."""
+    names = list(_named(program))
+    for name, count in Counter(name for name, _ in names).items():
+        if count > 1:
+            raise ValueError(
+                f"the name {name!r} stands for {count} values of this network; a name must be unique: number them, as in "
+                f'checkpoint_name(x, f"{name}_{{i}}")'
+            )
+    return dict(names)
+
+
+def find(program: Program, wanted: Sequence[str]) -> dict[str, Value]:
+    """Return the values called `wanted`; raise ValueError for a name that is unknown, doubled or inside a loop."""
+    for loop, body in loop_bodies(program):
+        for name in {name_of(value) for value in body.values}.intersection(wanted):
+            raise ValueError(
+                f"{name!r} is inside a `{loop}`, where it has a value each turn: return it from the loop and name it "
+                "outside, or write the loop out in Python"
+            )
+    table = _table(program)
+    paths = [(path, value) for path, value in _paths(program) if path not in table]
+    times = Counter(path for path, _ in paths)
+    for name in wanted:
+        if times[name] > 1:
+            raise ValueError(
+                f"the layer {name!r} is used {times[name]} times; name the value you mean with "
+                "jax.ad_checkpoint.checkpoint_name, or use its number as `layers` lists it"
+            )
+    table = dict(paths) | table
+    for name in wanted:
+        if name not in table:
+            close = difflib.get_close_matches(name, table, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+            raise ValueError(f"this network has no layer {name!r}; {hint}It has: {', '.join(table) or 'none'}")
+    return {name: table[name] for name in wanted}
+
+
+def loop_bodies(program: Program) -> Iterator[tuple[str, Program]]:
+    """Yield the kind and the body of every loop and branch, as programs that can be read but not run."""
+    for eqn in program.loops:
+        for jaxpr in jaxprs_in_params(eqn.params):
+            closed = ClosedJaxpr(jaxpr, [None] * len(jaxpr.constvars))
+            body = Program(closed, None)
+            _inline(body, closed, [Value("input", var.aval, varies=True) for var in jaxpr.invars], (), None)
+            yield str(eqn.primitive), body
+            yield from ((str(eqn.primitive), inner) for _, inner in loop_bodies(body))
+
+
+# Evaluation
+
+Action = Callable[[list[Any], Callable[[], list[Any]]], tuple[list[Any], dict[str, Any]]]
+"""What to do at one equation: `(operands, run) -> (results, taken)`, where `run()` gives the ordinary results."""
+
+
+def evaluate(program: Program, args: Any, actions: Mapping[Path, Action]) -> tuple[Any, dict[str, Any]]:
+    """Run a traced program on new arguments, with actions in place of some equations; return what they took out."""
+    outputs, taken = _run(program.jaxpr, actions, (), jax.tree.leaves(args))
+    return jax.tree.unflatten(program.treedef, outputs), taken
+
+
+def _run(
+    closed: ClosedJaxpr, actions: Mapping[Path, Action], path: Path, args: Sequence[Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    jaxpr = closed.jaxpr
+    env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *args), strict=True))
+    taken: dict[str, Any] = {}
+    entered = {at[: len(path) + 1] for at in actions if len(at) > len(path) + 1}
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else env[atom]
+
+    for index, eqn in enumerate(jaxpr.eqns):
+        here, operands = (*path, index), [read(atom) for atom in eqn.invars]
+        with jax.named_scope(str(eqn.source_info.name_stack) or ""):
+            run = functools.partial(_enter if here in entered else _bind, eqn, operands, actions, here)
+            if here in actions:
+                results, more = _act(actions[here], operands, run)
+            else:
+                results, more = run()
+        taken.update(more)
+        env.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars], taken
+
+
+def _act(action: Action, operands: list[Any], run: Callable) -> tuple[list[Any], dict[str, Any]]:
+    inner: dict[str, Any] = {}
+
+    def ordinary() -> list[Any]:
+        results, taken = run()
+        inner.update(taken)
+        return results
+
+    results, taken = action(operands, ordinary)
+    return results, inner | taken
+
+
+def _bind(eqn: JaxprEqn, operands: list[Any], *_: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Run one equation as it is; calls too, so that custom derivatives survive."""
+    results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+    return results if eqn.primitive.multiple_results else [results], {}
+
+
+def _enter(eqn: JaxprEqn, operands: list[Any], actions: Mapping[Path, Action], path: Path) -> Any:
+    """Run the body of a call in place of the call; a remat stays one, for the memory that it saves."""
+    body = call_body(eqn)
+    assert body is not None  # actions stand on inlined equations only
+    run = functools.partial(_run, body, actions, path)
+    if eqn.primitive is primitives.remat_p:
+        run = jax.checkpoint(run, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
+    return run(operands)
+
+
+# The public functions
+
+
+def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """List the values inside a network that can be named, in forward order; runs nothing.
+
+    Args:
+        net: any JAX function `net(params, images)`.
+        params: its parameters, or their shapes (`jax.ShapeDtypeStruct`).
+        images: `(n, h, w, 3)`, or its shape.
+
+    Returns:
+        Name to shape and dtype.
+
+    Raises:
+        ValueError: if a name stands for more than one value.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> def net(params, images):
+        ...     return jax.nn.relu(images.mean((1, 2)) @ params["w1"]) @ params["w2"]
+        >>> params = {"w1": jnp.ones((3, 4)), "w2": jnp.ones((4, 10))}
+        >>> for name, value in jaxviz.layers(net, params, jnp.ones((2, 8, 8, 3))).items():
+        ...     print(name, value.shape)
+        dense_0 (2, 4)
+        relu_0 (2, 4)
+        dense_1 (2, 10)
+    """
+    table = _table(trace(net, params, images))
+    return {name: jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype) for name, value in table.items()}
+
+
+def capture(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
+    """Return a function that also gives the values called `names`.
+
+    The result, `fn(params, images) -> (outputs, {name: array})`, composes with jit, vmap, grad and remat. An unknown
+    name, one that is used twice and one inside a loop raise ValueError when it is called.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> def net(params, images):
+        ...     return jax.nn.relu(images.mean((1, 2)) @ params)
+        >>> outputs, values = jaxviz.capture(net, "dense_0")(-jnp.ones((3, 2)), jnp.ones((1, 8, 8, 3)))
+        >>> print(outputs, values["dense_0"])
+        [[0. 0.]] [[-3. -3.]]
+    """
+    wanted = _as_names(names)
+
+    def captured(params: Any, images: Any) -> tuple[Any, dict[str, jax.Array]]:
+        program = trace(net, params, images)
+        edits = {name: (value, lambda x: x) for name, value in find(program, wanted).items()}
+        outputs, taken = evaluate(program, (params, images), _edit_actions(edits))
+        return outputs, {name: taken[name] for name in wanted}
+
+    return captured
+
+
+def replace(net: Net, replacements: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
+    """Return the network with some of its inner values replaced: ablate, clamp, add, patch.
+
+    Args:
+        net: any JAX function `net(params, images)`.
+        replacements: for each name a function of the value, or an array that broadcasts to its shape.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> def net(params, images):
+        ...     return images.mean((1, 2)) @ params
+        >>> ablated = jaxviz.replace(net, {"dense_0": lambda x: x.at[:, 0].set(0.0)})
+        >>> print(ablated(jnp.ones((3, 2)), jnp.ones((1, 8, 8, 3))))
+        [[0. 3.]]
+    """
+    wanted = _as_names(list(replacements))
+
+    def edited(params: Any, images: Any) -> Any:
+        program = trace(net, params, images)
+        edits = {
+            name: (value, functools.partial(_substitute, name, replacements[name]))
+            for name, value in find(program, wanted).items()
+        }
+        return evaluate(program, (params, images), _edit_actions(edits))[0]
+
+    return edited
+
+
+def _as_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    wanted = (names,) if isinstance(names, str) else tuple(names)
+    if not wanted or not all(isinstance(name, str) for name in wanted):
+        raise ValueError(f"expected the name of a layer or several of them, got {names!r}; `layers` lists them")
+    return wanted
+
+
+def _substitute(name: str, new: Any, value: jax.Array) -> jax.Array:
+    result = new(value) if callable(new) else jnp.asarray(new)
+    shape = jnp.shape(result)
+    if np.broadcast_shapes(shape, value.shape) != value.shape if not callable(new) else shape != value.shape:
+        raise ValueError(f"the replacement of {name!r} has shape {shape}; the network needs {value.shape}")
+    return jnp.broadcast_to(result, value.shape).astype(value.dtype)
+
+
+def _edit_actions(edits: Mapping[str, tuple[Value, Callable]]) -> dict[Path, Action]:
+    """Turn `{name: (value, change)}` into actions that change each value at its home and take it out."""
+    grouped: dict[Path, list[tuple[str, int, Callable]]] = {}
+    for name, (value, change) in edits.items():
+        path, output = value.home
+        grouped.setdefault(path, []).append((name, output, change))
+
+    def action(here: list[tuple[str, int, Callable]], _: list[Any], run: Callable) -> tuple[list[Any], dict[str, Any]]:
+        results, taken = list(run()), {}
+        for name, output, change in here:
+            results[output] = taken[name] = change(results[output])
+        return results, taken
+
+    return {path: functools.partial(action, here) for path, here in grouped.items()}

@@ -1,0 +1,77 @@
+"""What the networks here share: names, input normalisation, pooling to a fixed grid, a plain function from a module."""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array
+
+from jaxviz._types import Net
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalized(images: Array, mean: tuple[float, ...], std: tuple[float, ...], smallest: int) -> Array:
+    """Return `(images - mean) / std`; refuse what is no batch of RGB images, or too small for the network."""
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"expected images (n, h, w, 3), got shape {images.shape}; one image is image[None]")
+    if min(images.shape[1:3]) < smallest:
+        raise ValueError(f"images of {images.shape[1]}x{images.shape[2]} px: this network needs {smallest} px or more")
+    return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
+
+
+def named_relu(x: Array, layer: str, relu: str) -> Array:
+    """Name a layer's result, apply a ReLU and name that."""
+    return checkpoint_name(nn.relu(checkpoint_name(x, layer)), relu)
+
+
+def adaptive_average_pool(x: Array, size: int) -> Array:
+    """Average `(n, h, w, c)` into `(n, size, size, c)`, over the windows of PyTorch's AdaptiveAvgPool2d."""
+    rows, columns = (_averaging(length, size) for length in x.shape[1:3])
+    if rows is not None:
+        x = jnp.einsum("nhwc,ih->niwc", x, jnp.asarray(rows, x.dtype))
+    if columns is not None:
+        x = jnp.einsum("nhwc,jw->nhjc", x, jnp.asarray(columns, x.dtype))
+    return x
+
+
+def _averaging(length: int, size: int) -> np.ndarray | None:
+    if length == size:
+        return None
+    weights = np.zeros((size, length))
+    for i in range(size):
+        start, stop = i * length // size, -(-(i + 1) * length // size)
+        weights[i, start:stop] = 1 / (stop - start)
+    return weights
+
+
+class Classifier(nn.Module):
+    """AlexNet's and VGG's head: fc6, fc7 and the logits, from features on a fixed grid."""
+
+    grid: int
+    width: int
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Return logits, `(n, classes)`."""
+        x = adaptive_average_pool(x, self.grid)
+        x = x.reshape(x.shape[0], -1)
+        x = named_relu(nn.Dense(self.width, name="fc6")(x), "fc6", "relu6")
+        x = named_relu(nn.Dense(self.width, name="fc7")(x), "fc7", "relu7")
+        return checkpoint_name(nn.Dense(self.classes, name="logits")(x), "logits")
+
+
+@functools.cache
+def as_net(module: nn.Module) -> Net:
+    """Return a Linen module as a function `net(params, images)`: the same one each time, so that jit knows it again."""
+
+    def net(params: Any, images: Any) -> Any:
+        return module.apply({"params": params}, images)
+
+    net.__name__ = net.__qualname__ = type(module).__name__
+    return net

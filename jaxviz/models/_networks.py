@@ -1,0 +1,53 @@
+"""The networks that `load` knows: how each is built and how its published weights are converted."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxviz._types import Net
+from jaxviz.models import _alexnet, _efficientnet, _vgg
+from jaxviz.models._layers import as_net
+
+
+class Network(NamedTuple):
+    """A network, the conversion of its weight files, and the shapes that must come out."""
+
+    net: Net
+    convert: Callable[[Mapping[str, np.ndarray]], Any]
+    params: Callable[[], Any]
+
+
+def _network(module: nn.Module, convert: Callable[[Mapping[str, np.ndarray]], Any]) -> Network:
+    def converted(tensors: Mapping[str, np.ndarray]) -> Any:
+        return jax.tree.map(lambda x: np.ascontiguousarray(x, np.float32), convert(tensors))
+
+    def shapes() -> Any:
+        images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+        return jax.eval_shape(module.init, jax.random.key(0), images)["params"]
+
+    return Network(as_net(module), converted, shapes)
+
+
+def _vggs() -> dict[str, Network]:
+    return {
+        name: _network(_vgg.VGG(depths), functools.partial(_vgg.from_torch, depths=depths))
+        for name, depths in _vgg.DEPTHS.items()
+    }
+
+
+_VGG16 = _vgg.DEPTHS["vgg16"]
+
+NETWORKS: dict[str, Network] = {
+    "vgg16_features": _network(
+        _vgg.VGG(_VGG16, classes=None, mean=_vgg.KERAS_MEAN, std=_vgg.KERAS_STD),
+        functools.partial(_vgg.from_keras, depths=_VGG16),
+    ),
+    "efficientnet_lite0": _network(_efficientnet.EfficientNetLite0(), _efficientnet.from_torch),
+    "alexnet": _network(_alexnet.AlexNet(), _alexnet.from_torch),
+    **_vggs(),
+}
