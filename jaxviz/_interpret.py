@@ -209,8 +209,8 @@ def _table(program: Program) -> dict[str, Value]:
     for name, count in Counter(name for name, _ in names).items():
         if count > 1:
             raise ValueError(
-                f"the name {name!r} stands for {count} values of this network; a name must be unique: number them, as in "
-                f'checkpoint_name(x, f"{name}_{{i}}")'
+                f"the name {name!r} stands for {count} values of this network; a name must be unique: number them, "
+                f'as in checkpoint_name(x, f"{name}_{{i}}")'
             )
     return dict(names)
 

@@ -163,6 +163,28 @@ def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
     return swapped
 
 
+def revived(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `fn`, to be maximised, with a gradient also where a ReLU passes none for a whole image.
+
+    A unit that is off everywhere on the first image would leave that image grey for ever. There, and only there, the
+    gradient that would switch units on goes through (Olah et al. 2017 do this for the first steps).
+    """
+
+    def swapped(*args: Any) -> Any:
+        program = trace(fn, *args, last_only=False)
+        relus = [relu for relu in find_relus(program) if relu.spelling != "leaky_relu"]
+        actions = {relu.swap.path: functools.partial(_swap, relu, _revive) for relu in relus}
+        return evaluate(program, args, actions)[0]
+
+    return swapped
+
+
+def _revive(x: jax.Array, g: jax.Array) -> jax.Array:
+    passed = jnp.where(x > 0, g, jnp.zeros_like(g))
+    alive = jnp.any(passed != 0, axis=tuple(range(1, x.ndim)), keepdims=True)
+    return jnp.where(alive | (g <= 0), passed, g)
+
+
 def _refuse_unswappable(program: Program, relus: list[Relu], rule: Rule) -> None:
     for loop, body in loop_bodies(program):
         if any(True for _ in _candidates(body)):

@@ -1,0 +1,463 @@
+"""Images in, pictures out: reading, writing and arranging arrays.
+
+The data contract, for the whole package: images are `(n, h, w, 3)` and one image is `(h, w, 3)`, float32 RGB in
+`[0, 1]`, row 0 at the top. Whatever a file holds is brought to that form here, and whatever becomes a file is rounded
+to 8 bits here. Maps (gradients, saliency) keep their absolute values until `normalize` or `overlay` scales them for the
+eye. Only `load_image` and `save_image` touch files; the other functions work under `jit`, `vmap` and `grad`.
+"""
+
+import contextlib
+import io
+import math
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Float32
+
+if TYPE_CHECKING:  # PIL is imported where it is used, so that `import jaxviz` stays light
+    import PIL.Image
+
+AnyArray = Array | np.ndarray
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_JPEG = {"quality": 95, "subsampling": 0}  # pictures of pixels: no colour is averaged over its neighbours
+_ROUNDING = 1e-5  # how far beyond [0, 1] a float image may stray by arithmetic alone
+
+# What turns the stored pixels upright, by the EXIF orientation; the names say where the first row and column belong.
+_UPRIGHT = {
+    1: lambda pixels: pixels,  # top left
+    2: lambda pixels: pixels[:, ::-1],  # top right
+    3: lambda pixels: pixels[::-1, ::-1],  # bottom right
+    4: lambda pixels: pixels[::-1],  # bottom left
+    5: lambda pixels: pixels.swapaxes(0, 1),  # left top
+    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],  # right top
+    7: lambda pixels: pixels.swapaxes(0, 1)[::-1, ::-1],  # right bottom
+    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],  # left bottom
+}
+
+
+class ImageError(ValueError):
+    """An image that cannot be read, written or drawn; the message says what was expected, what came and what to do."""
+
+
+def load_image(source: object, *, size: int | tuple[int, int] | None = None) -> Float32[Array, "h w 3"]:
+    """Read an image as float32 RGB in [0, 1].
+
+    EXIF orientation is applied, transparency is flattened on white, grey becomes RGB, and of an animation the first
+    frame is taken. 8-bit values are divided by 255 and 16-bit ones by 65535 (16-bit *grey* files; PIL reads 16-bit
+    colour files at 8 bits). CMYK is converted without a colour profile.
+
+    Resizing is antialiased bicubic on floats, PIL's and torchvision's arithmetic without their rounding to 8 bits. What
+    an ImageNet classifier expects is `load_image(source, size=256)[16:240, 16:240]`.
+
+    Args:
+        source: a path, the bytes of a file, a binary file object, a PIL image, or an array `(h, w)` or
+            `(h, w, 1 | 3 | 4)` of uint8, uint16, bool, or floats in [0, 1].
+        size: None keeps the size; an int scales the shorter side to it and cuts the centre `(size, size)`;
+            `(height, width)` scales to exactly that.
+
+    Raises:
+        ImageError: no such file, a folder, no image, a damaged or truncated one (never padded, unless the program has
+            set PIL's `LOAD_TRUNCATED_IMAGES`), one larger than PIL's limit against decompression bombs, an array of
+            another shape, dtype or range, or a size below 1.
+
+    >>> load_image(np.array([[0, 255]], np.uint8)).tolist()
+    [[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]]
+    >>> load_image(np.zeros((480, 640, 3), np.uint8), size=256).shape
+    (256, 256, 3)
+    """
+    _check_size(size)
+    return jnp.asarray(_fit(_pixels(source), size))
+
+
+def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> None:
+    """Write an image to a PNG or JPEG file, by the suffix of its name.
+
+    Values are clipped to [0, 1] and rounded to 8 bits. The file appears whole or not at all, and the folders above it
+    are made.
+
+    Args:
+        path: ends in .png, .jpg or .jpeg.
+        image: `(h, w, 3)` or grey `(h, w)`.
+
+    Raises:
+        ImageError: another suffix, another shape, or values that are NaN or infinite; nothing is written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_image(f"{folder}/pictures/grey.png", jnp.full((2, 2, 3), 0.2))
+    ...     print(load_image(f"{folder}/pictures/grey.png")[0, 0, 0])
+    0.2
+    """
+    from PIL import Image
+
+    path, values = Path(path), np.asarray(image, np.float32)
+    if path.suffix.lower() not in _FORMATS:
+        raise ImageError(f"{path}: expected a name that ends in {', '.join(_FORMATS)}, got {path.suffix!r}")
+    if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)) or values.size == 0:
+        raise ImageError(
+            f"{path}: expected one image (h, w, 3) or (h, w), got shape {values.shape}; montage puts many into one"
+        )
+    if not np.isfinite(values).all():
+        raise ImageError(f"{path}: expected finite values, got {np.sum(~np.isfinite(values))} that are NaN or infinite")
+    format = _FORMATS[path.suffix.lower()]
+    buffer = io.BytesIO()
+    picture = Image.fromarray(np.round(np.clip(values, 0, 1) * 255).astype(np.uint8))
+    picture.save(buffer, format, **(_JPEG if format == "JPEG" else {}))
+    write_atomically(path, buffer.getvalue())
+
+
+def resize(images: Float[AnyArray, "*n h w c"], size: tuple[int, int]) -> Float[Array, "*n h2 w2 c"]:
+    """Resize images to `(height, width)` by antialiased bicubic interpolation, differentiably.
+
+    The dtype is kept and nothing is clipped: near edges a bicubic may leave [0, 1] by a little.
+
+    >>> resize(jnp.ones((5, 32, 48, 3)), (8, 12)).shape
+    (5, 8, 12, 3)
+    """
+    *leading, _, _, channels = images.shape
+    if min(size) < 1:
+        raise ImageError(f"size: expected (height, width) of at least 1 pixel each, got {size}")
+    return jax.image.resize(images, (*leading, *size, channels), "cubic", antialias=True)
+
+
+def normalize(
+    maps: Float[AnyArray, "..."], *, signed: bool = False, percentile: float | int = 99.0
+) -> Float[Array, "n h w *c"]:
+    """Scale maps to [0, 1] for display, each image by its own largest values.
+
+    With `s` the percentile of `|map|` over one image, unsigned maps become `clip(map / s, 0, 1)` and signed ones
+    `clip(0.5 + map / (2 s), 0, 1)`, so that zero is black in the first and middle grey in the second. An all-zero map
+    stays at zero and grey. Where more than `percentile` of a map is zero, its maximum is used instead.
+
+    Args:
+        maps: `(n, h, w)` or `(n, h, w, c)`; a single map is passed as `maps[None]`.
+        signed: whether negative values mean something (a gradient) or not (saliency).
+        percentile: in (0, 100]; 100 scales by the maximum and clips nothing, lower is robust to a few outliers.
+
+    Raises:
+        ImageError: maps of another rank, or a percentile out of range.
+
+    >>> gradient = jnp.array([-2.0, 0.0, 1.0]).reshape(1, 1, 3)
+    >>> normalize(gradient, signed=True, percentile=100).ravel().tolist()
+    [0.0, 0.5, 0.75]
+    """
+    if maps.ndim not in (3, 4):
+        raise ImageError(
+            f"maps: expected (n, h, w) or (n, h, w, c), got shape {maps.shape}; pass one map as maps[None]"
+        )
+    if not 0 < percentile <= 100:
+        raise ImageError(f"percentile: expected a number in (0, 100], got {percentile}")
+    axes = tuple(range(1, maps.ndim))
+    peak = jnp.max(jnp.abs(maps), axes, keepdims=True)
+    scale = jnp.percentile(jnp.abs(maps), percentile, axes, keepdims=True)
+    scale = jnp.where(scale > 0, scale, jnp.where(peak > 0, peak, 1))
+    return jnp.clip(maps / scale / 2 + 0.5 if signed else maps / scale, 0, 1)
+
+
+def montage(
+    images: Float[AnyArray, "..."] | Sequence[Float[AnyArray, "..."]],
+    *,
+    columns: int | None = None,
+    gap: int = 2,
+    background: ArrayLike = 1.0,
+) -> Float[Array, "h2 w2 3"]:
+    """Lay images out in rows, left to right and top to bottom, as one image.
+
+    Args:
+        images: `(n, h, w, 3)`, grey `(n, h, w)`, or a sequence of `(h, w, 3)` and `(h, w)` of any sizes: each is
+            centred in a cell as high as the highest and as wide as the widest.
+        columns: images a row; None makes the grid about square.
+        gap: pixels between images, not around them.
+        background: brightness of gaps and empty cells.
+
+    Raises:
+        ImageError: no images, a shape that is not an image's, columns below 1, a gap below 0.
+
+    >>> montage(jnp.zeros((5, 8, 8, 3)), gap=1).shape
+    (17, 26, 3)
+    """
+    cells = _cells(images, background)
+    number, height, width, _ = cells.shape
+    columns = min(number, math.ceil(math.sqrt(number)) if columns is None else columns)
+    if columns < 1 or gap < 0:
+        raise ImageError(f"montage: expected columns of at least 1 and a gap of at least 0, got {columns} and {gap}")
+    rows = -(-number // columns)
+    # Every cell carries its gap below and on the right; the last ones are cut off again.
+    padding = ((0, rows * columns - number), (0, gap), (0, gap), (0, 0))
+    cells = jnp.pad(cells, padding, constant_values=background)
+    grid = cells.reshape(rows, columns, height + gap, width + gap, 3).swapaxes(1, 2)
+    grid = grid.reshape(rows * (height + gap), columns * (width + gap), 3)
+    return grid[: rows * (height + gap) - gap, : columns * (width + gap) - gap]
+
+
+def overlay(
+    image: Float[AnyArray, "..."],
+    map: Float[AnyArray, "..."],
+    *,
+    alpha: ArrayLike = 0.5,
+    colormap: str = "inferno",
+) -> Float[Array, "h w 3"]:
+    """Draw a map as colours over the grey version of an image.
+
+    `(1 - alpha) grey(image) + alpha colours(map / max(map))`; a map of another size is resized to the image, negative
+    values count as zero, and an all-zero map gives the image unchanged.
+
+    Args:
+        image: `(h, w, 3)`.
+        map: `(h, w)`, of any height and width.
+        alpha: weight of the colours, in [0, 1].
+        colormap: the name of one of matplotlib's colour maps.
+
+    Raises:
+        ImageError: shapes other than an image and a map, an unknown colour map.
+
+    >>> overlay(jnp.ones((8, 8, 3)), jnp.eye(2)).shape
+    (8, 8, 3)
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or map.ndim != 2:
+        raise ImageError(
+            f"overlay: expected one image (h, w, 3) and one map (h, w), got shapes {image.shape} and {map.shape}"
+        )
+    image, heat = jnp.asarray(image), jnp.maximum(map, 0)
+    if heat.shape != image.shape[:2]:
+        heat = jax.image.resize(heat, image.shape[:2], "linear", antialias=True)
+    peak = jnp.max(heat)
+    table = jnp.asarray(_colors(colormap), image.dtype)
+    levels = jnp.linspace(0, 1, len(table), dtype=image.dtype)
+    # Interpolated rather than looked up, so that a NaN in the map stays visible as NaN.
+    lookup = jax.vmap(jnp.interp, in_axes=(None, None, 1), out_axes=-1)
+    colors = lookup((heat / jnp.where(peak == 0, 1, peak)).astype(image.dtype), levels, table)
+    grey = jnp.matmul(image, jnp.array([0.299, 0.587, 0.114], image.dtype), precision="highest")
+    return jnp.where(peak == 0, image, (1 - alpha) * grey[..., None] + alpha * colors)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, even for a reader or an interruption in between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, since a rename is atomic only within a file system; not a NamedTemporaryFile, whose files
+    # nobody but their owner may read.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _pixels(source: object) -> np.ndarray:
+    """Any source as (h, w, 3) float32 in [0, 1]."""
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        name = "the PIL image"
+        with _named_errors(name):
+            return _from_pil(source, name)
+    if hasattr(source, "__array__"):
+        return _from_array(np.asarray(source), "the array")
+    name, data = _contents(source)
+    try:
+        with _named_errors(name), Image.open(io.BytesIO(data)) as image:
+            _check_area(image.size, name)
+            return _from_pil(image, name)
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name}: expected an image file, got {len(data)} bytes that begin with {data[:16]}"
+        ) from error
+
+
+def _contents(source: object) -> tuple[str, bytes]:
+    """What to call a source in messages, and the bytes of the file."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "the bytes", bytes(source)
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source), _file_contents(Path(source))
+    if callable(read := getattr(source, "read", None)):
+        name = str(getattr(source, "name", "the file object"))
+        data = read()
+        if not isinstance(data, bytes):
+            raise ImageError(f"{name}: expected a file opened in binary mode, got text; open it with mode 'rb'")
+        return name, data
+    raise ImageError(
+        "source: expected a path, bytes, a file object, a PIL image or an array, "
+        f"got {type(source).__module__}.{type(source).__qualname__}"
+    )
+
+
+def _file_contents(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: expected an image file, got a path where there is none; check the name") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{path}: expected an image file, got a folder; name a file in it") from error
+    except OSError as error:
+        raise ImageError(f"{path}: expected a readable image file, got {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _named_errors(name: str):
+    """Turn whatever a decoder raises into an `ImageError` that names the source."""
+    from PIL import Image
+
+    try:
+        yield
+    except (ImageError, Image.UnidentifiedImageError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{name}: {_too_large(str(error))}") from error
+    except Exception as error:  # a damaged file takes its decoder anywhere: OSError, SyntaxError, struct.error, ...
+        raise ImageError(
+            f"{name}: expected a whole image, got one that is truncated, damaged or of an unsupported kind "
+            f"(PIL: {error}); get it again, or save it anew as PNG"
+        ) from error
+
+
+def _check_area(size: tuple[int, int], name: str) -> None:
+    # PIL itself refuses only what is twice its limit and warns below that, when its warnings are not silenced.
+    from PIL import Image
+
+    if Image.MAX_IMAGE_PIXELS is not None and math.prod(size) > Image.MAX_IMAGE_PIXELS:
+        raise ImageError(f"{name}: {_too_large(f'it says that it has {size[0]} x {size[1]} pixels')}")
+
+
+def _too_large(got: str) -> str:
+    from PIL import Image
+
+    return (
+        f"expected at most {Image.MAX_IMAGE_PIXELS} pixels (larger ones may be decompression bombs), got more: {got}; "
+        "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+    )
+
+
+def _from_pil(image: "PIL.Image.Image", name: str) -> np.ndarray:
+    image.load()
+    orientation = 1
+    # After load, which turns TIFFs itself. A photograph whose EXIF block is damaged is still a photograph.
+    with contextlib.suppress(Exception):
+        orientation = image.getexif().get(0x0112, 1)
+    if image.mode.startswith("I"):  # I;16 and its byte orders; I is what PIL makes of 16-bit PGM files
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError(
+                f"{name}: expected integers in [0, 65535], got a 32-bit image in [{values.min()}, {values.max()}]; "
+                "scale it to floats in [0, 1] and pass the array"
+            )
+        values = values.astype(np.uint16)
+    elif image.mode == "F":
+        values = np.asarray(image)
+    else:
+        values = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    return _UPRIGHT.get(orientation, _UPRIGHT[1])(_from_array(values, name))
+
+
+def _from_array(values: np.ndarray, name: str) -> np.ndarray:
+    if values.size == 0 or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3, 4))):
+        raise ImageError(
+            f"{name}: expected shape (h, w) or (h, w, channels) with 1, 3 or 4 channels, got {values.shape}; "
+            "images are channels-last and read one at a time"
+        )
+    pixels = _unit_range(values, name)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.shape[2] == 4:
+        color, opacity = pixels[..., :3], pixels[..., 3:]
+        pixels = color * opacity + (1 - opacity)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def _unit_range(values: np.ndarray, name: str) -> np.ndarray:
+    """Values of any accepted dtype as float32 in [0, 1]."""
+    if values.dtype == np.bool_:
+        return values.astype(np.float32)
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:  # of either byte order
+        return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
+    if not jnp.issubdtype(values.dtype, jnp.floating):  # jax's, which knows bfloat16
+        raise ImageError(
+            f"{name}: expected uint8, uint16, bool or floats in [0, 1], got {values.dtype}; "
+            "0 to 255 is converted by .astype('uint8')"
+        )
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # also false for NaN
+        raise ImageError(f"{name}: expected floats in [0, 1], got [{low:g}, {high:g}]; divide 0 to 255 by 255")
+    return np.clip(values.astype(np.float32), 0, 1)
+
+
+def _check_size(size: int | tuple[int, int] | None) -> None:
+    sides = (size,) if isinstance(size, int) else size
+    if sides is not None and (len(sides) not in (1, 2) or min(sides) < 1):
+        raise ImageError(f"size: expected None, an int or (height, width), of at least 1 pixel, got {size}")
+
+
+def _fit(pixels: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:
+    """Resize as `load_image` says, through the part of the source that is kept: a crop costs nothing extra."""
+    if size is None:
+        return pixels
+    height, width = pixels.shape[:2]
+    if isinstance(size, int):
+        shorter = min(height, width)
+        rows, columns = size, size
+        # The longer side is rounded down and the crop to the nearest even, as torchvision does, to the pixel.
+        whole = (size * height // shorter, size * width // shorter)
+    else:
+        rows, columns = whole = size
+    top, left = round((whole[0] - rows) / 2), round((whole[1] - columns) / 2)
+    # Clipped after each axis, as PIL does with bytes: where both overshoot, a photograph differs by up to 6/255.
+    across = _resize_width(pixels, columns, left, whole[1])
+    return _resize_width(across.swapaxes(0, 1), rows, top, whole[0]).swapaxes(0, 1)
+
+
+def _resize_width(pixels: np.ndarray, columns: int, left: int, whole: int) -> np.ndarray:
+    """Columns `left` to `left + columns` of an image scaled to `whole` columns, clipped to [0, 1]."""
+    from PIL import Image
+
+    height, width, _ = pixels.shape
+    scale = width / whole
+    box = (left * scale, 0, min((left + columns) * scale, width), height)
+    # One channel at a time as floats: PIL resizes RGB in 8 bits only.
+    channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(pixels, -1, 0)]
+    resized = [channel.resize((columns, height), Image.Resampling.BICUBIC, box) for channel in channels]
+    return np.clip(np.stack([np.asarray(channel) for channel in resized], -1), 0, 1)
+
+
+def _cells(images: AnyArray | Sequence[AnyArray], background: ArrayLike) -> Float[Array, "n h w 3"]:
+    """Images of any sizes, each centred in a cell of the same size."""
+    if isinstance(images, AnyArray):  # whose rows are not taken apart: there may be a thousand
+        shapes = {images.shape[1:]} if images.size else set()
+    else:
+        shapes = {image.shape for image in images}
+    if not shapes:
+        raise ImageError("montage: expected at least one image, got none")
+    for shape in shapes:
+        if not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
+            raise ImageError(f"montage: expected images (h, w, 3) or (h, w), got one of shape {shape}")
+    if len(shapes) > 1:
+        height, width = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+        images = [_centered(image, height, width, background) for image in images]
+    cells = jnp.asarray(images) if isinstance(images, AnyArray) else jnp.stack(images)
+    return cells if cells.ndim == 4 else jnp.broadcast_to(cells[..., None], (*cells.shape, 3))
+
+
+def _centered(image: AnyArray, height: int, width: int, background: ArrayLike) -> Float[Array, "h w 3"]:
+    image = image if image.ndim == 3 else jnp.broadcast_to(image[..., None], (*image.shape, 3))
+    top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
+    padding = ((top, height - image.shape[0] - top), (left, width - image.shape[1] - left), (0, 0))
+    return jnp.pad(image, padding, constant_values=background)
+
+
+def _colors(name: str) -> np.ndarray:
+    """The 256 colours of one of matplotlib's colour maps, (256, 3)."""
+    import matplotlib
+
+    try:
+        return matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3]
+    except KeyError as error:
+        raise ImageError(
+            f"colormap: expected a name that matplotlib knows, such as 'inferno', 'viridis' or 'magma', got {name!r}"
+        ) from error

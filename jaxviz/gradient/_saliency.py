@@ -1,0 +1,110 @@
+"""Gradients of a score with respect to pixels."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxviz._accelerate import accelerate
+from jaxviz._relu import Rule, with_relu
+from jaxviz._types import Images, Maps, Score
+
+
+def gradient(score: Score, params: Any, images: Images) -> Float[Array, "n h w 3"]:
+    """Differentiate each image's score with respect to its pixels, signed.
+
+    Args:
+        score: any function `score(params, images) -> (n,)`, one number per image.
+        params: the network's parameters.
+        images: `(n, h, w, 3)` in [0, 1].
+
+    Raises:
+        ValueError: if the images are not a batch of RGB images, or the score is not one number per image.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> score = lambda weights, images: jnp.sum(weights * images, axis=(1, 2, 3))
+        >>> weights = jnp.arange(12.0).reshape(2, 2, 3)
+        >>> print(jnp.array_equal(jaxviz.gradient(score, weights, jnp.ones((1, 2, 2, 3)))[0], weights))
+        True
+    """
+    check_images(images)
+    return jax.grad(lambda x: jnp.sum(one_per_image(accelerate(score)(params, x), x)))(images)
+
+
+def saliency(score: Score, params: Any, images: Images) -> Maps:
+    """Mark the pixels that change the score most: the largest absolute gradient over RGB.
+
+    Returns:
+        `(n, h, w)`, in units of the score per unit of brightness.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> score = lambda weights, images: jnp.sum(weights * images, axis=(1, 2, 3))
+        >>> weights = jnp.array([[[1.0, -3.0, 2.0]]])
+        >>> print(jaxviz.saliency(score, weights, jnp.ones((1, 1, 1, 3))))
+        [[[3.]]]
+
+    Simonyan, Vedaldi & Zisserman 2013, Deep Inside Convolutional Networks.
+    """
+    return jnp.abs(gradient(score, params, images)).max(axis=-1)
+
+
+def guided_backprop(score: Score, params: Any, images: Images) -> Float[Array, "n h w 3"]:
+    """Differentiate a score with every ReLU passing only positive gradients of active units.
+
+    Raises:
+        ValueError: if the score has no ReLU, or one that cannot be swapped (see `with_relu`).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> score = lambda w, images: (jax.nn.relu(images.sum((1, 2)) @ w) * jnp.array([1.0, -1.0])).sum(-1)
+        >>> w = jnp.array([[1.0, 5.0]] * 3)
+        >>> print(jaxviz.guided_backprop(score, w, jnp.ones((1, 1, 1, 3))))
+        [[[[1. 1. 1.]]]]
+
+    Springenberg et al. 2014, Striving for Simplicity: The All Convolutional Net.
+    """
+    return _with_rule("guided", score, params, images)
+
+
+def deconvnet(score: Score, params: Any, images: Images) -> Float[Array, "n h w 3"]:
+    """Project a score back to pixels with every ReLU passing positive gradients, be its unit active or not.
+
+    Raises:
+        ValueError: if the score has no ReLU, or one that cannot be swapped (see `with_relu`).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> score = lambda w, images: jax.nn.relu(images.sum((1, 2)) @ w).sum(-1)
+        >>> print(jaxviz.deconvnet(score, -jnp.ones((3, 1)), jnp.ones((1, 1, 1, 3))))
+        [[[[-1. -1. -1.]]]]
+
+    Zeiler & Fergus 2013, Visualizing and Understanding Convolutional Networks.
+    """
+    return _with_rule("deconvnet", score, params, images)
+
+
+def _with_rule(rule: Rule, score: Callable, params: Any, images: Images) -> Float[Array, "n h w 3"]:
+    check_images(images)
+    return gradient(with_relu(score, rule), params, images)
+
+
+def check_images(images: Any) -> None:
+    """Raise ValueError unless `images` is a batch of RGB images of floats."""
+    if jnp.ndim(images) != 4 or images.shape[-1] != 3:
+        raise ValueError(f"expected images (n, h, w, 3), got shape {jnp.shape(images)}; one image is image[None]")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"expected images of floats in [0, 1], got {images.dtype}; divide bytes by 255")
+
+
+def one_per_image(values: Any, images: Any) -> Array:
+    """Return a score's values; raise ValueError unless there is one for each image."""
+    if jnp.shape(values) != images.shape[:1]:
+        raise ValueError(
+            f"a score must give one number per image, here {images.shape[:1]}; this one gave {jnp.shape(values)}; "
+            "jaxviz.logit, channel, neuron and energy make scores of a network"
+        )
+    return values

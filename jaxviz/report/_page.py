@@ -1,0 +1,141 @@
+"""The tour's web page: sections kept as files while the tour runs, and one self-contained HTML file made of them.
+
+A folder holds, for every section that is done, its PNG files and `<id>.json`; `index.html` is written from those at any
+time. A section is read back only if it was made by the same call (the fingerprint) and its pictures are still the ones
+it was saved with, so that a rerun skips what is done and a page never shows a half-written picture.
+"""
+
+import base64
+import hashlib
+import itertools
+import json
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxviz._image import write_atomically
+
+
+class Figure(NamedTuple):
+    """One picture of a section."""
+
+    file: str  # name of a PNG file in the tour's folder
+    caption: str
+
+
+class Section(NamedTuple):
+    """What the page shows of one method."""
+
+    id: str  # names the section's file and its link: letters, digits, hyphens
+    title: str
+    question: str  # the lecture's question it helps to answer; consecutive sections with the same one form a group
+    text: str
+    code: str
+    figures: tuple[Figure, ...]
+    seconds: float
+    seed: int | None
+    paper: str
+    settings: dict[str, str]
+
+
+def save_section(folder: Path, section: Section, fingerprint: str) -> None:
+    """Keep a finished section in `folder`, where its pictures already are.
+
+    Args:
+        folder: the tour's folder.
+        section: what to keep.
+        fingerprint: any string that changes when the section would (its inputs, settings and versions).
+
+    Raises:
+        FileNotFoundError: a picture of the section is not in the folder.
+    """
+    record = {"fingerprint": fingerprint, "pictures": _digests(folder, section), "section": section._asdict()}
+    write_atomically(folder / f"{section.id}.json", json.dumps(record, indent=1).encode())
+
+
+def load_section(folder: Path, id: str, fingerprint: str) -> Section | None:
+    """Read a section back, or None where it has to be made (again).
+
+    That is when there is none, its file is damaged, it has another fingerprint, or one of its pictures is missing or
+    has changed since.
+    """
+    try:
+        record = json.loads((folder / f"{id}.json").read_bytes())
+        figures = tuple(Figure(*figure) for figure in record["section"].pop("figures"))
+        section = Section(figures=figures, **record["section"])
+        same = record["fingerprint"] == fingerprint and record["pictures"] == _digests(folder, section)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, cut short, or of another version
+        return None
+    return section if same else None
+
+
+def write_page(
+    folder: Path,
+    sections: Sequence[Section],
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    pending: Sequence[str] = (),
+) -> Path:
+    """Write `index.html` into `folder`: one file that needs nothing else, neither network nor the pictures beside it.
+
+    Args:
+        folder: where the sections' pictures are.
+        sections: in the order of the page.
+        title: the heading.
+        facts: what holds for the whole page (image, networks, device, versions), shown below the heading.
+        pending: titles of sections that are not there yet; the page says so.
+
+    Raises:
+        ValueError: a picture that is not a PNG file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = write_page(Path(folder), [], title="A tour", facts={}, pending=["Saliency"])
+    ...     print(page.name, "Saliency" in page.read_text())
+    index.html True
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["duration"] = _duration
+    template = environment.from_string(Path(__file__).with_name("template.html").read_text("utf-8"))
+    html = template.render(
+        title=title,
+        facts=facts,
+        pending=pending,
+        groups=[(question, list(group)) for question, group in itertools.groupby(sections, lambda each: each.question)],
+        pictures={figure.file: _picture(folder / figure.file) for each in sections for figure in each.figures},
+        total=sum(section.seconds for section in sections),
+        longest=max((section.seconds for section in sections), default=0) or 1,
+    )
+    path = folder / "index.html"
+    write_atomically(path, html.encode())
+    return path
+
+
+def _digests(folder: Path, section: Section) -> dict[str, str]:
+    files: Iterable[str] = (figure.file for figure in section.figures)
+    return {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
+
+
+def _picture(path: Path) -> dict[str, Any]:
+    """What an `<img>` needs: the file as a data address, and its size so that the page does not jump while it loads."""
+    data = path.read_bytes()
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError(f"{path}: expected a PNG file, got {len(data)} bytes that begin with {data[:8]}")
+    width, height = struct.unpack(">II", data[16:24])  # the first chunk of every PNG file begins with them
+    return {"source": f"data:image/png;base64,{base64.b64encode(data).decode()}", "width": width, "height": height}
+
+
+def _duration(seconds: float) -> str:
+    """Write a time as people do.
+
+    >>> _duration(0.04), _duration(12.34), _duration(187)
+    ('0.0 s', '12.3 s', '3 min 7 s')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"

@@ -1,0 +1,38 @@
+"""Settings and small networks that the tests share."""
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+
+
+@pytest.fixture
+def x64():
+    """Run a test in float64, where two right implementations agree to the last digits."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def users_view():
+    """Switch the checks of shapes off, which only tests have: bad input then meets our own errors, as a user's does."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def images():
+    return jax.random.uniform(jax.random.key(7), (2, 32, 32, 3))
+
+
+@pytest.fixture(scope="session")
+def small_params():
+    """Parameters of `small_net`."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    return {
+        "w1": 0.4 * jax.random.normal(keys[0], (3, 3, 3, 8)),
+        "b1": jnp.linspace(-0.2, 0.2, 8),
+        "w2": 0.2 * jax.random.normal(keys[1], (3, 3, 8, 6)),
+        "w3": jax.random.normal(keys[2], (6, 5)),
+    }

@@ -1,0 +1,81 @@
+"""Files that torch itself wrote, in both of its formats, against what torch reads back from them."""
+
+import numpy as np
+import pytest
+
+from jaxviz.models._tensors import UnsafeFileError, read_tensors
+
+torch = pytest.importorskip("torch")
+
+FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+
+
+def saved(obj, path, zipped):
+    torch.save(obj, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+def assert_same(path, state):
+    read = read_tensors(path)
+    assert list(read) == list(state)
+    for name, tensor in state.items():
+        expected = tensor.detach()
+        if expected.dtype == torch.bfloat16:
+            assert read[name].dtype.name == "bfloat16"
+            np.testing.assert_array_equal(read[name].view(np.int16), expected.contiguous().view(torch.int16).numpy())
+        else:
+            assert read[name].dtype == expected.numpy().dtype
+            np.testing.assert_array_equal(read[name], expected.numpy())
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    "dtype", ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+)
+def test_dtypes(tmp_path, zipped, dtype):
+    generator = torch.Generator().manual_seed(0)
+    state = {"a": (100 * torch.rand(3, 5, generator=generator)).to(getattr(torch, dtype))}
+    assert_same(saved(state, tmp_path / "w.pth", zipped), state)
+
+
+@FORMATS
+def test_views_and_shared_storage(tmp_path, zipped):
+    whole = torch.arange(120.0).reshape(2, 3, 4, 5)
+    state = {
+        "whole": whole,
+        "permuted": whole.permute(3, 1, 0, 2),
+        "slice": whole[1:, ::2, 1:3, ::4],
+        "diagonal": whole[0, 0].diagonal(),
+        "scalar": whole[1, 2, 3, 4],
+        "expanded": whole[:1].expand(7, 3, 4, 5),
+        "empty": whole[:0],
+        "channels_last": whole.contiguous(memory_format=torch.channels_last),
+        "bfloat16": whole.bfloat16().transpose(0, 3),
+    }
+    assert_same(saved(state, tmp_path / "w.pth", zipped), state)
+
+
+@FORMATS
+def test_a_module(tmp_path, zipped):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Linear(4, 2).half())
+    assert_same(saved(module.state_dict(), tmp_path / "w.pth", zipped), module.state_dict())
+    parameters = dict(module.named_parameters())
+    assert_same(saved(parameters, tmp_path / "w.pth", zipped), parameters)
+
+
+@FORMATS
+def test_a_training_checkpoint(tmp_path, zipped):
+    torch.manual_seed(0)
+    module = torch.nn.Linear(4, 2)
+    optimizer = torch.optim.Adam(module.parameters())
+    module(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    checkpoint = {"epoch": 1, "optimizer": optimizer.state_dict(), "state_dict": module.state_dict()}
+    assert_same(saved(checkpoint, tmp_path / "w.pth", zipped), module.state_dict())
+
+
+@FORMATS
+def test_a_pickled_module_is_refused(tmp_path, zipped):
+    with pytest.raises(UnsafeFileError, match=r"torch\.nn\.modules\.linear\.Linear"):
+        read_tensors(saved(torch.nn.Linear(4, 2), tmp_path / "w.pth", zipped))

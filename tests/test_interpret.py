@@ -1,0 +1,293 @@
+"""Reading and rewriting a function through its jaxpr: every case of names, calls, transformations and errors."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+from jax.ad_checkpoint import checkpoint_name
+from nets import convolve, make_net, small_net
+
+import jaxviz
+
+
+def named_net(params, images):
+    x = checkpoint_name(convolve(images, params["w1"]) + params["b1"], "first")
+    x = checkpoint_name(jax.nn.relu(x), "on")
+    return jax.nn.relu(convolve(x, params["w2"])).mean((1, 2))
+
+
+WRAPS = {"plain": lambda f: f, "jit": jax.jit, "remat": jax.checkpoint, "both": lambda f: jax.jit(jax.checkpoint(f))}
+
+
+@pytest.fixture(params=list(WRAPS))
+def wrapped(request):
+    return make_net(wrap=WRAPS[request.param])
+
+
+def test_layers_lists_automatic_names_in_forward_order(wrapped, small_params, images):
+    found = jaxviz.layers(wrapped, small_params, images)
+    assert list(found) == ["conv_0", "relu_0", "conv_1", "relu_1", "dense_0"]
+    assert found["conv_1"].shape == (2, 8, 8, 6)
+    assert found["dense_0"].dtype == jnp.float32
+
+
+def test_layers_runs_on_shapes_alone(small_params, images):
+    shapes = jax.eval_shape(lambda: (small_params, images))
+    assert jaxviz.layers(small_net, *shapes) == jaxviz.layers(small_net, small_params, images)
+
+
+def test_names_take_the_place_of_numbers_which_go_on_counting(small_params, images):
+    assert list(jaxviz.layers(named_net, small_params, images)) == ["first", "on", "conv_1", "relu_1"]
+
+
+def test_capture_one_and_many(small_params, images):
+    outputs, values = jaxviz.capture(named_net, "first")(small_params, images)
+    expected = convolve(images, small_params["w1"]) + small_params["b1"]
+    np.testing.assert_allclose(values["first"], expected, atol=1e-6)
+    np.testing.assert_array_equal(outputs, named_net(small_params, images))
+    _, values = jaxviz.capture(named_net, ["relu_1", "first"])(small_params, images)
+    assert list(values) == ["relu_1", "first"]
+
+
+def test_a_convolution_includes_its_bias(wrapped, small_params, images):
+    _, values = jaxviz.capture(wrapped, "conv_0")(small_params, images)
+    np.testing.assert_allclose(values["conv_0"], convolve(images, small_params["w1"]) + small_params["b1"], atol=1e-6)
+
+
+def test_a_value_is_captured_though_nothing_uses_it(small_params, images):
+    def net(params, images):
+        checkpoint_name(images * 2, "aside")
+        return images.mean((1, 2))
+
+    np.testing.assert_array_equal(jaxviz.capture(net, "aside")(small_params, images)[1]["aside"], images * 2)
+
+
+def test_constants_and_closed_over_values(images):
+    table = jnp.arange(3.0)
+
+    def net(params, images):
+        return checkpoint_name(images * table + np.float32(1), "scaled")
+
+    np.testing.assert_array_equal(jaxviz.capture(net, "scaled")(None, images)[0], images * table + 1)
+
+
+def test_closed_over_tracers(images):
+    def outer(scale):
+        def net(params, images):
+            return checkpoint_name(images * scale, "scaled").sum((1, 2, 3))
+
+        return jaxviz.capture(net, "scaled")(None, images)[1]["scaled"].sum()
+
+    np.testing.assert_allclose(jax.jit(jax.grad(outer))(2.0), images.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("outer", [jax.jit, jax.checkpoint, lambda f: jax.jit(jax.checkpoint(f))])
+def test_capture_inside_transformations(wrapped, small_params, images, outer):
+    expected = jaxviz.capture(wrapped, "relu_0")(small_params, images)[1]["relu_0"]
+    fn = outer(lambda p, x: jaxviz.capture(wrapped, "relu_0")(p, x)[1]["relu_0"])
+    np.testing.assert_allclose(fn(small_params, images), expected, atol=1e-6)
+    fn = jax.grad(lambda x: fn_sum(wrapped, small_params, x))
+    direct = jax.grad(lambda x: jnp.sum(jax.nn.relu(convolve(x, small_params["w1"]) + small_params["b1"]) ** 2))
+    np.testing.assert_allclose(fn(images), direct(images), atol=1e-5)
+
+
+def fn_sum(net, params, images):
+    return jnp.sum(jaxviz.capture(net, "relu_0")(params, images)[1]["relu_0"] ** 2)
+
+
+def test_capture_under_vmap(wrapped, small_params, images):
+    one = lambda x: jaxviz.capture(wrapped, "relu_1")(small_params, x[None])[1]["relu_1"][0]  # noqa: E731
+    expected = jaxviz.capture(wrapped, "relu_1")(small_params, images)[1]["relu_1"]
+    np.testing.assert_allclose(jax.vmap(one)(images), expected, atol=1e-6)
+
+
+def test_captures_nest(small_params, images):
+    inner = jaxviz.capture(small_net, "conv_0")
+    (outputs, first), second = jaxviz.capture(inner, "relu_1")(small_params, images)
+    assert outputs.shape == (2, 5)
+    assert list(first) == ["conv_0"]
+    assert list(second) == ["relu_1"]
+
+
+def test_other_custom_rules_survive(images):
+    @jax.custom_vjp
+    def odd(x):
+        return x
+
+    odd.defvjp(lambda x: (x, None), lambda _, g: (7 * g,))
+
+    def net(params, images):
+        return odd(checkpoint_name(images, "here")).sum((1, 2, 3))
+
+    fn = jaxviz.capture(net, "here")
+    np.testing.assert_array_equal(jax.grad(lambda x: fn(None, x)[0].sum())(images), jnp.full_like(images, 7))
+
+
+def test_capturing_a_relu_keeps_its_own_derivative_at_zero():
+    net = lambda params, images: jax.nn.relu(images)  # noqa: E731
+    fn = lambda x: jaxviz.capture(net, "relu_0")(None, x)[0].sum()  # noqa: E731
+    assert jax.grad(fn)(jnp.zeros((1, 1, 1, 3))).sum() == 0  # the derivative of max would be a half
+
+
+def test_a_value_used_inside_a_jitted_part_is_replaced_there_too(images):
+    @jax.jit
+    def part(x):
+        on = jax.nn.relu(x)
+        return on, on + 1
+
+    net = lambda params, images: sum(part(images - 0.5))  # noqa: E731
+    np.testing.assert_array_equal(jaxviz.replace(net, {"relu_0": 0.0})(None, images), jnp.ones_like(images))
+
+
+def test_replace_by_function_and_by_value(wrapped, small_params, images):
+    doubled = jaxviz.replace(wrapped, {"dense_0": lambda x: 2 * x})
+    np.testing.assert_allclose(doubled(small_params, images), 2 * wrapped(small_params, images), rtol=1e-5)
+    silent = jaxviz.replace(wrapped, {"relu_1": 0.0})
+    np.testing.assert_array_equal(silent(small_params, images), jnp.zeros((2, 5)))
+    patch = jaxviz.replace(wrapped, {"relu_1": jnp.ones((2, 8, 8, 6))})
+    np.testing.assert_allclose(patch(small_params, images), jnp.ones((2, 6)) @ small_params["w3"], rtol=1e-5)
+
+
+def test_replace_works_under_jit_and_grad(wrapped, small_params, images):
+    ablated = jaxviz.replace(wrapped, {"relu_0": lambda x: x.at[..., 0].set(0.0)})
+    raw = ablated(small_params, images)
+    np.testing.assert_allclose(jax.jit(ablated)(small_params, images), raw, rtol=1e-5, atol=1e-6)
+    grads = jax.jit(jax.grad(lambda p: ablated(p, images).sum()))(small_params)
+    assert jnp.all(grads["w1"][..., 0] == 0)
+    assert jnp.any(grads["w1"][..., 1] != 0)
+
+
+def test_several_replacements_compose(small_params, images):
+    both = jaxviz.replace(small_net, {"relu_0": 0.0, "dense_0": lambda x: x + 1})
+    assert jnp.all(both(small_params, images) == 1)
+
+
+def test_unknown_name_names_what_there_is(small_params, images):
+    with pytest.raises(ValueError, match=r"no layer 'relu_7'; did you mean .*'relu_1'.*It has: conv_0, relu_0"):
+        jaxviz.capture(small_net, "relu_7")(small_params, images)
+
+
+def test_duplicate_name(images):
+    net = lambda params, images: checkpoint_name(checkpoint_name(images, "a") + 1, "a")  # noqa: E731
+    with pytest.raises(ValueError, match="'a' stands for 2 values"):
+        jaxviz.capture(net, "a")(None, images)
+    with pytest.raises(ValueError, match="must be unique"):
+        jaxviz.layers(net, None, images)
+
+
+def scanned(params, images):
+    return jax.lax.scan(lambda x, _: (checkpoint_name(x * 0.5, "turn"), None), images, None, length=3)[0]
+
+
+def whiled(params, images):
+    return jax.lax.fori_loop(0, images.shape[0] * jnp.int32(2), lambda i, x: checkpoint_name(x * 0.5, "turn"), images)
+
+
+def branched(params, images):
+    return jax.lax.cond(images.sum() > 0, lambda x: checkpoint_name(x * 0.5, "turn"), lambda x: x, images)
+
+
+@pytest.mark.parametrize(("net", "loop"), [(scanned, "scan"), (whiled, "while"), (branched, "cond")])
+def test_a_name_inside_a_loop_is_refused(net, loop, images):
+    with pytest.raises(ValueError, match=rf"'turn' is inside a `{loop}`"):
+        jaxviz.capture(net, "turn")(None, images)
+    with pytest.raises(ValueError, match=f"inside a `{loop}`"):
+        jaxviz.capture(jax.jit(net), "turn")(None, images)
+
+
+@pytest.mark.usefixtures("users_view")
+def test_names_must_be_strings(small_params, images):
+    with pytest.raises(ValueError, match="expected the name of a layer"):
+        jaxviz.capture(small_net, [])
+    with pytest.raises(ValueError, match="expected the name of a layer"):
+        jaxviz.capture(small_net, [3])
+
+
+def test_a_replacement_of_another_shape_is_refused(small_params, images):
+    with pytest.raises(ValueError, match=r"replacement of 'dense_0' has shape \(2,\); the network needs \(2, 5\)"):
+        jaxviz.replace(small_net, {"dense_0": lambda x: x[:, 0]})(small_params, images)
+
+
+class LinenBlock(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = linen.Conv(4, (3, 3))(x)
+        return linen.relu(linen.BatchNorm(use_running_average=True)(x))
+
+
+class LinenNet(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = LinenBlock(name="second")(LinenBlock()(x))
+        return linen.Dense(5)(x.mean((1, 2)))
+
+
+class NNXNet(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+        self.norm = nnx.LayerNorm(4, rngs=rngs)
+        self.head = nnx.Linear(4, 5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.norm(self.conv(x))).mean((1, 2)))
+
+
+def test_linen_modules_by_number_and_by_path(images):
+    module = LinenNet()
+    params = module.init(jax.random.key(0), images)
+    assert list(jaxviz.layers(module.apply, params, images)) == ["conv_0", "relu_0", "conv_1", "relu_1", "dense_0"]
+    names = ["LinenBlock_0/Conv_0", "conv_0", "second/Conv_0", "Dense_0"]
+    outputs, values = jaxviz.capture(module.apply, names)(params, images)
+    np.testing.assert_array_equal(values["LinenBlock_0/Conv_0"], values["conv_0"])
+    np.testing.assert_array_equal(values["Dense_0"], outputs)
+    _, state = module.apply(params, images, capture_intermediates=True, mutable="intermediates")
+    expected = state["intermediates"]["second"]["Conv_0"]["__call__"][0]
+    np.testing.assert_allclose(values["second/Conv_0"], expected, atol=1e-5)
+
+
+def test_nnx_modules_by_number_and_by_path(images):
+    graph, state = nnx.split(NNXNet(nnx.Rngs(0)))
+    net = lambda state, images: nnx.merge(graph, state)(images)  # noqa: E731
+    assert list(jaxviz.layers(net, state, images)) == ["conv_0", "relu_0", "dense_0"]
+    _, values = jaxviz.capture(net, ["conv", "conv_0"])(state, images)
+    np.testing.assert_array_equal(values["conv"], values["conv_0"])
+    np.testing.assert_allclose(values["conv"], nnx.merge(graph, state).conv(images), atol=1e-5)
+
+
+def test_a_module_used_twice_has_no_path_of_its_own(images):
+    def net(params, images):
+        return convolve(convolve(images, params["conv"]["kernel"]), params["conv"]["kernel"])
+
+    params = {"conv": {"kernel": jnp.ones((1, 1, 3, 3))}}
+    with pytest.raises(ValueError, match="'conv' is used 2 times"):
+        jaxviz.capture(net, "conv")(params, images)
+    assert "conv_1" in jaxviz.layers(net, params, images)
+
+
+def test_products_of_activations_are_not_layers(images):
+    def attention(params, images):
+        x = images.reshape(images.shape[0], -1, 3) @ params
+        return jax.nn.softmax(x @ x.swapaxes(1, 2)) @ x
+
+    assert list(jaxviz.layers(attention, jnp.eye(3), images)) == ["dense_0"]
+
+
+def test_facts_the_interpreter_rests_on():
+    """Fail first, and alone, when a JAX release changes what the interpreter reads."""
+    from jax.extend.core import primitives
+
+    def f(x):
+        return jax.checkpoint(jax.nn.relu)(checkpoint_name(x, "n")) + jax.jit(jnp.sin)(x)
+
+    eqns = jax.make_jaxpr(f)(jnp.ones(3)).eqns
+    assert [e.primitive for e in eqns[:3]] == [primitives.name_p, primitives.remat_p, primitives.jit_p]
+    assert eqns[0].params["name"] == "n"
+    inner = eqns[1].params["jaxpr"].eqns[0]
+    assert inner.primitive is primitives.custom_jvp_call_p
+    assert isinstance(inner.primitive.get_bind_params(inner.params), dict)
+    assert {"prevent_cse", "policy"} <= set(eqns[1].params)
+    remat = functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
+    assert jax.make_jaxpr(remat(f))(jnp.ones(3)).eqns[0].params["policy"] is not None
