@@ -127,7 +127,7 @@ def _pool(images: Array, window: Any, strides: Any, padding: Any) -> Array:
 def _pool_jvp(window: Any, strides: Any, padding: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     """Pass the tangent of each window's maximum; the first of several equal ones wins, as in PyTorch."""
     best, *values = _taps(primals[0], -jnp.inf, window, strides, padding)
-    tangent, *changes = _taps(tangents[0], 0, window, strides, padding)
+    tangent, *changes = _taps(tangents[0], 0.0, window, strides, padding)
     for value, change in zip(values, changes, strict=True):
         tangent = jnp.where(value > best, change, tangent)
         best = jnp.maximum(best, value)

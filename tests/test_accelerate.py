@@ -87,7 +87,7 @@ def test_what_it_does_not_know_is_left_alone(data):
     )
     agree(lambda a: a(dilated)(x))
     whole = jnp.arange(16).reshape(1, 4, 4, 1)
-    integers = lambda x: lax.reduce_window(x, -(2**31), lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")  # noqa: E731
+    integers = lambda x: lax.reduce_window(x, jnp.int32(-(2**31)), lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")  # noqa: E731
     agree(lambda a: a(integers)(whole.astype(jnp.int32)))
 
 
