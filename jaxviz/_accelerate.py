@@ -1,9 +1,12 @@
-"""Convolutions and max-pools with faster derivatives, swapped into any function; values stay the same.
+"""Convolutions and max-pools in faster forms, swapped into any function; values stay the same.
 
-Why: inside `scan` and `while`, XLA on CPU does not rewrite the input gradient of a convolution into a form that it has
-fast code for, and it runs about 7 times slower there than outside. Written as what it is, an ordinary convolution with
-the kernel flipped and its channels exchanged, it is fast everywhere. And the gradient of `reduce_window_max` is a
-select-and-scatter: slow on CPU, and refused by XLA's deterministic mode on GPU; as strided slices it is neither.
+- Inside `scan` and `while`, XLA on CPU does not rewrite the input gradient of a convolution into a form that it has
+  fast code for, and it runs about 7 times slower there than outside. Written as what it is, an ordinary convolution
+  with the kernel flipped and its channels exchanged, it is fast everywhere.
+- The gradient of `reduce_window_max` is a select-and-scatter: slow on CPU, and refused by XLA's deterministic mode on
+  GPU. As strided slices it is neither.
+- A depthwise convolution, which XLA on CPU computes channel by channel, takes 6 to 70 times less time as a sum of
+  shifted images.
 """
 
 import functools
@@ -26,10 +29,10 @@ _plain = primitives.conv_general_dilated_p.bind
 
 
 def accelerate(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `fn` with its convolutions (on CPU) and max-pools exchanged for those with faster derivatives."""
+    """Return `fn` with its max-pools and, on CPU, its convolutions exchanged for faster forms."""
     swaps = {"reduce_window_max": _max_pool}
     if jax.default_backend() == "cpu":  # cuDNN and the TPU compiler have their own fast forms
-        swaps["conv_general_dilated"] = convolution_p.bind
+        swaps["conv_general_dilated"] = _convolve
 
     def accelerated(*args: Any) -> Any:
         program = trace(fn, *args)
@@ -48,6 +51,27 @@ def _apply(swap: Callable, params: dict[str, Any], operands: list[Any], _: Calla
 
 
 # Convolution
+
+
+def _convolve(images: Array, kernel: Array, **params: Any) -> Array:
+    numbers, groups = params["dimension_numbers"], params["feature_group_count"]
+    depthwise = groups == images.shape[numbers.lhs_spec[1]] == kernel.shape[numbers.rhs_spec[0]]
+    if groups == 1 or not depthwise or any(d != 1 for d in params["lhs_dilation"]):
+        return convolution_p.bind(images, kernel, **params)
+    return _depthwise(images, kernel, params)
+
+
+def _depthwise(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
+    """Convolve each channel with a kernel of its own: a sum of shifted images, each times a number a channel."""
+    numbers = params["dimension_numbers"]
+    rows = images.transpose(numbers.lhs_spec)  # (n, c, *space)
+    weights = kernel.transpose(numbers.rhs_spec)  # (c, 1, *space)
+    strides, padding = (1, 1, *params["window_strides"]), ((0, 0), (0, 0), *params["padding"])
+    dilation = (1, 1, *params["rhs_dilation"])
+    taps = _taps(rows, 0.0, (1, 1, *weights.shape[2:]), strides, padding, dilation)
+    flat = weights.reshape(weights.shape[0], -1, *(1,) * (rows.ndim - 2))
+    total = functools.reduce(jnp.add, [tap * flat[None, :, i] for i, tap in enumerate(taps)])
+    return total.transpose([numbers.out_spec.index(axis) for axis in range(rows.ndim)])
 
 
 def _gradient_of_images(g: Array, images: Any, kernel: Array, **params: Any) -> Array:
@@ -134,12 +158,15 @@ def _pool_jvp(window: Any, strides: Any, padding: Any, primals: Any, tangents: A
     return best, tangent
 
 
-def _taps(images: Array, fill: float, window: Any, strides: Any, padding: Any) -> list[Array]:
+def _taps(images: Array, fill: float, window: Any, strides: Any, padding: Any, dilation: Any = None) -> list[Array]:
     """Return one strided slice for each place in the window: together they hold every window."""
     if any(low or high for low, high in padding):
         images = lax.pad(images, jnp.asarray(fill, images.dtype), [(low, high, 0) for low, high in padding])
-    counts = [(n - k) // s + 1 for n, k, s in zip(images.shape, window, strides, strict=True)]
+    apart = dilation or (1,) * images.ndim
+    sizes = zip(images.shape, window, strides, apart, strict=True)
+    counts = [(n - (k - 1) * d - 1) // s + 1 for n, k, s, d in sizes]
+    places = itertools.product(*(range(0, k * d, d) for k, d in zip(window, apart, strict=True)))
     return [
         lax.slice(images, at, [a + (c - 1) * s + 1 for a, c, s in zip(at, counts, strides, strict=True)], strides)
-        for at in itertools.product(*map(range, window))
+        for at in places
     ]

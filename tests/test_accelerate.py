@@ -40,11 +40,22 @@ def test_convolution(case, data):
     agree(lambda a: (a(fn)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
 
 
-@pytest.mark.parametrize("groups", [2, 4])
-def test_grouped_convolution(groups, data):
+@pytest.mark.parametrize(("groups", "out"), [(2, 6), (4, 4), (4, 8)])
+@pytest.mark.parametrize("case", [case for case in CASES if case != "cropping"])
+def test_grouped_and_depthwise_convolution(groups, out, case, data):
     x, w = data
-    w = w[:, :, : 4 // groups, :].repeat(2, -1)
-    fn = lambda w, x: jnp.sum(jnp.sin(convolve(x, w, stride=2, feature_group_count=groups)))  # noqa: E731
+    w = jnp.concatenate([w, -w], -1)[:, :, : 4 // groups, :out]
+    fn = lambda w, x: jnp.sum(jnp.sin(convolve(x, w, feature_group_count=groups, **CASES[case])))  # noqa: E731
+    agree(lambda a: (a(fn)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
+
+
+def test_depthwise_convolution_in_another_layout(data):
+    x, w = data
+    x, w = x.transpose(0, 3, 1, 2), w[:, :, :1, :4].transpose(3, 2, 0, 1)
+    numbers = ("NCHW", "OIHW", "NHWC")
+    fn = lambda w, x: jnp.sum(  # noqa: E731
+        jnp.sin(lax.conv_general_dilated(x, w, (2, 1), "SAME", dimension_numbers=numbers, feature_group_count=4))
+    )
     agree(lambda a: jax.grad(a(fn), (0, 1))(w, x))
 
 

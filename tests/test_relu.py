@@ -35,7 +35,7 @@ SPELLINGS = {
     "maximum of zeros": lambda x: jnp.maximum(x, jnp.zeros_like(x)),
     "where": lambda x: jnp.where(x > 0, x, 0),
     "where reversed": lambda x: jnp.where(x <= 0, 0, x),
-    "where flipped": lambda x: jnp.where(0 < x, x, 0.0),
+    "where flipped": lambda x: jnp.where(jnp.less(0, x), x, 0.0),
     "clip": lambda x: jnp.clip(x, 0),
     "clip high": lambda x: jnp.clip(x, 0, 1e9),
     "clamp": lambda x: jax.lax.clamp(0.0, x, 1e9),

@@ -1,6 +1,10 @@
-"""Gradients of a score with respect to pixels."""
+"""Gradients of a score with respect to pixels.
 
-from collections.abc import Callable
+A score of `jaxviz.logit`, `channel`, `neuron` or `energy` is compiled on its first use, and then for every class,
+channel and position. Any other function runs as it is, for it may read what changes between calls: jit it if not.
+"""
+
+import functools
 from typing import Any
 
 import jax
@@ -30,8 +34,7 @@ def gradient(score: Score, params: Any, images: Images) -> Float[Array, "n h w 3
         >>> print(jnp.array_equal(jaxviz.gradient(score, weights, jnp.ones((1, 2, 2, 3)))[0], weights))
         True
     """
-    check_images(images)
-    return jax.grad(lambda x: jnp.sum(one_per_image(accelerate(score)(params, x), x)))(images)
+    return _gradient(score, params, images, None)
 
 
 def saliency(score: Score, params: Any, images: Images) -> Maps:
@@ -67,7 +70,7 @@ def guided_backprop(score: Score, params: Any, images: Images) -> Float[Array, "
 
     Springenberg et al. 2014, Striving for Simplicity: The All Convolutional Net.
     """
-    return _with_rule("guided", score, params, images)
+    return _gradient(score, params, images, "guided")
 
 
 def deconvnet(score: Score, params: Any, images: Images) -> Float[Array, "n h w 3"]:
@@ -84,12 +87,28 @@ def deconvnet(score: Score, params: Any, images: Images) -> Float[Array, "n h w 
 
     Zeiler & Fergus 2013, Visualizing and Understanding Convolutional Networks.
     """
-    return _with_rule("deconvnet", score, params, images)
+    return _gradient(score, params, images, "deconvnet")
 
 
-def _with_rule(rule: Rule, score: Callable, params: Any, images: Images) -> Float[Array, "n h w 3"]:
+def _gradient(score: Score, params: Any, images: Images, rule: Rule | None) -> Float[Array, "n h w 3"]:
     check_images(images)
-    return gradient(with_relu(score, rule), params, images)
+    if not is_pytree(score):
+        return _differentiate(score, params, images, rule)
+    jax.eval_shape(functools.partial(score, params), images)  # complains about numbers that tracing would hide
+    return _compiled(score, params, images, rule)
+
+
+def _differentiate(score: Score, params: Any, images: Images, rule: Rule | None) -> Float[Array, "n h w 3"]:
+    ruled = accelerate(score if rule is None else with_relu(score, rule))
+    return jax.grad(lambda x: jnp.sum(one_per_image(ruled(params, x), x)))(images)
+
+
+_compiled = jax.jit(_differentiate, static_argnums=3)
+
+
+def is_pytree(score: Any) -> bool:
+    """Tell a score that is data, such as `logit(net, 3)`, from a plain function."""
+    return not jax.tree_util.treedef_is_leaf(jax.tree.structure(score))
 
 
 def check_images(images: Any) -> None:

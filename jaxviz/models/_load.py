@@ -164,9 +164,13 @@ def _network(name: str) -> Any:
     return _networks()[name]
 
 
+def cache_folder() -> Path:
+    """Return the folder that `JAXVIZ_CACHE` names, by default the platform's cache folder."""
+    return Path(os.environ.get("JAXVIZ_CACHE") or platformdirs.user_cache_dir("jaxviz"))
+
+
 def _cache_path(name: str) -> Path:
-    cache = os.environ.get("JAXVIZ_CACHE") or platformdirs.user_cache_dir("jaxviz")
-    return Path(cache).expanduser() / "weights" / f"{name}.safetensors"
+    return cache_folder() / "weights" / f"{name}.safetensors"
 
 
 def _converted(name: str, path: Path) -> dict[str, np.ndarray]:

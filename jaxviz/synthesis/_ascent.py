@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from jaxviz._accelerate import accelerate
 from jaxviz._relu import revived
 from jaxviz._types import Images, Key, Score
-from jaxviz.gradient._saliency import one_per_image
+from jaxviz.gradient._saliency import is_pytree, one_per_image
 from jaxviz.synthesis._minimize import minimize
 from jaxviz.synthesis._parameterization import Parameterization, fourier
 from jaxviz.synthesis._robustness import Transform, jitter_scale_rotate
@@ -95,9 +95,11 @@ def _show(basis: Parameterization, variables: Any) -> Images:
 
 
 def as_data(score: Score) -> Any:
-    """Return a score in a form that jit takes as an argument: itself if it is a pytree, else its function as static."""
-    is_leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(score))
-    return jax.tree_util.Partial(score) if is_leaf else score
+    """Return a score in a form that jit takes as an argument: itself if it is a pytree, else its function as static.
+
+    A plain function is wrapped anew, and so compiled anew, each time: it may read what changes between calls.
+    """
+    return score if is_pytree(score) else jax.tree_util.Partial(functools.partial(score))
 
 
 def _batch(score: Any) -> int:

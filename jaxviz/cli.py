@@ -1,0 +1,95 @@
+"""The command line: `jaxviz tour` and `jaxviz weights`, built from the signatures of functions."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+def tour(
+    image: Annotated[Path | None, tyro.conf.Positional] = None,
+    /,
+    *,
+    out: Path = Path("tour"),
+    size: Literal["small", "full"] = "small",
+    only: tuple[str, ...] = (),
+    seed: int = 0,
+) -> None:
+    """Show every method on one photograph: a web page, made in minutes.
+
+    A rerun skips the sections that are done; Ctrl-C leaves a valid page with those.
+
+    Args:
+        image: The photograph; by default scikit-image's cat.
+        out: Folder for the page and its pictures.
+        size: Under 4 minutes (small) or under 12 (full), on two cores.
+        only: Sections to make, by id; by default all.
+        seed: Of all randomness.
+    """
+    from rich.console import Console
+
+    from jaxviz.report._tour import run_tour
+
+    console, start = Console(), time.perf_counter()
+    with console.status("Starting") as status:
+
+        def report(line: str) -> None:
+            if line.endswith("…"):
+                status.update(line)
+            else:
+                console.print(line)
+
+        try:
+            page = run_tour(_photo(image), out, full=size == "full", only=only, seed=seed, report=report)
+        except KeyboardInterrupt:
+            console.print(f"Stopped. {out / 'index.html'} has what was done; the same command goes on from there.")
+            raise SystemExit(130) from None
+    console.print(f"{page} after {time.perf_counter() - start:.0f} s: open it in a browser.")
+
+
+def _photo(image: Path | None) -> object:
+    if image is not None:
+        return image
+    from skimage import data
+
+    return data.chelsea()
+
+
+def _compile_cache() -> None:
+    """Keep compiled programs between runs, beside the weights."""
+    import jax
+
+    from jaxviz.models._load import cache_folder
+
+    folder = cache_folder() / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; errors of ours end it with one line, not with a traceback."""
+    from jaxviz.models import _weights_cli as weights
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the CPU client's notes on machine features
+    commands = {
+        "tour": tour,
+        "weights list": weights.list_,
+        "weights fetch": weights.fetch,
+        "weights verify": weights.verify,
+        "weights import": weights.import_,
+    }
+    _compile_cache()
+    try:
+        tyro.extras.subcommand_cli_from_dict(commands, prog="jaxviz", args=args)
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        if os.environ.get("JAXVIZ_TRACEBACK"):
+            raise
+        print(f"jaxviz: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

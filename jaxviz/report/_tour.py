@@ -1,0 +1,106 @@
+"""`jaxviz tour`: every method on one photograph, as a web page."""
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import jaxviz
+from jaxviz.report import _methods
+from jaxviz.report._methods import METHODS, Method, Tour
+from jaxviz.report._page import Figure, Section, load_section, save_section, write_page
+
+
+def run_tour(
+    image: object,
+    folder: Path,
+    *,
+    full: bool,
+    only: Sequence[str] = (),
+    seed: int = 0,
+    report: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Make the page, or bring it up to date; return `index.html`'s path.
+
+    A section whose pictures are there, of the same photograph, size, seed and versions, is not made again. The page is
+    written after each section, so it is valid whenever the tour stops.
+
+    Args:
+        image: what `load_image` takes.
+        folder: where the page and its pictures go; made if need be.
+        full: take up to 12 minutes on two cores instead of 4.
+        only: ids of the sections to make; empty: all.
+        seed: of all randomness.
+        report: called with a line of text whenever there is news.
+
+    Raises:
+        ImageError: if there is no image in `image`.
+        ValueError: for an unknown section.
+        WeightsUnavailableError: if weights can be had from none of their sources.
+    """
+    unknown = set(only) - {method.id for method in METHODS}
+    if unknown:
+        raise ValueError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(m.id for m in METHODS)}")
+    tour = Tour(jaxviz.load_image(image), jax.random.key(seed), full, report)
+    settings = {"size": "full" if full else "small", "jax": jax.__version__, "jaxviz": version("jaxviz-cnn")}
+    marks = {method.id: _fingerprint(method, tour, seed, settings) for method in METHODS}
+    folder.mkdir(parents=True, exist_ok=True)
+    done = {m.id: section for m in METHODS if (section := load_section(folder, m.id, marks[m.id]))}
+    page = _write(folder, done, tour)
+    for method in METHODS:
+        if method.id in done:
+            report(f"{method.title}: done before")
+        elif not only or method.id in only:
+            report(f"{method.title} …")
+            done[method.id] = _make(method, tour, folder, seed, settings)
+            save_section(folder, done[method.id], marks[method.id])
+            page = _write(folder, done, tour)
+            report(f"{method.title}: {done[method.id].seconds:.1f} s")
+    return page
+
+
+def _make(method: Method, tour: Tour, folder: Path, seed: int, settings: dict[str, str]) -> Section:
+    start = time.perf_counter()
+    figures = []
+    for name, caption, picture in method.pictures(tour):
+        jaxviz.save_image(folder / f"{name}.png", np.asarray(picture))
+        figures.append(Figure(f"{name}.png", caption))
+    return Section(
+        id=method.id,
+        title=method.title,
+        question=method.question,
+        text=method.text,
+        code=method.code(),
+        figures=tuple(figures),
+        seconds=time.perf_counter() - start,
+        seed=seed,
+        paper=method.paper,
+        settings=settings,
+    )
+
+
+def _fingerprint(method: Method, tour: Tour, seed: int, settings: dict[str, str]) -> str:
+    """Return what a section depends on, in a form that can be compared; the module's source holds its numbers."""
+    source = Path(_methods.__file__).read_bytes()
+    digest = hashlib.sha256(source + np.asarray(tour.photo).tobytes() + str(tour.photo.shape).encode())
+    return f"{method.id} {seed} {sorted(settings.items())} {digest.hexdigest()}"
+
+
+def _write(folder: Path, done: dict[str, Section], tour: Tour) -> Path:
+    height, width = tour.photo.shape[:2]
+    device = jax.devices()[0]
+    facts = {
+        "Photograph": f"{width} x {height} pixels",
+        "Networks": "vgg16_features and efficientnet_lite0, trained on ImageNet",
+        "Device": f"{device.device_kind} ({os.cpu_count()} cores, {platform.machine()})",
+        "Versions": f"jaxviz {version('jaxviz-cnn')}, jax {jax.__version__}, Python {platform.python_version()}",
+    }
+    sections = [done[method.id] for method in METHODS if method.id in done]
+    pending = [method.title for method in METHODS if method.id not in done]
+    return write_page(folder, sections, title="What a vision network has learned", facts=facts, pending=pending)

@@ -1,0 +1,249 @@
+"""Gradients with respect to pixels: exact cases, finite differences, batches, swapped ReLUs, many devices, errors."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from nets import make_net, small_net
+
+import jaxviz
+
+METHODS = {name: getattr(jaxviz, name) for name in ("gradient", "saliency", "guided_backprop", "deconvnet")}
+ROOT = Path(__file__).parents[2]
+
+
+def linear(weights, images):
+    """A score whose gradient is its weights."""
+    return jnp.sum(weights * images, axis=(1, 2, 3))
+
+
+def score(target=1):
+    return jaxviz.logit(small_net, target)
+
+
+@jax.custom_vjp
+def twin_guided(x):
+    return jnp.maximum(x, 0)
+
+
+twin_guided.defvjp(lambda x: (twin_guided(x), x), lambda x, g: (jnp.where((x > 0) & (g > 0), g, 0),))
+
+
+@jax.custom_vjp
+def twin_deconvnet(x):
+    return jnp.maximum(x, 0)
+
+
+twin_deconvnet.defvjp(lambda x: (twin_deconvnet(x), None), lambda _, g: (jnp.where(g > 0, g, 0),))
+
+
+def test_a_linear_score_has_its_weights_as_gradient(images):
+    weights = jax.random.normal(jax.random.key(1), images.shape[1:])
+    expected = np.broadcast_to(weights, images.shape)
+    np.testing.assert_array_equal(jaxviz.gradient(linear, weights, images), expected)
+    maps = jaxviz.saliency(linear, weights, images)
+    assert maps.shape == images.shape[:3]
+    np.testing.assert_array_equal(maps, np.abs(expected).max(-1))
+
+
+def test_maps_keep_their_absolute_values(images):
+    weights = jax.random.normal(jax.random.key(1), images.shape[1:])
+    maps = jaxviz.saliency(linear, weights, images)
+    np.testing.assert_allclose(jaxviz.saliency(linear, -1000 * weights, images), 1000 * maps, rtol=1e-6)
+
+
+def test_gradient_equals_finite_differences(x64, small_params):
+    params = jax.tree.map(lambda x: x.astype(jnp.float64), small_params)
+    images = jax.random.uniform(jax.random.key(3), (2, 6, 5, 3), jnp.float64)
+    step = 1e-6 * jnp.eye(images[0].size).reshape(-1, 1, 6, 5, 3)  # one pixel of every image at a time
+    values = jax.jit(jax.vmap(lambda x: score()(params, x)))
+    expected = (values(images + step) - values(images - step)).T.reshape(images.shape) / 2e-6
+    grads = jaxviz.gradient(score(), params, images)
+    np.testing.assert_allclose(grads, expected, atol=1e-8)
+    np.testing.assert_allclose(jaxviz.saliency(score(), params, images), np.abs(expected).max(-1), atol=1e-8)
+    assert jnp.abs(grads).max() > 1e-3
+
+
+def test_without_gradient_the_map_is_zero_and_not_nan(images):
+    dead = lambda params, x: jax.nn.relu(x - 2.0).sum((1, 2, 3))  # noqa: E731
+    constant = lambda params, x: jax.nn.relu(jnp.ones(x.shape[0]) * params)  # noqa: E731
+    for method in ("gradient", "saliency", "guided_backprop"):
+        np.testing.assert_array_equal(METHODS[method](dead, None, images), 0.0)
+    np.testing.assert_array_equal(jaxviz.saliency(constant, jnp.ones(()), images), 0.0)
+    assert jnp.all(jaxviz.deconvnet(dead, None, images) == 1.0)  # the rule that asks no unit whether it is on
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_raw_jit_and_vmap_agree(method, small_params, images):
+    fn = METHODS[method]
+    raw = fn(score(), small_params, images)
+    assert raw.shape == (images.shape[:3] if method == "saliency" else images.shape)
+    assert jnp.abs(raw).max() > 1e-4
+    np.testing.assert_allclose(jax.jit(fn)(score(), small_params, images), raw, atol=1e-6)
+    plain = fn(lambda params, x: small_net(params, x)[:, 1], small_params, images)  # which is not compiled
+    np.testing.assert_allclose(plain, raw, atol=1e-6)
+    one = jax.vmap(lambda x: fn(score(), small_params, x[None])[0])
+    np.testing.assert_allclose(one(images), raw, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_another_class_has_another_map(method, small_params, images):
+    both = [METHODS[method](score(target), small_params, images) for target in (1, 2)]
+    assert jnp.abs(both[0] - both[1]).max() > 1e-4
+    each = METHODS[method](score(jnp.array([1, 2])), small_params, images)
+    np.testing.assert_allclose(each, jnp.stack([both[0][0], both[1][1]]), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_an_image_does_not_see_its_neighbours(method, small_params, images):
+    fn = METHODS[method]
+    first = fn(score(), small_params, images)
+    others = images.at[1].set(1 - images[1])
+    np.testing.assert_array_equal(fn(score(), small_params, others)[0], first[0])
+    np.testing.assert_allclose(fn(score(), small_params, images[:1])[0], first[0], atol=1e-6)
+    assert jnp.any(fn(score(), small_params, others)[1] != first[1])
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_dtype_follows_the_images(method, x64, small_params, images):
+    assert METHODS[method](score(), small_params, images).dtype == jnp.float32
+    params, wide = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, images))
+    maps = METHODS[method](score(), params, wide)
+    assert maps.dtype == jnp.float64
+    # and the digits are really there
+    half = METHODS[method](score(), jax.tree.map(lambda x: x / 2, params), wide)
+    assert jnp.any(maps.astype(jnp.float32).astype(jnp.float64) != maps)
+    assert jnp.any(half != maps)
+
+
+def test_a_score_of_several_layers(small_params, images):
+    """Scores are functions, so their sums are scores."""
+    first, second = jaxviz.channel(small_net, "relu_1", 2), jaxviz.neuron(small_net, "relu_0", 3)
+    total = lambda params, x: 2 * first(params, x) - second(params, x)  # noqa: E731
+    parts = [jaxviz.gradient(part, small_params, images) for part in (first, second)]
+    np.testing.assert_allclose(jaxviz.gradient(total, small_params, images), 2 * parts[0] - parts[1], atol=1e-6)
+
+
+ENERGY = pytest.mark.xfail(
+    strict=True, reason="`is_pytree` takes a score without numbers, `energy`, for a plain function: nothing is compiled"
+)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda i: jaxviz.energy(small_net, "relu_1"), marks=ENERGY, id="energy"),
+        pytest.param(lambda i: jaxviz.channel(small_net, "relu_1", i), id="channel"),
+        pytest.param(lambda i: jaxviz.logit(small_net), id="logit of the best"),
+    ],
+)
+def test_a_score_compiles_once_and_for_all_its_numbers(make, small_params, images, caplog):
+    def compiled(score):
+        caplog.clear()
+        with jax.log_compiles():
+            jaxviz.gradient(score, small_params, images[:, :13])
+        return [message for message in caplog.messages if "XLA compilation" in message]
+
+    assert len([message for message in compiled(make(1)) if "jit(_differentiate)" in message]) == 1
+    assert compiled(make(2)) == []
+
+
+SPELLINGS = {
+    "jax.nn.relu": jax.nn.relu,
+    "nnx.relu": nnx.relu,
+    "maximum": lambda x: jnp.maximum(0.0, x),
+    "where": lambda x: jnp.where(x > 0, x, 0),
+    "mask": lambda x: x * (x > 0),
+    "clip": lambda x: jnp.clip(x, 0),
+    "jitted": jax.jit(lambda x: jnp.maximum(x, 0)),
+    "remat": jax.checkpoint(jax.nn.relu),
+}
+
+
+@pytest.mark.parametrize("spelling", list(SPELLINGS))
+def test_a_swapped_rule_equals_a_hand_edited_twin(spelling, small_params, images):
+    ours = jaxviz.logit(make_net(SPELLINGS[spelling]), 1)
+    plain = jaxviz.gradient(ours, small_params, images)
+    for method, relu in ((jaxviz.guided_backprop, twin_guided), (jaxviz.deconvnet, twin_deconvnet)):
+        twin = jaxviz.gradient(jaxviz.logit(make_net(relu), 1), small_params, images)
+        maps = method(ours, small_params, images)
+        assert jnp.abs(maps - twin).max() == 0.0
+        assert jnp.abs(maps - plain).max() > 1e-4
+
+
+def test_guided_backprop_by_hand():
+    """Two layers, one pixel: what each rule lets through can be counted on fingers."""
+    w1, w2 = jnp.array([[1.0, -1.0, 2.0, 1.0]] * 3), jnp.array([1.0, 1.0, 1.0, -1.0])
+    net = lambda params, x: jax.nn.relu(x.sum((1, 2)) @ params[0]) @ params[1]  # noqa: E731
+    image = jnp.full((1, 1, 1, 3), 0.5)  # units: on, off, on, on with a negative gradient
+    for method, expected in (("gradient", 1 + 2 - 1), ("guided_backprop", 1 + 2), ("deconvnet", 1 - 1 + 2)):
+        np.testing.assert_array_equal(METHODS[method](net, (w1, w2), image)[0, 0, 0], [expected] * 3)
+
+
+def test_images_spread_over_devices():
+    """Eight virtual devices give the maps of one, and the maps stay spread."""
+    script = """
+        import jax, jax.numpy as jnp, numpy as np
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec
+        import jaxviz
+        from nets import small_net
+
+        assert len(jax.devices()) == 8
+        keys = jax.random.split(jax.random.key(0), 4)
+        params = {"w1": 0.4 * jax.random.normal(keys[0], (3, 3, 3, 8)), "b1": jnp.linspace(-0.2, 0.2, 8),
+                  "w2": 0.2 * jax.random.normal(keys[1], (3, 3, 8, 6)), "w3": jax.random.normal(keys[2], (6, 5))}
+        images = jax.random.uniform(keys[3], (16, 16, 16, 3))
+        mesh = Mesh(np.array(jax.devices()), "n")
+        spread = jax.device_put(images, NamedSharding(mesh, PartitionSpec("n")))
+        params_everywhere = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+        assert len(images.sharding.device_set) == 1 and len(spread.sharding.device_set) == 8
+        score = jaxviz.logit(small_net, jnp.arange(16) % 5)
+        for method in (jaxviz.saliency, jaxviz.guided_backprop):
+            one = method(score, params, images)
+            raw = method(jaxviz.logit(small_net, np.arange(16) % 5), params_everywhere, spread)
+            jitted = jax.jit(method)(jaxviz.logit(small_net, np.arange(16) % 5), params_everywhere, spread)
+            assert jnp.abs(one).max() > 1e-4
+            for maps in (raw, jitted):
+                np.testing.assert_allclose(maps, one, atol=1e-6)
+                assert maps.addressable_shards[0].data.shape[0] == 2, maps.sharding
+        print("the same")
+    """
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "the same", done.stderr[-2000:]
+
+
+@pytest.mark.usefixtures("users_view")
+@pytest.mark.parametrize("method", list(METHODS))
+def test_errors(method, small_params, images):
+    fn = METHODS[method]
+    with pytest.raises(ValueError, match=r"images \(n, h, w, 3\), got shape \(32, 32, 3\); one image is image\[None\]"):
+        fn(score(), small_params, images[0])
+    with pytest.raises(ValueError, match=r"images \(n, h, w, 3\), got shape \(2, 32, 32, 1\)"):
+        fn(score(), small_params, images[..., :1])
+    with pytest.raises(ValueError, match="images of floats in .0, 1., got uint8; divide bytes by 255"):
+        fn(score(), small_params, (255 * images).astype(jnp.uint8))
+    with pytest.raises(ValueError, match=r"one number per image, here \(2,\); this one gave \(2, 5\); jaxviz.logit"):
+        fn(small_net, small_params, images)
+    with pytest.raises(ValueError, match=r"one number per image, here \(2,\); this one gave \(\)"):
+        fn(lambda p, x: small_net(p, x).sum(), small_params, images)
+
+
+@pytest.mark.usefixtures("users_view")
+@pytest.mark.parametrize("method", [jaxviz.guided_backprop, jaxviz.deconvnet])
+def test_a_score_without_relu_is_refused(method, images):
+    with pytest.raises(ValueError, match="found no ReLU to swap"):
+        method(linear, jnp.ones((32, 32, 3)), images)

@@ -1,0 +1,211 @@
+"""The loop under every synthesized image: a plain optax loop, whatever the chunks, data and number of steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxviz
+from jaxviz.synthesis import _minimize
+
+KEY = jax.random.key(3)
+TARGET = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
+ADAM = optax.adam(0.05)
+
+
+def noisy(x, key, target, scale):
+    """A loss that uses its key, so that a wrong one shows."""
+    return jnp.sum((x - target) ** 4) + scale * jnp.sum(x * jax.random.normal(key, x.shape, x.dtype))
+
+
+def fresh():
+    """Return a loss that no earlier test has compiled, and the list that grows when it is traced."""
+    traces = []
+
+    def loss(*args):
+        traces.append(1)
+        return noisy(*args)
+
+    return loss, traces
+
+
+def run(loss=noisy, key=KEY, target=TARGET, scale=0.1, steps=21, **options):
+    start = jnp.zeros_like(target)
+    return jaxviz.minimize(loss, start, key, (target, scale), steps=steps, **{"optimizer": ADAM} | options)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [ADAM, optax.sgd(0.1, momentum=0.9), optax.chain(optax.clip(0.1), optax.sgd(1.0))]
+)
+def test_equals_a_plain_optax_loop(x64, optimizer):
+    target = TARGET.astype(jnp.float64)
+    x, losses = jnp.zeros_like(target), []
+    state = optimizer.init(x)
+    for i in range(21):
+        value, grads = jax.value_and_grad(noisy)(x, jax.random.fold_in(KEY, i), target, 0.1)
+        updates, state = optimizer.update(grads, state, x)
+        x = optax.apply_updates(x, updates)
+        losses.append(value)
+    found = run(target=target, optimizer=optimizer)
+    np.testing.assert_allclose(found.variables, x, rtol=1e-12)
+    np.testing.assert_allclose(found.losses, losses, rtol=1e-12)
+    assert found.variables.dtype == found.losses.dtype == jnp.float64
+
+
+def test_the_first_loss_is_that_of_the_start():
+    """Losses are those before each step, one a step."""
+    for steps in (1, 8, 9):
+        losses = run(steps=steps).losses
+        assert losses.shape == (steps,)
+        expected = noisy(jnp.zeros_like(TARGET), jax.random.fold_in(KEY, 0), TARGET, 0.1)
+        np.testing.assert_allclose(losses[0], expected, rtol=1e-6)
+    np.testing.assert_array_equal(run(steps=9).losses, run(steps=21).losses[:9])
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 8, 64])
+def test_the_chunks_do_not_matter(chunk, monkeypatch):
+    expected = run(fresh()[0])
+    monkeypatch.setattr(_minimize, "CHUNK", chunk)
+    loss, _ = fresh()  # else the programs of other chunks would be used
+    seen = []
+    found = run(loss, callback=lambda step, *_: seen.append(step))
+    assert seen == [*range(chunk, 21, chunk), 21]
+    np.testing.assert_allclose(found.variables, expected.variables, rtol=1e-6)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-6)
+
+
+def test_callback():
+    seen = []
+    callback = lambda step, x, losses: seen.append((step, np.array(x), np.array(losses)))  # noqa: E731
+    found = run(callback=callback)
+    assert [step for step, *_ in seen] == [8, 16, 21]
+    np.testing.assert_array_equal(np.concatenate([losses for *_, losses in seen]), found.losses)
+    for step, x, _ in seen:
+        np.testing.assert_array_equal(x, run(steps=step).variables)
+    np.testing.assert_array_equal(run().variables, found.variables)  # to be watched changes nothing
+
+
+def test_what_the_caller_holds_is_left_alone():
+    """Memory is reused in the loop, but not the caller's, even where one array is held twice."""
+    start = jnp.full((2, 3), 0.5)
+    variables = {"a": start, "b": [start, np.full((2, 3), 0.5, np.float32)]}
+    loss = lambda v, key, data: jnp.sum(v["a"] ** 2 + v["b"][0] ** 4 + jnp.abs(v["b"][1] - data))  # noqa: E731
+    for _ in range(2):
+        found = jaxviz.minimize(loss, variables, KEY, (start,), steps=9, optimizer=ADAM)
+        assert not start.is_deleted()
+        np.testing.assert_array_equal(start, 0.5)
+        np.testing.assert_array_equal(variables["b"][1], 0.5)
+    assert all(jnp.all(leaf != start) for leaf in jax.tree.leaves(found.variables)[:2])
+    np.testing.assert_array_equal(jax.random.key_data(KEY), jax.random.key_data(jax.random.key(3)))
+
+
+def test_variables_are_any_pytree():
+    """Each leaf ends where it would alone, for the optimizer is elementwise."""
+    targets = {"x": jnp.array([1.0, 2.0]), "y": (jnp.array([[-3.0]]),)}
+    loss = lambda v, key, target: sum(  # noqa: E731
+        jnp.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(v), jax.tree.leaves(target), strict=True)
+    )
+    start = jax.tree.map(jnp.zeros_like, targets)
+    found = jaxviz.minimize(loss, start, KEY, (targets,), steps=30, optimizer=ADAM)
+    assert jax.tree.structure(found.variables) == jax.tree.structure(targets)
+    alone = jaxviz.minimize(loss, start["x"], KEY, (targets["x"],), steps=30, optimizer=ADAM)
+    np.testing.assert_allclose(found.variables["x"], alone.variables, rtol=1e-6)
+    assert found.losses[-1] < 0.7 * found.losses[0]
+
+
+def test_the_same_key_gives_the_same_bits():
+    first, again, other = run(), run(), run(key=jax.random.key(4))
+    assert np.asarray(first.variables).tobytes() == np.asarray(again.variables).tobytes()
+    assert np.asarray(first.losses).tobytes() == np.asarray(again.losses).tobytes()
+    assert jnp.all(first.variables != other.variables)
+
+
+def test_other_data_keys_and_steps_compile_nothing():
+    loss, traces = fresh()
+    first = run(loss)
+    count = len(traces)
+    assert count > 0
+    found = [
+        run(loss, steps=3),
+        run(loss, steps=64),
+        run(loss, target=2 * TARGET),
+        run(loss, scale=0.7),
+        run(loss, key=jax.random.key(9)),
+    ]
+    assert len(traces) == count
+    assert all(jnp.any(first.variables != other.variables) for other in found)  # and they are really others
+    run(loss, optimizer=optax.sgd(0.1))
+    assert len(traces) > count  # counting works
+
+
+@pytest.mark.parametrize(("bad", "step"), [(jnp.nan, 0), (jnp.nan, 11), (jnp.inf, 15), (-jnp.inf, 16)])
+def test_a_loss_that_is_not_finite_stops_at_its_step(bad, step):
+    """`x` counts the steps."""
+    seen = []
+    loss = lambda x, key, bad, at: jnp.where(x == at, bad, -x)  # noqa: E731
+    with pytest.raises(FloatingPointError, match=f"the loss is {float(bad)} at step {step}; a smaller learning rate"):
+        jaxviz.minimize(
+            loss,
+            jnp.zeros(()),
+            KEY,
+            (bad, step),
+            steps=40,
+            optimizer=optax.sgd(1.0),
+            callback=lambda step, *_: seen.append(step),
+        )
+    assert seen == list(range(8, step + 1, 8))  # no later chunk was run
+    losses = jaxviz.minimize(loss, jnp.zeros(()), KEY, (bad, 50), steps=40, optimizer=optax.sgd(1.0)).losses
+    np.testing.assert_array_equal(losses, -np.arange(40))
+
+
+def test_under_jit():
+    raw = run()
+    jitted = jax.jit(lambda key, target: run(key=key, target=target))(KEY, TARGET)
+    np.testing.assert_allclose(jitted.variables, raw.variables, atol=1e-6)
+    np.testing.assert_allclose(jitted.losses, raw.losses, rtol=1e-5)
+
+
+DONATED = pytest.mark.xfail(
+    strict=True,
+    raises=UserWarning,
+    reason="minimize donates what is not mapped, but becomes so: `Some donated buffers were not usable`",
+)
+VMAPS = pytest.mark.parametrize(
+    "vmap", [pytest.param(jax.vmap, marks=DONATED), lambda f: jax.jit(jax.vmap(f))], ids=["vmap", "jit of vmap"]
+)
+
+
+@VMAPS
+def test_under_vmap_of_the_start(vmap):
+    starts = jnp.stack([TARGET, 0 * TARGET, -TARGET])
+    run = lambda x: jaxviz.minimize(noisy, x, KEY, (TARGET, 0.1), steps=21, optimizer=ADAM)  # noqa: E731
+    mapped = vmap(run)(starts)
+    assert mapped.losses.shape == (3, 21)
+    for i, start in enumerate(starts):
+        np.testing.assert_allclose(mapped.variables[i], run(start).variables, atol=1e-6)
+        np.testing.assert_allclose(mapped.losses[i], run(start).losses, rtol=1e-5, atol=1e-5)
+
+
+@VMAPS
+def test_under_vmap_of_the_key(vmap):
+    keys = jax.random.split(KEY, 3)
+    mapped = vmap(lambda key: run(key=key))(keys)
+    assert mapped.losses.shape == (3, 21)
+    for i, key in enumerate(keys):
+        expected = run(key=key)
+        np.testing.assert_allclose(mapped.variables[i], expected.variables, atol=1e-6)
+        np.testing.assert_allclose(mapped.losses[i], expected.losses, rtol=1e-5, atol=1e-5)
+
+
+def test_projections_are_part_of_the_optimizer():
+    """A step that would leave [0, 1] ends at its edge."""
+    clip = optax.stateless(lambda updates, x: jnp.clip(x + updates, 0, 1) - x)
+    found = run(target=10 * TARGET, scale=0.0, optimizer=optax.chain(optax.adam(0.5), clip), steps=20)
+    np.testing.assert_array_equal(found.variables, np.asarray(TARGET > 0, np.float32))
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_no_steps(steps):
+    with pytest.raises(ValueError, match=f"expected 1 step or more, got {steps}"):
+        run(steps=steps)

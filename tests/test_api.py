@@ -1,0 +1,149 @@
+"""The taste of the public functions, as a test (after dm_pix's api_test): one look for all of them."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxviz
+
+PUBLIC = {
+    name: value for name, value in vars(jaxviz).items() if not name.startswith("_") and not inspect.ismodule(value)
+}
+FUNCTIONS = {name: value for name, value in PUBLIC.items() if callable(value) and not inspect.isclass(value)}
+
+# DESIGN.md section 3: these read well without their name, as in `logit(net, 281)`.
+POSITIONAL_DEFAULTS = {("logit", "target"), ("neuron", "position")}
+# Their examples would fetch weights from the network.
+NEEDS_WEIGHTS = {"load", "import_weights", "verify"}
+HEAVY = ("flax", "tensorflow", "tensorflow_datasets", "grain", "matplotlib", "sklearn", "skimage", "PIL", "onnx", "h5py", "rich", "tyro", "jinja2", "pooch")  # fmt: skip
+
+
+def parameters(name):
+    return inspect.signature(FUNCTIONS[name]).parameters
+
+
+def flawed(names, reasons):
+    """Mark the names whose present state is a known flaw."""
+    return [
+        pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=reasons[n])) if n in reasons else n for n in names
+    ]
+
+
+def test_there_is_something_to_look_at():
+    expected = "layers capture replace with_relu receptive_field logit channel neuron energy gradient saliency"
+    expected += " guided_backprop deconvnet filters ascend dream minimize load_image save_image montage overlay load"
+    assert set(expected.split()) <= set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", flawed(sorted(FUNCTIONS), {"available": "has no example, and could: it runs offline"}))
+def test_docstring(name):
+    doc = inspect.getdoc(FUNCTIONS[name]) or ""
+    summary, *rest = doc.split("\n")
+    assert summary.endswith((".", ":")), "the first line is one whole sentence"
+    assert not rest or rest[0] == ""
+    assert (
+        "```python"
+        if name in NEEDS_WEIGHTS - {"import_weights", "verify"}
+        else ">>>"
+        if name not in NEEDS_WEIGHTS
+        else "Raises:"
+    ) in doc
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_every_parameter_and_result_is_annotated(name):
+    signature = inspect.signature(FUNCTIONS[name])
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert [p.name for p in signature.parameters.values() if p.annotation is inspect.Parameter.empty] == []
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_documented_arguments_exist_and_in_order(name):
+    doc = inspect.getdoc(FUNCTIONS[name])
+    if "Args:" not in doc:
+        return
+    section = doc.split("Args:\n")[1].split("\n\n")[0].splitlines()
+    documented = [line.strip().split(":")[0] for line in section if line.startswith("    ") and line[4] != " "]
+    names = list(parameters(name))
+    assert documented, section
+    assert [n for n in names if n in documented] == documented
+
+
+@pytest.mark.parametrize(
+    "name",
+    flawed(
+        sorted(FUNCTIONS),
+        {
+            "minimize": "`data` has a default and is positional",
+            "import_weights": "`name` has a default and is positional",
+        },
+    ),
+)
+def test_what_has_a_default_is_keyword_only(name):
+    positional = {
+        (name, p.name) for p in parameters(name).values() if p.default is not p.empty and p.kind is not p.KEYWORD_ONLY
+    }
+    assert positional <= POSITIONAL_DEFAULTS
+
+
+def test_the_exceptions_are_still_there():
+    for name, parameter in POSITIONAL_DEFAULTS:
+        found = parameters(name)[parameter]
+        assert found.default is None
+        assert found.kind is found.POSITIONAL_OR_KEYWORD
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_order_of_arguments(name):
+    """`f(net_or_score, params, [key], images, ...)`."""
+    names = list(parameters(name))
+    assert not {"rng", "seed", "random_key", "prng_key", "rng_key", "image_batch", "x", "batch"} & set(names)
+    for first in ("net", "score"):
+        if first in names:
+            assert names[0] == first
+            assert "params" not in names or names[1] == "params"
+    assert "params" not in names or names.index("params") < 2
+    order = [
+        n
+        for n in ("params", "key", "images")
+        if n in names and parameters(name)[n].kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
+    assert order == sorted(order, key=names.index)
+    assert all(parameters(name)[n].default is inspect.Parameter.empty for n in order)
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_keys_are_called_key(name):
+    for parameter in parameters(name).values():
+        assert ("Key[" in str(parameter.annotation) and "Callable" not in str(parameter.annotation)) == (
+            parameter.name == "key"
+        )
+
+
+def test_each_thing_has_one_public_name():
+    assert len({id(value) for value in PUBLIC.values()}) == len(PUBLIC)
+    source = Path(jaxviz.__file__).read_text()
+    imports = [line for line in source.splitlines() if line.startswith(("from", "import"))]
+    names = [line.split(" as ")[1] for line in imports]
+    assert all(f"import {name} as {name}" in line for name, line in zip(names, imports, strict=True))
+    assert sorted(names) == sorted(PUBLIC)
+
+
+def test_a_function_wins_over_the_folder_of_its_name():
+    """`jaxviz.gradient` is the function, whatever of the folder is imported later."""
+    importlib.import_module("jaxviz.gradient._saliency")
+    assert inspect.isfunction(jaxviz.gradient)
+    assert jaxviz.gradient.__module__ == "jaxviz.gradient._saliency"
+
+
+def test_import_is_light():
+    script = "import sys, jaxviz; print(*{m.split('.')[0] for m in sys.modules})"
+    root = Path(jaxviz.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"jax", "jaxviz", "optax"} <= loaded
+    assert loaded & set(HEAVY) == set()
