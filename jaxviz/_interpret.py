@@ -146,8 +146,9 @@ def name_of(value: Value) -> str | None:
 
     The one place that knows how a name looks: JAX plans another form for it (the flag `jax_remat3`).
     """
-    is_name = value.eqn is not None and value.eqn.primitive is primitives.name_p
-    return value.eqn.params["name"] if is_name else None
+    if value.eqn is None or value.eqn.primitive is not primitives.name_p:
+        return None
+    return value.eqn.params["name"]
 
 
 def _named(program: Program) -> Iterator[tuple[str, Value]]:
@@ -409,7 +410,7 @@ def _as_names(names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _substitute(name: str, new: Any, value: jax.Array) -> jax.Array:
-    result = new(value) if callable(new) else jnp.asarray(new)
+    result: Any = new(value) if callable(new) else jnp.asarray(new)
     shape = jnp.shape(result)
     if np.broadcast_shapes(shape, value.shape) != value.shape if not callable(new) else shape != value.shape:
         raise ValueError(f"the replacement of {name!r} has shape {shape}; the network needs {value.shape}")

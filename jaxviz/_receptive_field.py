@@ -22,7 +22,7 @@ class ReceptiveField(NamedTuple):
 class _Span(NamedTuple):
     """Along one image axis: the unit at index i of array axis `axis` sees `size` pixels from `start + i * stride`."""
 
-    axis: int | None
+    axis: int  # -1: the unit has no position along this image axis
     size: int
     stride: int
     start: int
@@ -37,7 +37,7 @@ _POINTWISE = frozenset(
     floor ge gt integer_pow is_finite le log log1p logistic lt max min mul name ne neg nextafter not
     optimization_barrier or pow real reduce_precision rem round rsqrt select_n sign sin sqrt square
     stop_gradient sub tan tanh xor
-    """.split()  # noqa: SIM905 - a list of fifty quoted words is no easier to read
+    """.split()
 )
 
 
@@ -113,11 +113,11 @@ def _union(spans: list[_Span]) -> _Span:
 
 def _passed(value: Value, operand: int, span: _Span, length: int) -> _Span:
     """Return what one operand's span along one image axis becomes in the result of an equation."""
-    if span.axis is None:
+    if span.axis < 0:
         return span
     assert value.eqn is not None
     params, shape, axis = value.eqn.params, value.inputs[operand].aval.shape, span.axis
-    whole = _Span(None, length, 0, 0)
+    whole = _Span(-1, length, 0, 0)
     rule = _RULES.get(value.op)
     if value.op in _POINTWISE:
         return span

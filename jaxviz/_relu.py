@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxviz._interpret import Program, Value, evaluate, loop_bodies, trace
 
@@ -90,7 +91,7 @@ def _through(value: Value) -> Value:
 
 def _is_zero(value: Value) -> bool:
     constant = _through(value).constant
-    if constant is None or isinstance(constant, jax.core.Tracer):
+    if constant is None or isinstance(constant, Tracer):
         return False
     return not np.any(np.asarray(constant))
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from jaxviz._interpret import capture
@@ -88,7 +89,7 @@ def _pick(values: Array, index: Any, what: str) -> Array:
     A traced index cannot be: one out of range gives NaN, which no reader takes for a result.
     """
     count, size = values.shape[0], values.shape[-1]
-    if not isinstance(index, jax.core.Tracer):
+    if not isinstance(index, Tracer):
         numbers = np.asarray(index)
         if not np.issubdtype(numbers.dtype, np.integer):
             raise ValueError(f"expected the number of a {what}, or one for each image, got {index!r}")

@@ -3,10 +3,13 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from jaxviz.models._weights_cli import fetch, import_, list_, verify
 
 
 def tour(
@@ -69,21 +72,26 @@ def _compile_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def weights() -> None:
+    """List, fetch, verify or import pretrained weights: see `jaxviz weights --help`."""  # main takes it from here
+
+
+_WEIGHTS = {"list": list_, "fetch": fetch, "verify": verify, "import": import_}
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line; errors of ours end it with one line, not with a traceback."""
-    from jaxviz.models import _weights_cli as weights
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the CPU client's notes on machine features
-    commands = {
-        "tour": tour,
-        "weights list": weights.list_,
-        "weights fetch": weights.fetch,
-        "weights verify": weights.verify,
-        "weights import": weights.import_,
-    }
+    args = sys.argv[1:] if args is None else args
     _compile_cache()
+    if args[:1] == ["weights"]:
+        _run(_WEIGHTS, "jaxviz weights", args[1:])
+    else:
+        _run({"tour": tour, "weights": weights}, "jaxviz", args)
+
+
+def _run(commands: dict[str, Callable[..., None]], program: str, args: list[str]) -> None:
     try:
-        tyro.extras.subcommand_cli_from_dict(commands, prog="jaxviz", args=args)
+        tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=args)
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         if os.environ.get("JAXVIZ_TRACEBACK"):
             raise

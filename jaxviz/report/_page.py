@@ -132,7 +132,7 @@ def _picture(path: Path) -> dict[str, Any]:
 def _duration(seconds: float) -> str:
     """Write a time as people do.
 
-    >>> _duration(0.04), _duration(12.34), _duration(187)
+    >>> _duration(0.04), _duration(12.34), _duration(187.0)
     ('0.0 s', '12.3 s', '3 min 7 s')
     """
     if seconds < 59.95:

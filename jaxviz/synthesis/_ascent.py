@@ -59,8 +59,8 @@ def ascend(
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> score = lambda params, images: images[..., 0].mean((1, 2)) - images[..., 1].mean((1, 2))
         >>> images, losses = jaxviz.ascend(score, None, jax.random.key(0), size=16, steps=64)
-        >>> print(images.shape, bool(images[..., 0].mean() > 0.6 > 0.4 > images[..., 1].mean()))
-        (1, 16, 16, 3) True
+        >>> print(images.shape, bool(images[..., 0].mean() > images[..., 1].mean()), bool(losses[-1] < losses[0]))
+        (1, 16, 16, 3) True True
 
     Olah, Mordvintsev & Schubert 2017, Feature Visualization; Simonyan et al. 2013, Deep Inside Convolutional Networks.
     """

@@ -66,7 +66,7 @@ def dream(
     check_images(images)
     sizes = _octave_sizes(images.shape[1:3], octaves, octave_scale)
     detail = jnp.zeros((images.shape[0], *sizes[0], 3), images.dtype)
-    losses = []
+    dreamt, losses = images, []
     for octave, size in enumerate(sizes):
         base = resize(images, size)
         shown = callback and functools.partial(_report, callback, octave * steps)
@@ -79,9 +79,10 @@ def dream(
             optimizer=_normalized_steps(step_size),
             callback=shown,
         )
-        detail = found.variables - base
+        dreamt = found.variables
+        detail = dreamt - base
         losses.append(found.losses)
-    return Synthesis(found.variables, jnp.concatenate(losses))
+    return Synthesis(jnp.clip(dreamt, 0, 1), jnp.concatenate(losses))
 
 
 def _octave_sizes(size: tuple[int, ...], octaves: int, scale: float) -> list[tuple[int, int]]:
@@ -111,9 +112,9 @@ def _rolled_score(jitter: int) -> Callable:
 def _normalized_steps(step_size: float) -> optax.GradientTransformation:
     """Move by the gradient over its mean absolute value, image by image, and stay in [0, 1]."""
 
-    def update(grads: Array, state: Any, images: Array | None = None) -> tuple[Array, Any]:
+    def update(grads: Any, state: Any, images: Any = None) -> tuple[Any, Any]:
         size = jnp.abs(grads).mean(axis=(1, 2, 3), keepdims=True)
         step = -step_size * grads / jnp.where(size > 0, size, 1)
         return jnp.clip(images + step, 0, 1) - images, state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)  # pyright: ignore[reportArgumentType]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxviz._types import Key
@@ -66,7 +67,7 @@ def minimize(
         count = min(CHUNK, steps - start)
         state, chunk = _chunk(loss, optimizer, state, key, data, start, count)
         losses.append(chunk[:count])
-        if not isinstance(chunk, jax.core.Tracer):
+        if not isinstance(chunk, Tracer):
             _check_finite(losses[-1], start)
         if callback is not None:
             callback(start + count, state[0], losses[-1])

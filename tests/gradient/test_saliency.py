@@ -117,10 +117,7 @@ def test_dtype_follows_the_images(method, x64, small_params, images):
     params, wide = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, images))
     maps = METHODS[method](score(), params, wide)
     assert maps.dtype == jnp.float64
-    # and the digits are really there
-    half = METHODS[method](score(), jax.tree.map(lambda x: x / 2, params), wide)
-    assert jnp.any(maps.astype(jnp.float32).astype(jnp.float64) != maps)
-    assert jnp.any(half != maps)
+    assert jnp.any(maps.astype(jnp.float32).astype(jnp.float64) != maps)  # the digits are really there
 
 
 def test_a_score_of_several_layers(small_params, images):
@@ -234,7 +231,7 @@ def test_errors(method, small_params, images):
         fn(score(), small_params, images[0])
     with pytest.raises(ValueError, match=r"images \(n, h, w, 3\), got shape \(2, 32, 32, 1\)"):
         fn(score(), small_params, images[..., :1])
-    with pytest.raises(ValueError, match="images of floats in .0, 1., got uint8; divide bytes by 255"):
+    with pytest.raises(ValueError, match=r"images of floats in \[0, 1\], got uint8; divide bytes by 255"):
         fn(score(), small_params, (255 * images).astype(jnp.uint8))
     with pytest.raises(ValueError, match=r"one number per image, here \(2,\); this one gave \(2, 5\); jaxviz.logit"):
         fn(small_net, small_params, images)

@@ -9,14 +9,14 @@ import pytest
 import scipy.ndimage
 import scipy.special
 from jax.test_util import check_grads
-from nets import convolve, small_net
+from nets import convolve, make_net, small_net
 
 import jaxviz
 from jaxviz.synthesis._parameterization import COLOR_BASIS, fourier
 from jaxviz.synthesis._robustness import jitter_scale_rotate, resample
 
 KEY = jax.random.key(5)
-SIZES = [(16, 16), (15, 15), (12, 17), (17, 12), (9, 8), (1, 6)]
+SIZES = [(16, 16), (15, 13), (12, 17), (1, 6)]
 
 
 def still(key, images):
@@ -40,7 +40,8 @@ def test_variables_become_images(size):
     height, width = size
     basis = fourier(height, width)
     variables = basis.init(KEY, 2)
-    images = basis.images(100 * variables)  # far from grey
+    show = jax.jit(basis.images)
+    images = show(100 * variables)  # far from grey
     assert images.shape == (2, height, width, 3)
     assert images.dtype == jnp.float32
     frequency = np.array([
@@ -51,23 +52,17 @@ def test_variables_become_images(size):
     expected = scipy.special.expit(np.einsum("nchw,rc->nhwr", planes, COLOR_BASIS))
     np.testing.assert_allclose(images, expected, atol=1e-5)
     assert np.ptp(expected) > 0.5
+    np.testing.assert_array_equal(show(0 * variables), 0.5)
+    for spread in (1e6, -1e6):
+        assert 0 <= show(spread * variables).min() <= show(spread * variables).max() <= 1
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_images_are_always_in_range_and_zero_is_grey(size):
-    basis = fourier(*size)
-    for spread in (1.0, 1e6, -1e6):
-        images = basis.images(spread * basis.init(KEY, 3))
-        assert 0 <= images.min() <= images.max() <= 1
-    np.testing.assert_array_equal(basis.images(0 * basis.init(KEY, 1)), 0.5)
-
-
-@pytest.mark.parametrize("size", [(4, 4), (5, 5), (4, 5), (5, 4), (3, 6)])
+@pytest.mark.parametrize("size", [(4, 4), (5, 3), (3, 4)])
 def test_every_image_can_be_reached(size):
     """The derivative at grey has full rank: no frequency and no colour is missing."""
     basis = fourier(*size)
     variables = basis.init(KEY, 1)
-    slope = jax.jacobian(lambda v: basis.images(v).ravel())(0 * variables).reshape(size[0] * size[1] * 3, -1)
+    slope = jax.jit(jax.jacfwd(lambda v: basis.images(v).ravel()))(0 * variables).reshape(size[0] * size[1] * 3, -1)
     assert np.linalg.matrix_rank(slope) == size[0] * size[1] * 3
 
 
@@ -96,8 +91,7 @@ def test_colors_are_correlated_as_in_photographs():
 
 def test_no_range_is_no_change(images):
     transform = jitter_scale_rotate(0.0, 0.0, 0.0)
-    np.testing.assert_array_equal(transform(KEY, images), images)
-    for part in (images, images[:, :31], images[:, :, :16], images[:, :1]):
+    for part in (images, images[:, :31, :16]):
         np.testing.assert_array_equal(jax.jit(transform)(KEY, part), part)
 
 
@@ -137,7 +131,7 @@ def test_each_image_is_transformed_its_own_way(images):
 def test_transformations_stay_in_their_ranges():
     """Read back from where a plane's slope goes: shift, scale and turn within bounds, and about all of them used."""
     size = 64
-    ramps = jnp.stack(jnp.meshgrid(jnp.arange(size), jnp.arange(size), indexing="ij") + [jnp.zeros((size, size))], -1)
+    ramps = jnp.stack([*jnp.meshgrid(jnp.arange(size), jnp.arange(size), indexing="ij"), jnp.zeros((size, size))], -1)
     batch = jnp.broadcast_to(ramps.astype(jnp.float32), (200, size, size, 3))
     shown = np.asarray(jax.jit(jitter_scale_rotate(4.0, 0.1, 10.0))(KEY, batch), np.float64)[:, 24:41, 24:41, :2]
     down, right = (
@@ -166,7 +160,7 @@ def test_gradients_flow_through_the_transformation(x64):
 
 
 def test_the_score_rises_far_above_chance(small_params):
-    score = jaxviz.channel(small_net, "conv_1", 2)  # before its ReLU
+    score = jaxviz.channel(small_net, "conv_0", 2)  # before its ReLU
     found = ascend(score, small_params, KEY, steps=64, transform=still)
     assert found.images.shape == (1, 16, 16, 3)
     assert 0 <= found.images.min() <= found.images.max() <= 1
@@ -180,7 +174,7 @@ def test_the_score_rises_far_above_chance(small_params):
 
 
 def test_losses_are_the_negative_scores_before_each_step(small_params):
-    score = jaxviz.channel(small_net, "conv_1", jnp.array([2, 4]))
+    score = jaxviz.channel(small_net, "conv_0", jnp.array([2, 4]))
     seen = []
     found = ascend(score, small_params, KEY, transform=still, callback=lambda *args: seen.append(args))
     assert [step for step, *_ in seen] == [8, 16, 24]
@@ -194,7 +188,7 @@ def test_losses_are_the_negative_scores_before_each_step(small_params):
 
 
 def test_the_same_key_gives_the_same_bits(small_params):
-    score = jaxviz.channel(small_net, "conv_1", jnp.array([2, 4]))
+    score = jaxviz.channel(small_net, "conv_0", jnp.array([2, 4]))
     first = ascend(score, small_params, KEY)
     assert bits(first) == bits(ascend(score, small_params, KEY))
     other = ascend(score, small_params, jax.random.key(6))
@@ -203,8 +197,8 @@ def test_the_same_key_gives_the_same_bits(small_params):
 
 def test_side_by_side_as_alone(small_params):
     """An image depends on its place in the batch, which numbers its randomness, and on nothing else of the batch."""
-    channels = lambda *index: jaxviz.channel(small_net, "conv_1", jnp.array(index))  # noqa: E731
-    alone = ascend(jaxviz.channel(small_net, "conv_1", 2), small_params, KEY)
+    channels = lambda *index: jaxviz.channel(small_net, "conv_0", jnp.array(index))  # noqa: E731
+    alone = ascend(jaxviz.channel(small_net, "conv_0", 2), small_params, KEY)
     pair, other, three = (ascend(channels(*c), small_params, KEY).images for c in ((2, 4), (1, 4), (2, 4, 0)))
     np.testing.assert_allclose(pair[0], alone.images[0], atol=2e-4)
     np.testing.assert_allclose(other[1], pair[1], atol=2e-4)
@@ -216,7 +210,7 @@ def test_side_by_side_as_alone(small_params):
 
 @pytest.mark.parametrize("size", [17, (9, 14)])
 def test_sizes(size, small_params):
-    found = ascend(jaxviz.logit(small_net, 1), small_params, KEY, size=size, steps=2)
+    found = ascend(jaxviz.channel(small_net, "conv_0", 2), small_params, KEY, size=size, steps=2, transform=still)
     assert found.images.shape == (1, *((size, size) if isinstance(size, int) else size), 3)
     assert jnp.all(jnp.isfinite(found.images))
 
@@ -243,7 +237,7 @@ def test_a_dead_channel_is_revived(wanted):
     score = jaxviz.channel(dark_net, "relu_0", wanted)
     grey = jnp.full((1, 16, 16, 3), 0.5)
     assert jnp.all(jaxviz.gradient(score, params, grey) == 0)  # nothing to climb, but for the revival
-    found = ascend(score, params, KEY, steps=64)
+    found = ascend(score, params, KEY, steps=64, transform=still)
     assert found.losses[0] == 0
     assert found.losses[-1] < -0.02
     assert score(params, found.images)[0] > 0.02
@@ -252,7 +246,7 @@ def test_a_dead_channel_is_revived(wanted):
 def test_a_dead_channel_that_would_lower_the_score_stays_off():
     params = jnp.ones((3, 3, 3, 2)) / 27
     score = lambda p, x: -jaxviz.channel(dark_net, "relu_0", 1)(p, x)  # noqa: E731
-    found = ascend(score, params, KEY, steps=16)
+    found = ascend(score, params, KEY, steps=16, transform=still)
     np.testing.assert_array_equal(found.losses, 0)
 
 
@@ -260,31 +254,31 @@ def test_another_channel_compiles_nothing(small_params, caplog):
     def compiled(index, **options):
         caplog.clear()
         with jax.log_compiles():
-            found.append(ascend(jaxviz.channel(small_net, "conv_0", index), small_params, KEY, **options))
+            found.append(ascend(jaxviz.channel(net, "conv_0", index), small_params, KEY, transform=still, **options))
         return [message for message in caplog.messages if "XLA compilation" in message]
 
-    found = []
+    net, found = make_net(), []  # a net of its own: others may have compiled `small_net`
     assert any("jit(_chunk)" in message for message in compiled(0))  # counting works
     assert compiled(1) == compiled(2) == compiled(0, steps=16) == []
     assert all(jnp.any(found[0].images != other.images) for other in found[1:])
 
 
 def test_a_plain_function_is_a_score(small_params):
-    plain = lambda params, x: jaxviz.channel(small_net, "conv_1", 2)(params, x)  # noqa: E731
-    expected = ascend(jaxviz.channel(small_net, "conv_1", 2), small_params, KEY)
-    np.testing.assert_allclose(ascend(plain, small_params, KEY).images, expected.images, atol=2e-4)
+    plain = lambda params, x: jaxviz.channel(small_net, "conv_0", 2)(params, x)  # noqa: E731
+    expected = ascend(jaxviz.channel(small_net, "conv_0", 2), small_params, KEY, transform=still)
+    np.testing.assert_allclose(ascend(plain, small_params, KEY, transform=still).images, expected.images, atol=2e-4)
 
 
 def test_under_jit(small_params):
-    score = jaxviz.channel(small_net, "conv_1", jnp.array([2, 4]))
-    jitted = jax.jit(ascend)(score, small_params, KEY)
-    raw = ascend(score, small_params, KEY)
+    score = jaxviz.channel(small_net, "conv_0", jnp.array([2, 4]))
+    jitted = jax.jit(functools.partial(ascend, transform=still))(score, small_params, KEY)
+    raw = ascend(score, small_params, KEY, transform=still)
     np.testing.assert_allclose(jitted.images, raw.images, atol=2e-4)
     np.testing.assert_allclose(jitted.losses, raw.losses, atol=1e-4)
 
 
 def test_a_transform_of_ones_own(small_params):
-    score = jaxviz.channel(small_net, "conv_1", 2)
+    score = jaxviz.channel(small_net, "conv_0", 2)
     mirrored = lambda key, images: images[:, :, ::-1]  # noqa: E731
     found = ascend(score, small_params, KEY, transform=mirrored)
     assert score(small_params, found.images[:, :, ::-1])[0] > 1.01 * score(small_params, found.images)[0]
@@ -294,12 +288,14 @@ def test_a_transform_of_ones_own(small_params):
 @pytest.mark.usefixtures("users_view")
 def test_errors(small_params):
     with pytest.raises(ValueError, match=r"numbers of this score are for \[2, 3\] images: give one length"):
-        ascend(jaxviz.neuron(small_net, "relu_1", jnp.arange(2), (jnp.arange(3), 0)), small_params, KEY)
+        ascend(
+            jaxviz.neuron(small_net, "relu_1", jnp.arange(2), (jnp.arange(3), 0)), small_params, KEY, transform=still
+        )
     with pytest.raises(ValueError, match=r"one number per image, here \(1,\); this one gave \(1, 5\); jaxviz.logit"):
-        ascend(small_net, small_params, KEY)
-    with pytest.raises(ValueError, match="no value called 'relu_9'|'relu_9'"):
-        ascend(jaxviz.channel(small_net, "relu_9", 0), small_params, KEY)
+        ascend(small_net, small_params, KEY, transform=still)
+    with pytest.raises(ValueError, match="'relu_9'"):
+        ascend(jaxviz.channel(small_net, "relu_9", 0), small_params, KEY, transform=still)
     with pytest.raises(ValueError, match="expected 1 step or more, got 0"):
         ascend(jaxviz.logit(small_net, 1), small_params, KEY, steps=0)
     with pytest.raises(FloatingPointError, match="the loss is nan at step 0; a smaller learning rate may help"):
-        ascend(lambda p, x: jnp.log(-x.mean((1, 2, 3))), small_params, KEY)
+        ascend(lambda p, x: jnp.log(-x.mean((1, 2, 3))), small_params, KEY, transform=still)

@@ -1,0 +1,99 @@
+"""The tour's driver, on two small methods; the real ones run in .ci/run."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from nets import small_net
+
+import jaxviz
+from jaxviz.report import _tour
+from jaxviz.report._methods import METHODS, Method
+
+made = []
+
+
+def call_saliency(params, images):
+    score = jaxviz.logit(small_net)
+    maps = jaxviz.saliency(score, params, images)
+    return maps
+
+
+@pytest.fixture
+def tour(small_params, monkeypatch, tmp_path):
+    def pictures(id, tour):
+        made.append(id)
+        shown = jaxviz.normalize(call_saliency(small_params, tour.images(32)))[0]
+        yield f"{id}-map", "a map", jnp.repeat(shown[..., None], 3, axis=-1)
+
+    def method(id):
+        return Method(id, id.title(), "Which?", "paper", "text", call_saliency, lambda tour: pictures(id, tour))
+
+    made.clear()
+    monkeypatch.setattr(_tour, "METHODS", (method("first"), method("second")))
+    photo = np.random.default_rng(0).random((40, 50, 3), np.float32)
+    return lambda photo=photo, **options: _tour.run_tour(photo, tmp_path / "tour", **{"full": False} | options)
+
+
+def test_the_page_holds_every_section(tour):
+    page = tour()
+    html = page.read_text()
+    assert "First" in html
+    assert "Second" in html
+    assert html.count("data:image/png;base64") == 2
+    assert "jaxviz.saliency(score, params, images)" in html
+    assert (page.parent / "first-map.png").exists()
+
+
+def test_a_rerun_makes_only_what_is_missing_or_has_changed(tour):
+    page = tour()
+    assert made == ["first", "second"]
+    tour()
+    assert made == ["first", "second"]
+    (page.parent / "second-map.png").unlink()
+    tour()
+    assert made == ["first", "second", "second"]
+    tour(seed=1)
+    tour(full=True)
+    tour(photo=np.zeros((40, 50, 3), np.float32))
+    assert made[3:] == ["first", "second"] * 3
+
+
+def test_interrupted_it_leaves_a_valid_page_and_goes_on(tour, monkeypatch, tmp_path):
+    first, second = _tour.METHODS
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(_tour, "METHODS", (first, second._replace(pictures=interrupted)))
+    with pytest.raises(KeyboardInterrupt):
+        tour()
+    html = (tmp_path / "tour" / "index.html").read_text()
+    assert html.count("data:image/png;base64") == 1
+    assert "Second" in html  # as pending
+    monkeypatch.setattr(_tour, "METHODS", (first, second))
+    tour()
+    assert made == ["first", "second"]
+
+
+def test_only(tour):
+    html = tour(only=("second",)).read_text()
+    assert made == ["second"]
+    assert html.count("data:image/png;base64") == 1
+    with pytest.raises(ValueError, match="no section third; there are first, second"):
+        tour(only=("third",))
+
+
+def test_a_bad_image_leaves_no_folder(tour, tmp_path):
+    with pytest.raises(jaxviz.ImageError):
+        tour(photo=tmp_path / "none.jpg")
+    assert not (tmp_path / "tour").exists()
+
+
+def test_the_code_shown_is_what_a_user_would_write():
+    assert len({method.id for method in METHODS}) == len(METHODS)
+    for method in METHODS:
+        lines = method.code().strip().splitlines()
+        assert 2 <= len(lines) <= 4
+        assert "jaxviz.load(" in lines[0]
+        compile(method.code(), method.id, "exec")

@@ -1,0 +1,57 @@
+"""The command line: what it offers, and errors in one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from jaxviz import cli
+
+
+def run(*args, **options):
+    return subprocess.run([sys.executable, "-m", "jaxviz.cli", *args], capture_output=True, text=True, **options)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXVIZ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cli, "_compile_cache", lambda: None)  # leave this process's settings alone
+
+
+def test_help_lists_the_commands():
+    result = run("--help")
+    assert result.returncode == 0
+    assert "tour" in result.stdout
+    assert "weights" in result.stdout
+
+
+def test_weights_list(capsys):
+    cli.main(["weights", "list"])
+    shown = capsys.readouterr().out
+    assert "vgg16_features" in shown
+    assert "yes" not in shown  # an empty cache
+
+
+def test_weights_help_lists_its_verbs(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["weights", "--help"])
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in ("list", "fetch", "verify", "import"))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["tour", "none.jpg"], "none.jpg: expected an image file"),
+        (["tour", "--only", "nope"], "no section nope; there are filters, saliency"),
+        (["weights", "fetch", "vgg99"], "did you mean 'vgg19'"),
+        (["weights", "import", "none.pth"], "none.pth"),
+    ],
+)
+def test_errors_are_one_line_and_write_nothing(args, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(args)
+    assert stopped.value.code == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "tour").exists()
