@@ -4,8 +4,8 @@
 
 The folder holds ImageNet photographs whose file names start with the number of their class, `0281_n02123045.jpg`.
 
-Cost: about 10 minutes of processor time for 600 photographs, two thirds of it for the six images that are synthesized;
-6 minutes on two CPU cores that do nothing else. The weights are fetched first if they are not there: 80 MB.
+Cost: 11 minutes of processor time for 600 photographs, two thirds of it for the six images that are synthesized; it
+took 14 minutes on two CPU cores that had much else to do. The weights, 80 MB, are fetched first if need be.
 
 What to expect: EfficientNet-Lite0 names about 89% of the photographs right, and has 97% within its first five. (Of
 ImageNet's validation set its authors report 75%; it may have seen these photographs in training.) In `--out`:
@@ -107,9 +107,9 @@ def proof(params: Any, made: Sequence[jax.Array]) -> jax.Array:
 class Strongest(NamedTuple):
     """For each photograph and channel, `(n, channels)`: the largest value, and the row and column where it stands."""
 
-    value: np.ndarray
-    row: np.ndarray
-    column: np.ndarray
+    value: Any
+    row: Any
+    column: Any
 
 
 def strongest_crops(net: Any, params: Any, paths: Sequence[Path], channels: jax.Array) -> list[list[jax.Array]]:

@@ -226,6 +226,7 @@ def _multiplied(span: _Span, value: Value, operand: int, whole: _Span) -> _Span:
 
 _RULES: dict[str, Callable[[_Span, dict[str, Any], int], _Span]] = {
     "conv_general_dilated": _convolved,
+    "jaxviz_convolution": _convolved,
     "reduce_window_max": _pooled,
     "reduce_window_min": _pooled,
     "reduce_window_sum": _pooled,

@@ -165,10 +165,11 @@ def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
 
 
 def revived(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `fn`, to be maximised, with a gradient also where a ReLU passes none for a whole image.
+    """Return `fn`, part of a loss, with a gradient also where a ReLU passes none for a whole image.
 
     A unit that is off everywhere on the first image would leave that image grey for ever. There, and only there, the
-    gradient that would switch units on goes through (Olah et al. 2017 do this for the first steps).
+    gradient goes through that would switch units on when the loss is descended: the negative one (Olah et al. 2017 do
+    this for the first steps).
     """
 
     def swapped(*args: Any) -> Any:
@@ -183,7 +184,7 @@ def revived(fn: Callable[..., Any]) -> Callable[..., Any]:
 def _revive(x: jax.Array, g: jax.Array) -> jax.Array:
     passed = jnp.where(x > 0, g, jnp.zeros_like(g))
     alive = jnp.any(passed != 0, axis=tuple(range(1, x.ndim)), keepdims=True)
-    return jnp.where(alive | (g <= 0), passed, g)
+    return jnp.where(alive | (g >= 0), passed, g)
 
 
 def _refuse_unswappable(program: Program, relus: list[Relu], rule: Rule) -> None:

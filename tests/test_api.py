@@ -17,8 +17,8 @@ FUNCTIONS = {name: value for name, value in PUBLIC.items() if callable(value) an
 
 # DESIGN.md section 3: these read well without their name, as in `logit(net, 281)`.
 POSITIONAL_DEFAULTS = {("logit", "target"), ("neuron", "position")}
-# Their examples would fetch weights from the network.
-NEEDS_WEIGHTS = {"load", "import_weights", "verify"}
+# What these have in place of an example that runs: it would fetch weights from the network.
+NEEDS_WEIGHTS = {"load": "```python", "import_weights": "Raises:", "verify": "Raises:"}
 HEAVY = {"flax", "tensorflow", "tensorflow_datasets", "grain", "matplotlib", "sklearn", "skimage", "PIL"}
 HEAVY |= {"onnx", "h5py", "rich", "tyro", "jinja2", "pooch"}
 
@@ -27,32 +27,19 @@ def parameters(name):
     return inspect.signature(FUNCTIONS[name]).parameters
 
 
-def flawed(names, reasons):
-    """Mark the names whose present state is a known flaw."""
-    return [
-        pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=reasons[n])) if n in reasons else n for n in names
-    ]
-
-
 def test_there_is_something_to_look_at():
     expected = "layers capture replace with_relu receptive_field logit channel neuron energy gradient saliency"
     expected += " guided_backprop deconvnet filters ascend dream minimize load_image save_image montage overlay load"
     assert set(expected.split()) <= set(FUNCTIONS)
 
 
-@pytest.mark.parametrize("name", flawed(sorted(FUNCTIONS), {"available": "has no example, and could: it runs offline"}))
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_docstring(name):
     doc = inspect.getdoc(FUNCTIONS[name]) or ""
     summary, *rest = doc.split("\n")
     assert summary.endswith((".", ":")), "the first line is one whole sentence"
     assert not rest or rest[0] == ""
-    assert (
-        "```python"
-        if name in NEEDS_WEIGHTS - {"import_weights", "verify"}
-        else ">>>"
-        if name not in NEEDS_WEIGHTS
-        else "Raises:"
-    ) in doc
+    assert NEEDS_WEIGHTS.get(name, ">>>") in doc
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
@@ -74,16 +61,7 @@ def test_documented_arguments_exist_and_in_order(name):
     assert [n for n in names if n in documented] == documented
 
 
-@pytest.mark.parametrize(
-    "name",
-    flawed(
-        sorted(FUNCTIONS),
-        {
-            "minimize": "`data` has a default and is positional",
-            "import_weights": "`name` has a default and is positional",
-        },
-    ),
-)
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_what_has_a_default_is_keyword_only(name):
     positional = {
         (name, p.name) for p in parameters(name).values() if p.default is not p.empty and p.kind is not p.KEYWORD_ONLY

@@ -108,7 +108,7 @@ _compiled = jax.jit(_differentiate, static_argnums=3)
 
 def is_pytree(score: Any) -> bool:
     """Tell a score that is data, such as `logit(net, 3)`, from a plain function."""
-    return not jax.tree_util.treedef_is_leaf(jax.tree.structure(score))
+    return not jax.tree_util.all_leaves([score])
 
 
 def check_images(images: Any) -> None:

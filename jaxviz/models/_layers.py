@@ -19,6 +19,8 @@ def normalized(images: Array, mean: tuple[float, ...], std: tuple[float, ...], s
     """Return `(images - mean) / std`; refuse what is no batch of RGB images, or too small for the network."""
     if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"expected images (n, h, w, 3), got shape {images.shape}; one image is image[None]")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"expected images of floats in [0, 1], got {images.dtype}; divide bytes by 255")
     if min(images.shape[1:3]) < smallest:
         raise ValueError(f"images of {images.shape[1]}x{images.shape[2]} px: this network needs {smallest} px or more")
     return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
@@ -32,10 +34,11 @@ def named_relu(x: Array, layer: str, relu: str) -> Array:
 def adaptive_average_pool(x: Array, size: int) -> Array:
     """Average `(n, h, w, c)` into `(n, size, size, c)`, over the windows of PyTorch's AdaptiveAvgPool2d."""
     rows, columns = (_averaging(length, size) for length in x.shape[1:3])
+    # Sums of products, and not matrix products: `layers` would take those for dense layers.
     if rows is not None:
-        x = jnp.einsum("nhwc,ih->niwc", x, jnp.asarray(rows, x.dtype))
+        x = jnp.sum(x[:, None] * jnp.asarray(rows, x.dtype)[None, :, :, None, None], axis=2)
     if columns is not None:
-        x = jnp.einsum("nhwc,jw->nhjc", x, jnp.asarray(columns, x.dtype))
+        x = jnp.sum(x[:, :, None] * jnp.asarray(columns, x.dtype)[None, None, :, :, None], axis=3)
     return x
 
 

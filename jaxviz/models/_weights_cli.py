@@ -56,7 +56,7 @@ def import_(file: Path, /, *, name: str | None = None) -> None:
         file: The file.
         name: The network it is for; needed for weights of your own, which no sha256 tells.
     """
-    Console().print(f"The weights of {_load.import_weights(file, name)} are in the cache.")
+    Console().print(f"The weights of {_load.import_weights(file, name=name)} are in the cache.")
 
 
 def _cached() -> Sequence[str]:

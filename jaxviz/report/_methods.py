@@ -172,11 +172,11 @@ def call_ascend(key, channels, size, steps, progress):
     return images
 
 
-CHANNELS = (3, 10, 17, 50, 100, 286)
+CHANNELS = (89, 508, 413, 57, 38, 17)  # birds, dogs, eyes, noses, screens, scales
 
 
 def ascend(tour: Tour) -> Pictures:
-    size, steps = (144, 384) if tour.full else (128, 128)
+    size, steps = (144, 384) if tour.full else (128, 96)
     images = call_ascend(tour.key, jnp.array(CHANNELS), size, steps, tour.progress(steps))
     caption = f"Channels {', '.join(map(str, CHANNELS))} of VGG-16's relu5_1, {steps} steps from noise"
     yield "ascend", caption, jaxviz.montage(images, columns=3)
@@ -193,7 +193,7 @@ def call_dream(key, images, layer, progress):
 
 
 def dream(tour: Tour) -> Pictures:
-    images = tour.images(384 if tour.full else 256)
+    images = tour.images(384 if tour.full else 224)
     for layer, what in (("relu5_1", "A high layer adds eyes, snouts and fur"), ("relu3_1", "a low one, strokes")):
         yield f"dream-{layer}", f"{what} ({layer})", call_dream(tour.key, images, layer, tour.progress(40))[0]
 

@@ -71,12 +71,28 @@ def ascend(
     shown = callback and (lambda step, variables, losses: callback(step, _show(basis, variables), losses))
     variables = basis.init(start_key, _batch(score))
     found = minimize(
-        loss, variables, step_key, (as_data(score), params), steps=steps, optimizer=_adam(learning_rate), callback=shown
+        loss,
+        variables,
+        step_key,
+        data=(as_data(score), params),
+        steps=steps,
+        optimizer=_adam(learning_rate),
+        callback=shown,
     )
     return Synthesis(_show(basis, found.variables), found.losses)
 
 
-_adam = functools.cache(optax.adam)  # the same object each time, so that jit knows it again
+_ADAM = optax.scale_by_adam()
+
+
+def _adam(learning_rate: float) -> optax.GradientTransformation:
+    """Return Adam with its learning rate in the state, as data: another one compiles nothing."""
+    return optax.GradientTransformation(lambda params: (_ADAM.init(params), learning_rate), _adam_step)
+
+
+def _adam_step(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    directions, memory = _ADAM.update(updates, state[0], params)
+    return jax.tree.map(lambda direction: -state[1] * direction, directions), (memory, state[1])
 
 
 @functools.cache

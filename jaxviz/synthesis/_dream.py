@@ -68,13 +68,13 @@ def dream(
     detail = jnp.zeros((images.shape[0], *sizes[0], 3), images.dtype)
     dreamt, losses = images, []
     for octave, size in enumerate(sizes):
-        base = resize(images, size)
+        base = jnp.clip(resize(images, size), 0, 1)  # what a cubic overshoots is no detail that was dreamt
         shown = callback and functools.partial(_report, callback, octave * steps)
         found = minimize(
-            _rolled_score(jitter),
+            _rolled_score,
             jnp.clip(base + resize(detail, size), 0, 1),
             jax.random.fold_in(key, octave),
-            (as_data(score), params),
+            data=(as_data(score), params, jitter),
             steps=steps,
             optimizer=_normalized_steps(step_size),
             callback=shown,
@@ -98,23 +98,18 @@ def _report(callback: Callable, done: int, step: int, images: Images, losses: An
     callback(done + step, images, losses)
 
 
-@functools.cache
-def _rolled_score(jitter: int) -> Callable:
-    def loss(images: Images, key: Key, score: Score, params: Any) -> Array:
-        shift = jax.random.randint(key, (2,), -jitter, jitter + 1)
-        rolled = jnp.roll(images, shift, axis=(1, 2))
-        return -jnp.sum(one_per_image(accelerate(score)(params, rolled), rolled))
-
-    return loss
+def _rolled_score(images: Images, key: Key, score: Score, params: Any, jitter: Any) -> Array:
+    shift = jax.random.randint(key, (2,), -jitter, jitter + 1)
+    rolled = jnp.roll(images, shift, axis=(1, 2))
+    return -jnp.sum(one_per_image(accelerate(score)(params, rolled), rolled))
 
 
-@functools.cache
 def _normalized_steps(step_size: float) -> optax.GradientTransformation:
     """Move by the gradient over its mean absolute value, image by image, and stay in [0, 1]."""
+    return optax.GradientTransformation(lambda params: jnp.asarray(step_size, params.dtype), _normalized_step)
 
-    def update(grads: Any, state: Any, images: Any = None) -> tuple[Any, Any]:
-        size = jnp.abs(grads).mean(axis=(1, 2, 3), keepdims=True)
-        step = -step_size * grads / jnp.where(size > 0, size, 1)
-        return jnp.clip(images + step, 0, 1) - images, state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)  # pyright: ignore[reportArgumentType]
+def _normalized_step(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    size = jnp.abs(updates).mean(axis=(1, 2, 3), keepdims=True)
+    step = -state * updates / jnp.where(size > 0, size, 1)
+    return jnp.clip(params + step, 0, 1) - params, state

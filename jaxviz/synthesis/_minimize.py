@@ -1,6 +1,5 @@
 """The one loop under every synthesized image."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,8 +25,8 @@ def minimize(
     loss: Callable[..., Any],
     variables: Any,
     key: Key,
-    data: tuple[Any, ...] = (),
     *,
+    data: tuple[Any, ...] = (),
     steps: int,
     optimizer: optax.GradientTransformationExtraArgs | optax.GradientTransformation,
     callback: Callable[[int, Any, Any], None] | None = None,
@@ -36,7 +35,8 @@ def minimize(
 
     Step `i` gets `jax.random.fold_in(key, i)`, so the result does not depend on the chunks. What changes between
     calls belongs in `data`, which is traced; calls with the same `loss` and `optimizer` objects and the same shapes
-    compile nothing new.
+    compile nothing new; of the optimizer only its `update` counts, so a step size
+    that `init` puts into the state is data too.
 
     Args:
         loss: returns a scalar.
@@ -55,7 +55,7 @@ def minimize(
         >>> import jax, jax.numpy as jnp, jaxviz, optax
         >>> loss = lambda x, key, target: jnp.sum((x - target) ** 2)
         >>> key, sgd = jax.random.key(0), optax.sgd(0.1)
-        >>> x, losses = jaxviz.minimize(loss, jnp.zeros(2), key, (3.0,), steps=50, optimizer=sgd)
+        >>> x, losses = jaxviz.minimize(loss, jnp.zeros(2), key, data=(3.0,), steps=50, optimizer=sgd)
         >>> print(jnp.allclose(x, 3.0, atol=1e-3), losses[0])
         True 18.0
     """
@@ -63,9 +63,11 @@ def minimize(
         raise ValueError(f"expected 1 step or more, got {steps}")
     state = jax.tree.map(jnp.array, (variables, optimizer.init(variables)))  # copies: the loop reuses their memory
     losses = []
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((state, key, data)))
+    take = _chunk if traced else _chunk_in_place  # vmap cannot reuse memory, and warns
     for start in range(0, steps, CHUNK):
         count = min(CHUNK, steps - start)
-        state, chunk = _chunk(loss, optimizer, state, key, data, start, count)
+        state, chunk = take(loss, optimizer.update, state, key, data, start, count)
         losses.append(chunk[:count])
         if not isinstance(chunk, Tracer):
             _check_finite(losses[-1], start)
@@ -74,21 +76,24 @@ def minimize(
     return Minimized(state[0], jnp.concatenate(losses))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _chunk(
-    loss: Callable, optimizer: Any, state: Any, key: Key, data: tuple[Any, ...], start: Any, count: Any
+def _take_steps(
+    loss: Callable, update: Callable, state: Any, key: Key, data: tuple[Any, ...], start: Any, count: Any
 ) -> tuple[Any, Array]:
     """Take `count` steps; the count is traced, so that a shorter last chunk compiles nothing."""
 
     def step(i: Any, carry: Any) -> Any:
         variables, memory, losses = carry
         value, grads = jax.value_and_grad(loss)(variables, jax.random.fold_in(key, start + i), *data)
-        updates, memory = optimizer.update(grads, memory, variables)
+        updates, memory = update(grads, memory, variables)
         return optax.apply_updates(variables, updates), memory, losses.at[i].set(value)
 
     shape = jax.eval_shape(loss, state[0], key, *data)
     *state, losses = jax.lax.fori_loop(0, count, step, (*state, jnp.zeros(CHUNK, shape.dtype)))
     return tuple(state), losses
+
+
+_chunk = jax.jit(_take_steps, static_argnums=(0, 1))
+_chunk_in_place = jax.jit(_take_steps, static_argnums=(0, 1), donate_argnums=2)
 
 
 def _check_finite(losses: Array, start: int) -> None:

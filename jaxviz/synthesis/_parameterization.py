@@ -45,6 +45,6 @@ def fourier(height: int, width: int, *, decay: float = 1.0, spread: float = 0.01
     def images(variables: Float[Array, "n h f 3 2"]) -> Images:
         spectrum = jax.lax.complex(variables[..., 0], variables[..., 1]) * scale[..., None].astype(np.float32)
         signal = jnp.fft.irfft2(spectrum, s=(height, width), axes=(1, 2)) / 4  # lucid's contrast
-        return jax.nn.sigmoid(signal @ jnp.asarray(COLOR_BASIS.T, signal.dtype))
+        return jax.nn.sigmoid(jnp.matmul(signal, jnp.asarray(COLOR_BASIS.T, signal.dtype), precision="highest"))
 
     return Parameterization(init, images)

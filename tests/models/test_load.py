@@ -237,7 +237,7 @@ def test_import_of_a_published_file(server):
     assert_tiny(load("tiny"))
     assert not verify("tiny").by_hand
     with pytest.raises(ValueError, match="holds the published weights of tiny, expected other"):
-        import_weights(server.folder / "tiny", "other")
+        import_weights(server.folder / "tiny", name="other")
 
 
 def write_h5(path):
@@ -258,8 +258,8 @@ def test_import_of_ones_own_file(server, tmp_path, write):
     with pytest.raises(ValueError, match=r"in the manifest, got .*own.*jaxviz weights import .*own --name NAME"):
         import_weights(path)
     with pytest.raises(ValueError, match="got 'tinny'"):
-        import_weights(path, "tinny")
-    assert import_weights(str(path), "tiny") == "tiny"
+        import_weights(path, name="tinny")
+    assert import_weights(str(path), name="tiny") == "tiny"
     assert verify("tiny") == ("tiny", str(path), hashlib.sha256(path.read_bytes()).hexdigest(), True)
     np.testing.assert_array_equal(load("tiny")[1]["fc"]["kernel"], 2 * TENSORS["fc.weight"].T)
     assert not server.requests
@@ -267,7 +267,7 @@ def test_import_of_ones_own_file(server, tmp_path, write):
 
 @pytest.mark.parametrize("spoil", [flip_a_bit, lambda path: path.write_bytes(path.read_bytes()[:-4])])
 def test_damaged_imports_are_not_replaced_by_published_weights(server, tmp_path, spoil):
-    import_weights(write_safetensors(tmp_path / "own"), "tiny")
+    import_weights(write_safetensors(tmp_path / "own"), name="tiny")
     spoil(tmp_path / "cache" / "weights" / "tiny.safetensors")
     with pytest.raises(RefusedWeightsError, match="imported by hand: import them again, or remove the file"):
         load("tiny")
@@ -287,7 +287,7 @@ def test_damaged_imports_are_not_replaced_by_published_weights(server, tmp_path,
 def test_imports_that_do_not_fit(server, tmp_path, tensors, text):
     save_file(tensors, tmp_path / "own")
     with pytest.raises(ValueError, match=text):
-        import_weights(tmp_path / "own", "tiny")
+        import_weights(tmp_path / "own", name="tiny")
     assert not (tmp_path / "cache").exists()
 
 

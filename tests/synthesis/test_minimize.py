@@ -92,7 +92,7 @@ def test_what_the_caller_holds_is_left_alone():
     variables = {"a": start, "b": [start, np.full((2, 3), 0.5, np.float32)]}
     loss = lambda v, key, data: jnp.sum(v["a"] ** 2 + v["b"][0] ** 4 + jnp.abs(v["b"][1] - data))  # noqa: E731
     for _ in range(2):
-        found = jaxviz.minimize(loss, variables, KEY, (start,), steps=9, optimizer=ADAM)
+        found = jaxviz.minimize(loss, variables, KEY, data=(start,), steps=9, optimizer=ADAM)
         assert not start.is_deleted()
         np.testing.assert_array_equal(start, 0.5)
         np.testing.assert_array_equal(variables["b"][1], 0.5)
@@ -107,9 +107,9 @@ def test_variables_are_any_pytree():
         jnp.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(v), jax.tree.leaves(target), strict=True)
     )
     start = jax.tree.map(jnp.zeros_like, targets)
-    found = jaxviz.minimize(loss, start, KEY, (targets,), steps=30, optimizer=ADAM)
+    found = jaxviz.minimize(loss, start, KEY, data=(targets,), steps=30, optimizer=ADAM)
     assert jax.tree.structure(found.variables) == jax.tree.structure(targets)
-    alone = jaxviz.minimize(loss, start["x"], KEY, (targets["x"],), steps=30, optimizer=ADAM)
+    alone = jaxviz.minimize(loss, start["x"], KEY, data=(targets["x"],), steps=30, optimizer=ADAM)
     np.testing.assert_allclose(found.variables["x"], alone.variables, rtol=1e-6)
     assert found.losses[-1] < 0.7 * found.losses[0]
 
@@ -149,13 +149,13 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(bad, step):
             loss,
             jnp.zeros(()),
             KEY,
-            (bad, step),
+            data=(bad, step),
             steps=40,
             optimizer=optax.sgd(1.0),
             callback=lambda step, *_: seen.append(step),
         )
     assert seen == list(range(8, step + 1, 8))  # no later chunk was run
-    losses = jaxviz.minimize(loss, jnp.zeros(()), KEY, (bad, 50), steps=40, optimizer=optax.sgd(1.0)).losses
+    losses = jaxviz.minimize(loss, jnp.zeros(()), KEY, data=(bad, 50), steps=40, optimizer=optax.sgd(1.0)).losses
     np.testing.assert_array_equal(losses, -np.arange(40))
 
 
@@ -166,20 +166,13 @@ def test_under_jit():
     np.testing.assert_allclose(jitted.losses, raw.losses, rtol=1e-5)
 
 
-DONATED = pytest.mark.xfail(
-    strict=True,
-    raises=UserWarning,
-    reason="minimize donates what is not mapped, but becomes so: `Some donated buffers were not usable`",
-)
-VMAPS = pytest.mark.parametrize(
-    "vmap", [pytest.param(jax.vmap, marks=DONATED), lambda f: jax.jit(jax.vmap(f))], ids=["vmap", "jit of vmap"]
-)
+VMAPS = pytest.mark.parametrize("vmap", [jax.vmap, lambda f: jax.jit(jax.vmap(f))], ids=["vmap", "jit of vmap"])
 
 
 @VMAPS
 def test_under_vmap_of_the_start(vmap):
     starts = jnp.stack([TARGET, 0 * TARGET, -TARGET])
-    run = lambda x: jaxviz.minimize(noisy, x, KEY, (TARGET, 0.1), steps=21, optimizer=ADAM)  # noqa: E731
+    run = lambda x: jaxviz.minimize(noisy, x, KEY, data=(TARGET, 0.1), steps=21, optimizer=ADAM)  # noqa: E731
     mapped = vmap(run)(starts)
     assert mapped.losses.shape == (3, 21)
     for i, start in enumerate(starts):
