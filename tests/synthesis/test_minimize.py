@@ -32,7 +32,7 @@ def fresh():
 
 def run(loss=noisy, key=KEY, target=TARGET, scale=0.1, steps=21, **options):
     start = jnp.zeros_like(target)
-    return jaxviz.minimize(loss, start, key, (target, scale), steps=steps, **{"optimizer": ADAM} | options)
+    return jaxviz.minimize(loss, start, key, data=(target, scale), steps=steps, **{"optimizer": ADAM} | options)
 
 
 @pytest.mark.parametrize(
