@@ -5,25 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from nets import convolve, make_net
+from nets import convolve, make_net, twin_deconvnet, twin_guided
 
 import jaxviz
-
-
-@jax.custom_vjp
-def twin_guided(x):
-    return jnp.maximum(x, 0)
-
-
-twin_guided.defvjp(lambda x: (twin_guided(x), x), lambda x, g: (jnp.where((x > 0) & (g > 0), g, 0),))
-
-
-@jax.custom_vjp
-def twin_deconvnet(x):
-    return jnp.maximum(x, 0)
-
-
-twin_deconvnet.defvjp(lambda x: (twin_deconvnet(x), None), lambda _, g: (jnp.where(g > 0, g, 0),))
 
 TWINS = {"guided": twin_guided, "deconvnet": twin_deconvnet}
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from nets import make_net, small_net
+from nets import make_net, small_net, twin_deconvnet, twin_guided
 
 import jaxviz
 
@@ -26,22 +26,6 @@ def linear(weights, images):
 
 def score(target=1):
     return jaxviz.logit(small_net, target)
-
-
-@jax.custom_vjp
-def twin_guided(x):
-    return jnp.maximum(x, 0)
-
-
-twin_guided.defvjp(lambda x: (twin_guided(x), x), lambda x, g: (jnp.where((x > 0) & (g > 0), g, 0),))
-
-
-@jax.custom_vjp
-def twin_deconvnet(x):
-    return jnp.maximum(x, 0)
-
-
-twin_deconvnet.defvjp(lambda x: (twin_deconvnet(x), None), lambda _, g: (jnp.where(g > 0, g, 0),))
 
 
 def test_a_linear_score_has_its_weights_as_gradient(images):
