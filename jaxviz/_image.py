@@ -13,7 +13,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -237,6 +237,14 @@ def overlay(
     colors = lookup((heat / jnp.where(peak == 0, 1, peak)).astype(image.dtype), levels, table)
     grey = jnp.matmul(image, jnp.array([0.299, 0.587, 0.114], image.dtype), precision="highest")
     return jnp.where(peak == 0, image, (1 - alpha) * grey[..., None] + alpha * colors)
+
+
+def check_images(images: Any) -> None:
+    """Raise ValueError unless `images` is a batch of RGB images of floats."""
+    if jnp.ndim(images) != 4 or images.shape[-1] != 3:
+        raise ValueError(f"expected images (n, h, w, 3), got shape {jnp.shape(images)}; one image is image[None]")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"expected images of floats in [0, 1], got {images.dtype}; divide bytes by 255")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -26,6 +26,9 @@ from jaxviz._types import Net
 _CUSTOM_RULES = {primitives.custom_jvp_call_p, primitives.custom_vjp_call_p}
 _CALLS = _CUSTOM_RULES | {primitives.jit_p, primitives.closed_call_p, primitives.call_p, primitives.remat_p}
 
+KINDS = {"conv_general_dilated": "conv", "jaxviz_convolution": "conv", "dot_general": "dense"}
+"""The primitives of layers, and what their numbers begin with."""
+
 Path = tuple[int, ...]
 """Where an equation stands: its index, one index for each call it is nested in."""
 
@@ -157,8 +160,7 @@ def _named(program: Program) -> Iterator[tuple[str, Value]]:
 
     explicit = [(name, value) for value in program.values if (name := name_of(value))]
     covered = {id(source) for _, value in explicit for source in _sources(value)}
-    kinds = {"conv_general_dilated": "conv", "jaxviz_convolution": "conv", "dot_general": "dense"}
-    found = [(kinds[v.op], _with_bias(v)) for v in program.values if v.op in kinds and _is_layer(v)]
+    found = [(KINDS[v.op], _with_bias(v)) for v in program.values if v.op in KINDS and _is_layer(v)]
     found += [("relu", relu.value) for relu in find_relus(program) if relu.value.varies]
     order = {id(value): i for i, value in enumerate(program.values)}
     counts: Counter[str] = Counter()
@@ -196,7 +198,7 @@ def _with_bias(value: Value) -> Value:
 def _paths(program: Program) -> Iterator[tuple[str, Value]]:
     """Yield the module paths of convolutions and dense products: where their kernels stand in the parameters."""
     for value in program.values:
-        if value.op in ("conv_general_dilated", "dot_general") and _is_layer(value):
+        if value.op in KINDS and _is_layer(value):
             kernel = next(operand for operand in value.inputs if not operand.varies)
             while len(kernel.inputs) == 1:
                 kernel = kernel.inputs[0]
@@ -278,7 +280,7 @@ def _run(
 
     for index, eqn in enumerate(jaxpr.eqns):
         here, operands = (*path, index), [read(atom) for atom in eqn.invars]
-        with jax.named_scope(str(eqn.source_info.name_stack) or ""):
+        with jax.named_scope(str(eqn.source_info.name_stack)):
             run = functools.partial(_enter if here in entered else _bind, eqn, operands, actions, here)
             if here in actions:
                 results, more = _act(actions[here], operands, run)

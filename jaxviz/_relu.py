@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxviz._interpret import Program, Value, evaluate, loop_bodies, trace
+from jaxviz._interpret import KINDS, Program, Value, evaluate, loop_bodies, trace
 
 Rule = Literal["guided", "deconvnet"] | Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -158,8 +158,7 @@ def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
         program = trace(fn, *args, last_only=False)
         relus = find_relus(program)
         _refuse_unswappable(program, relus, rule)
-        actions = {relu.swap.path: functools.partial(_swap, relu, apply) for relu in relus}
-        return evaluate(program, args, actions)[0]
+        return _evaluate(program, args, relus, apply)
 
     return swapped
 
@@ -175,8 +174,7 @@ def revived(fn: Callable[..., Any]) -> Callable[..., Any]:
     def swapped(*args: Any) -> Any:
         program = trace(fn, *args, last_only=False)
         relus = [relu for relu in find_relus(program) if relu.spelling != "leaky_relu"]
-        actions = {relu.swap.path: functools.partial(_swap, relu, _revive) for relu in relus}
-        return evaluate(program, args, actions)[0]
+        return _evaluate(program, args, relus, _revive)
 
     return swapped
 
@@ -191,7 +189,7 @@ def _refuse_unswappable(program: Program, relus: list[Relu], rule: Rule) -> None
     for loop, body in loop_bodies(program):
         if any(True for _ in _candidates(body)):
             raise ValueError(f"a ReLU inside a `{loop}` cannot be swapped: write the loop out in Python")
-    layers = {value.rule_at for value in program.values if value.op in ("conv_general_dilated", "dot_general")} - {None}
+    layers = {value.rule_at for value in program.values if value.op in KINDS} - {None}
     for relu in _candidates(program):
         if not _is_returned(relu) and relu.swap.rule_at in layers:
             raise ValueError(
@@ -207,6 +205,11 @@ def _refuse_unswappable(program: Program, relus: list[Relu], rule: Rule) -> None
         smooth = sorted({v.op for v in program.values} & {"tanh", "erf", "erfc", "logistic", "log1p", "expm1"})
         found = f" (it has {', '.join(smooth)})" if smooth else ""
         raise ValueError(f"with_relu found no ReLU to swap in this function{found}: its gradient would not change")
+
+
+def _evaluate(program: Program, args: Any, relus: list[Relu], rule: Callable) -> Any:
+    actions = {relu.swap.path: functools.partial(_swap, relu, rule) for relu in relus}
+    return evaluate(program, args, actions)[0]
 
 
 def _swap(relu: Relu, rule: Callable, operands: list[Any], run: Callable[[], list[Any]]) -> tuple[list[Any], dict]:

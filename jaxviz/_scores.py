@@ -5,6 +5,7 @@ are traced. So `jax.jit(saliency)(logit(net, 3), params, images)` compiles once 
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from jaxviz._interpret import capture
-from jaxviz._types import Net
+from jaxviz._types import Net, Score
 
 Index = int | np.integer | np.ndarray | Array
 
@@ -151,3 +152,29 @@ def energy(net: Net, layer: str) -> _Energy:
         [4. 4.]
     """
     return _Energy(net, layer)
+
+
+# What the methods ask of any score
+
+
+def is_pytree(score: Any) -> bool:
+    """Tell a score that is data, such as `logit(net, 3)`, from a plain function."""
+    return not jax.tree_util.all_leaves([score])
+
+
+def as_data(score: Score) -> Any:
+    """Return a score in a form that jit takes as an argument: itself if it is a pytree, else its function as static.
+
+    A plain function is wrapped anew, and so compiled anew, each time: it may read what changes between calls.
+    """
+    return score if is_pytree(score) else jax.tree_util.Partial(functools.partial(score))
+
+
+def one_per_image(values: Any, images: Any) -> Array:
+    """Return a score's values; raise ValueError unless there is one for each image."""
+    if jnp.shape(values) != images.shape[:1]:
+        raise ValueError(
+            f"a score must give one number per image, here {images.shape[:1]}; this one gave {jnp.shape(values)}; "
+            "jaxviz.logit, channel, neuron and energy make scores of a network"
+        )
+    return values

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
+from jaxviz._image import check_images
 from jaxviz._relu import Rule, with_relu
+from jaxviz._scores import is_pytree, one_per_image
 from jaxviz._types import Images, Maps, Score
 
 
@@ -104,26 +106,3 @@ def _differentiate(score: Score, params: Any, images: Images, rule: Rule | None)
 
 
 _compiled = jax.jit(_differentiate, static_argnums=3)
-
-
-def is_pytree(score: Any) -> bool:
-    """Tell a score that is data, such as `logit(net, 3)`, from a plain function."""
-    return not jax.tree_util.all_leaves([score])
-
-
-def check_images(images: Any) -> None:
-    """Raise ValueError unless `images` is a batch of RGB images of floats."""
-    if jnp.ndim(images) != 4 or images.shape[-1] != 3:
-        raise ValueError(f"expected images (n, h, w, 3), got shape {jnp.shape(images)}; one image is image[None]")
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"expected images of floats in [0, 1], got {images.dtype}; divide bytes by 255")
-
-
-def one_per_image(values: Any, images: Any) -> Array:
-    """Return a score's values; raise ValueError unless there is one for each image."""
-    if jnp.shape(values) != images.shape[:1]:
-        raise ValueError(
-            f"a score must give one number per image, here {images.shape[:1]}; this one gave {jnp.shape(values)}; "
-            "jaxviz.logit, channel, neuron and energy make scores of a network"
-        )
-    return values

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
+from jaxviz._image import check_images
 from jaxviz._types import Net
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -17,10 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def normalized(images: Array, mean: tuple[float, ...], std: tuple[float, ...], smallest: int) -> Array:
     """Return `(images - mean) / std`; refuse what is no batch of RGB images, or too small for the network."""
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"expected images (n, h, w, 3), got shape {images.shape}; one image is image[None]")
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"expected images of floats in [0, 1], got {images.dtype}; divide bytes by 255")
+    check_images(images)
     if min(images.shape[1:3]) < smallest:
         raise ValueError(f"images of {images.shape[1]}x{images.shape[2]} px: this network needs {smallest} px or more")
     return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)

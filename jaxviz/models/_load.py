@@ -172,7 +172,7 @@ def _network(name: str) -> Any:
 
 def cache_folder() -> Path:
     """Return the folder that `JAXVIZ_CACHE` names, by default the platform's cache folder."""
-    return Path(os.environ.get("JAXVIZ_CACHE") or platformdirs.user_cache_dir("jaxviz"))
+    return Path(os.environ.get("JAXVIZ_CACHE") or platformdirs.user_cache_dir("jaxviz")).expanduser()
 
 
 def _cache_path(name: str) -> Path:

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
 from jaxviz._relu import revived
+from jaxviz._scores import as_data, one_per_image
 from jaxviz._types import Images, Key, Score
-from jaxviz.gradient._saliency import is_pytree, one_per_image
 from jaxviz.synthesis._minimize import minimize
 from jaxviz.synthesis._parameterization import Parameterization, fourier
 from jaxviz.synthesis._robustness import Transform, jitter_scale_rotate
@@ -108,14 +108,6 @@ def _negative_score(basis: Parameterization, transform: Transform) -> Callable:
 @functools.partial(jax.jit, static_argnums=0)
 def _show(basis: Parameterization, variables: Any) -> Images:
     return basis.images(variables)
-
-
-def as_data(score: Score) -> Any:
-    """Return a score in a form that jit takes as an argument: itself if it is a pytree, else its function as static.
-
-    A plain function is wrapped anew, and so compiled anew, each time: it may read what changes between calls.
-    """
-    return score if is_pytree(score) else jax.tree_util.Partial(functools.partial(score))
 
 
 def _batch(score: Any) -> int:

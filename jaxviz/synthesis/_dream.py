@@ -10,10 +10,10 @@ import optax
 from jaxtyping import Array
 
 from jaxviz._accelerate import accelerate
-from jaxviz._image import resize
+from jaxviz._image import check_images, resize
+from jaxviz._scores import as_data, one_per_image
 from jaxviz._types import Images, Key, Score
-from jaxviz.gradient._saliency import check_images, one_per_image
-from jaxviz.synthesis._ascent import Synthesis, as_data
+from jaxviz.synthesis._ascent import Synthesis
 from jaxviz.synthesis._minimize import minimize
 
 

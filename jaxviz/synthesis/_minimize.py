@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float
@@ -35,8 +36,7 @@ def minimize(
 
     Step `i` gets `jax.random.fold_in(key, i)`, so the result does not depend on the chunks. What changes between
     calls belongs in `data`, which is traced; calls with the same `loss` and `optimizer` objects and the same shapes
-    compile nothing new; of the optimizer only its `update` counts, so a step size
-    that `init` puts into the state is data too.
+    compile nothing new. Of the optimizer only its `update` counts: a step size that `init` puts into the state is data.
 
     Args:
         loss: returns a scalar.
@@ -97,6 +97,10 @@ _chunk_in_place = jax.jit(_take_steps, static_argnums=(0, 1), donate_argnums=2)
 
 
 def _check_finite(losses: Array, start: int) -> None:
-    bad = jnp.flatnonzero(~jnp.isfinite(losses), size=1, fill_value=-1)[0]
-    if bad >= 0:
-        raise FloatingPointError(f"the loss is {losses[bad]} at step {start + bad}; a smaller learning rate may help")
+    values = np.asarray(losses)  # on the host: there is nothing to compile
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        first = bad[0]
+        raise FloatingPointError(
+            f"the loss is {values[first]} at step {start + first}; a smaller learning rate may help"
+        )

@@ -44,7 +44,7 @@ def resample(image: Array, matrix: Array, shift: Array) -> Array:
     height, width, channels = image.shape
     centre = jnp.array([(height - 1) / 2, (width - 1) / 2], image.dtype)
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1).astype(image.dtype)
-    # On accelerators the default precision of a product would move pixels by a tenth of a pixel.
+    # Accelerators round the factors of a product by default: too coarse for coordinates.
     points = jnp.matmul(grid - centre, matrix.T, precision="highest") + centre + shift
     low = jnp.floor(points)
     part = points - low

@@ -319,3 +319,9 @@ def test_cli_verbs(server, tmp_path, capsys, monkeypatch):
 def test_every_network_has_weights_and_every_weight_a_network():
     networks = pytest.importorskip("jaxviz.models._networks").NETWORKS
     assert set(networks) == set(_fetch.read_manifest())
+
+
+def test_the_cache_may_stand_in_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("JAXVIZ_CACHE", "~/networks")
+    assert _load.cache_folder() == tmp_path / "networks"
