@@ -1,33 +1,40 @@
 """Gradients of a score with respect to pixels.
 
-A score of `jaxviz.logit`, `channel`, `neuron` or `energy` is compiled on its first use, and then for every class,
-channel and position. Any other function runs as it is, for it may read what changes between calls: jit it if not.
+A score of `jaxviz.logit`, `probability`, `channel`, `neuron` or `energy` is compiled on its first use, and then for
+every class, channel and position. Any other function runs as it is, for it may read what changes between calls: jit it
+if not.
+
+If a score gives k numbers for each image, all of them are explained from one forward pass, and maps have an axis more:
+`(n, k, h, w, 3)` or `(n, k, h, w)`. Then `batch_size` says how many backward passes are made at once.
 """
 
-import functools
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
-from jaxviz._image import check_images
 from jaxviz._relu import Rule, with_relu
-from jaxviz._scores import is_pytree, one_per_image
-from jaxviz._types import Images, Maps, Score
+from jaxviz._types import Images, Score
+from jaxviz.gradient._copies import beside, differentiate, run
 
 
-def gradient(score: Score, params: Any, images: Images) -> Float[Array, "n h w 3"]:
+def gradient(score: Score, params: Any, images: Images, *, batch_size: int = 16) -> Float[Array, "n *k h w 3"]:
     """Differentiate each image's score with respect to its pixels, signed.
 
     Args:
-        score: any function `score(params, images) -> (n,)`, one number per image.
+        score: any function `score(params, images) -> (n,)`, one number per image, or `(n, k)`.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
+        batch_size: of a score `(n, k)`, the backward passes at once, over all images.
+
+    Returns:
+        `(n, h, w, 3)`, for a score `(n, k)`, `(n, k, h, w, 3)`.
 
     Raises:
-        ValueError: if the images are not a batch of RGB images, or the score is not one number per image.
+        ValueError: if the images are not a batch of RGB images or not finite, if the score is not one number (or k)
+            per image, or for a class, channel or position that there is not.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -36,14 +43,14 @@ def gradient(score: Score, params: Any, images: Images) -> Float[Array, "n h w 3
         >>> print(jnp.array_equal(jaxviz.gradient(score, weights, jnp.ones((1, 2, 2, 3)))[0], weights))
         True
     """
-    return _gradient(score, params, images, None)
+    return run(_gradient, score, params, images, batch_size=batch_size)
 
 
-def saliency(score: Score, params: Any, images: Images) -> Maps:
+def saliency(score: Score, params: Any, images: Images, *, batch_size: int = 16) -> Float[Array, "n *k h w"]:
     """Mark the pixels that change the score most: the largest absolute gradient over RGB.
 
     Returns:
-        `(n, h, w)`, in units of the score per unit of brightness.
+        `(n, h, w)`, or `(n, k, h, w)`, in units of the score per unit of brightness.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -51,13 +58,32 @@ def saliency(score: Score, params: Any, images: Images) -> Maps:
         >>> weights = jnp.array([[[1.0, -3.0, 2.0]]])
         >>> print(jaxviz.saliency(score, weights, jnp.ones((1, 1, 1, 3))))
         [[[3.]]]
+        >>> net = lambda params, images: images.mean((1, 2)) @ params
+        >>> every_class = jaxviz.logit(net, jnp.arange(1000)[None])  # the same thousand for each image
+        >>> jaxviz.saliency(every_class, jnp.ones((3, 1000)), jnp.ones((2, 8, 8, 3))).shape
+        (2, 1000, 8, 8)
 
     Simonyan, Vedaldi & Zisserman 2013, Deep Inside Convolutional Networks.
     """
-    return jnp.abs(gradient(score, params, images)).max(axis=-1)
+    return run(_gradient, score, params, images, batch_size=batch_size, finish=_largest)
 
 
-def guided_backprop(score: Score, params: Any, images: Images) -> Float[Array, "n h w 3"]:
+def input_x_gradient(score: Score, params: Any, images: Images, *, batch_size: int = 16) -> Float[Array, "n *k h w 3"]:
+    """Multiply each pixel with its gradient: its share of the score, were the network linear around zero.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> score = lambda weights, images: jnp.sum(weights * images, axis=(1, 2, 3))
+        >>> print(jaxviz.input_x_gradient(score, jnp.array([1.0, -3.0, 2.0]), jnp.full((1, 1, 1, 3), 0.5)))
+        [[[[ 0.5 -1.5  1. ]]]]
+
+    Shrikumar et al. 2016, Not Just a Black Box.
+    """
+    gradients = gradient(score, params, images, batch_size=batch_size)
+    return gradients * beside(images, gradients)
+
+
+def guided_backprop(score: Score, params: Any, images: Images, *, batch_size: int = 16) -> Float[Array, "n *k h w 3"]:
     """Differentiate a score with every ReLU passing only positive gradients of active units.
 
     Raises:
@@ -72,10 +98,10 @@ def guided_backprop(score: Score, params: Any, images: Images) -> Float[Array, "
 
     Springenberg et al. 2014, Striving for Simplicity: The All Convolutional Net.
     """
-    return _gradient(score, params, images, "guided")
+    return run(_gradient, score, params, images, rule="guided", batch_size=batch_size)
 
 
-def deconvnet(score: Score, params: Any, images: Images) -> Float[Array, "n h w 3"]:
+def deconvnet(score: Score, params: Any, images: Images, *, batch_size: int = 16) -> Float[Array, "n *k h w 3"]:
     """Project a score back to pixels with every ReLU passing positive gradients, be its unit active or not.
 
     Raises:
@@ -89,20 +115,21 @@ def deconvnet(score: Score, params: Any, images: Images) -> Float[Array, "n h w 
 
     Zeiler & Fergus 2013, Visualizing and Understanding Convolutional Networks.
     """
-    return _gradient(score, params, images, "deconvnet")
+    return run(_gradient, score, params, images, rule="deconvnet", batch_size=batch_size)
 
 
-def _gradient(score: Score, params: Any, images: Images, rule: Rule | None) -> Float[Array, "n h w 3"]:
-    check_images(images)
-    if not is_pytree(score):
-        return _differentiate(score, params, images, rule)
-    jax.eval_shape(functools.partial(score, params), images)  # complains about numbers that tracing would hide
-    return _compiled(score, params, images, rule)
+def _gradient(
+    score: Score,
+    params: Any,
+    images: Images,
+    *,
+    batch_size: int,
+    rule: Rule | None = None,
+    finish: Callable[[Array], Array] = lambda g: g,
+) -> Array:
+    fast = accelerate(score if rule is None else with_relu(score, rule))
+    return differentiate(fast, params, images, batch_size=batch_size, finish=finish)
 
 
-def _differentiate(score: Score, params: Any, images: Images, rule: Rule | None) -> Float[Array, "n h w 3"]:
-    ruled = accelerate(score if rule is None else with_relu(score, rule))
-    return jax.grad(lambda x: jnp.sum(one_per_image(ruled(params, x), x)))(images)
-
-
-_compiled = jax.jit(_differentiate, static_argnums=3)
+def _largest(gradients: Array) -> Array:
+    return jnp.abs(gradients).max(axis=-1)

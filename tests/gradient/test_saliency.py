@@ -85,6 +85,50 @@ def test_another_class_has_another_map(method, small_params, images):
     np.testing.assert_allclose(each, jnp.stack([both[0][0], both[1][1]]), atol=1e-6)
 
 
+@pytest.mark.parametrize("method", [*METHODS, "input_x_gradient"])
+def test_several_targets_are_a_loop_over_them(method, small_params, images):
+    fn, images = getattr(jaxviz, method), images[:, :12, :10]
+    each = {i: fn(score(i), small_params, images) for i in range(3)}
+    expected = jnp.stack([each[1], each[2], each[0]], 1)
+    for batch_size in (16, 4, 1):  # all three backward passes at once, two of them, one by one
+        maps = fn(score(jnp.array([[1, 2, 0]])), small_params, images, batch_size=batch_size)
+        np.testing.assert_allclose(maps, expected, atol=1e-6)
+    own = fn(score(jnp.array([[1, 2], [0, 1]])), small_params, images)
+    expected = [[each[1][0], each[2][0]], [each[0][1], each[1][1]]]
+    np.testing.assert_allclose(own, jnp.stack([jnp.stack(row) for row in expected]), atol=1e-6)
+    plain = fn(lambda params, x: small_net(params, x)[:, 1:3], small_params, images)
+    np.testing.assert_allclose(plain, jnp.stack([each[1], each[2]], 1), atol=1e-6)
+
+
+def test_several_targets_of_a_probability_and_of_a_layer(small_params, images):
+    small_params = small_params | {"w3": small_params["w3"] / 10}  # so that no class has all the probability
+    for make in (
+        lambda i: jaxviz.probability(small_net, i),
+        lambda i: jaxviz.channel(small_net, "conv_1", i),
+        lambda i: jaxviz.neuron(small_net, "conv_1", i),
+    ):
+        maps = jaxviz.saliency(make(jnp.array([[2, 0]])), small_params, images)
+        each = [jaxviz.saliency(make(i), small_params, images) for i in (2, 0)]
+        np.testing.assert_allclose(maps, jnp.stack(each, 1), atol=1e-7)
+        assert jnp.abs(each[0] - each[1]).max() > 1e-5
+
+
+def test_input_x_gradient(images):
+    weights = jax.random.normal(jax.random.key(1), images.shape[1:])
+    np.testing.assert_array_equal(jaxviz.input_x_gradient(linear, weights, images), weights * images)
+    pair = lambda weights, x: jnp.stack([linear(weights, x), linear(-weights, x)], -1)  # noqa: E731
+    maps = jaxviz.input_x_gradient(pair, weights, images)
+    np.testing.assert_array_equal(maps, jnp.stack([weights * images, -weights * images], 1))
+
+
+def test_input_x_gradient_adds_up_where_relus_have_no_bias(small_params, images):
+    """Such a network is homogeneous: twice the image, twice the logit."""
+    params = small_params | {"b1": 0 * small_params["b1"]}
+    maps = jaxviz.input_x_gradient(score(), params, images)
+    np.testing.assert_allclose(maps.sum((1, 2, 3)), score()(params, images), rtol=1e-4)
+    np.testing.assert_array_equal(jaxviz.input_x_gradient(score(), small_params, 0 * images), 0.0)
+
+
 @pytest.mark.parametrize("method", list(METHODS))
 def test_an_image_does_not_see_its_neighbours(method, small_params, images):
     fn = METHODS[method]
@@ -214,10 +258,18 @@ def test_errors(method, small_params, images):
         fn(score(), small_params, images[..., :1])
     with pytest.raises(ValueError, match=r"images of floats in \[0, 1\], got uint8; divide bytes by 255"):
         fn(score(), small_params, (255 * images).astype(jnp.uint8))
-    with pytest.raises(ValueError, match=r"one number per image, here \(2,\); this one gave \(2, 5\); jaxviz.logit"):
-        fn(small_net, small_params, images)
+    with pytest.raises(ValueError, match=r"one number per image, here \(2,\); this one gave \(2, 5, 1\); jaxviz.logit"):
+        fn(lambda p, x: small_net(p, x)[..., None], small_params, images)
     with pytest.raises(ValueError, match=r"one number per image, here \(2,\); this one gave \(\)"):
         fn(lambda p, x: small_net(p, x).sum(), small_params, images)
+    with pytest.raises(ValueError, match="images: expected finite numbers, got 1 that are NaN or infinite"):
+        fn(score(), small_params, images.at[0, 1, 2, 0].set(jnp.nan))
+    with pytest.raises(ValueError, match="images: expected finite numbers, got 3 that are NaN or infinite"):
+        fn(score(), small_params, images.at[1, 1, 2].set(-jnp.inf))
+    with pytest.raises(ValueError, match="no class 5: expected 0 to 4"):
+        fn(score(5), small_params, images)
+    with pytest.raises(ValueError, match="batch_size: expected a whole number of at least 1, got 0"):
+        fn(score(), small_params, images, batch_size=0)
 
 
 @pytest.mark.usefixtures("users_view")

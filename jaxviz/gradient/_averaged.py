@@ -1,0 +1,163 @@
+"""Gradients averaged over many copies of an image: along a path from a baseline, or with noise added."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxviz._accelerate import accelerate
+from jaxviz._scores import fixed
+from jaxviz._types import Images, Key, Score
+from jaxviz.gradient._copies import (
+    Fill,
+    beside,
+    by_image,
+    check_positive,
+    differentiate,
+    filled,
+    run,
+    sum_over,
+    values_of,
+)
+
+
+class IntegratedGradients(NamedTuple):
+    """What `integrated_gradients` returns."""
+
+    maps: Float[Array, "n *k h w 3"]
+    """Each colour's share of the difference between the image's score and the baseline's."""
+    gap: Float[Array, "n ..."]
+    """How far the shares are from adding up to that difference, as a fraction of it."""
+
+
+def integrated_gradients(
+    score: Score, params: Any, images: Images, *, baseline: Fill = 0.0, steps: int = 50, batch_size: int = 16
+) -> IntegratedGradients:
+    """Share out the score's rise from a baseline to the image among the pixels.
+
+    `(image - baseline)` times the mean gradient on the straight line between them, by Gauss-Legendre quadrature. The
+    shares add up to `score(image) - score(baseline)` as `steps` grows; `gap` says how nearly. From black to a
+    photograph 200 steps leave 0.1% to 0.5% of the class ranked first on VGG-16, but 0.4% to 6% on EfficientNet-Lite0,
+    whose gradient has many more jumps on the way.
+
+    Args:
+        score: any function `score(params, images) -> (n,)` or `(n, k)`.
+        params: the network's parameters.
+        images: `(n, h, w, 3)` in [0, 1].
+        baseline: a brightness (0: black), a colour `(3,)`, an image, one image for each, or "blur".
+        steps: points on the line; 50 is usual, 20 to 300 the paper's range.
+        batch_size: copies of images that are evaluated at once.
+
+    Raises:
+        ValueError: as for `gradient`; for a baseline of another shape or fewer than 1 steps.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> score = lambda weights, images: jnp.sum(weights * images**2, axis=(1, 2, 3))
+        >>> weights = jnp.array([1.0, -3.0, 4.0])
+        >>> maps, gap = jaxviz.integrated_gradients(score, weights, jnp.full((1, 1, 1, 3), 0.5), steps=5)
+        >>> print(maps.round(4), gap < 1e-5)
+        [[[[ 0.25 -0.75  1.  ]]]] [ True]
+
+    Sundararajan, Taly & Yan 2017, Axiomatic Attribution for Deep Networks.
+    """
+    check_positive(steps=steps)
+    start = filled("baseline", baseline, images)
+    return run(_integrated, score, params, images, start, steps=steps, batch_size=batch_size)
+
+
+def _integrated(
+    score: Score, params: Any, images: Images, start: Images, *, steps: int, batch_size: int
+) -> IntegratedGradients:
+    nodes, weights = (jnp.asarray(x, images.dtype) for x in np.polynomial.legendre.leggauss(steps))
+
+    def along_line(score: Score, images: Images, start: Images) -> IntegratedGradients:
+        fast = accelerate(score)
+
+        def part(indices: Array, live: Array) -> Array:
+            places = (1 + nodes[indices]) / 2
+            gradients = jax.vmap(lambda t: differentiate(fast, params, start + t * (images - start), batch_size=1))
+            return jnp.tensordot(jnp.where(live, weights[indices], 0) / 2, gradients(places), 1)
+
+        mean = sum_over(steps, batch_size, part, images)
+        maps = mean * beside(images - start, mean)
+        change = values_of(fast, params, images) - values_of(fast, params, start)
+        missing = jnp.abs(maps.sum((-3, -2, -1)) - change)
+        return IntegratedGradients(maps, jnp.where(missing == 0, 0, missing / jnp.abs(change)))
+
+    return by_image(along_line, fixed(score, params, images), images, start)
+
+
+def smoothgrad(
+    score: Score,
+    params: Any,
+    key: Key,
+    images: Images,
+    *,
+    noise: ArrayLike = 0.15,
+    samples: int = 32,
+    statistic: Literal["mean", "squared", "variance"] = "mean",
+    batch_size: int = 16,
+) -> Float[Array, "n *k h w 3"]:
+    """Average the gradients of noisy copies of an image, which leaves what the noise does not change.
+
+    Args:
+        score: any function `score(params, images) -> (n,)` or `(n, k)`.
+        params: the network's parameters.
+        key: of the noise; an image's noise does not depend on the others.
+        images: `(n, h, w, 3)` in [0, 1].
+        noise: standard deviation, as a fraction of the image's own range of values.
+        samples: noisy copies of each image.
+        statistic: "mean" of the gradients, signed; mean of their squares; or their variance (VarGrad).
+        batch_size: copies of images that are evaluated at once.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> score = lambda weights, images: jnp.sum(weights * images, axis=(1, 2, 3))
+        >>> weights, images = jnp.array([1.0, -3.0, 2.0]), jnp.ones((1, 1, 1, 3))
+        >>> print(jaxviz.smoothgrad(score, weights, jax.random.key(0), images, statistic="squared"))
+        [[[[1. 9. 4.]]]]
+
+    Smilkov et al. 2017, SmoothGrad; Hooker et al. 2019 (squared); Adebayo et al. 2018 (variance).
+    """
+    check_positive(samples=samples)
+    if statistic not in _STATISTICS:
+        raise ValueError(f"statistic: expected one of {', '.join(_STATISTICS)}, got {statistic!r}")
+    options = {"samples": samples, "statistic": statistic, "batch_size": batch_size}
+    return run(_smoothed, score, params, images, key, jnp.asarray(noise), **options)
+
+
+_STATISTICS = {
+    "mean": lambda mean, square: mean,
+    "squared": lambda mean, square: square,
+    "variance": lambda mean, square: jnp.maximum(square - mean**2, 0),
+}
+
+
+def _smoothed(
+    score: Score, params: Any, images: Images, key: Key, noise: Array, *, samples: int, statistic: str, batch_size: int
+) -> Array:
+    span = images.max((1, 2, 3)) - images.min((1, 2, 3))
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(images)))
+
+    def around(score: Score, images: Images, deviation: Array, keys: Array) -> Array:
+        fast = accelerate(score)
+
+        def sample(index: Array) -> Array:
+            def draw(key: Any) -> Array:
+                return jax.random.normal(jax.random.fold_in(key, index), images.shape[1:], images.dtype)
+
+            noisy = images + deviation[:, None, None, None] * jax.vmap(draw)(keys)
+            return differentiate(fast, params, noisy, batch_size=1)
+
+        def part(indices: Array, live: Array) -> tuple[Array, Array]:
+            gradients, weights = jax.vmap(sample)(indices), live.astype(images.dtype) / samples
+            return jnp.tensordot(weights, gradients, 1), jnp.tensordot(weights, gradients**2, 1)
+
+        return _STATISTICS[statistic](*sum_over(samples, batch_size, part, images))
+
+    deviation = (noise * span).astype(images.dtype)
+    return by_image(around, fixed(score, params, images), images, deviation, keys)

@@ -1,0 +1,94 @@
+"""Grad-CAM: which places of a layer's maps speak for a score."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxviz._accelerate import accelerate
+from jaxviz._interpret import capture, replace
+from jaxviz._scores import fixed
+from jaxviz._types import Images, Score
+from jaxviz.gradient._copies import of_each_score, run, values_of
+from jaxviz.gradient._saliency import guided_backprop
+
+
+def grad_cam(
+    score: Score, params: Any, images: Images, *, layer: str, batch_size: int = 16
+) -> Float[Array, "n *k h w"]:
+    """Sum a layer's maps, each weighted by its mean gradient, and keep what speaks for the score.
+
+    `relu(sum_c a_c A_c)`, with `A_c` the layer's channel and `a_c` the mean over positions of the score's gradient with
+    respect to it, enlarged linearly to the images' size.
+
+    Args:
+        score: any function `score(params, images) -> (n,)` or `(n, k)` that passes through the layer.
+        params: the network's parameters.
+        images: `(n, h, w, 3)` in [0, 1].
+        layer: a name that `layers` lists, of maps `(n, h, w, channels)`; usually the last such.
+        batch_size: of a score `(n, k)`, the backward passes at once, over all images.
+
+    Raises:
+        ValueError: for a layer that is unknown or no image map, and as for `gradient`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> def net(params, images):
+        ...     return jax.nn.relu(images @ params["w1"]).mean((1, 2)) @ params["w2"]
+        >>> params = {"w1": jnp.eye(3), "w2": jnp.array([[1.0, -1.0], [0.0, 0.0], [0.0, 2.0]])}
+        >>> images = jnp.array([[[[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]])
+        >>> print(jaxviz.grad_cam(jaxviz.logit(net, 1), params, images, layer="relu_0"))
+        [[[0. 1.]]]
+
+    Selvaraju et al. 2017, Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization.
+    """
+    return run(_cam, score, params, images, layer=layer, batch_size=batch_size)
+
+
+def guided_grad_cam(
+    score: Score, params: Any, images: Images, *, layer: str, batch_size: int = 16
+) -> Float[Array, "n *k h w 3"]:
+    """Multiply guided backprop, which is sharp, with Grad-CAM, which tells classes apart.
+
+    Raises:
+        ValueError: as for `grad_cam` and `guided_backprop`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> def net(params, images):
+        ...     return jax.nn.relu(images @ params["w1"]).mean((1, 2)) @ params["w2"]
+        >>> params = {"w1": jnp.eye(3), "w2": jnp.array([[1.0, -1.0], [0.0, 0.0], [0.0, 2.0]])}
+        >>> images = jnp.array([[[[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]])
+        >>> print(jaxviz.guided_grad_cam(jaxviz.logit(net, 1), params, images, layer="relu_0"))
+        [[[[0. 0. 0.]
+           [0. 0. 1.]]]]
+
+    Selvaraju et al. 2017, Grad-CAM.
+    """
+    maps = grad_cam(score, params, images, layer=layer, batch_size=batch_size)
+    return guided_backprop(score, params, images, batch_size=batch_size) * maps[..., None]
+
+
+def _cam(score: Score, params: Any, images: Images, *, layer: str, batch_size: int) -> Array:
+    score = fixed(score, params, images)
+    shape = jax.eval_shape(capture(score, layer), params, images)[1][layer]
+    if len(shape.shape) != 4:
+        raise ValueError(
+            f"grad_cam needs a layer of image maps (n, h, w, channels); {layer!r} has shape {shape.shape}; layers(net, "
+            "params, images) lists them all"
+        )
+
+    def from_layer(delta: Array) -> tuple[Array, Array]:
+        moved = accelerate(capture(replace(score, {layer: lambda value: value + delta}), layer))
+        values, taken = moved(params, images)
+        return values_of(lambda *_: values, params, images), taken[layer]
+
+    values, pull, maps = jax.vjp(from_layer, jnp.zeros(shape.shape, shape.dtype), has_aux=True)
+
+    def backward(cotangent: Array) -> Array:
+        weights = pull(cotangent)[0].mean((1, 2))
+        small = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", maps, weights))
+        return jax.image.resize(small, images.shape[:3], "linear")
+
+    return of_each_score(backward, values, batch_size)

@@ -1,0 +1,180 @@
+"""Grad-CAM: its closed form where the head is an average, and guided Grad-CAM as the product it is."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import skimage.transform
+from nets import convolve, small_net
+
+import jaxviz
+
+METHODS = {"grad_cam": jaxviz.grad_cam, "guided_grad_cam": jaxviz.guided_grad_cam}
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jax.random.uniform(jax.random.key(7), (2, 12, 10, 3))
+
+
+def score(target=1):
+    return jaxviz.logit(small_net, target)
+
+
+def pooled(stride):
+    """Return a network whose head is the mean over positions and a matrix: the one that CAM was made for."""
+
+    def net(params, images):
+        return jax.nn.relu(convolve(images, params["w1"], stride)).mean((1, 2)) @ params["w"]
+
+    return net
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_with_an_average_as_head_it_is_cam(stride, small_params, images):
+    """Zhou et al. 2016: the layer's channels, weighted by the class's row of the last matrix."""
+    net, head = pooled(stride), jax.random.normal(jax.random.key(4), (8, 5))
+    params = {"w1": small_params["w1"], "w": head}
+    features = jaxviz.capture(net, "relu_0")(params, images)[1]["relu_0"]
+    cam = np.maximum(features @ head[:, 3], 0) / features[0, ..., 0].size
+    expected = [
+        skimage.transform.resize(one, images.shape[1:3], order=1, mode="edge", anti_aliasing=False) for one in cam
+    ]
+    maps = jaxviz.grad_cam(jaxviz.logit(net, 3), params, images, layer="relu_0")
+    np.testing.assert_allclose(maps, np.stack(expected), atol=1e-6)
+    assert maps.max() > 1e-3
+    assert jnp.any(maps == 0)  # the ReLU has something to do
+
+
+def test_it_equals_the_formula_written_out(small_params, images):
+    """At a layer that another convolution follows: weights by differentiating the rest of the network by hand."""
+
+    def rest(value):
+        value = jax.lax.reduce_window(value, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        value = jax.nn.relu(convolve(value, small_params["w2"], stride=2))
+        return (value.mean((1, 2)) @ small_params["w3"])[:, 1]
+
+    features = jaxviz.capture(small_net, "relu_0")(small_params, images)[1]["relu_0"]
+    np.testing.assert_allclose(rest(features), small_net(small_params, images)[:, 1], rtol=1e-5)
+    weights = jax.grad(lambda value: rest(value).sum())(features).mean((1, 2), keepdims=True)
+    expected = jax.nn.relu((weights * features).sum(-1))
+    maps = jaxviz.grad_cam(score(), small_params, images, layer="relu_0")
+    np.testing.assert_allclose(maps, expected, atol=1e-7)
+    assert maps.max() > 1e-4
+
+
+def test_the_score_turned_round_marks_other_places(small_params, images):
+    turned = small_params | {"w3": -small_params["w3"]}
+    maps = [jaxviz.grad_cam(score(), params, images, layer="relu_0") for params in (small_params, turned)]
+    assert all(one.min() >= 0 and one.max() > 1e-5 for one in maps)
+    np.testing.assert_array_equal(maps[0] * maps[1], 0.0)  # what speaks for it does not speak against it
+
+
+def test_guided_grad_cam_is_the_product(small_params, images):
+    maps = jaxviz.guided_grad_cam(score(), small_params, images, layer="relu_1")
+    guided = jaxviz.guided_backprop(score(), small_params, images)
+    cam = jaxviz.grad_cam(score(), small_params, images, layer="relu_1")
+    np.testing.assert_allclose(maps, guided * cam[..., None], atol=1e-6)
+    assert jnp.abs(maps).max() > 1e-4
+    assert jnp.abs(maps - guided).max() > 1e-4
+
+
+@every_method
+def test_another_layer_has_another_map(method, small_params, images):
+    maps = [method(score(), small_params, images, layer=layer) for layer in ("relu_0", "relu_1")]
+    assert jnp.abs(maps[0] - maps[1]).max() > 1e-3
+
+
+@every_method
+def test_raw_jit_and_a_plain_function_agree(method, small_params, images):
+    fn = lambda score, params, images: method(score, params, images, layer="relu_1")  # noqa: E731
+    raw = fn(score(), small_params, images)
+    assert raw.shape == (images.shape if method is jaxviz.guided_grad_cam else images.shape[:3])
+    assert jnp.abs(raw).max() > 1e-4
+    np.testing.assert_allclose(jax.jit(fn)(score(), small_params, images), raw, atol=1e-6)
+    np.testing.assert_allclose(fn(lambda p, x: small_net(p, x)[:, 1], small_params, images), raw, atol=1e-6)
+
+
+@every_method
+def test_an_image_does_not_see_its_neighbours(method, small_params, images):
+    fn = lambda images: method(score(), small_params, images, layer="relu_1")  # noqa: E731
+    first, others = fn(images), fn(images.at[1].set(1 - images[1]))
+    np.testing.assert_array_equal(others[0], first[0])
+    assert jnp.any(others[1] != first[1])
+    np.testing.assert_allclose(fn(images[:1])[0], first[0], atol=1e-6)
+
+
+@every_method
+def test_several_targets_are_a_loop_over_them(method, small_params, images):
+    fn = lambda target, **options: method(score(target), small_params, images, layer="relu_1", **options)  # noqa: E731
+    each = {i: fn(i) for i in range(3)}
+    assert jnp.abs(each[1] - each[2]).max() > 1e-4
+    np.testing.assert_allclose(fn(jnp.array([2, 0])), jnp.stack([each[2][0], each[0][1]]), atol=1e-6)
+    expected = jnp.stack([each[1], each[2], each[0]], 1)
+    for batch_size in (16, 4):  # all three backward passes at once, and two of them
+        np.testing.assert_allclose(fn(jnp.array([[1, 2, 0]]), batch_size=batch_size), expected, atol=1e-6)
+    several = fn(jnp.array([[1, 2], [0, 1]]))
+    expected = [[each[1][0], each[2][0]], [each[0][1], each[1][1]]]
+    np.testing.assert_allclose(several, jnp.stack([jnp.stack(row) for row in expected]), atol=1e-6)
+
+
+@every_method
+def test_the_best_class_is_explained_if_none_is_named(method, small_params, images):
+    best = jnp.argmax(small_net(small_params, images), axis=-1)
+    named = method(score(best), small_params, images, layer="relu_1")
+    np.testing.assert_allclose(method(score(None), small_params, images, layer="relu_1"), named, atol=1e-6)
+    assert jnp.abs(method(score(best - 1), small_params, images, layer="relu_1") - named).max() > 1e-4
+
+
+@every_method
+def test_dtype_follows_the_images(method, x64, small_params, images):
+    fn = functools.partial(method, layer="relu_1")
+    assert jax.eval_shape(fn, score(), small_params, images).dtype == jnp.float32
+    params, wide = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, images))
+    maps = fn(score(), params, wide)
+    assert maps.dtype == jnp.float64
+    assert jnp.any(maps.astype(jnp.float32).astype(jnp.float64) != maps)
+
+
+@every_method
+def test_without_gradient_the_map_is_zero_and_not_nan(method, small_params, images):
+    blind = small_params | {"w3": 0 * small_params["w3"]}
+    np.testing.assert_array_equal(method(score(), blind, images, layer="relu_1"), 0.0)
+    dead = lambda params, x: jax.nn.relu(x - 2.0).sum((1, 2, 3))  # noqa: E731
+    np.testing.assert_array_equal(method(dead, None, images, layer="relu_0"), 0.0)
+
+
+@every_method
+def test_another_class_compiles_nothing(method, small_params, images, caplog):
+    fn = lambda target, images: method(score(target), small_params, images, layer="relu_1")  # noqa: E731
+    first = fn(1, images)
+    with jax.log_compiles():
+        second = fn(2, images)
+        assert [message for message in caplog.messages if "XLA compilation" in message] == []
+        fn(2, images[:, :-1])
+    assert any("XLA compilation" in message for message in caplog.messages)  # another shape would have been seen
+    assert jnp.abs(first - second).max() > 1e-4
+
+
+@pytest.mark.usefixtures("users_view")
+@every_method
+def test_errors(method, small_params, images):
+    with pytest.raises(
+        ValueError, match=r"needs a layer of image maps \(n, h, w, channels\); 'dense_0' has shape \(2,"
+    ):
+        method(score(), small_params, images, layer="dense_0")
+    with pytest.raises(ValueError, match="no layer 'relu_2'; did you mean 'relu_1' or 'relu_0'"):
+        method(score(), small_params, images, layer="relu_2")
+    with pytest.raises(ValueError, match=r"got shape \(12, 10, 3\); one image is image\[None\]"):
+        method(score(), small_params, images[0], layer="relu_1")
+    with pytest.raises(ValueError, match="images: expected finite numbers, got 1 that are NaN or infinite"):
+        method(score(), small_params, images.at[0, 1, 2, 0].set(jnp.nan), layer="relu_1")
+    with pytest.raises(ValueError, match="no class 5: expected 0 to 4"):
+        method(score(5), small_params, images, layer="relu_1")
+    with pytest.raises(ValueError, match=r"one number per image, here \(2,\); this one gave \(\)"):
+        method(lambda p, x: small_net(p, x).sum(), small_params, images, layer="relu_1")
+    with pytest.raises(ValueError, match="batch_size: expected a whole number of at least 1, got 0"):
+        method(score(), small_params, images, layer="relu_1", batch_size=0)
