@@ -1,28 +1,27 @@
 """Gradient ascent: the image that a unit, a channel, a class responds to most."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from jaxviz._accelerate import accelerate
+from jaxviz._image import check_finite
 from jaxviz._relu import revived
 from jaxviz._scores import as_data, one_per_image
-from jaxviz._types import Images, Key, Score
-from jaxviz.synthesis._minimize import minimize
-from jaxviz.synthesis._parameterization import Parameterization, fourier
+from jaxviz._types import Key, Score
+from jaxviz.synthesis._minimize import Synthesis, Watch, synthesize
+from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier
+from jaxviz.synthesis._regularizers import Penalty
 from jaxviz.synthesis._robustness import Transform, jitter_scale_rotate
 
-
-class Synthesis(NamedTuple):
-    """Images, `(n, h, w, 3)` in [0, 1], and the loss before each step: minus the sum of the scores."""
-
-    images: Images
-    losses: Float[Array, " steps"]
+_ROBUST = jitter_scale_rotate()
 
 
 def ascend(
@@ -33,13 +32,21 @@ def ascend(
     size: int | tuple[int, int] = 224,
     steps: int = 512,
     learning_rate: float = 0.05,
-    transform: Transform | None = None,
-    callback: Callable[[int, Images, Any], None] | None = None,
+    basis: Basis = fourier,
+    start: ArrayLike | tuple[float, float, float] | None = None,
+    penalties: Sequence[tuple[ArrayLike, Penalty]] = (),
+    transform: Transform | None = _ROBUST,
+    optimizer: optax.GradientTransformation | None = None,
+    tolerance: float | None = None,
+    every: int = 8,
+    resume: Sequence[Any] | None = None,
+    callback: Watch | None = None,
 ) -> Synthesis:
-    """Find the images that maximise a score, from noise.
+    """Find the images that maximise a score.
 
-    The image is optimized by Adam in a Fourier basis with decorrelated colours, and shifted, scaled and turned at
-    random at every step: the defaults of Olah et al. 2017.
+    By default from noise, by Adam in a Fourier basis with decorrelated colours, the image shifted, scaled and turned at
+    random at every step, as in Olah et al. 2017. `recipe(name)` has the options of other papers. If the number of
+    images is a multiple of the number of local devices, each device optimizes its share of them.
 
     Args:
         score: what to maximise. A score with numbers for several images, such as
@@ -49,37 +56,86 @@ def ascend(
         size: of the images in pixels: one side, or (h, w).
         steps: how many.
         learning_rate: of Adam.
-        transform: `(key, images) -> images`, applied before the score; None: `jitter_scale_rotate()`.
-        callback: called every few steps as `callback(step, images, losses)`.
+        basis: what is optimized: `fourier`, `pixels`, `maco` (phases only), or a function `(height, width) ->
+            Parameterization` of your own.
+        start: where to begin: a brightness, a colour `(3,)`, an image or one image for each, in [0, 1]; None: the
+            basis's noise.
+        penalties: pairs of a weight and a function `images -> (n,)` that is to be small, such as `l2` and
+            `total_variation`.
+        transform: `(key, images) -> images`, applied before the score; None: nothing.
+        optimizer: any optax transformation, in place of Adam; with `pixels` it may end with `decay`, `blurring`,
+            `small_norms` and `small_contributions`.
+        tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
+        every: steps from one callback to the next.
+        resume: `state` of a run with the same arguments that was stopped: it goes on from there.
+        callback: called as `callback(synthesis)` with the images so far; if it returns true, the run ends.
+
+    Returns:
+        The images, and the losses: minus the sum of the scores, plus the penalties.
 
     Raises:
-        FloatingPointError: if the score stops being finite.
+        DivergedError: if the score stops being finite; its `found` has the last good images.
+        ValueError: for a start that is no image of this size, and for wrong numbers of steps.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> score = lambda params, images: images[..., 0].mean((1, 2)) - images[..., 1].mean((1, 2))
-        >>> images, losses = jaxviz.ascend(score, None, jax.random.key(0), size=16, steps=64)
-        >>> print(images.shape, bool(images[..., 0].mean() > images[..., 1].mean()), bool(losses[-1] < losses[0]))
+        >>> found = jaxviz.ascend(score, None, jax.random.key(0), size=16, steps=64)
+        >>> red, green = found.images[..., 0], found.images[..., 1]
+        >>> print(found.images.shape, bool(red.mean() > green.mean()), bool(found.losses[-1] < found.losses[0]))
         (1, 16, 16, 3) True True
 
-    Olah, Mordvintsev & Schubert 2017, Feature Visualization; Simonyan et al. 2013, Deep Inside Convolutional Networks.
+    Olah, Mordvintsev & Schubert 2017, Feature Visualization; Simonyan et al. 2013, Deep Inside Convolutional Networks;
+    Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    basis = fourier(height, width)
+    form = basis(height, width)
     start_key, step_key = jax.random.split(key)
-    loss = _negative_score(basis, transform or jitter_scale_rotate())
-    shown = callback and (lambda step, variables, losses: callback(step, _show(basis, variables), losses))
-    variables = basis.init(start_key, _batch(score))
-    found = minimize(
-        loss,
-        variables,
+    weights, functions = tuple(w for w, _ in penalties), tuple(f for _, f in penalties)
+    shape = (_batch(score), height, width, 3)
+    first = _start(form, start, start_key, shape)
+    # Complains about numbers that tracing would hide.
+    jax.eval_shape(functools.partial(score), params, jax.eval_shape(form.images, first))
+    first, params = over_devices(first, params)
+    return synthesize(
+        functools.partial(_show, form),
+        _negative_score(form, transform, functions),
+        first,
         step_key,
-        data=(as_data(score), params),
+        data=(as_data(score), params, weights),
         steps=steps,
-        optimizer=_adam(learning_rate),
-        callback=shown,
+        optimizer=_bounded(optimizer or _adam(learning_rate), form),
+        tolerance=tolerance,
+        every=every,
+        resume=resume,
+        callback=callback,
     )
-    return Synthesis(_show(basis, found.variables), found.losses)
+
+
+def over_devices(images: Any, params: Any) -> tuple[Any, Any]:
+    """Return a batch's variables shared out among the local devices, if they can be, and parameters that all have."""
+    devices, leaves = jax.local_devices(), jax.tree.leaves((images, params))
+    if len(devices) == 1 or any(isinstance(leaf, Tracer) for leaf in leaves):
+        return images, params
+    if any(jnp.ndim(leaf) == 0 or len(leaf) % len(devices) for leaf in jax.tree.leaves(images)):
+        return images, params
+    mesh = jax.sharding.Mesh(devices, ("images",))
+    each, all_of_it = (jax.NamedSharding(mesh, jax.P(axis)) for axis in ("images", None))
+    return jax.device_put(images, each), jax.tree.map(lambda leaf: jax.device_put(leaf, all_of_it), params)
+
+
+def _start(form: Parameterization, start: Any, key: Key, shape: tuple[int, ...]) -> Any:
+    if start is None:
+        return form.init(key, shape[0])
+    check_finite("start", start)
+    try:
+        images = jnp.broadcast_to(jnp.asarray(start, jnp.result_type(float)), shape)
+    except ValueError:
+        raise ValueError(
+            f"start: expected a brightness, a colour (3,), an image {shape[1:]} or {shape[0]} of them, got shape "
+            f"{jnp.shape(start)}; resize it, or give its size as `size`"
+        ) from None
+    return form.variables(images)
 
 
 _ADAM = optax.scale_by_adam()
@@ -95,19 +151,38 @@ def _adam_step(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
     return jax.tree.map(lambda direction: -state[1] * direction, directions), (memory, state[1])
 
 
+def _bounded(optimizer: optax.GradientTransformation, form: Parameterization) -> optax.GradientTransformation:
+    if form.bounds is None:
+        return optimizer
+    return optax.GradientTransformation(optimizer.init, _then_kept(optimizer.update, form.bounds))
+
+
 @functools.cache
-def _negative_score(basis: Parameterization, transform: Transform) -> Callable:
-    def loss(variables: Any, key: Key, score: Score, params: Any) -> Array:
-        images = transform(key, basis.images(variables))
+def _then_kept(update: Callable, bounds: tuple[float, float]) -> Callable:
+    """Return an optimizer's update with the variables kept within bounds: one function for each, as jit knows it."""
+
+    def bounded(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = update(updates, state, params)
+        return jax.tree.map(lambda u, x: jnp.clip(x + u, *bounds) - x, updates, params), state
+
+    return bounded
+
+
+@functools.cache
+def _negative_score(form: Parameterization, transform: Transform | None, penalties: tuple[Penalty, ...]) -> Callable:
+    def loss(variables: Any, key: Key, score: Score, params: Any, weights: tuple[Any, ...]) -> Array:
+        images = form.images(variables)
+        seen = images if transform is None else transform(key, images)
         # A sum, and not a mean: each image's gradient is then the same however many are optimized side by side.
-        return -jnp.sum(one_per_image(accelerate(revived(score))(params, images), images))
+        total = -jnp.sum(one_per_image(accelerate(revived(score))(params, seen), seen))
+        return total + sum(w * jnp.sum(penalty(images)) for w, penalty in zip(weights, penalties, strict=True))
 
     return loss
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _show(basis: Parameterization, variables: Any) -> Images:
-    return basis.images(variables)
+def _show(form: Parameterization, variables: Any) -> Array:
+    return form.images(variables)
 
 
 def _batch(score: Any) -> int:

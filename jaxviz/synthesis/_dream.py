@@ -1,20 +1,19 @@
 """DeepDream: more of what a layer already sees in an image."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
 from jaxviz._image import check_images, resize
 from jaxviz._scores import as_data, one_per_image
 from jaxviz._types import Images, Key, Score
-from jaxviz.synthesis._ascent import Synthesis
-from jaxviz.synthesis._minimize import minimize
+from jaxviz.synthesis._minimize import Synthesis, Watch, in_stages, synthesize
 
 
 def dream(
@@ -28,7 +27,9 @@ def dream(
     steps: int = 10,
     step_size: float = 1.5 / 255,
     jitter: int = 32,
-    callback: Callable[[int, Images, Any], None] | None = None,
+    every: int = 8,
+    resume: Sequence[Any] | None = None,
+    callback: Watch | None = None,
 ) -> Synthesis:
     """Change images so that a score rises, from coarse to fine, carrying what was dreamt over to the next size.
 
@@ -45,7 +46,9 @@ def dream(
         steps: in each octave.
         step_size: mean change of a pixel in one step, in units of brightness.
         jitter: the largest roll, in pixels.
-        callback: called every few steps as `callback(step, images, losses)`, with images of the octave's size.
+        every: steps from one callback to the next.
+        resume: `state` of a run with the same arguments that was stopped: it goes on from there.
+        callback: called as `callback(synthesis)`, with images of the octave's size; if it returns true, the run ends.
 
     Returns:
         The images and the losses of all octaves in order: minus the sum of the scores.
@@ -57,45 +60,102 @@ def dream(
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> score = lambda params, images: images[..., 2].mean((1, 2))
         >>> grey = jnp.full((1, 16, 16, 3), 0.5)
-        >>> dreamt, losses = jaxviz.dream(score, None, jax.random.key(0), grey, octaves=2)
-        >>> print(dreamt.shape, bool(dreamt[..., 2].mean() > 0.55), losses.shape)
+        >>> found = jaxviz.dream(score, None, jax.random.key(0), grey, octaves=2)
+        >>> print(found.images.shape, bool(found.images[..., 2].mean() > 0.55), found.losses.shape)
         (1, 16, 16, 3) True (20,)
 
     Mordvintsev, Olah & Tyka 2015, Inceptionism: Going Deeper into Neural Networks.
     """
     check_images(images)
-    sizes = _octave_sizes(images.shape[1:3], octaves, octave_scale)
-    detail = jnp.zeros((images.shape[0], *sizes[0], 3), images.dtype)
-    dreamt, losses = images, []
-    for octave, size in enumerate(sizes):
-        base = jnp.clip(resize(images, size), 0, 1)  # what a cubic overshoots is no detail that was dreamt
-        shown = callback and functools.partial(_report, callback, octave * steps)
-        found = minimize(
+    jax.eval_shape(functools.partial(score), params, images)  # complains about numbers that tracing would hide
+    sizes = octave_sizes(images.shape[1:3], octaves, octave_scale)
+    optimizer = _normalized_steps(step_size)
+
+    def octave(i: int, before: Images | None, resume: Sequence[Any] | None, watch: Watch | None) -> Synthesis:
+        base = resized(images, sizes[i])
+        detail = 0.0 if before is None else resize(before - resized(images, sizes[i - 1]), sizes[i])
+        return synthesize(
+            lambda dreamt: jnp.clip(dreamt, 0, 1),
             _rolled_score,
-            jnp.clip(base + resize(detail, size), 0, 1),
-            jax.random.fold_in(key, octave),
+            jnp.clip(base + detail, 0, 1),
+            jax.random.fold_in(key, i),
             data=(as_data(score), params, jitter),
             steps=steps,
-            optimizer=_normalized_steps(step_size),
-            callback=shown,
+            optimizer=optimizer,
+            every=every,
+            resume=resume,
+            callback=watch,
         )
-        dreamt = found.variables
-        detail = dreamt - base
-        losses.append(found.losses)
-    return Synthesis(jnp.clip(dreamt, 0, 1), jnp.concatenate(losses))
+
+    return in_stages(octave, octaves, resume=resume, callback=callback)
 
 
-def _octave_sizes(size: tuple[int, ...], octaves: int, scale: float) -> list[tuple[int, int]]:
+def dream_zoom(
+    score: Score,
+    params: Any,
+    key: Key,
+    images: Images,
+    *,
+    frames: int = 100,
+    zoom: float = 0.05,
+    first: int = 0,
+    **options: Any,
+) -> Iterator[Images]:
+    """Dream, step a little closer, dream on: yield the frames of a fall into the dream, one by one.
+
+    Args:
+        score: what to have more of, as for `dream`.
+        params: the network's parameters.
+        key: of the jitter; frame i gets `jax.random.fold_in(key, i)`.
+        images: `(n, h, w, 3)` in [0, 1]: before the first frame, or to go on, the last frame that was made.
+        frames: how many there are to be.
+        zoom: fraction of each side that is gone from one frame to the next.
+        first: number of the first frame to make.
+        options: what else `dream` takes.
+
+    Raises:
+        ValueError: if `zoom` is not in [0, 1).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> score = lambda params, images: images[..., 2].mean((1, 2))
+        >>> grey = jnp.full((1, 16, 16, 3), 0.5)
+        >>> frames = list(jaxviz.dream_zoom(score, None, jax.random.key(0), grey, frames=3, octaves=1))
+        >>> print([round(float(frame[..., 2].mean()), 1) for frame in frames])
+        [0.7, 0.9, 1.0]
+
+    Mordvintsev, Olah & Tyka 2015, Inceptionism: Going Deeper into Neural Networks.
+    """
+    if not 0 <= zoom < 1:
+        raise ValueError(f"zoom: expected a fraction of the side, at least 0 and below 1, got {zoom}")
+    for i in range(first, frames):
+        seen = _closer(images, zoom) if i else images
+        images = dream(score, params, jax.random.fold_in(key, i), seen, **options).images
+        yield images
+
+
+@jax.jit
+def _closer(images: Images, zoom: Any) -> Images:
+    scale = jnp.full(2, 1 / (1 - zoom), images.dtype)
+    size = jnp.array(images.shape[1:3], images.dtype)
+    moved = (size - size * scale) / 2
+    shape = images.shape
+    return jnp.clip(jax.image.scale_and_translate(images, shape, (1, 2), scale, moved, "cubic"), 0, 1)
+
+
+def resized(images: Images, size: tuple[int, ...]) -> Float[Array, "n _ _ 3"]:
+    """Return images of another size that are in [0, 1] again: what a cubic overshoots is no detail of theirs."""
+    return jnp.clip(resize(images, (size[0], size[1])), 0, 1)
+
+
+def octave_sizes(size: tuple[int, ...], octaves: int, scale: float) -> list[tuple[int, int]]:
+    """Return the sizes of octaves, the smallest first, each `scale` times the one before and the last `size`."""
     if octaves < 1 or scale <= 1:
         raise ValueError(f"expected 1 octave or more and a scale above 1, got {octaves} and {scale}")
     sizes = [(round(size[0] / scale**i), round(size[1] / scale**i)) for i in reversed(range(octaves))]
     if min(sizes[0]) < 1:
         raise ValueError(f"{octaves} octaves of scale {scale} leave no pixels of {size[0]}x{size[1]}; use fewer")
     return sizes
-
-
-def _report(callback: Callable, done: int, step: int, images: Images, losses: Any) -> None:
-    callback(done + step, images, losses)
 
 
 def _rolled_score(images: Images, key: Key, score: Score, params: Any, jitter: Any) -> Array:

@@ -17,10 +17,44 @@ COLOR_BASIS = _COLOR_SQRT / np.linalg.norm(_COLOR_SQRT, axis=0).max()
 
 
 class Parameterization(NamedTuple):
-    """How variables become images: `init(key, n)` starts them, `images(variables)` shows them in [0, 1]."""
+    """How variables become images of one size."""
 
     init: Callable[[Key, int], Any]
+    """`init(key, n)` starts variables of n images, from noise."""
     images: Callable[[Any], Images]
+    """`images(variables)` shows them, in [0, 1]."""
+    variables: Callable[[Images], Any]
+    """`variables(images)` finds those that show given images, as nearly as the basis can."""
+    bounds: tuple[float, float] | None = None
+    """Where variables must stay, if not anywhere."""
+
+
+Basis = Callable[[int, int], Parameterization]
+"""`basis(height, width)`: `fourier`, `pixels`, `maco` or one of your own; the same arguments, the same object."""
+
+
+@functools.cache
+def pixels(
+    height: int, width: int, *, center: float | tuple[float, float, float] = 0.5, spread: float = 0.1
+) -> Parameterization:
+    """Parameterize an image by itself: the variables are the pixels, kept in [0, 1].
+
+    Args:
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        center: the brightness or colour around which the start is.
+        spread: standard deviation of the start.
+
+    Example:
+        >>> basis = pixels(4, 4)
+        >>> basis.images(basis.init(jax.random.key(0), 2)).shape
+        (2, 4, 4, 3)
+    """
+
+    def init(key: Key, n: int) -> Images:
+        return jnp.clip(jnp.asarray(center) + spread * jax.random.normal(key, (n, height, width, 3)), 0, 1)
+
+    return Parameterization(init, lambda variables: variables, lambda images: jnp.array(images), (0.0, 1.0))
 
 
 @functools.cache
@@ -33,18 +67,84 @@ def fourier(height: int, width: int, *, decay: float = 1.0, spread: float = 0.01
         decay: the power of frequency by which coefficients fall.
         spread: standard deviation of the start.
 
+    Example:
+        >>> basis = fourier(8, 8)
+        >>> image = jnp.full((1, 8, 8, 3), 0.25)
+        >>> print(jnp.allclose(basis.images(basis.variables(image)), image, atol=1e-3))
+        True
+
     Olah, Mordvintsev & Schubert 2017, Feature Visualization.
     """
-    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
-    frequency = np.maximum(np.hypot(rows, columns), 1 / max(height, width))
-    scale = np.sqrt(height * width) / frequency**decay
+    scale = np.sqrt(height * width) / _frequencies(height, width) ** decay / 4  # lucid's contrast
 
     def init(key: Key, n: int) -> Float[Array, "n h f 3 2"]:
         return spread * jax.random.normal(key, (n, height, width // 2 + 1, 3, 2))
 
     def images(variables: Float[Array, "n h f 3 2"]) -> Images:
         spectrum = jax.lax.complex(variables[..., 0], variables[..., 1]) * scale[..., None].astype(np.float32)
-        signal = jnp.fft.irfft2(spectrum, s=(height, width), axes=(1, 2)) / 4  # lucid's contrast
-        return jax.nn.sigmoid(jnp.matmul(signal, jnp.asarray(COLOR_BASIS.T, signal.dtype), precision="highest"))
+        return _colored(jnp.fft.irfft2(spectrum, s=(height, width), axes=(1, 2)))
 
-    return Parameterization(init, images)
+    def variables(images: Images) -> Float[Array, "n h f 3 2"]:
+        spectrum = jnp.fft.rfft2(_decorrelated(images), axes=(1, 2)) / scale[..., None].astype(np.float32)
+        return jnp.stack([spectrum.real, spectrum.imag], -1)
+
+    return Parameterization(init, images, variables)
+
+
+# Measured on 200 ImageNet photographs, cut to 224 x 224, in the decorrelated colours of `_decorrelated`: the mean
+# magnitude, over the square root of the number of pixels, falls as amplitude / frequency ** decay (least squares of
+# logarithms; the frequency in cycles a pixel; within 10% from 3 to 90 cycles an image).
+MACO_SPECTRUM = ((0.128, 1.285), (0.139, 1.176), (0.196, 1.142))
+
+
+@functools.cache
+def maco(height: int, width: int) -> Parameterization:
+    """Parameterize by the phases of the Fourier transform alone: the magnitudes are those of photographs, and stay.
+
+    The optimizer cannot put energy into frequencies that photographs do not have, so it needs no other regularizer to
+    be natural, at any size.
+
+    Args:
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+
+    Example:
+        >>> basis = maco(8, 8)
+        >>> first, other = basis.images(basis.init(jax.random.key(0), 2))
+        >>> print(first.shape, bool(jnp.any(first != other)))
+        (8, 8, 3) True
+
+    Fel et al. 2023, Unlocking Feature Visualization for Deep Networks with MAgnitude Constrained Optimization.
+    """
+    amplitude, decay = (np.array(numbers) for numbers in zip(*MACO_SPECTRUM, strict=True))
+    magnitude = np.sqrt(height * width) * amplitude / _frequencies(height, width)[..., None] ** decay
+    magnitude[0, 0] = 0  # the mean colour is grey, whatever the phase
+
+    def init(key: Key, n: int) -> Float[Array, "n h f 3"]:
+        return jax.random.uniform(key, (n, height, width // 2 + 1, 3), minval=-np.pi, maxval=np.pi)
+
+    def images(phases: Float[Array, "n h f 3"]) -> Images:
+        spectrum = jax.lax.complex(jnp.cos(phases), jnp.sin(phases)) * magnitude.astype(np.float32)
+        return _colored(jnp.fft.irfft2(spectrum, s=(height, width), axes=(1, 2)))
+
+    def variables(images: Images) -> Float[Array, "n h f 3"]:
+        return jnp.angle(jnp.fft.rfft2(_decorrelated(images), axes=(1, 2)))
+
+    return Parameterization(init, images, variables)
+
+
+def _frequencies(height: int, width: int) -> np.ndarray:
+    """Return the frequency of each coefficient of `rfft2` in cycles a pixel, that of the mean as the next lowest."""
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
+    return np.maximum(np.hypot(rows, columns), 1 / max(height, width))
+
+
+def _colored(signal: Float[Array, "n h w 3"]) -> Images:
+    return jax.nn.sigmoid(jnp.matmul(signal, jnp.asarray(COLOR_BASIS.T, signal.dtype), precision="highest"))
+
+
+def _decorrelated(images: Images) -> Float[Array, "n h w 3"]:
+    """Undo `_colored`; black and white are infinitely far away there, so that the darkest 1/512 is taken for black."""
+    inside = jnp.clip(images, 1 / 512, 1 - 1 / 512)
+    signal = jnp.log(inside) - jnp.log1p(-inside)
+    return jnp.matmul(signal, jnp.asarray(np.linalg.inv(COLOR_BASIS.T), images.dtype), precision="highest")

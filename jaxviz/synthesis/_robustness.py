@@ -13,7 +13,7 @@ Transform = Callable[[Key, Images], Images]
 
 
 @functools.cache
-def jitter_scale_rotate(jitter: float = 8.0, scale: float = 0.1, degrees: float = 10.0) -> Transform:
+def jitter_scale_rotate(*, jitter: float = 8.0, scale: float = 0.1, degrees: float = 10.0) -> Transform:
     """Return a transform that shifts, scales and turns each image at random, about its centre, in one resampling.
 
     Args:
@@ -22,6 +22,12 @@ def jitter_scale_rotate(jitter: float = 8.0, scale: float = 0.1, degrees: float 
         degrees: the largest turn.
 
     What comes into view from outside is grey. The ranges are those of Olah et al. 2017.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> move = jaxviz.jitter_scale_rotate(jitter=2.0, scale=0.0, degrees=0.0)
+        >>> print(jnp.allclose(move(jax.random.key(0), jnp.full((2, 8, 8, 3), 0.5)), 0.5))
+        True
     """
 
     def transform(key: Key, images: Images) -> Images:
@@ -35,6 +41,40 @@ def jitter_scale_rotate(jitter: float = 8.0, scale: float = 0.1, degrees: float 
         turn = jnp.deg2rad(jax.random.uniform(turn_key, (), image.dtype, -degrees, degrees))
         cos, sin = jnp.cos(turn) / zoom, jnp.sin(turn) / zoom
         return resample(image, jnp.array([[cos, -sin], [sin, cos]]), shift)
+
+    return transform
+
+
+@functools.cache
+def crops(*, least: float = 0.05, most: float = 0.5, noise: float = 0.08) -> Transform:
+    """Return a transform that shows a random part of each image, enlarged to its size, with noise added.
+
+    Args:
+        least: the smallest side of a part, as a fraction of the image's.
+        most: the largest.
+        noise: standard deviation of what is added, in units of brightness.
+
+    The defaults are MACO's (Fel et al. 2023).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> ramp = jnp.broadcast_to(jnp.linspace(0, 1, 64)[:, None], (1, 64, 64, 3))
+        >>> part = jaxviz.crops(least=0.2, most=0.2, noise=0.0)(jax.random.key(0), ramp)
+        >>> print(part.shape, jnp.allclose(part.max() - part.min(), 0.2, atol=0.01))
+        (1, 64, 64, 3) True
+    """
+
+    def transform(key: Key, images: Images) -> Images:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
+        return jax.vmap(one)(keys, images)
+
+    def one(key: Key, image: Array) -> Array:
+        part_key, place_key, noise_key = jax.random.split(key, 3)
+        part = jax.random.uniform(part_key, (), image.dtype, least, most)
+        free = (1 - part) / 2 * jnp.array(image.shape[:2], image.dtype)  # as far as its centre may go
+        shift = free * jax.random.uniform(place_key, (2,), image.dtype, -1, 1)
+        shown = resample(image, part * jnp.eye(2, dtype=image.dtype), shift)
+        return shown + noise * jax.random.normal(noise_key, image.shape, image.dtype)
 
     return transform
 

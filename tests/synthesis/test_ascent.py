@@ -24,7 +24,7 @@ def still(key, images):
 
 
 def bits(synthesis):
-    return b"".join(np.asarray(part).tobytes() for part in synthesis)
+    return b"".join(np.asarray(part).tobytes() for part in jax.tree.leaves(synthesis))
 
 
 ascend = functools.partial(jaxviz.ascend, size=16, steps=24)
@@ -89,7 +89,7 @@ def test_colors_are_correlated_as_in_photographs():
 
 
 def test_no_range_is_no_change(images):
-    transform = jitter_scale_rotate(0.0, 0.0, 0.0)
+    transform = jitter_scale_rotate(jitter=0.0, scale=0.0, degrees=0.0)
     for part in (images, images[:, :31, :16]):
         np.testing.assert_array_equal(jax.jit(transform)(KEY, part), part)
 
@@ -132,7 +132,7 @@ def test_transformations_stay_in_their_ranges():
     size = 64
     ramps = jnp.stack([*jnp.meshgrid(jnp.arange(size), jnp.arange(size), indexing="ij"), jnp.zeros((size, size))], -1)
     batch = jnp.broadcast_to(ramps.astype(jnp.float32), (200, size, size, 3))
-    shown = np.asarray(jax.jit(jitter_scale_rotate(4.0, 0.1, 10.0))(KEY, batch), np.float64)[:, 24:41, 24:41, :2]
+    shown = np.asarray(jax.jit(jitter_scale_rotate(jitter=4.0))(KEY, batch), np.float64)[:, 24:41, 24:41, :2]
     down, right = (
         (shown[:, -1:] - shown[:, :1]).mean((1, 2)) / 16,
         (shown[:, :, -1:] - shown[:, :, :1]).mean((1, 2)) / 16,
@@ -149,7 +149,7 @@ def test_transformations_stay_in_their_ranges():
 def test_gradients_flow_through_the_transformation(x64):
     """Pixel by pixel as finite differences say; the map is affine, so that any step will do."""
     image, weights = np.random.default_rng(0).random((2, 1, 5, 6, 3))
-    transform = jitter_scale_rotate(1.0, 0.1, 10.0)
+    transform = jitter_scale_rotate(jitter=1.0)
     value = jax.jit(lambda x: (transform(KEY, x) * weights).sum())
     steps = np.eye(image.size).reshape(-1, *image.shape)
     expected = jax.jit(jax.vmap(value))(image + steps) - value(jnp.asarray(image))
@@ -176,15 +176,16 @@ def test_the_score_rises_far_above_chance(small_params):
 def test_losses_are_the_negative_scores_before_each_step(small_params):
     score = jaxviz.channel(small_net, "conv_0", jnp.array([2, 4]))
     seen = []
-    found = ascend(score, small_params, KEY, transform=still, callback=lambda *args: seen.append(args))
-    assert [step for step, *_ in seen] == [8, 16, 24]
-    for step, images, losses in seen:
+    found = ascend(score, small_params, KEY, transform=still, callback=seen.append)
+    assert [len(losses) for _, losses, *_ in seen] == [8, 16, 24]
+    for images, losses, *_ in seen:
+        step = len(losses)
         assert images.shape == (2, 16, 16, 3)
         assert 0 <= images.min() <= images.max() <= 1
-        assert losses.shape == (8,)
+        np.testing.assert_array_equal(losses, found.losses[:step])
         if step < 24:
             np.testing.assert_allclose(-score(small_params, images).sum(), found.losses[step], rtol=1e-5)
-    np.testing.assert_array_equal(seen[-1][1], found.images)
+    np.testing.assert_array_equal(seen[-1].images, found.images)
 
 
 def test_the_same_key_gives_the_same_bits(small_params):
@@ -283,7 +284,7 @@ def test_errors(small_params):
         ascend(small_net, small_params, KEY, transform=still)
     with pytest.raises(ValueError, match="'relu_9'"):
         ascend(jaxviz.channel(small_net, "relu_9", 0), small_params, KEY, transform=still)
-    with pytest.raises(ValueError, match="expected 1 step or more, got 0"):
+    with pytest.raises(ValueError, match="steps: expected 1 step or more, got 0"):
         ascend(jaxviz.logit(small_net, 1), small_params, KEY, steps=0)
     with pytest.raises(FloatingPointError, match="the loss is nan at step 0; a smaller learning rate may help"):
         ascend(lambda p, x: jnp.log(-x.mean((1, 2, 3))), small_params, KEY, transform=still)

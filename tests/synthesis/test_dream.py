@@ -9,7 +9,7 @@ import pytest
 from nets import small_net
 
 import jaxviz
-from jaxviz.synthesis._dream import _octave_sizes
+from jaxviz.synthesis._dream import octave_sizes
 
 KEY = jax.random.key(5)
 SCORE = jaxviz.energy(small_net, "conv_0")
@@ -32,8 +32,8 @@ def photo():
         ((2, 9), 2, 2.5, [(1, 4), (2, 9)]),
     ],
 )
-def test_octave_sizes(size, octaves, scale, expected):
-    assert _octave_sizes(size, octaves, scale) == expected
+def testoctave_sizes(size, octaves, scale, expected):
+    assert octave_sizes(size, octaves, scale) == expected
 
 
 def test_equals_a_plain_loop(x64, small_params, photo):
@@ -113,7 +113,7 @@ def test_an_image_does_not_see_its_neighbours(small_params, photo):
 
 def test_the_same_key_gives_the_same_bits(small_params, photo):
     first, again, other = (dream(SCORE, small_params, key, photo) for key in (KEY, KEY, jax.random.key(6)))
-    for a, b in zip(first, again, strict=True):
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     assert jnp.any(first.images != other.images)
     alike = [dream(SCORE, small_params, key, photo, jitter=0).images for key in (KEY, jax.random.key(6))]
@@ -122,12 +122,25 @@ def test_the_same_key_gives_the_same_bits(small_params, photo):
 
 def test_callback(small_params, photo):
     seen = []
-    found = dream(
-        SCORE, small_params, KEY, photo, steps=10, callback=lambda step, x, losses: seen.append((step, x.shape, losses))
-    )
-    assert [step for step, *_ in seen] == [8, 10, 18, 20]
-    assert [shape[1:3] for _, shape, _ in seen] == [(15, 11)] * 2 + [(21, 16)] * 2
-    np.testing.assert_array_equal(jnp.concatenate([losses for *_, losses in seen]), found.losses)
+    found = dream(SCORE, small_params, KEY, photo, steps=10, callback=seen.append)
+    assert [len(now.losses) for now in seen] == [8, 10, 18, 20]
+    assert [now.images.shape[1:3] for now in seen] == [(15, 11)] * 2 + [(21, 16)] * 2
+    assert [now.finished for now in seen] == [False, False, False, True]
+    for now in seen:
+        np.testing.assert_array_equal(now.losses, found.losses[: len(now.losses)])
+
+
+@pytest.mark.parametrize("at", [3, 5, 7])
+def test_a_dream_that_is_stopped_and_resumed_equals_one_that_is_not(at, small_params, photo):
+    """Within an octave, at the end of one, and within the next."""
+    whole = dream(SCORE, small_params, KEY, photo)
+    half = dream(SCORE, small_params, KEY, photo, every=1, callback=lambda now: len(now.losses) == at)
+    assert len(half.losses) == at
+    assert not half.finished
+    rest = dream(SCORE, small_params, KEY, photo, resume=[np.array(x) for x in half.state])
+    np.testing.assert_array_equal(rest.images, whole.images)
+    np.testing.assert_array_equal(rest.losses, whole.losses)
+    assert rest.finished
 
 
 def test_under_jit_and_other_numbers(small_params, photo):
@@ -175,7 +188,7 @@ def test_errors(small_params, photo):
         run(photo, octave_scale=1.0)
     with pytest.raises(ValueError, match=r"12 octaves of scale 1\.4 leave no pixels of 21x16; use fewer"):
         run(photo, octaves=12)
-    with pytest.raises(ValueError, match="expected 1 step or more, got 0"):
+    with pytest.raises(ValueError, match="steps: expected 1 step or more, got 0"):
         run(photo, steps=0)
     with pytest.raises(ValueError, match=r"one number per image, here \(2,\); this one gave \(2, 5\); jaxviz.logit"):
         dream(small_net, small_params, KEY, photo)

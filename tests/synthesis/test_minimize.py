@@ -69,7 +69,7 @@ def test_the_chunks_do_not_matter(chunk, monkeypatch):
     monkeypatch.setattr(_minimize, "CHUNK", chunk)
     loss, _ = fresh()  # else the programs of other chunks would be used
     seen = []
-    found = run(loss, callback=lambda step, *_: seen.append(step))
+    found = run(loss, every=chunk, callback=lambda now: seen.append(len(now.losses)))
     assert seen == [*range(chunk, 21, chunk), 21]
     np.testing.assert_allclose(found.variables, expected.variables, rtol=1e-6)
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-6)
@@ -77,12 +77,12 @@ def test_the_chunks_do_not_matter(chunk, monkeypatch):
 
 def test_callback():
     seen = []
-    callback = lambda step, x, losses: seen.append((step, np.array(x), np.array(losses)))  # noqa: E731
+    callback = lambda now: seen.append((np.array(now.variables), now.losses, now.finished))  # noqa: E731
     found = run(callback=callback)
-    assert [step for step, *_ in seen] == [8, 16, 21]
-    np.testing.assert_array_equal(np.concatenate([losses for *_, losses in seen]), found.losses)
-    for step, x, _ in seen:
-        np.testing.assert_array_equal(x, run(steps=step).variables)
+    assert [(len(losses), finished) for _, losses, finished in seen] == [(8, False), (16, False), (21, True)]
+    for x, losses, _ in seen:
+        np.testing.assert_array_equal(losses, found.losses[: len(losses)])
+        np.testing.assert_array_equal(x, run(steps=len(losses)).variables)
     np.testing.assert_array_equal(run().variables, found.variables)  # to be watched changes nothing
 
 
@@ -144,7 +144,8 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(bad, step):
     """`x` counts the steps."""
     seen = []
     loss = lambda x, key, bad, at: jnp.where(x == at, bad, -x)  # noqa: E731
-    with pytest.raises(FloatingPointError, match=f"the loss is {float(bad)} at step {step}; a smaller learning rate"):
+    message = f"the loss is {float(bad)} at step {step}; a smaller learning rate"
+    with pytest.raises(FloatingPointError, match=message) as raised:
         jaxviz.minimize(
             loss,
             jnp.zeros(()),
@@ -152,9 +153,13 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(bad, step):
             data=(bad, step),
             steps=40,
             optimizer=optax.sgd(1.0),
-            callback=lambda step, *_: seen.append(step),
+            callback=lambda now: seen.append((len(now.losses), float(now.variables), now.finished)),
         )
-    assert seen == list(range(8, step + 1, 8))  # no later chunk was run
+    chunks = list(range(8, step + 1, 8))
+    assert seen == [(i, i, False) for i in [*chunks, step]]  # no later chunk was run
+    last = raised.value.found
+    assert last.variables == len(last.losses) == step  # as good as it got
+    assert not last.finished
     losses = jaxviz.minimize(loss, jnp.zeros(()), KEY, data=(bad, 50), steps=40, optimizer=optax.sgd(1.0)).losses
     np.testing.assert_array_equal(losses, -np.arange(40))
 
@@ -200,5 +205,64 @@ def test_projections_are_part_of_the_optimizer():
 
 @pytest.mark.parametrize("steps", [0, -3])
 def test_no_steps(steps):
-    with pytest.raises(ValueError, match=f"expected 1 step or more, got {steps}"):
+    with pytest.raises(ValueError, match=f"steps: expected 1 step or more, got {steps}"):
         run(steps=steps)
+
+
+def test_a_gradient_that_is_not_finite_stops_too():
+    """The square root's is infinite at zero, where its value is not."""
+    loss = lambda x, key: jnp.sum(jnp.sqrt(x))  # noqa: E731
+    start = jnp.array([0.0, 1.0])
+    with pytest.raises(jaxviz.DivergedError, match="the gradient is not finite at step 0") as raised:
+        jaxviz.minimize(loss, start, KEY, steps=3, optimizer=optax.sgd(0.1))
+    np.testing.assert_array_equal(raised.value.found.variables, start)
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, optax.sgd(0.1, momentum=0.9), optax.lbfgs(0.1, linesearch=None)])
+@pytest.mark.parametrize("at", [5, 8, 16])
+def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(at, optimizer):
+    whole = run(optimizer=optimizer)
+    half = run(optimizer=optimizer, every=at, callback=lambda now: len(now.losses) >= at)
+    assert len(half.losses) == at
+    assert not half.finished
+    kept = [np.array(x) for x in half.state]  # as from a file
+    rest = run(optimizer=optimizer, resume=kept)
+    assert rest.finished
+    np.testing.assert_array_equal(rest.variables, whole.variables)
+    np.testing.assert_array_equal(rest.losses, whole.losses)
+    again = run(optimizer=optimizer, resume=rest.state)  # nothing is left to do
+    np.testing.assert_array_equal(again.variables, whole.variables)
+    np.testing.assert_array_equal(again.losses, whole.losses)
+
+
+def test_the_state_of_another_run_is_refused():
+    state = run(steps=3).state
+    for other in (state[:-2] + state[-1:], [jnp.zeros(3), *state[1:]], []):
+        with pytest.raises(ValueError, match="resume: this state is of a run of another kind or size"):
+            run(resume=other)
+
+
+def test_it_stops_when_the_loss_stops_falling():
+    """This loss falls for a while, then stays."""
+    loss = lambda x, key: jnp.maximum(x, -50.0)  # noqa: E731
+    run = lambda **options: jaxviz.minimize(loss, jnp.zeros(()), KEY, optimizer=optax.sgd(1.0), steps=400, **options)  # noqa: E731
+    found = run(tolerance=0.0)
+    assert found.finished
+    assert 50 + 32 <= len(found.losses) <= 50 + 32 + 16
+    assert len(run().losses) == 400
+    assert len(run(tolerance=0.5).losses) == 72  # from -39, 32 steps ago, to -50 it fell by less than a half
+
+
+def test_an_optimizer_that_evaluates_the_loss_itself(x64):
+    """L-BFGS with a line search finds the minimum of Rosenbrock's function."""
+    loss = lambda x, key: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2  # noqa: E731
+    found = jaxviz.minimize(loss, jnp.array([-1.2, 1.0], jnp.float64), KEY, steps=60, optimizer=optax.lbfgs())
+    np.testing.assert_allclose(found.variables, 1.0, atol=1e-6)
+
+
+def test_every_how_many_steps_is_looked():
+    seen = []
+    run(every=10, callback=lambda now: seen.append(len(now.losses)))
+    assert seen == [10, 20, 21]
+    with pytest.raises(ValueError, match="every: expected 1 step or more, got 0"):
+        run(every=0)

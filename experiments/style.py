@@ -1,0 +1,62 @@
+"""A photograph in the manner of a painting: `experiments/figures/style.png`.
+
+    python experiments/style.py ../shared/data/paintings/starry_night_google.jpg
+
+Gatys, Ecker & Bethge 2016, with `jaxviz.stylize` on `vgg16_features`: content relu4_2, style relu1_1 to relu5_1, L-BFGS
+from the photograph. 80 steps took 135 s on two cores at 416 px.
+
+To look for: strokes as wide as the painting's, and the photograph's eyes and outlines still where they were. A style
+weight of 10 keeps more of the photograph, 100 leaves little of it.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import tyro
+from skimage import data
+
+import jaxviz
+
+FIGURES = Path(__file__).parent / "figures"
+
+
+def main(
+    style: Annotated[Path, tyro.conf.Positional],
+    content: Annotated[Path | None, tyro.conf.Positional] = None,
+    /,
+    *,
+    longest: int = 416,
+    steps: int = 80,
+    style_weight: float = 20.0,
+    out: Path = FIGURES,
+) -> None:
+    """Draw the figure.
+
+    Args:
+        style: the painting.
+        content: the photograph; by default scikit-image's cat.
+        longest: side of the result in pixels.
+        steps: of L-BFGS.
+        style_weight: against a content weight of 1.
+        out: folder for the picture.
+    """
+    net, params = jaxviz.load("vgg16_features")
+    photo, painting = (shrunk(source, longest) for source in (content or data.chelsea(), style))
+    report = lambda now: print(f"step {len(now.losses)} of {steps}, loss {now.losses[-1]:.4g}", flush=True)  # noqa: E731
+    found = jaxviz.stylize(
+        net, params, jax.random.key(0), photo, painting, style_weights=style_weight, steps=steps, callback=report
+    )
+    jaxviz.save_image(out / "style.png", found.images[0])
+
+
+def shrunk(source: object, longest: int) -> jax.Array:
+    """Return an image whose longer side is `longest`."""
+    image = jaxviz.load_image(source)
+    scale = longest / max(image.shape[:2])
+    return jnp.clip(jaxviz.resize(image, (round(image.shape[0] * scale), round(image.shape[1] * scale))), 0, 1)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

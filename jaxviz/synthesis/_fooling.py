@@ -1,0 +1,69 @@
+"""Fooling images: a small change, and the network says something else."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from jaxviz._image import check_images
+from jaxviz._scores import Index, logit
+from jaxviz._types import Images, Net
+from jaxviz.synthesis._ascent import ascend
+from jaxviz.synthesis._minimize import Synthesis
+from jaxviz.synthesis._parameterization import pixels
+from jaxviz.synthesis._regularizers import normalized_steps
+
+
+def fool(
+    net: Net, params: Any, images: Images, *, target: Index, steps: int = 100, step_size: float = 0.225
+) -> Synthesis:
+    """Change images until the network takes each of them for a class that they are not.
+
+    Steps along the gradient of that class's logit, each of a fixed length, until the class ranks first in every image.
+    `found.images - images` is what was changed.
+
+    Args:
+        net: a classifier, `(n, classes)` out.
+        params: its parameters.
+        images: `(n, h, w, 3)` in [0, 1].
+        target: the class to be taken for, or one for each image.
+        steps: at most.
+        step_size: length of a step over all pixels and colours together, in units of brightness.
+
+    Returns:
+        The images; `finished` tells whether all `steps` were taken, and so whether the network may not be fooled yet.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> net = lambda params, images: images.mean((1, 2)) @ params
+        >>> images = jnp.ones((1, 8, 8, 3)) * jnp.array([0.5, 0.4, 0.3])  # red
+        >>> found = jaxviz.fool(net, jnp.eye(3), images, target=1)
+        >>> print(net(jnp.eye(3), found.images).argmax(-1), jnp.abs(found.images - images).max() < 0.2)
+        [1] True
+
+    Szegedy et al. 2013, Intriguing Properties of Neural Networks; Nguyen, Yosinski & Clune 2014, Deep Neural Networks
+    are Easily Fooled.
+    """
+    check_images(images)
+    target = np.broadcast_to(np.asarray(target), len(images))
+    return ascend(
+        logit(net, target),
+        params,
+        jax.random.key(0),  # nothing here is random
+        size=(images.shape[1], images.shape[2]),
+        basis=pixels,
+        start=images,
+        transform=None,
+        optimizer=normalized_steps(step_size),
+        steps=steps,
+        every=1,
+        callback=lambda found: bool(jnp.all(_classes(net, params, found.images) == target)),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _classes(net: Net, params: Any, images: Images) -> Int[Array, " n"]:
+    return jnp.argmax(net(params, images), -1)

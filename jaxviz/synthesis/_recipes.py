@@ -1,0 +1,105 @@
+"""Options of `ascend` by the name of the paper that published them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from jaxviz._image import IMAGENET_MEAN
+from jaxviz.synthesis._parameterization import maco, pixels
+from jaxviz.synthesis._regularizers import (
+    blurring,
+    decay,
+    l2,
+    normalized_steps,
+    progressing_steps,
+    small_contributions,
+    small_norms,
+)
+from jaxviz.synthesis._robustness import crops, jitter_scale_rotate
+
+
+def _pixelwise(steps: int, *optimizers: optax.GradientTransformation, **options: Any) -> dict[str, Any]:
+    """Return what the papers before 2017 share: pixels, from the mean colour, that are not transformed."""
+    common = {"basis": pixels, "start": IMAGENET_MEAN, "transform": None, "steps": steps}
+    return common | {"optimizer": optax.chain(*optimizers)} | options
+
+
+# What Yosinski et al. start from: the mean and noise of 10 units of 255.
+_noisy_mean = functools.partial(pixels, center=IMAGENET_MEAN, spread=10 / 255)
+
+
+def _yosinski(steps: int, first: optax.GradientTransformation, *others: optax.GradientTransformation) -> dict[str, Any]:
+    return _pixelwise(steps, first, *others, start=None, basis=_noisy_mean)
+
+
+# A rate of theirs is for pixels of 0 to 255, where gradients are 255 times smaller and steps 255 times larger.
+_UNIT = 255.0**2
+
+RECIPES: dict[str, Callable[[float], dict[str, Any]]] = {
+    "simonyan": lambda rate: _pixelwise(200, normalized_steps(2.0 * rate), penalties=((10.0, l2),)),
+    "cs231n": lambda rate: _pixelwise(
+        100,
+        normalized_steps(25 * 0.225 * rate),
+        blurring(0.5, 10),
+        penalties=((1.0, l2),),
+        transform=jitter_scale_rotate(jitter=16.0, scale=0.0, degrees=0.0),
+    ),
+    "yosinski-1": lambda rate: _yosinski(
+        500, progressing_steps(2.0 * rate, 100 / _UNIT * rate), blurring(0.5, 4), small_norms(50.0)
+    ),
+    "yosinski-2": lambda rate: _yosinski(750, optax.sgd(100 / _UNIT * rate), decay(0.3), small_norms(20.0)),
+    "yosinski-3": lambda rate: _yosinski(1000, optax.sgd(100 / _UNIT * rate), decay(0.0001), blurring(1.0, 4)),
+    "yosinski-4": lambda rate: _yosinski(
+        1000, progressing_steps(2.0 * rate, 1e8 / _UNIT * rate), small_contributions(90.0), blurring(0.5, 4)
+    ),
+    # The paper takes 32 crops a step, from half the image to a twentieth, and NAdam with a rate of 1; one crop a step
+    # is noisier, and wants a smaller rate and larger parts.
+    "maco": lambda rate: {
+        "basis": maco,
+        "transform": crops(least=0.25, most=1.0, noise=0.05),
+        "optimizer": optax.adam(0.2 * rate),
+        "steps": 256,
+    },
+}
+
+
+def recipe(name: str, *, rate: float = 1.0) -> dict[str, Any]:
+    """Return the options of `ascend` that a paper published: `ascend(score, params, key, **recipe("cs231n"))`.
+
+    - "simonyan": the lecture's four steps. From the mean colour, steps along the gradient, with an L2 penalty.
+    - "cs231n": the course's assignment: L2, blur every 10 steps, jitter.
+    - "yosinski-1" to "yosinski-4": the four sets of their Table 1: pixels of small norm set to the mean and blur; decay
+      and small norm; decay and blur, which made most of their pictures; small contributions and blur. Their learning
+      rates are for the logits of CaffeNet, whose gradients are large: elsewhere raise `rate`.
+    - "maco": phases only, seen through random crops with noise.
+
+    Args:
+        name: one of the above.
+        rate: multiplies the published learning rate.
+
+    Raises:
+        ValueError: for another name.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> score = lambda params, images: images[..., 0].mean((1, 2)) - images[..., 1].mean((1, 2))
+        >>> options = jaxviz.recipe("simonyan") | {"steps": 20, "size": 16}
+        >>> found = jaxviz.ascend(score, None, jax.random.key(0), **options)
+        >>> print(bool(found.images[..., 0].mean() > found.images[..., 1].mean()))
+        True
+
+    Simonyan et al. 2013, Deep Inside Convolutional Networks; Yosinski et al. 2015, Understanding Neural Networks
+    Through Deep Visualization; Fel et al. 2023, Unlocking Feature Visualization for Deep Networks with MAgnitude
+    Constrained Optimization.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+    return dict(_made(name, float(rate)))
+
+
+@functools.cache
+def _made(name: str, rate: float) -> dict[str, Any]:
+    """Make the options once: another optimizer object would compile a new program."""
+    return RECIPES[name](rate)
