@@ -7,6 +7,7 @@
   GPU. As strided slices it is neither.
 - A depthwise convolution, which XLA on CPU computes channel by channel, takes 11 to 74 times less time as a sum of
   shifted images.
+- A convolution with a 1x1 kernel is a product of matrices, and on CPU up to twice as fast when written as one.
 """
 
 import functools
@@ -55,10 +56,33 @@ def _apply(swap: Callable, params: dict[str, Any], operands: list[Any], _: Calla
 
 def _convolve(images: Array, kernel: Array, **params: Any) -> Array:
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
+    if _is_product(kernel, params):
+        return _product(images, kernel, params)
     depthwise = groups == images.shape[numbers.lhs_spec[1]] == kernel.shape[numbers.rhs_spec[0]]
     if groups == 1 or not depthwise or any(d != 1 for d in params["lhs_dilation"]):
         return convolution_p.bind(images, kernel, **params)
     return _depthwise(images, kernel, params)
+
+
+def _is_product(kernel: Array, params: dict[str, Any]) -> bool:
+    """Tell a convolution that multiplies the channels at each position by a matrix, and does nothing else."""
+    sides = [kernel.shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:]]
+    steps = (*params["window_strides"], *params["lhs_dilation"])
+    padding = [pad for pair in params["padding"] for pad in pair]
+    groups = (params["feature_group_count"], params["batch_group_count"])
+    return set(sides) | set(steps) | set(groups) == {1} and not any(padding)
+
+
+def _product(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
+    numbers = params["dimension_numbers"]
+    matrix = kernel.transpose(numbers.rhs_spec).reshape(kernel.shape[numbers.rhs_spec[0]], -1)  # (out, in)
+    contracted = (((numbers.lhs_spec[1],), (1,)), ((), ()))
+    options = {name: params[name] for name in ("precision", "preferred_element_type")}
+    result = lax.dot_general(images, matrix, contracted, **options)  # the axes of the images, then the channels
+    order = sorted(range(images.ndim), key=lambda axis: (axis == numbers.lhs_spec[1], axis))
+    role = {axis: i for i, axis in enumerate(numbers.lhs_spec)}
+    places = [numbers.out_spec[role[axis]] for axis in order]
+    return result.transpose([places.index(axis) for axis in range(images.ndim)])
 
 
 def _depthwise(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
@@ -108,9 +132,9 @@ def _gradient_of_kernel(g: Array, images: Array, kernel: Any, **params: Any) -> 
 
 
 def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
-    """Map over a batch of images by making the batch longer; leave a batch of kernels to JAX."""
+    """Map over a batch of images by making the batch longer; leave a batch of kernels, or of groups, to JAX."""
     (images, kernel), (axis, kernel_axis) = operands, axes
-    if kernel_axis is not None:
+    if kernel_axis is not None or params["batch_group_count"] != 1:
         return jax.vmap(functools.partial(_plain, **params), in_axes=axes)(images, kernel), 0
     row, out_row = params["dimension_numbers"].lhs_spec[0], params["dimension_numbers"].out_spec[0]
     moved = jnp.moveaxis(images, axis, row)

@@ -7,11 +7,12 @@ eye. Only `load_image` and `save_image` touch files; the other functions work un
 """
 
 import contextlib
+import functools
 import io
 import math
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:  # PIL is imported where it is used, so that `import jaxviz` s
     import PIL.Image
 
 AnyArray = Array | np.ndarray
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""The mean colour of ImageNet's photographs, in RGB."""
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _JPEG = {"quality": 95, "subsampling": 0}  # pictures of pixels: no colour is averaged over its neighbours
@@ -126,6 +130,38 @@ def resize(images: Float[AnyArray, "*n h w c"], size: tuple[int, int]) -> Float[
     if min(size) < 1:
         raise ImageError(f"size: expected (height, width) of at least 1 pixel each, got {size}")
     return jax.image.resize(images, (*leading, *size, channels), "cubic", antialias=True)
+
+
+def blur(images: Float[AnyArray, "n h w c"], sigma: ArrayLike, *, size: int | None = None) -> Float[Array, "n h w c"]:
+    """Blur images with a Gaussian, differentiably; the pixels at an edge go on beyond it.
+
+    Args:
+        images: `(n, h, w, c)`.
+        sigma: the Gaussian's standard deviation in pixels.
+        size: pixels from one end of the Gaussian to the other, odd; None: three `sigma` on either side, which must
+            then be a number and not traced.
+
+    >>> spot = jnp.zeros((1, 3, 3, 1)).at[0, 1, 1].set(1.0)
+    >>> print((100 * blur(spot, 1.0, size=3)[0, ..., 0]).astype(int))
+    [[ 7 12  7]
+     [12 20 12]
+     [ 7 12  7]]
+    """
+    if size is None:
+        size = 2 * math.ceil(3 * float(sigma)) + 1  # type: ignore[arg-type]
+    if size < 1 or size % 2 == 0:
+        raise ImageError(f"size: expected an odd number of pixels, got {size}")
+    reach = size // 2
+    weights = jnp.exp(-0.5 * (jnp.arange(-reach, reach + 1) / jnp.maximum(sigma, 1e-6)) ** 2)
+    weights = (weights / weights.sum()).astype(images.dtype)
+    blurred = jnp.asarray(images)
+    for axis in (1, 2):
+        padding = [(reach, reach) if i == axis else (0, 0) for i in range(4)]
+        padded = jnp.pad(blurred, padding, mode="edge")
+        length = images.shape[axis]
+        shifted = [jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(size)]
+        blurred = functools.reduce(jnp.add, [weights[i] * part for i, part in enumerate(shifted)])
+    return blurred
 
 
 def normalize(
@@ -245,16 +281,30 @@ def check_images(images: Any) -> None:
         raise ValueError(f"expected images (n, h, w, 3), got shape {jnp.shape(images)}; one image is image[None]")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"expected images of floats in [0, 1], got {images.dtype}; divide bytes by 255")
+    check_finite("images", images)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, even for a reader or an interruption in between."""
+def check_finite(name: str, values: Any) -> None:
+    """Raise ValueError if there is a NaN or an infinity, where the values are there to be looked at."""
+    if isinstance(values, jax.core.Tracer):
+        return
+    bad = ~np.isfinite(np.asarray(values, np.float32))
+    if bad.any():
+        raise ValueError(f"{name}: expected finite numbers, got {bad.sum()} that are NaN or infinite")
+
+
+def write_atomically(path: Path, data: bytes | Callable[[Any], None]) -> None:
+    """Write a file so that it is there whole or not at all, even for a reader or an interruption in between.
+
+    What is large is better written by a function, which is given the open file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, since a rename is atomic only within a file system; not a NamedTemporaryFile, whose files
     # nobody but their owner may read.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            data(file) if callable(data) else file.write(data)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -56,6 +56,7 @@ class Program:
 
     jaxpr: ClosedJaxpr
     treedef: Any
+    inputs: Sequence[Value] = ()
     values: list[Value] = dataclasses.field(default_factory=list)
     loops: list[JaxprEqn] = dataclasses.field(default_factory=list)
 
@@ -63,7 +64,6 @@ class Program:
 def trace(fn: Callable, *args: Any, last_only: bool = True) -> Program:
     """Trace `fn(*args)` without running it; what depends on its last argument (or on any) is marked as varying."""
     jaxpr, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
-    program = Program(jaxpr, jax.tree.structure(shape))
     leaves = [
         (path, i == len(args) - 1 or not last_only)
         for i, arg in enumerate(args)
@@ -73,6 +73,7 @@ def trace(fn: Callable, *args: Any, last_only: bool = True) -> Program:
         Value("input", var.aval, varies=varies and jnp.issubdtype(var.aval.dtype, jnp.floating), key=_module_path(path))
         for var, (path, varies) in zip(jaxpr.jaxpr.invars, leaves, strict=True)
     ]
+    program = Program(jaxpr, jax.tree.structure(shape), inputs)
     _inline(program, jaxpr, inputs, (), None)
     return program
 
@@ -160,7 +161,7 @@ def _named(program: Program) -> Iterator[tuple[str, Value]]:
 
     explicit = [(name, value) for value in program.values if (name := name_of(value))]
     covered = {id(source) for _, value in explicit for source in _sources(value)}
-    found = [(KINDS[v.op], _with_bias(v)) for v in program.values if v.op in KINDS and _is_layer(v)]
+    found = [(KINDS[v.op], _with_bias(v)) for v in program.values if is_layer(v)]
     found += [("relu", relu.value) for relu in find_relus(program) if relu.value.varies]
     order = {id(value): i for i, value in enumerate(program.values)}
     counts: Counter[str] = Counter()
@@ -179,26 +180,33 @@ def _sources(value: Value) -> Iterator[Value]:
         yield value
 
 
-def _is_layer(value: Value) -> bool:
-    """Tell a layer, images times parameters, from products of activations such as attention."""
-    return value.varies and not all(operand.varies for operand in value.inputs)
+def is_layer(value: Value) -> bool:
+    """Tell a convolution or dense product, images times parameters, from products of activations such as attention."""
+    return value.op in KINDS and value.varies and not all(operand.varies for operand in value.inputs)
 
 
 def _with_bias(value: Value) -> Value:
     """Follow a product to the addition of its bias, if that is all that becomes of it."""
+    return [value, *bias_additions(value)][-1]
+
+
+def bias_additions(value: Value) -> list[Value]:
+    """Return the additions of what does not vary that are all that becomes of a product."""
+    additions: list[Value] = []
     while len(value.users) == 1:
         user = value.users[0]
         other = [operand for operand in user.inputs if operand is not value]
         if user.op != "add" or len(other) != 1 or other[0].varies:
             break
+        additions.append(user)
         value = user
-    return value
+    return additions
 
 
 def _paths(program: Program) -> Iterator[tuple[str, Value]]:
     """Yield the module paths of convolutions and dense products: where their kernels stand in the parameters."""
     for value in program.values:
-        if value.op in KINDS and _is_layer(value):
+        if is_layer(value):
             kernel = next(operand for operand in value.inputs if not operand.varies)
             while len(kernel.inputs) == 1:
                 kernel = kernel.inputs[0]

@@ -18,6 +18,19 @@ class ReceptiveField(NamedTuple):
     stride: tuple[int, int]
     offset: tuple[int, int]
 
+    def window(self, position: tuple[int, int], image_size: tuple[int, int]) -> tuple[slice, slice]:
+        """Return the rows and columns that the unit at `position` sees of an image of this height and width.
+
+        >>> ReceptiveField(size=(5, 5), stride=(2, 2), offset=(-1, -1)).window((0, 3), (8, 8))
+        (slice(0, 4, None), slice(5, 8, None))
+        """
+        starts = [at * stride + first for at, stride, first in zip(position, self.stride, self.offset, strict=True)]
+        rows, columns = (
+            slice(max(start, 0), min(start + size, side))
+            for start, size, side in zip(starts, self.size, image_size, strict=True)
+        )
+        return rows, columns
+
 
 class _Span(NamedTuple):
     """Along one image axis: the unit at index i of array axis `axis` sees `size` pixels from `start + i * stride`."""

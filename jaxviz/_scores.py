@@ -2,6 +2,12 @@
 
 Each is a pytree. Its structure, the network and the layer, is static; its numbers, a class or channel or position,
 are traced. So `jax.jit(saliency)(logit(net, 3), params, images)` compiles once for every class.
+
+A score may also give `(n, k)`, k numbers for each image. Attribution then explains each of them from one forward pass,
+with maps `(n, k, h, w)`: `saliency(logit(net, jnp.arange(1000)[None]), params, images)` has a map for every class.
+
+Scores add, and numbers multiply them, also a number for each image: `(1 - t) * channel(net, layer, 3) + t *
+channel(net, layer, 8)` with `t = jnp.linspace(0, 1, 5)` goes from one channel to another in five images.
 """
 
 import dataclasses
@@ -24,35 +30,78 @@ def _static() -> Any:
     return dataclasses.field(metadata={"static": True})
 
 
+class Summable:
+    """What all scores made here can do: be added, and be multiplied by a number or by one for each image."""
+
+    __array_ufunc__ = None  # so that NumPy's numbers leave the multiplication to us
+
+    def __add__(self, other: Any) -> "_Sum":
+        return _Sum((self, other), (1.0, 1.0)) if isinstance(other, Summable) else NotImplemented
+
+    def __mul__(self, weight: Any) -> "_Sum":
+        return NotImplemented if callable(weight) else _Sum((self,), (weight,))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "_Sum":
+        return -1.0 * self
+
+    def __sub__(self, other: Any) -> "_Sum":
+        return self + -other if isinstance(other, Summable) else NotImplemented
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Logit:
-    net: Net = _static()
-    target: Any = None
+class _Sum(Summable):
+    scores: tuple[Any, ...]
+    weights: tuple[Any, ...]
 
     def __call__(self, params: Any, images: Any) -> Array:
-        logits = self.net(params, images)
-        if jnp.ndim(logits) != 2:
-            raise ValueError(f"logit needs a network that returns (n, classes), got shape {jnp.shape(logits)}")
-        best = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1))
-        return _pick(logits, best if self.target is None else self.target, "class")
+        parts = [some_per_image(score(params, images), images) for score in self.scores]
+        if len({part.shape for part in parts}) > 1:
+            shapes = [part.shape for part in parts]
+            raise ValueError(f"scores that are added: expected as many numbers for the same images, got {shapes}")
+        weighted = [self._weighted(*pair, len(images)) for pair in zip(self.weights, parts, strict=True)]
+        return functools.reduce(jnp.add, weighted)
+
+    def _weighted(self, weight: Any, values: Array, count: int) -> Any:
+        if jnp.shape(weight) not in ((), (count,)):
+            raise ValueError(
+                f"a score's weight: expected a number, or one for each of {count} images, got shape {jnp.shape(weight)}"
+            )
+        return jnp.reshape(jnp.asarray(weight, values.dtype), (-1, *(1,) * (values.ndim - 1))) * values
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Channel:
+class _Class(Summable):
+    net: Net = _static()
+    target: Any = None
+    softmax: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def __call__(self, params: Any, images: Any) -> Array:
+        logits = _logits(self, params, images)
+        best = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1))
+        values = jax.nn.softmax(logits) if self.softmax else logits
+        return _pick(values, best if self.target is None else self.target, "class", several=True)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Channel(Summable):
     net: Net = _static()
     layer: str = _static()
     index: Any = 0
 
     def __call__(self, params: Any, images: Any) -> Array:
         value = _layer(self, params, images)
-        return _pick(value.mean(axis=tuple(range(1, value.ndim - 1))), self.index, f"channel of {self.layer!r}")
+        means = value.mean(axis=tuple(range(1, value.ndim - 1)))
+        return _pick(means, self.index, f"channel of {self.layer!r}", several=True)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Neuron:
+class _Neuron(Summable):
     net: Net = _static()
     layer: str = _static()
     index: Any = 0
@@ -66,12 +115,12 @@ class _Neuron:
             value = _pick(along_row, column, f"column of {self.layer!r}")
         elif self.position is not None:
             raise ValueError(f"{self.layer!r} has shape {value.shape}, so its units have no position")
-        return _pick(value, self.index, f"channel of {self.layer!r}")
+        return _pick(value, self.index, f"channel of {self.layer!r}", several=True)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Energy:
+class _Energy(Summable):
     net: Net = _static()
     layer: str = _static()
 
@@ -80,14 +129,22 @@ class _Energy:
         return jnp.mean(jnp.square(value), axis=tuple(range(1, value.ndim)))
 
 
+def _logits(score: _Class, params: Any, images: Any) -> Array:
+    logits = score.net(params, images)
+    if jnp.ndim(logits) != 2:
+        raise ValueError(f"a class score needs a network that returns (n, classes), got shape {jnp.shape(logits)}")
+    return logits
+
+
 def _layer(score: _Channel | _Neuron | _Energy, params: Any, images: Any) -> Array:
     return capture(score.net, score.layer)(params, images)[1][score.layer]
 
 
-def _pick(values: Array, index: Any, what: str) -> Array:
+def _pick(values: Array, index: Any, what: str, *, several: bool = False) -> Array:
     """Return `values[i, ..., index[i]]` for each image i; refuse an index out of range where it can be seen.
 
-    A traced index cannot be: one out of range gives NaN, which no reader takes for a result.
+    A traced index cannot be: one out of range gives NaN, which no reader takes for a result. With `several`, `index`
+    may be `(n, k)` or `(1, k)`, k of them for each image.
     """
     count, size = values.shape[0], values.shape[-1]
     if not isinstance(index, Tracer):
@@ -96,30 +153,57 @@ def _pick(values: Array, index: Any, what: str) -> Array:
             raise ValueError(f"expected the number of a {what}, or one for each image, got {index!r}")
         if numbers.size and (numbers.min() < -size or numbers.max() >= size):
             raise ValueError(f"there is no {what} {index}: expected 0 to {size - 1}")
-    if jnp.ndim(index) > 1 or (jnp.ndim(index) == 1 and jnp.shape(index)[0] != count):
-        raise ValueError(f"expected one {what} or one for each of {count} images, got shape {jnp.shape(index)}")
-    chosen = jnp.broadcast_to(jnp.asarray(index), (count,)).reshape((count,) + (1,) * (values.ndim - 1))
-    return jnp.take_along_axis(values, chosen, axis=-1, mode="fill")[..., 0]
+    shape = jnp.shape(index)
+    if not (shape in ((), (count,)) or (several and len(shape) == 2 and shape[0] in (1, count))):
+        more = ", or several for each, (1, k) or (n, k)" if several else ""
+        raise ValueError(f"expected one {what} or one for each of {count} images{more}, got shape {shape}")
+    wanted = (count, *(1,) * (values.ndim - 2), *(shape[1:] or (1,)))
+    rows = jnp.asarray(index).reshape(-1, *wanted[1:])
+    chosen = jnp.take_along_axis(values, jnp.broadcast_to(rows, wanted), axis=-1, mode="fill")
+    return chosen if len(shape) == 2 else chosen[..., 0]
 
 
-def logit(net: Net, target: Index | None = None) -> _Logit:
+def logit(net: Net, target: Index | None = None) -> _Class:
     """Score a class by its logit, before any softmax.
 
     Args:
         net: a classifier, `(n, classes)` out.
-        target: a class, or one for each image, `(n,)`; None: the class that the network ranks first, held fixed.
+        target: a class; one for each image, `(n,)`; k for each image, `(n, k)`, or the same k for all, `(1, k)`; None:
+            the class that the network ranks first, held fixed.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: images.mean((1, 2)) @ params
-        >>> print(jaxviz.logit(net, 1)(jnp.eye(3), jnp.ones((2, 4, 4, 3)) * jnp.array([0.1, 0.5, 0.2])))
+        >>> images = jnp.ones((2, 4, 4, 3)) * jnp.array([0.25, 0.5, 1.0])
+        >>> print(jaxviz.logit(net, 1)(jnp.eye(3), images))
         [0.5 0.5]
+        >>> print(jaxviz.logit(net, jnp.array([[0, 2]]))(jnp.eye(3), images))  # two classes of every image
+        [[0.25 1.  ]
+         [0.25 1.  ]]
     """
-    return _Logit(net, target)
+    return _Class(net, target)
+
+
+def probability(net: Net, target: Index | None = None) -> _Class:
+    """Score a class by its probability, the softmax of the logits: what RISE and the deletion curves are about.
+
+    Args:
+        net: a classifier that returns logits, `(n, classes)`.
+        target: as for `logit`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> net = lambda params, images: images.mean((1, 2)) @ params
+        >>> print(jaxviz.probability(net, 1)(jnp.eye(3), jnp.ones((1, 4, 4, 3)) * jnp.log(jnp.array([1.0, 2.0, 1.0]))))
+        [0.5]
+    """
+    return _Class(net, target, softmax=True)
 
 
 def channel(net: Net, layer: str, index: Index) -> _Channel:
-    """Score one channel of a layer by its mean over positions; `index` may hold one channel for each image, `(n,)`.
+    """Score one channel of a layer by its mean over positions.
+
+    `index` may hold one channel for each image, `(n,)`, or k for each, `(n, k)` or `(1, k)`.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -132,6 +216,8 @@ def channel(net: Net, layer: str, index: Index) -> _Channel:
 
 def neuron(net: Net, layer: str, index: Index, position: tuple[Index, Index] | None = None) -> _Neuron:
     """Score one unit: channel `index` at `position` (row, column), by default at the centre of the map.
+
+    Each may hold one number for each image, `(n,)`; `index` also k for each, `(n, k)` or `(1, k)`.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -175,6 +261,37 @@ def one_per_image(values: Any, images: Any) -> Array:
     if jnp.shape(values) != images.shape[:1]:
         raise ValueError(
             f"a score must give one number per image, here {images.shape[:1]}; this one gave {jnp.shape(values)}; "
-            "jaxviz.logit, channel, neuron and energy make scores of a network"
+            "jaxviz.logit, probability, channel, neuron and energy make scores of a network"
         )
     return values
+
+
+def some_per_image(values: Any, images: Any) -> Array:
+    """Return a score's values; raise ValueError unless there is one for each image, or k of them."""
+    return values if jnp.ndim(values) == 2 and len(values) == len(images) else one_per_image(values, images)
+
+
+def fixed(score: Score, params: Any, images: Any) -> Score:
+    """Return a score that keeps the class which `images` are ranked as, when it is asked about changed ones."""
+    if isinstance(score, _Class) and score.target is None:
+        return dataclasses.replace(score, target=jnp.argmax(_logits(score, params, images), axis=-1))
+    if isinstance(score, _Sum):
+        return dataclasses.replace(score, scores=tuple(fixed(part, params, images) for part in score.scores))
+    return score
+
+
+def one_by_one(score: Score, count: int) -> Any:
+    """Return one of our scores with its numbers repeated for each of `count` images; None for any other score.
+
+    Each slice of the result, with the axis kept, is the score of that image alone. What a function of the user's has
+    for each image is not known, so it must always be given all images.
+    """
+    if not _knows_each_image(score):
+        return None
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)[1:])), score)
+
+
+def _knows_each_image(score: Score) -> bool:
+    if isinstance(score, _Sum):
+        return all(_knows_each_image(part) for part in score.scores)
+    return isinstance(score, _Class | _Channel | _Neuron | _Energy)

@@ -29,8 +29,8 @@ class Net(Protocol):
 
 @runtime_checkable
 class Score(Protocol):
-    """Any JAX function from parameters and images to one number per image."""
+    """Any JAX function from parameters and images to one number per image; attribution also takes several."""
 
     def __call__(self, params: Any, images: Any, /) -> Any:
-        """Return `(n,)`: what attribution differentiates and synthesis maximises."""
+        """Return `(n,)`, what attribution explains and synthesis maximises; or `(n, k)`, k to explain of each image."""
         ...

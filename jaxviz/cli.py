@@ -1,4 +1,4 @@
-"""The command line: `jaxviz tour` and `jaxviz weights`, built from the signatures of functions."""
+"""The command line: `jaxviz tour`, `jaxviz weights` and a verb for each method, built from functions' signatures."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ def tour(
     Args:
         image: The photograph; by default scikit-image's cat.
         out: Folder for the page and its pictures.
-        size: Under 4 minutes (small) or under 12 (full), on two cores.
+        size: About 4 minutes on two cores (small), or several times that for better pictures (full).
         only: Sections to make, by id; by default all.
         seed: Of all randomness.
     """
@@ -86,17 +86,23 @@ def main(args: list[str] | None = None) -> None:
     if args[:1] == ["weights"]:
         _run(_WEIGHTS, "jaxviz weights", args[1:])
     else:
-        _run({"tour": tour, "weights": weights}, "jaxviz", args)
+        from jaxviz.gradient import _cli as gradient
+        from jaxviz.synthesis import _cli as synthesis
+
+        _run({"tour": tour, **gradient.commands(), **synthesis.commands(), "weights": weights}, "jaxviz", args)
 
 
 def _run(commands: dict[str, Callable[..., None]], program: str, args: list[str]) -> None:
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=args)
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
+    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         if os.environ.get("JAXVIZ_TRACEBACK"):
             raise
         print(f"jaxviz: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("jaxviz: stopped", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

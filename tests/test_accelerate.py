@@ -66,6 +66,81 @@ def test_another_layout(data):
     agree(lambda a: jax.grad(a(fn), (0, 1))(w, x))
 
 
+# A 1x1 convolution is a product of matrices
+
+
+LAYOUTS = [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("NCHW", "HWIO", "NHWC"), ("CWNH", "IOWH", "WHCN")]
+
+
+def one_by_one(layout, stride=1, **options):
+    def fn(w, x):
+        return lax.conv_general_dilated(x, w, (stride, stride), "VALID", dimension_numbers=layout, **options)
+
+    return fn
+
+
+def as_in(layout, value, names):
+    return value.transpose([names.index(name) for name in layout])
+
+
+def primitives_of(fn, *args):
+    program = str(jax.make_jaxpr(accelerate(fn))(*args))
+    return {name for name in ("dot_general", "conv_general_dilated", "jaxviz_convolution") if name in program}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids="-".join)
+def test_a_1x1_convolution_is_written_as_a_product(layout, data):
+    x, w = as_in(layout[0], data[0], "NHWC"), as_in(layout[1], data[1][:1, :1], "HWIO")
+    plain = one_by_one(layout)
+    assert primitives_of(plain, w, x) == {"dot_general"}
+    expected = jnp.einsum("nhwi,io->nhwo", data[0], data[1][0, 0])
+    np.testing.assert_allclose(accelerate(plain)(w, x), as_in(layout[2], expected, "NHWC"), atol=1e-12)
+    fn = lambda w, x: jnp.sum(jnp.sin(plain(w, x)))  # noqa: E731
+    agree(lambda a: (a(plain)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
+    agree(lambda a: jax.jvp(a(plain), (w, x), (w + 1, 2 - x)))
+    agree(lambda a: jax.vmap(jax.grad(a(fn), 1), (None, 0))(w, jnp.stack([x, -x])))
+    agree(lambda a: jax.vmap(a(plain), (0, None))(jnp.stack([w, -w]), x))
+
+
+def test_a_1x1_convolution_keeps_the_type_it_is_asked_for(data):
+    x, w = data[0].astype(jnp.bfloat16), data[1][:1, :1].astype(jnp.bfloat16)
+    fn = one_by_one(LAYOUTS[0], preferred_element_type=jnp.float32, precision="highest")
+    assert primitives_of(fn, w, x) == {"dot_general"}
+    result = accelerate(fn)(w, x)
+    assert result.dtype == jnp.float32
+    exact = jnp.einsum("nhwi,io->nhwo", x.astype(jnp.float64), w[0, 0].astype(jnp.float64))
+    np.testing.assert_allclose(result, exact, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"stride": 2}, id="strided"),
+        pytest.param({"padding": [(1, 0), (0, 0)]}, id="padded"),
+        pytest.param({"padding": [(0, -1), (0, 0)]}, id="cropping"),
+        pytest.param({"lhs_dilation": (2, 1), "padding": [(0, 0), (0, 0)]}, id="transposed"),
+        pytest.param({"feature_group_count": 2}, id="groups"),
+        pytest.param({"batch_group_count": 2}, id="groups of images"),
+    ],
+)
+def test_other_1x1_convolutions_stay_convolutions(options, data):
+    x, w = data[0], data[1][:1, :1]
+    w = w[:, :, : 4 // options.get("feature_group_count", 1)]
+    plain = lambda w, x: convolve(x, w, **{"padding": "VALID"} | options)  # noqa: E731
+    assert primitives_of(plain, w, x) == {"jaxviz_convolution"}
+    fn = lambda w, x: jnp.sum(jnp.sin(plain(w, x)))  # noqa: E731
+    agree(lambda a: (a(plain)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
+    agree(lambda a: jax.jvp(a(plain), (w, x), (w + 1, 2 - x)))
+    agree(lambda a: jax.vmap(a(plain), (None, 0))(w, jnp.stack([x, -x])))
+
+
+def test_a_depthwise_1x1_convolution(data):
+    x, w = data[0], data[1][:1, :1, :1, :4]
+    plain = lambda w, x: convolve(x, w, feature_group_count=4)  # noqa: E731
+    np.testing.assert_allclose(accelerate(plain)(w, x), x * w[0, 0, 0], atol=1e-12)
+    assert primitives_of(plain, w, x) == set()
+
+
 def test_every_transformation(data):
     x, w = data
     fn = lambda x: jnp.sum(jnp.sin(convolve(x, w, stride=2)))  # noqa: E731

@@ -21,8 +21,8 @@ def own_cache(monkeypatch, tmp_path):
 def test_help_lists_the_commands():
     result = run("--help")
     assert result.returncode == 0
-    assert "tour" in result.stdout
-    assert "weights" in result.stdout
+    for verb in ("tour", "weights", "saliency", "ascend", "sheet", "dream", "invert", "texture", "style"):
+        assert verb in result.stdout
 
 
 def test_weights_list(capsys):
@@ -43,7 +43,7 @@ def test_weights_help_lists_its_verbs(capsys):
     ("args", "message"),
     [
         (["tour", "none.jpg"], "none.jpg: expected an image file"),
-        (["tour", "--only", "nope"], "no section nope; there are filters, saliency"),
+        (["tour", "--only", "nope"], "no section nope; there are filters, "),
         (["weights", "fetch", "vgg99"], "did you mean 'vgg19'"),
         (["weights", "import", "none.pth"], "none.pth"),
     ],
@@ -55,3 +55,14 @@ def test_errors_are_one_line_and_write_nothing(args, message, capsys, monkeypatc
     assert stopped.value.code == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "tour").exists()
+
+
+def test_an_interruption_is_one_line(capsys, monkeypatch):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_WEIGHTS", {"list": interrupted, "other": interrupted})
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["weights", "list"])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "jaxviz: stopped\n"

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 import skimage.data
 from jax.test_util import check_grads
 from PIL import Image, ImageOps
 
-from jaxviz._image import ImageError, load_image, montage, normalize, overlay, resize, save_image
+from jaxviz._image import ImageError, blur, load_image, montage, normalize, overlay, resize, save_image
 
 CAT = skimage.data.chelsea()  # (300, 451, 3) uint8
 COLORS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
@@ -360,6 +361,63 @@ def test_resize_agrees_with_load_image_and_differentiates():
 
 
 # Writing
+
+
+# Blurring
+
+
+@pytest.mark.parametrize(
+    ("sigma", "size"),
+    [
+        (1.5, None),  # 5 pixels on either side
+        (0.4, None),
+        (5.0, 11),  # RISE's: cut at one sigma
+        (5.0, 61),  # larger than the image
+        (2.0, 1),
+    ],
+)
+def test_blur_equals_scipys(sigma, size):
+    images = np.random.default_rng(0).random((2, 17, 12, 3), np.float32)
+    reach = np.ceil(3 * sigma) if size is None else size // 2
+    expected = scipy.ndimage.gaussian_filter(
+        images.astype(float), sigma, axes=(1, 2), mode="nearest", truncate=reach / sigma
+    )
+    blurred = jax.jit(lambda images: blur(images, sigma, size=size))(images)
+    np.testing.assert_allclose(blurred, expected, atol=1e-6)
+    assert (size == 1) == (np.abs(expected - images).max() < 1e-2)
+
+
+@pytest.mark.parametrize("size", [None, 5])
+def test_blur_by_nothing(size):
+    """At sigma 0, and at one so small that its square underflows."""
+    images = np.random.default_rng(0).random((1, 6, 5, 3), np.float32)
+    for sigma in (0.0, 1e-30):
+        np.testing.assert_allclose(blur(images, sigma, size=size), images, rtol=1e-6)
+
+
+def test_blur_keeps_a_constant_image_and_the_dtype():
+    images = jnp.full((1, 6, 5, 3), 0.25)
+    fn = jax.jit(lambda images: blur(images, 3.0))
+    np.testing.assert_allclose(fn(images), images, rtol=1e-6)
+    assert fn(images.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    with jax.enable_x64(True):
+        assert fn(np.zeros((1, 6, 5, 3))).dtype == jnp.float64
+
+
+def test_blur_may_have_a_traced_sigma():
+    with jax.enable_x64(True):
+        images = jax.random.uniform(jax.random.key(0), (1, 7, 6, 2), jnp.float64)
+        total = jax.jit(lambda images, sigma: jnp.sum(jnp.sin(blur(images, sigma, size=5))))
+        np.testing.assert_allclose(total(images, 1.3), jnp.sin(blur(images, 1.3, size=5)).sum(), rtol=1e-12)
+        check_grads(total, (images, jnp.asarray(1.3)), order=1, modes=["rev"])
+        assert jnp.abs(jax.grad(total, argnums=1)(images, 1.3)) > 1e-3
+        assert jnp.isfinite(jax.grad(total, argnums=1)(images, 0.0))
+
+
+@pytest.mark.parametrize("size", [0, 2, -1])
+def test_blur_of_an_even_size_is_refused(size):
+    with pytest.raises(ImageError, match=f"size: expected an odd number of pixels, got {size}"):
+        blur(jnp.zeros((1, 6, 5, 3)), 1.0, size=size)
 
 
 def test_png_round_trip_is_exact(tmp_path):

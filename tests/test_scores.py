@@ -21,6 +21,55 @@ def test_logit(small_params, images):
     np.testing.assert_array_equal(each, [logits[0, 4], logits[1, 0]])
 
 
+def test_probability(small_params, images):
+    expected = jax.nn.softmax(small_net(small_params, images))
+    close = lambda score, values: np.testing.assert_allclose(score(small_params, images), values, rtol=1e-6)  # noqa: E731
+    close(jaxviz.probability(small_net, 3), expected[:, 3])
+    close(jaxviz.probability(small_net), expected.max(-1))
+    close(jaxviz.probability(small_net, jnp.array([4, 0])), [expected[0, 4], expected[1, 0]])
+    everything = jaxviz.probability(small_net, jnp.arange(5)[None])
+    np.testing.assert_allclose(everything(small_params, images).sum(-1), 1, rtol=1e-6)
+
+
+def test_the_gradient_of_a_probability_sees_the_other_classes(small_params, images):
+    """p_i (dz_i - sum_j p_j dz_j); a logit's sees none."""
+    small_params = small_params | {"w3": small_params["w3"] / 10}  # so that no class has it all
+    grads = jaxviz.gradient(jaxviz.logit(small_net, jnp.arange(5)[None]), small_params, images)
+    p = jax.nn.softmax(small_net(small_params, images))
+    mean = jnp.einsum("nk,nk...->n...", p, grads)
+    expected = p[:, 1, None, None, None] * (grads[:, 1] - mean)
+    found = jaxviz.gradient(jaxviz.probability(small_net, 1), small_params, images)
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+    assert jnp.abs(found - p[:, 1, None, None, None] * grads[:, 1]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda i: jaxviz.logit(small_net, i), id="logit"),
+        pytest.param(lambda i: jaxviz.probability(small_net, i), id="probability"),
+        pytest.param(lambda i: jaxviz.channel(small_net, "relu_1", i), id="channel"),
+        pytest.param(lambda i: jaxviz.channel(small_net, "dense_0", i), id="channel of a dense layer"),
+        pytest.param(lambda i: jaxviz.neuron(small_net, "relu_1", i), id="neuron"),
+        pytest.param(
+            lambda i: jaxviz.neuron(small_net, "relu_1", i, (jnp.array([0, 1]), 3)), id="neuron at a position"
+        ),
+    ],
+)
+def test_several_numbers_for_each_image(make, small_params, images):
+    single = np.stack([make(i)(small_params, images) for i in range(5)], axis=1)  # (n, 5)
+    shared = make(np.array([[3, 0, 3]]))(small_params, images)
+    np.testing.assert_array_equal(shared, single[:, [3, 0, 3]])
+    own = make(jnp.array([[3, 0], [1, 4]]))(small_params, images)
+    np.testing.assert_array_equal(own, [single[0, [3, 0]], single[1, [1, 4]]])
+    one = make(jnp.array([[2]]))(small_params, images)
+    assert one.shape == (2, 1)
+    np.testing.assert_array_equal(one, single[:, 2:3])
+    np.testing.assert_allclose(
+        jax.jit(lambda i: make(i)(small_params, images))(jnp.array([[3, 0, 3]])), shared, rtol=1e-5
+    )
+
+
 def test_channel_neuron_energy(small_params, images):
     value = values_of(small_params, images, "relu_1")
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)  # noqa: E731
@@ -72,8 +121,17 @@ def test_out_of_range(small_params, images):
         jaxviz.neuron(small_net, "relu_1", 0, (8, 0))(small_params, images)
     with pytest.raises(ValueError, match="no position"):
         jaxviz.neuron(small_net, "dense_0", 0, (0, 0))(small_params, images)
-    with pytest.raises(ValueError, match="one for each of 2 images"):
-        jaxviz.logit(small_net, jnp.arange(3))(small_params, images)
+    for make in (jaxviz.logit, jaxviz.probability):
+        with pytest.raises(
+            ValueError, match=r"one for each of 2 images, or several for each, \(1, k\) or \(n, k\), got"
+        ):
+            make(small_net, jnp.arange(3))(small_params, images)
+        with pytest.raises(ValueError, match=r"one for each of 2 images, .* got shape \(3, 2\)"):
+            make(small_net, jnp.zeros((3, 2), int))(small_params, images)
+        with pytest.raises(ValueError, match=r"no class \[\[ ?0 +-6\]\]: expected 0 to 4"):
+            make(small_net, np.array([[0, -6]]))(small_params, images)
+    with pytest.raises(ValueError, match=r"one row of 'relu_1' or one for each of 2 images, got shape \(1, 2\)"):
+        jaxviz.neuron(small_net, "relu_1", 0, (np.array([[0, 1]]), 0))(small_params, images)
     with pytest.raises(ValueError, match=r"network that returns \(n, classes\)"):
         jaxviz.logit(lambda p, x: x)(small_params, images)
     with pytest.raises(ValueError, match="expected the number of a class"):
@@ -83,3 +141,77 @@ def test_out_of_range(small_params, images):
 def test_a_traced_index_out_of_range_is_nan(small_params, images):
     values = jax.jit(lambda i: jaxviz.logit(small_net, i)(small_params, images))(9)
     assert jnp.all(jnp.isnan(values))
+
+
+# Sums
+
+
+def test_scores_add_and_are_multiplied(small_params, images):
+    first, second = jaxviz.logit(small_net, 1), jaxviz.channel(small_net, "relu_1", 2)
+    a, b = first(small_params, images), second(small_params, images)
+    each = np.array([0.25, 4.0])
+    for score, expected in (
+        (first + second, a + b),
+        (first - 2 * second, a - 2 * b),
+        (-first, -a),
+        (0.5 * (first + second) * 3, 1.5 * (a + b)),
+        (each * first, each * a),
+        (jnp.asarray(each) * first + second * each, each * (a + b)),
+        (np.float32(2) * first, 2 * a),
+    ):
+        np.testing.assert_allclose(score(small_params, images), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sum_is_explained_like_any_score(small_params, images):
+    first, second = jaxviz.logit(small_net), jaxviz.logit(small_net, jnp.array([4, 0]))
+    weights = jnp.array([2.0, -1.0])
+    parts = [jaxviz.gradient(score, small_params, images) for score in (first, second)]
+    found = jaxviz.gradient(first + weights * second, small_params, images)
+    np.testing.assert_allclose(found, parts[0] + weights[:, None, None, None] * parts[1], atol=1e-5)
+    several = first + weights * jaxviz.logit(small_net, jnp.arange(3)[None])
+    with pytest.raises(
+        ValueError, match=r"scores that are added: expected .* for the same images, got \[\(2,\), \(2, 3\)\]"
+    ):
+        several(small_params, images)
+    maps = jaxviz.occlusion(weights * second, small_params, images, window=8, stride=8, batch_size=3)
+    np.testing.assert_allclose(
+        maps, weights[:, None, None] * jaxviz.occlusion(second, small_params, images, window=8, stride=8), atol=1e-4
+    )
+
+
+def test_another_weight_compiles_nothing(small_params, images):
+    traces = []
+
+    @jax.jit
+    def values(score):
+        traces.append(score)
+        return score(small_params, images)
+
+    for weight in (0.25, 0.5):
+        mixed = (1 - weight) * jaxviz.logit(small_net, 1) + weight * jaxviz.logit(small_net, 2)
+        expected = (1 - weight) * jaxviz.logit(small_net, 1)(small_params, images)
+        np.testing.assert_allclose(
+            values(mixed), expected + weight * jaxviz.logit(small_net, 2)(small_params, images), rtol=1e-5, atol=1e-6
+        )
+    assert len(traces) == 1
+
+
+def test_an_interpolation_goes_from_one_channel_to_the_other(small_params):
+    t = jnp.linspace(0, 1, 3)
+    score = (1 - t) * jaxviz.channel(small_net, "relu_1", 1) + t * jaxviz.channel(small_net, "relu_1", 4)
+    found = jaxviz.ascend(score, small_params, jax.random.key(0), size=16, steps=40, transform=None)
+    assert found.images.shape == (3, 16, 16, 3)
+    first, last = (jaxviz.channel(small_net, "relu_1", i)(small_params, found.images) for i in (1, 4))
+    assert first[0] > first[2]
+    assert last[2] > last[0]
+
+
+def test_what_does_not_add(small_params, images):
+    with pytest.raises(TypeError, match="unsupported operand"):
+        jaxviz.logit(small_net, 1) + (lambda params, images: images.mean((1, 2, 3)))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        jaxviz.logit(small_net, 1) * jaxviz.logit(small_net, 2)
+    with pytest.raises(
+        ValueError, match=r"a score's weight: expected a number, or one for each of 2 images, got shape"
+    ):
+        (jnp.ones(3) * jaxviz.logit(small_net, 1))(small_params, images)

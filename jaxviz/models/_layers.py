@@ -9,10 +9,10 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
+from jaxviz._image import IMAGENET_MEAN as IMAGENET_MEAN
 from jaxviz._image import check_images
 from jaxviz._types import Net
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jaxviz
+from jaxviz.report._draw import overlaid, raw
 
 Pictures = Iterator[tuple[str, str, Any]]
 """File name without suffix, caption, and the picture, (h, w, 3) in [0, 1]."""
@@ -31,9 +31,9 @@ class Tour(NamedTuple):
         """Return what ImageNet classifiers are tested on: the shorter side resized to 256, the middle 224 pixels."""
         return jaxviz.load_image(self.photo, size=256)[None, 16:240, 16:240]
 
-    def progress(self, steps: int) -> Callable[[int, Any, Any], None]:
+    def progress(self, steps: int) -> Callable[[Any], None]:
         """Return a callback that reports how far an optimization is."""
-        return lambda step, images, losses: self.report(f"step {step} of {steps}, loss {losses[-1]:.4g} …")
+        return lambda now: self.report(f"step {len(now.losses)} of {steps}, loss {now.losses[-1]:.4g} …")
 
     def images(self, side: int) -> jax.Array:
         """Return the photograph as a batch of one, its shorter side resized to `side`."""
@@ -84,6 +84,25 @@ def filters(tour: Tour) -> Pictures:
     )
 
 
+# Occlusion
+
+
+def call_occlusion(images, stride):
+    net, params = jaxviz.load("efficientnet_lite0")
+    score = jaxviz.probability(net)  # of the class that the network ranks first
+    maps = jaxviz.occlusion(score, params, images, window=64, stride=stride)
+    return maps
+
+
+def occlusion(tour: Tour) -> Pictures:
+    images = tour.crop()
+    yield "occlusion-photo", f"The photograph as the network gets it; it says {_best_class(images)}", images[0]
+    hidden = images.at[:, 80:144, 80:144].set(0.5)
+    yield "occlusion-hidden", f"One of the copies: with this part hidden, {_best_class(hidden)}", hidden[0]
+    shown = overlaid(images[0], call_occlusion(images, 8 if tour.full else 16)[0], fine=False)
+    yield "occlusion-map", "Bright where hiding makes the class less probable", shown
+
+
 # Saliency
 
 
@@ -96,10 +115,10 @@ def call_saliency(images):
 
 def saliency(tour: Tour) -> Pictures:
     images = tour.crop()
-    shown = jaxviz.normalize(call_saliency(images))[0]
+    map = call_saliency(images)[0]
     yield "saliency-photo", f"The photograph as the network gets it; it says {_best_class(images)}", images[0]
-    yield "saliency-map", "The map for that class", jnp.repeat(shown[..., None], 3, axis=-1)
-    yield "saliency-overlay", "The same, averaged over 7x7 pixels, on the photograph", _overlaid(images[0], shown)
+    yield "saliency-map", "The map for that class", raw(map, fine=True)
+    yield "saliency-overlay", "The same, blurred, on the photograph", overlaid(images[0], map, fine=True)
 
 
 # Guided backprop
@@ -114,12 +133,12 @@ def call_guided_backprop(images):
 
 def guided_backprop(tour: Tour) -> Pictures:
     images = tour.images(224)
-    shown = jaxviz.normalize(call_guided_backprop(images), signed=True)[0]
+    shown = raw(call_guided_backprop(images)[0], fine=True)
     yield "guided-layer", "Everything that VGG-16's relu5_3 responds to", shown
     net, params = jaxviz.load("efficientnet_lite0")
     maps = jaxviz.guided_backprop(jaxviz.logit(net), params, tour.crop())
     caption = f"EfficientNet-Lite0, for the class {_best_class(tour.crop())}"
-    yield "guided-class", caption, jaxviz.normalize(maps, signed=True)[0]
+    yield "guided-class", caption, raw(maps[0], fine=True)
     yield "guided-neurons", _NEURONS, _neurons(images, jaxviz.guided_backprop)
 
 
@@ -135,31 +154,56 @@ def call_deconvnet(images):
 
 def deconvnet(tour: Tour) -> Pictures:
     images = tour.images(224)
-    shown = jaxviz.normalize(call_deconvnet(images), signed=True)[0]
+    shown = raw(call_deconvnet(images)[0], fine=True)
     yield "deconvnet-layer", "What VGG-16's relu4_3 responds to", shown
     yield "deconvnet-neurons", _NEURONS, _neurons(images, jaxviz.deconvnet)
 
 
-_NEURONS = "The strongest unit of relu3_3, relu4_3 and relu5_3: the pixels it sees, and what of them it responds to"
+LAYERS = ("relu3_3", "relu4_3", "relu5_3")
+_NEURONS = (
+    f"The four strongest channels of {', '.join(LAYERS)}, a row each: what the unit sees, and what it responds to"
+)
 
 
 def _neurons(images: jax.Array, method: Callable) -> jax.Array:
-    """Show the patch and the map of the strongest unit of three layers, side by side."""
+    """Show the patch and the map of the strongest unit of some channels of three layers, side by side."""
     net, params = jaxviz.load("vgg16_features")
-    names = ("relu3_3", "relu4_3", "relu5_3")
-    _, values = jax.jit(jaxviz.capture(net, names))(params, images)
+    _, values = jax.jit(jaxviz.capture(net, LAYERS))(params, images)
     cells = []
-    for name in names:
-        row, column, channel = np.unravel_index(np.argmax(values[name][0]), values[name].shape[1:])
-        score = jaxviz.neuron(net, name, int(channel), (int(row), int(column)))
+    for name in LAYERS:
+        peaks = values[name][0].max((0, 1))
+        channels = jnp.argsort(peaks, descending=True)[:4]
+        places = values[name][0].reshape(-1, len(peaks))[:, channels].argmax(0)
+        rows, columns = jnp.divmod(places, values[name].shape[2])
+        copies = jnp.repeat(images, len(channels), axis=0)
+        maps = method(jaxviz.neuron(net, name, channels, (rows, columns)), params, copies)
         field = jaxviz.receptive_field(net, params, images, name)
-        rows, columns = (
-            slice(max(start + unit * stride, 0), start + unit * stride + size)
-            for start, unit, stride, size in zip(field.offset, (row, column), field.stride, field.size, strict=True)
-        )
-        shown = jaxviz.normalize(method(score, params, images)[:, rows, columns], signed=True)
-        cells += [jaxviz.resize(x, (196, 196)) for x in (images[0, rows, columns], shown[0])]
-    return jaxviz.montage([jnp.clip(cell, 0, 1) for cell in cells], columns=6)
+        for row, column, map in zip(rows.tolist(), columns.tolist(), maps, strict=True):
+            window = field.window((row, column), (images.shape[1], images.shape[2]))
+            shown = (images[0][window], raw(map[window], fine=True))
+            cells += [jnp.clip(jaxviz.resize(x, (128, 128)), 0, 1) for x in shown]
+    return jaxviz.montage(cells, columns=8)
+
+
+# Grad-CAM
+
+
+def call_grad_cam(images, target):
+    net, params = jaxviz.load("efficientnet_lite0")
+    score = jaxviz.logit(net, target)
+    maps = jaxviz.grad_cam(score, params, images, layer="head")
+    return maps
+
+
+def grad_cam(tour: Tour) -> Pictures:
+    images = tour.crop()
+    net, params = jaxviz.load("efficientnet_lite0")
+    first, second = jnp.argsort(jax.jit(net)(params, images)[0], descending=True)[:2].tolist()
+    for rank, target in (("first", first), ("second", second)):
+        caption = f"For the class ranked {rank}, “{jaxviz.class_names()[target].split(',')[0]}”"
+        yield f"grad-cam-{rank}", caption, overlaid(images[0], call_grad_cam(images, target)[0], fine=False)
+    maps = jaxviz.guided_grad_cam(jaxviz.logit(net, first), params, images, layer="head")
+    yield "grad-cam-guided", "Guided Grad-CAM: times guided backprop", raw(maps[0], fine=True)
 
 
 # Gradient ascent
@@ -168,15 +212,15 @@ def _neurons(images: jax.Array, method: Callable) -> jax.Array:
 def call_ascend(key, channels, size, steps, progress):
     net, params = jaxviz.load("vgg16_features")
     score = jaxviz.channel(net, "relu5_1", channels)
-    images, _ = jaxviz.ascend(score, params, key, size=size, steps=steps, callback=progress)
-    return images
+    found = jaxviz.ascend(score, params, key, size=size, steps=steps, callback=progress)
+    return found.images
 
 
 CHANNELS = (89, 508, 413, 57, 38, 17)  # birds, dogs, eyes, noses, screens, scales
 
 
 def ascend(tour: Tour) -> Pictures:
-    size, steps = (144, 384) if tour.full else (128, 96)
+    size, steps = (144, 384) if tour.full else (128, 72)
     images = call_ascend(tour.key, jnp.array(CHANNELS), size, steps, tour.progress(steps))
     caption = f"Channels {', '.join(map(str, CHANNELS))} of VGG-16's relu5_1, {steps} steps from noise"
     yield "ascend", caption, jaxviz.montage(images, columns=3)
@@ -188,14 +232,77 @@ def ascend(tour: Tour) -> Pictures:
 def call_dream(key, images, layer, progress):
     net, params = jaxviz.load("vgg16_features")
     score = jaxviz.energy(net, layer)
-    dreams, _ = jaxviz.dream(score, params, key, images, step_size=2 / 255, callback=progress)
-    return dreams
+    found = jaxviz.dream(score, params, key, images, step_size=2 / 255, callback=progress)
+    return found.images
 
 
 def dream(tour: Tour) -> Pictures:
     images = tour.images(384 if tour.full else 224)
     for layer, what in (("relu5_1", "A high layer adds eyes, snouts and fur"), ("relu3_1", "a low one, strokes")):
         yield f"dream-{layer}", f"{what} ({layer})", call_dream(tour.key, images, layer, tour.progress(40))[0]
+
+
+# Feature inversion
+
+
+def call_invert(key, images, layer, steps, progress):
+    net, params = jaxviz.load("vgg16_features")
+    found = jaxviz.invert(net, params, key, images, layer=layer, steps=steps, callback=progress)
+    return found.images
+
+
+def invert(tour: Tour) -> Pictures:
+    size, steps = (160, 100) if tour.full else (112, 60)
+    images = jaxviz.load_image(tour.photo, size=size)[None]
+    yield "invert-photo", "The photograph", images[0]
+    for layer, what in (
+        ("relu3_3", "nearly all is kept"),
+        ("relu4_3", "a little less"),
+        ("relu5_3", "things, roughly"),
+    ):
+        found = call_invert(tour.key, images, layer, steps, tour.progress(steps))
+        yield f"invert-{layer}", f"Made from noise and the features of {layer}: {what}", found[0]
+
+
+# Texture synthesis
+
+
+def call_texture(key, sample, size, steps, progress):
+    net, params = jaxviz.load("vgg16_features")
+    found = jaxviz.texture(net, params, key, sample, size=size, steps=steps, callback=progress)
+    return found.images
+
+
+def texture(tour: Tour) -> Pictures:
+    from skimage import data
+
+    side, steps = (160, 100) if tour.full else (128, 80)
+    samples = {"brick": data.brick(), "tissue": data.immunohistochemistry()}
+    for name, source in list(samples.items())[: 2 if tour.full else 1]:
+        sample = jaxviz.load_image(source, size=side)
+        yield f"texture-{name}-sample", f"A sample: {name}", sample
+        size = (side, side * 3 // 2)
+        found = call_texture(tour.key, sample, size, steps, tour.progress(steps))
+        yield f"texture-{name}", f"The same texture, made from noise ({steps} steps)", found[0]
+
+
+# Neural style
+
+
+def call_stylize(key, photo, painting, steps, progress):
+    net, params = jaxviz.load("vgg16_features")
+    found = jaxviz.stylize(net, params, key, photo, painting, steps=steps, callback=progress)
+    return found.images
+
+
+def stylize(tour: Tour) -> Pictures:
+    from skimage import data
+
+    side, steps = (224, 80) if tour.full else (144, 60)
+    photo, manner = tour.images(side)[0], jaxviz.load_image(data.immunohistochemistry(), size=side)
+    yield "style-manner", "What is to be its manner: stained tissue under the microscope", manner
+    found = call_stylize(tour.key, photo, manner, steps, tour.progress(steps))
+    yield "style", f"The photograph in that manner ({steps} steps)", found[0]
 
 
 def _best_class(images: jax.Array) -> str:
@@ -209,13 +316,6 @@ def _enlarged(tiles: jax.Array, times: int) -> jax.Array:
     return jnp.repeat(jnp.repeat(tiles, times, axis=1), times, axis=2)
 
 
-def _overlaid(image: jax.Array, map: jax.Array) -> jax.Array:
-    """Lay a map of single bright pixels, which would not be seen, over an image as averages of 7x7 pixels."""
-    kernel = jnp.ones((7, 1)) / 7
-    rows = jax.scipy.signal.convolve2d(map, kernel, mode="same")
-    return jaxviz.overlay(image, jax.scipy.signal.convolve2d(rows, kernel.T, mode="same"))
-
-
 METHODS = (
     Method(
         id="filters",
@@ -226,6 +326,16 @@ METHODS = (
         "opponent colours come out of training on nearly any photographs.",
         call=call_filters,
         pictures=filters,
+    ),
+    Method(
+        id="occlusion",
+        title="Occlusion",
+        question=PIXELS,
+        paper="Zeiler & Fergus 2013",
+        text="Hide a part of the photograph, ask again, and go on to the next part: where the network becomes less "
+        "sure, something that it needs was hidden. No gradients, nothing to take on trust, and the most work.",
+        call=call_occlusion,
+        pictures=occlusion,
     ),
     Method(
         id="saliency",
@@ -258,6 +368,16 @@ METHODS = (
         pictures=deconvnet,
     ),
     Method(
+        id="grad-cam",
+        title="Grad-CAM",
+        question=PIXELS,
+        paper="Selvaraju et al. 2017",
+        text="The last maps of the network, which still know where things are, each weighted by how much the class "
+        "score rises with it. Coarse, since those maps are 7x7, but it tells classes apart.",
+        call=call_grad_cam,
+        pictures=grad_cam,
+    ),
+    Method(
         id="ascend",
         title="Channels by gradient ascent",
         question=IMAGES,
@@ -276,5 +396,36 @@ METHODS = (
         "fine. High layers have seen many animals.",
         call=call_dream,
         pictures=dream,
+    ),
+    Method(
+        id="invert",
+        title="Feature inversion",
+        question=IMAGES,
+        paper="Mahendran & Vedaldi 2014",
+        text="An image is made from nothing but the features that the photograph has at one layer. What comes back is "
+        "what the layer has kept: nearly every hair low in the network; higher up things, but no longer exactly where "
+        "they were and in which colours.",
+        call=call_invert,
+        pictures=invert,
+    ),
+    Method(
+        id="texture",
+        title="Texture synthesis",
+        question=IMAGES,
+        paper="Gatys, Ecker & Bethge 2015",
+        text="How strongly each two channels of a layer respond together, on average over the image, says what a "
+        "texture is like, and not where anything is. An image is made from noise until it has the sample's averages.",
+        call=call_texture,
+        pictures=texture,
+    ),
+    Method(
+        id="style",
+        title="Neural style",
+        question=IMAGES,
+        paper="Gatys, Ecker & Bethge 2016",
+        text="Feature inversion and texture synthesis at once: the photograph's features at one layer, and another "
+        "image's averages at five.",
+        call=call_stylize,
+        pictures=stylize,
     ),
 )

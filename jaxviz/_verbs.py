@@ -1,0 +1,75 @@
+"""What the verbs of the command line share: how they are built from functions, and the files they are given."""
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxviz._image import ImageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def command(name: str, call: Callable[..., None], parameters: Iterable[inspect.Parameter], doc: str) -> Callable:
+    """Return `call` with the signature and the documentation that tyro is to read."""
+
+    def verb(*args: Any, **options: Any) -> None:
+        call(*args, **options)
+
+    verb = inspect.unwrap(verb)  # tyro reads that, not the checks of types which tests wrap around it
+    verb.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
+    verb.__annotations__ = {p.name: p.annotation for p in verb.__signature__.parameters.values()}  # type: ignore[attr-defined]
+    verb.__name__ = name
+    verb.__doc__ = doc
+    return verb
+
+
+def documentation(method: Callable[..., Any], options: Iterable[str], said: dict[str, str]) -> str:
+    """Return the method's first line, and what is said of the options."""
+    lines = [f"    {option}: {said[option]}" for option in options]
+    return "\n".join([(inspect.getdoc(method) or "").splitlines()[0], "", "Args:", *lines])
+
+
+def arguments(function: Callable[..., Any]) -> dict[str, str]:
+    """Return what a docstring says of each argument, in one line: the help is folded to the terminal's width."""
+    section = (inspect.getdoc(function) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+    return {name: said[0].upper() + " ".join(said[1:].split()) for name, said in found}
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def files(sources: Sequence[Path], out: Path) -> list[Path]:
+    """Return the images that the arguments name; a folder's by their suffixes, in order of name."""
+    paths: list[Path] = []
+    for source in sources:
+        if not source.exists():
+            raise ImageError(f"{source}: expected an image file or a folder of them, got a path where there is none")
+        paths += _in_folder(source, out) if source.is_dir() else [source]
+    if not paths:
+        raise ImageError("expected the name of an image or a folder, got none")
+    by_stem: dict[str, Path] = {}
+    for path in dict.fromkeys(paths):
+        other = by_stem.setdefault(path.stem, path)
+        if other != path:
+            raise ImageError(
+                f"{other} and {path} have the same name, and so would their results: rename one, or take them in "
+                "two runs, each with an --out of its own"
+            )
+    return list(by_stem.values())
+
+
+def _in_folder(folder: Path, out: Path) -> list[Path]:
+    if folder.resolve() == out.resolve():
+        raise ImageError(
+            f"--out {out}: expected another folder than the images', where results would be taken for images"
+        )
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    found = sorted(path for path in visible if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ImageError(f"{folder}: expected a folder with images ({', '.join(SUFFIXES)}), found none")
+    return found
