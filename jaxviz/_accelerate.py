@@ -75,8 +75,9 @@ def _is_product(kernel: Array, params: dict[str, Any]) -> bool:
 
 def _product(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
     numbers = params["dimension_numbers"]
-    matrix = kernel.transpose(numbers.rhs_spec).reshape(kernel.shape[numbers.rhs_spec[0]], -1)  # (out, in)
-    contracted = (((numbers.lhs_spec[1],), (1,)), ((), ()))
+    outputs, inputs, *sides = numbers.rhs_spec
+    matrix = kernel.squeeze(sides)  # (in, out) or (out, in), as it was: another order costs a copy
+    contracted = (((numbers.lhs_spec[1],), (int(inputs > outputs),)), ((), ()))
     options = {name: params[name] for name in ("precision", "preferred_element_type")}
     result = lax.dot_general(images, matrix, contracted, **options)  # the axes of the images, then the channels
     order = sorted(range(images.ndim), key=lambda axis: (axis == numbers.lhs_spec[1], axis))
@@ -88,14 +89,22 @@ def _product(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
 def _depthwise(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
     """Convolve each channel with a kernel of its own: a sum of shifted images, each times a number a channel."""
     numbers = params["dimension_numbers"]
-    rows = images.transpose(numbers.lhs_spec)  # (n, c, *space)
+    channels, space = numbers.lhs_spec[1], numbers.lhs_spec[2:]
+
+    def spread(values: Any, rest: Any) -> tuple:
+        """Return one value for each axis of the images, in the order they have: another order costs copies."""
+        given = dict(zip(space, values, strict=True))
+        return tuple(given.get(axis, rest) for axis in range(images.ndim))
+
     weights = kernel.transpose(numbers.rhs_spec)  # (c, 1, *space)
-    strides, padding = (1, 1, *params["window_strides"]), ((0, 0), (0, 0), *params["padding"])
-    dilation = (1, 1, *params["rhs_dilation"])
-    taps = _taps(rows, 0.0, (1, 1, *weights.shape[2:]), strides, padding, dilation)
-    flat = weights.reshape(weights.shape[0], -1, *(1,) * (rows.ndim - 2))
-    total = functools.reduce(jnp.add, [tap * flat[None, :, i] for i, tap in enumerate(taps)])
-    return total.transpose([numbers.out_spec.index(axis) for axis in range(rows.ndim)])
+    window, strides = spread(weights.shape[2:], 1), spread(params["window_strides"], 1)
+    taps = _taps(images, 0.0, window, strides, spread(params["padding"], (0, 0)), spread(params["rhs_dilation"], 1))
+    factors = weights.reshape(weights.shape[0], -1).T
+    total = functools.reduce(
+        jnp.add, [tap * lax.broadcast_in_dim(w, tap.shape, (channels,)) for tap, w in zip(taps, factors, strict=True)]
+    )
+    places = dict(zip(numbers.out_spec, numbers.lhs_spec, strict=True))
+    return total.transpose([places[axis] for axis in range(images.ndim)])
 
 
 def _gradient_of_images(g: Array, images: Any, kernel: Array, **params: Any) -> Array:

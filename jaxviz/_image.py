@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
@@ -286,7 +287,7 @@ def check_images(images: Any) -> None:
 
 def check_finite(name: str, values: Any) -> None:
     """Raise ValueError if there is a NaN or an infinity, where the values are there to be looked at."""
-    if isinstance(values, jax.core.Tracer):
+    if isinstance(values, Tracer):
         return
     bad = ~np.isfinite(np.asarray(values, np.float32))
     if bad.any():
