@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 import tyro
 from skimage import data
 
@@ -43,19 +42,12 @@ def main(
         out: folder for the picture.
     """
     net, params = jaxviz.load("vgg16_features")
-    photo, painting = (shrunk(source, longest) for source in (content or data.chelsea(), style))
+    photo, painting = (jaxviz.load_image(source, longest=longest) for source in (content or data.chelsea(), style))
     report = lambda now: print(f"step {len(now.losses)} of {steps}, loss {now.losses[-1]:.4g}", flush=True)  # noqa: E731
     found = jaxviz.stylize(
         net, params, jax.random.key(0), photo, painting, style_weights=style_weight, steps=steps, callback=report
     )
     jaxviz.save_image(out / "style.png", found.images[0])
-
-
-def shrunk(source: object, longest: int) -> jax.Array:
-    """Return an image whose longer side is `longest`."""
-    image = jaxviz.load_image(source)
-    scale = longest / max(image.shape[:2])
-    return jnp.clip(jaxviz.resize(image, (round(image.shape[0] * scale), round(image.shape[1] * scale))), 0, 1)
 
 
 if __name__ == "__main__":

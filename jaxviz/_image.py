@@ -52,7 +52,9 @@ class ImageError(ValueError):
     """An image that cannot be read, written or drawn; the message says what was expected, what came and what to do."""
 
 
-def load_image(source: object, *, size: int | tuple[int, int] | None = None) -> Float32[Array, "h w 3"]:
+def load_image(
+    source: object, *, size: int | tuple[int, int] | None = None, longest: int | None = None
+) -> Float32[Array, "h w 3"]:
     """Read an image as float32 RGB in [0, 1].
 
     EXIF orientation is applied, transparency is flattened on white, grey becomes RGB, and of an animation the first
@@ -67,19 +69,29 @@ def load_image(source: object, *, size: int | tuple[int, int] | None = None) -> 
             `(h, w, 1 | 3 | 4)` of uint8, uint16, bool, or floats in [0, 1].
         size: None keeps the size; an int scales the shorter side to it and cuts the centre `(size, size)`;
             `(height, width)` scales to exactly that.
+        longest: instead of `size`, scales an image whose longer side is longer down to that, and keeps all of it.
 
     Raises:
         ImageError: no such file, a folder, no image, a damaged or truncated one (never padded, unless the program has
             set PIL's `LOAD_TRUNCATED_IMAGES`), one larger than PIL's limit against decompression bombs, an array of
-            another shape, dtype or range, or a size below 1.
+            another shape, dtype or range, a size below 1, or both `size` and `longest`.
 
     >>> load_image(np.array([[0, 255]], np.uint8)).tolist()
     [[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]]
     >>> load_image(np.zeros((480, 640, 3), np.uint8), size=256).shape
     (256, 256, 3)
+    >>> load_image(np.zeros((480, 640, 3), np.uint8), longest=256).shape
+    (192, 256, 3)
     """
     _check_size(size)
-    return jnp.asarray(_fit(_pixels(source), size))
+    if longest is None:
+        return jnp.asarray(_fit(_pixels(source), size))
+    if size is not None or longest < 1:
+        raise ImageError(f"longest: expected at least 1 pixel and no size beside it, got {longest} and size {size}")
+    pixels = _pixels(source)
+    scale = min(1.0, longest / max(pixels.shape[:2]))
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    return jnp.asarray(_fit(pixels, (height, width) if scale < 1 else None))
 
 
 def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> None:

@@ -325,6 +325,21 @@ def test_sizes(shape, size, expected):
     assert load_image(np.zeros(shape, np.uint8), size=size).shape == expected
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((30, 40), (15, 20, 3)), ((40, 10), (20, 5, 3)), ((8, 20), (8, 20, 3))]
+)
+def test_the_longer_side(shape, expected):
+    pixels = np.zeros(shape, np.uint8)
+    pixels[:, : shape[1] // 2] = 255
+    image = load_image(pixels, longest=20)
+    assert image.shape == expected
+    assert_pixels(image, load_image(pixels, size=expected[:2]))
+    with pytest.raises(ImageError, match="longest: expected at least 1 pixel and no size beside it, got 0"):
+        load_image(pixels, longest=0)
+    with pytest.raises(ImageError, match="got 20 and size 10"):
+        load_image(pixels, longest=20, size=10)
+
+
 def test_the_crop_is_the_centre():
     stripes = np.zeros((10, 30), np.uint8)
     stripes[:, 10:20] = 255

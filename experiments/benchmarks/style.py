@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -64,11 +63,11 @@ def main(
         sizes: for the table of memory.
     """
     net, params = jaxviz.load("vgg16_features")
-    photo = shrunk(content, size)
+    photo = jaxviz.load_image(content, longest=size)
     titles = ("style", "loss, ours", "loss, PyTorch", "ratio", "s an evaluation, ours", "PyTorch", "ratio")
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for path in styles:
-        painting = shrunk(path, size)
+        painting = jaxviz.load_image(path, longest=size)
         ours, pace = run_ours(net, params, photo, painting, evaluations)
         theirs, their_pace = run_theirs(params, photo, painting, evaluations)
         numbers = (f"{ours:.4f}", f"{theirs:.4f}", f"{ours / theirs:.3f}", f"{pace:.3f}", f"{their_pace:.3f}")
@@ -78,13 +77,6 @@ def main(
         script = [sys.executable, "-c", ALONE, str(side)]
         seconds, peak = subprocess.run(script, capture_output=True, text=True, check=True).stdout.split()
         print(f"| {side}x{side} | {float(seconds):.2f} | {float(peak):.1f} |", flush=True)
-
-
-def shrunk(path: Path, longest: int) -> jax.Array:
-    """Return an image whose longer side is `longest`."""
-    image = jaxviz.load_image(path)
-    scale = longest / max(image.shape[:2])
-    return jnp.clip(jaxviz.resize(image, (round(image.shape[0] * scale), round(image.shape[1] * scale))), 0, 1)
 
 
 def run_ours(net: Any, params: Any, photo: jax.Array, painting: jax.Array, evaluations: int) -> tuple[float, float]:

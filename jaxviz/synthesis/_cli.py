@@ -60,13 +60,6 @@ def _options(method: Callable[..., Any], *names: str, **annotations: Any) -> dic
     return {name: found[name].replace(annotation=annotations.get(name, found[name].annotation)) for name in names}
 
 
-def _size(image: jax.Array, longest: int) -> jax.Array:
-    """Return an image whose longer side is at most `longest`, in pixels."""
-    scale = min(1.0, longest / max(image.shape[:2]))
-    size = (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
-    return jnp.clip(jaxviz.resize(image, size), 0, 1)
-
-
 def _each(make: Callable[[Path], str], sources: Sequence[Path], out: Path) -> None:
     """Make something of each image; one that cannot be read does not keep the others from being made."""
     paths, failed = files(sources, out), []
@@ -210,12 +203,12 @@ def dream(
     net, params = jaxviz.load(model)
     score = _all_of(net, layer, target)
     if guide is not None:
-        score = jaxviz.resemblance(net, params, _size(jaxviz.load_image(guide), 224)[None], layer=layer)
+        score = jaxviz.resemblance(net, params, jaxviz.load_image(guide, longest=224)[None], layer=layer)
     settings = {"verb": "dream", "model": model, "layer": layer, "target": target, "seed": seed, "size": size}
     settings |= {"guide": guide and digest(guide)} | options
 
     def make(path: Path) -> str:
-        image = _size(jaxviz.load_image(path), size)[None]
+        image = jaxviz.load_image(path, longest=size)[None]
         at, told = out / f"{path.stem}-dream", settings | {"image": digest(path)}
         if zoom:
             return _fall(score, params, jax.random.key(seed), image, at, told, frames=zoom, **options)
@@ -315,7 +308,7 @@ def texture(
     key = jax.random.key(seed)
 
     def make(path: Path) -> str:
-        image = _size(jaxviz.load_image(path), sample)
+        image = jaxviz.load_image(path, longest=sample)
         at, told = out / f"{path.stem}-texture", settings | {"image": digest(path)}
         if method == "efros-leung":
             run = functools.partial(_grow, key, image, size=size or 128, window=window)
@@ -374,7 +367,7 @@ def style(
     if sweep and sweep_size:
         raise ValueError("--sweep and --sweep-size: expected one of them")
     net, params = jaxviz.load(model)
-    shown, manners = _size(jaxviz.load_image(content), size), [jaxviz.load_image(path) for path in styles]
+    shown, manners = jaxviz.load_image(content, longest=size), [jaxviz.load_image(path) for path in styles]
     weights = style_weights[0] if len(style_weights) == 1 else list(style_weights)
     given: dict[str, Any] = {"style_weights": weights, "start": start}
     if Path(start).is_file():
