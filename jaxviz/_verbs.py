@@ -36,7 +36,7 @@ def arguments(function: Callable[..., Any]) -> dict[str, str]:
     """Return what a docstring says of each argument, in one line: the help is folded to the terminal's width."""
     section = (inspect.getdoc(function) or "").partition("Args:\n")[2].partition("\n\n")[0]
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return {name: said[0].upper() + " ".join(said[1:].split()) for name, said in found}
+    return {name: said[0].upper() + re.sub(r"\s+", " ", said[1:]) for name, said in found}
 
 
 def digest(path: Path) -> str:

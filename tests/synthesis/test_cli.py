@@ -159,6 +159,8 @@ def test_help_names_the_options(verb, capsys):
     named = {n for n, p in inspect.signature(inspect.unwrap(call)).parameters.items() if p.kind is p.KEYWORD_ONLY}
     for option in named | set(own):
         assert f"--{option.replace('_', '-')}" in shown
+    if "model" in named:
+        assert "A network that `jaxviz weights list` shows" in " ".join(shown.replace("│", " ").split())
     if "resume" in named:
         assert "Go on with a run that was stopped, by Ctrl-C or otherwise" in " ".join(shown.replace("│", " ").split())
 
