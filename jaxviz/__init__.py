@@ -22,7 +22,13 @@ from jaxviz._scores import energy as energy
 from jaxviz._scores import logit as logit
 from jaxviz._scores import neuron as neuron
 from jaxviz._scores import probability as probability
+from jaxviz.activation._embedding import PCA as PCA
+from jaxviz.activation._embedding import grid_layout as grid_layout
+from jaxviz.activation._embedding import pca as pca
+from jaxviz.activation._embedding import tsne as tsne
 from jaxviz.activation._filters import filters as filters
+from jaxviz.activation._neighbors import Neighbors as Neighbors
+from jaxviz.activation._neighbors import neighbors as neighbors
 from jaxviz.gradient._averaged import IntegratedGradients as IntegratedGradients
 from jaxviz.gradient._averaged import integrated_gradients as integrated_gradients
 from jaxviz.gradient._averaged import smoothgrad as smoothgrad

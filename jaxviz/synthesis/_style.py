@@ -96,7 +96,7 @@ def texture(
     size: int | tuple[int, int] | None = None,
     octaves: int = 1,
     steps: int = 300,
-    smoothness: ArrayLike = 0.0,
+    smoothness: ArrayLike = 0.1,
     optimizer: Optimizer = "lbfgs",
     learning_rate: float = 0.02,
     tolerance: float | None = None,
@@ -119,7 +119,7 @@ def texture(
         size: of the result in pixels, one side or (h, w); None: the sample's.
         octaves: sizes to work at, each twice the one before; more than one for structure larger than the network sees.
         steps: at each of them, at most.
-        smoothness: weight of the total variation.
+        smoothness: weight of the total variation, against noise that stays in the finest detail; 0 is the paper's.
         optimizer: "lbfgs", "adam", or any optax transformation.
         learning_rate: of Adam.
         tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
@@ -152,8 +152,7 @@ def texture(
         return _Terms({}, [grams], None, {}, [weights], smoothness)
 
     def start(i: int) -> Images:
-        noise = jax.random.normal(key, (1, *sizes[i], 3), sample.dtype)
-        return jnp.clip(sample.mean((1, 2), keepdims=True) + sample.std((1, 2), keepdims=True) * noise, 0, 1)
+        return jnp.clip(_noise_like(sample, key, sizes[i]), 0, 1)
 
     return _in_octaves(
         net, params, key, sizes, terms, start, tuple(weights), optimizer=optimizer, learning_rate=learning_rate,
@@ -412,6 +411,17 @@ def _start(start: Any, key: Key, content: Batch, styles: Sequence[Batch]) -> Bat
     if image.shape != content.shape:
         raise ValueError(f"start: expected the content's size, {content.shape[1:]}, got {image.shape[1:]}")
     return image
+
+
+def _noise_like(sample: Batch, key: Key, size: tuple[int, int]) -> Batch:
+    """Return noise with the mean and the covariance of the sample's colours: that of a grey sample is grey.
+
+    What noise there is in the finest detail stays, since no layer has much to say against it; colours that the sample
+    does not have would stand out.
+    """
+    values, vectors = jnp.linalg.eigh(jnp.cov(sample.reshape(-1, 3).T, bias=True))
+    root = (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+    return sample.mean((1, 2), keepdims=True) + jax.random.normal(key, (1, *size, 3), sample.dtype) @ root
 
 
 def _scaled(images: Batch, longest: float) -> tuple[int, int]:

@@ -130,7 +130,7 @@ def test_the_loss_after_as_many_evaluations(network, pictures, task):
         start = content
         found = jaxviz.stylize(net, params, key, content, style, steps=EVALUATIONS)
     else:
-        weights = dict.fromkeys(STYLE, 1 / 5)
+        weights = dict.fromkeys(STYLE, 1 / 5) | {"smoothness": 0.1}
         first = jaxviz.texture(net, params, key, style, steps=1, optimizer=optax.sgd(0.0))
         start = np.asarray(first.images[0])
         found = jaxviz.texture(net, params, key, style, steps=EVALUATIONS)

@@ -84,11 +84,22 @@ def test_a_style_of_no_weight_leaves_the_content():
 
 @pytest.mark.parametrize("size", [None, 24, (10, 30)])
 def test_a_texture_of_any_size(size):
-    found = texture(STYLE, size=size, steps=80)
+    found = texture(STYLE, size=size, steps=80, smoothness=0.0)
     height, width = STYLE.shape[:2] if size is None else np.broadcast_to(size, 2)
     assert found.images.shape == (1, height, width, 3)
     assert found.losses[-1] < 0.05 * found.losses[0]
     np.testing.assert_allclose(style_error(found.images, STYLE), float(found.losses[-1]), rtol=0.5, atol=2e-3)
+
+
+def test_a_texture_of_a_grey_sample_starts_grey():
+    """A colour that the sample does not have would stay: no layer has much to say against the finest noise."""
+    grey = jnp.broadcast_to(STYLE.mean(-1, keepdims=True), STYLE.shape)
+    start = texture(grey, steps=1, optimizer=optax.sgd(0.0)).images[0]
+    assert start.std() > 0.5 * grey.std()
+    np.testing.assert_allclose(start, jnp.broadcast_to(start[..., :1], start.shape), atol=1e-3)
+    colored = texture(STYLE, steps=1, size=64, optimizer=optax.sgd(0.0)).images[0].reshape(-1, 3)
+    wanted = STYLE.reshape(-1, 3)
+    np.testing.assert_allclose(jnp.corrcoef(colored.T), jnp.corrcoef(wanted.T), atol=0.15)
 
 
 def test_two_styles_are_mixed_by_their_weights():

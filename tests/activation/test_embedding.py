@@ -1,0 +1,111 @@
+"""Principal components against the eigenvectors of the covariance, t-SNE by what it keeps, grids by brute force."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.manifold import trustworthiness
+
+import jaxviz
+
+KEY = jax.random.key(0)
+RANDOM = np.random.default_rng(0)
+
+
+def test_pca_is_the_eigenvectors_of_the_covariance():
+    x = RANDOM.normal(size=(40, 6)) * [5, 4, 3, 2, 1, 0.5] + 7
+    found = jaxviz.pca(x, components=3)
+    values, vectors = np.linalg.eigh(np.cov(x.T))
+    np.testing.assert_allclose(abs(np.sum(found.axes * vectors[:, :-4:-1].T, axis=1)), 1, rtol=1e-9)
+    np.testing.assert_allclose(found.explained, values[:-4:-1] / values.sum(), rtol=1e-9)
+    np.testing.assert_allclose(found.points, (x - x.mean(0)) @ found.axes.T, atol=1e-9)
+    whole = jaxviz.pca(x, components=6)
+    np.testing.assert_allclose(whole.points @ whole.axes + whole.mean, x, atol=1e-9)
+    np.testing.assert_allclose(whole.explained.sum(), 1)
+
+
+def test_pca_takes_maps_and_images(images):
+    assert jaxviz.pca(images, components=1).axes.shape == (1, 32 * 32 * 3)
+
+
+def clusters():
+    centres = 10 * RANDOM.normal(size=(3, 64))
+    return np.concatenate([centre + RANDOM.normal(size=(40, 64)) for centre in centres])
+
+
+def test_tsne_keeps_neighbours():
+    x = clusters()
+    points = jaxviz.tsne(x, KEY, perplexity=15, steps=500)
+    assert points.shape == (120, 2)
+    assert trustworthiness(x, points, n_neighbors=10) > 0.85
+    assert trustworthiness(x, RANDOM.permutation(points), n_neighbors=10) < 0.6
+    near = jaxviz.neighbors(points, points, k=10, metric="l2").indices // 40
+    assert (near == near[:, :1]).mean() > 0.99  # three groups, apart
+
+
+def test_tsne_is_a_function_of_its_key():
+    x = RANDOM.normal(size=(30, 1))  # one feature: it starts at random
+    make = lambda key: jaxviz.tsne(x, key, perplexity=5, steps=250)  # noqa: E731
+    np.testing.assert_array_equal(make(KEY), make(KEY))
+    assert abs(make(KEY) - make(jax.random.key(1))).max() > 1e-2
+
+
+def cost(points, cells, rows, columns):
+    unit = (points - points.min(0)) / (points.max(0) - points.min(0))
+    return np.square(unit[:, ::-1] * (rows - 1, columns - 1) - cells).sum()
+
+
+def test_a_grid_has_no_holes_and_is_the_best_there_is():
+    points = RANDOM.normal(size=(7, 2))
+    found = jaxviz.grid_layout(points, columns=3)
+    assert sorted(map(tuple, found.tolist())) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
+    cells = np.stack(np.divmod(np.arange(7), 3), -1)
+    best = min(cost(points, cells[list(order)], 3, 3) for order in itertools.permutations(range(7)))
+    np.testing.assert_allclose(cost(points, found, 3, 3), best)
+
+
+def test_points_on_a_grid_stay_there():
+    cells = np.stack(np.divmod(np.arange(12), 4), -1)
+    order = RANDOM.permutation(12)
+    points = cells[order][:, ::-1] * [2.0, 30.0] - 5
+    np.testing.assert_array_equal(jaxviz.grid_layout(points, columns=4), cells[order])
+
+
+@pytest.mark.parametrize(
+    ("number", "columns", "rows"), [(1, None, 1), (5, None, 2), (5, 1, 5), (5, 9, 1), (9, None, 3)]
+)
+def test_shapes_of_grids(number, columns, rows):
+    found = jaxviz.grid_layout(RANDOM.normal(size=(number, 2)), columns=columns)
+    assert found[:, 0].max() + 1 == rows
+    assert len(set(map(tuple, found.tolist()))) == number
+
+
+def test_equal_points_have_cells_of_their_own():
+    assert len(set(map(tuple, jaxviz.grid_layout(np.zeros((6, 2))).tolist()))) == 6
+
+
+@pytest.mark.usefixtures("users_view")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: jaxviz.pca(np.zeros((1, 4))), r"expected \(n, ...\) with at least 2 rows, got shape \(1, 4\)"),
+        (lambda: jaxviz.pca(np.zeros(4)), r"with at least 2 rows, got shape \(4,\)"),
+        (lambda: jaxviz.pca(np.eye(3), components=4), r"components: expected 1 to 3 for data \(3, 3\), got 4"),
+        (lambda: jaxviz.pca(np.full((3, 2), np.nan)), "data: expected finite numbers, got 6"),
+        (lambda: jaxviz.tsne(np.eye(5), KEY), "perplexity: expected less than 5, the number of rows, got 30"),
+        (lambda: jaxviz.tsne(np.eye(5), KEY, perplexity=2, steps=100), "steps: expected 250, .* got 100"),
+        (lambda: jaxviz.grid_layout(np.zeros((4, 3))), r"points: expected \(n, 2\), got shape \(4, 3\)"),
+        (lambda: jaxviz.grid_layout(np.zeros((4, 2)), columns=0), "columns: expected at least 1, got 0"),
+        (lambda: jaxviz.grid_layout(np.zeros((0, 2))), "at least 1 rows, got shape"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_device_arrays_do():
+    points = jnp.asarray(RANDOM.normal(size=(9, 2)))
+    np.testing.assert_array_equal(jaxviz.grid_layout(points), jaxviz.grid_layout(np.asarray(points)))

@@ -1,0 +1,164 @@
+"""Nearest neighbours: scikit-learn's brute force, ties, blocks, a bank on disk, several devices, errors."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+import jaxviz
+from jaxviz.activation import _neighbors
+
+RANDOM = np.random.default_rng(0)
+BANK = RANDOM.normal(size=(203, 17)).astype(np.float32)
+QUERIES = RANDOM.normal(size=(11, 17)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("metric", "theirs"), [("cosine", "cosine"), ("l2", "euclidean")])
+@pytest.mark.parametrize("block_size", [1, 50, 203, 1000])
+def test_scikit_learns(metric, theirs, block_size):
+    found = jaxviz.neighbors(BANK, QUERIES, k=9, metric=metric, block_size=block_size)
+    search = NearestNeighbors(n_neighbors=9, algorithm="brute", metric=theirs).fit(BANK.astype(np.float64))
+    distances, indices = search.kneighbors(QUERIES.astype(np.float64))
+    np.testing.assert_array_equal(found.indices, indices)
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_rounding_decides_nothing(metric):
+    """Far from zero the products of float32 cancel: neighbours whose distances they cannot tell apart, and a row's own
+    distance, are right all the same."""
+    bank = 1000 + 1e-2 * np.eye(12, dtype=np.float32) * np.arange(1, 13, dtype=np.float32)[:, None]
+    found = jaxviz.neighbors(bank, bank, k=12, metric=metric)
+    search = NearestNeighbors(n_neighbors=12, algorithm="brute", metric="euclidean")
+    exact = bank.astype(np.float64)
+    if metric == "cosine":
+        exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+    np.testing.assert_array_equal(found.indices, search.fit(exact).kneighbors(exact)[1])
+    np.testing.assert_allclose(found.distances[:, 0], 0, atol=1e-12)
+
+
+def test_equal_distances_come_in_the_order_of_the_bank():
+    found = jaxviz.neighbors(np.ones((40, 3), np.float32), np.ones((2, 3), np.float32), k=5, block_size=7)
+    np.testing.assert_array_equal(found.indices, [[0, 1, 2, 3, 4]] * 2)
+    np.testing.assert_array_equal(found.distances, 0)
+
+
+def test_a_row_of_zeros_is_like_nothing():
+    found = jaxviz.neighbors(np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]), np.array([[2.0, 0.0]]), k=3)
+    np.testing.assert_array_equal(found.indices, [[1, 0, 2]])
+    np.testing.assert_array_equal(found.distances, [[0, 1, 2]])
+    nothing = jaxviz.neighbors(BANK, np.zeros((1, 17)), k=2)
+    np.testing.assert_array_equal(nothing.distances, 1)
+
+
+def test_images_are_compared_pixel_by_pixel(images):
+    found = jaxviz.neighbors(images, images[::-1], k=2, metric="l2")
+    np.testing.assert_array_equal(found.indices, [[1, 0], [0, 1]])
+    np.testing.assert_allclose(found.distances[:, 1], jnp.linalg.norm((images[0] - images[1]).ravel()), rtol=1e-6)
+
+
+def test_more_queries_than_go_at_once(monkeypatch):
+    whole = jaxviz.neighbors(BANK, BANK, k=3)
+    monkeypatch.setattr(_neighbors, "QUERIES", 50)
+    parts = jaxviz.neighbors(BANK, BANK, k=3)
+    np.testing.assert_array_equal(parts.indices, whole.indices)
+    np.testing.assert_array_equal(whole.indices[:, 0], np.arange(203))
+
+
+def test_a_bank_on_disk_is_not_read_whole(tmp_path):
+    np.save(tmp_path / "bank.npy", BANK)
+    bank = np.load(tmp_path / "bank.npy", mmap_mode="r")
+    taken = []
+
+    class Watched(np.memmap):
+        def __getitem__(self, key):
+            found = super().__getitem__(key)
+            taken.append(len(found))
+            return found
+
+    found = jaxviz.neighbors(bank.view(Watched), QUERIES, k=2, block_size=64)
+    np.testing.assert_array_equal(found.indices, jaxviz.neighbors(BANK, QUERIES, k=2).indices)
+    assert len(taken) > 11
+    assert max(taken) <= 64
+
+
+def test_another_bank_of_the_same_size_compiles_nothing():
+    jaxviz.neighbors(BANK, QUERIES, k=4)
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("rows",))
+    merge = _neighbors._merging(mesh, "cosine")
+    before = merge._cache_size()
+    jaxviz.neighbors(BANK + 1, QUERIES - 1, k=4)
+    assert merge._cache_size() == before > 0
+
+
+def test_several_devices_find_the_same(tmp_path):
+    """Eight virtual devices, no communication inside the loop."""
+    script = """
+        import sys, jax, numpy as np, jaxviz
+        from jaxviz.activation import _neighbors
+        assert jax.local_device_count() == 8
+        bank, queries = np.load(sys.argv[1]), np.load(sys.argv[2])
+        compiled = []
+        merging = _neighbors._merging
+        def watched(*settings):
+            merge = merging(*settings)
+            def merged(*args):
+                compiled.append(merge.lower(*args).compile().as_text())
+                return merge(*args)
+            return merged
+        _neighbors._merging = watched
+        for metric in ("cosine", "l2"):
+            found = jaxviz.neighbors(bank, queries, k=9, metric=metric, block_size=10)
+            np.savez(sys.argv[3] + metric, indices=found.indices, distances=found.distances)
+        assert len(compiled) == 2 * -(-len(bank) // 80)
+        for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+            assert word not in compiled[0], word
+    """
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    environment["PYTHONPATH"] = str(Path(jaxviz.__file__).parents[1])
+    np.save(tmp_path / "bank.npy", BANK)
+    np.save(tmp_path / "queries.npy", QUERIES)
+    files = [str(tmp_path / name) for name in ("bank.npy", "queries.npy", "found-")]
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *files]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for metric in ("cosine", "l2"):
+        one, eight = jaxviz.neighbors(BANK, QUERIES, k=9, metric=metric), np.load(f"{files[2]}{metric}.npz")
+        np.testing.assert_array_equal(eight["indices"], one.indices)
+        np.testing.assert_array_equal(eight["distances"], one.distances)
+
+
+BAD = BANK.copy()
+BAD[150, 3] = np.nan
+
+
+@pytest.mark.usefixtures("users_view")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"queries": QUERIES[:, :5]}, r"expected rows of one shape, got bank \(203, 17\) and queries \(11, 5\)"),
+        ({"queries": QUERIES[0]}, r"queries: expected \(n, ...\), a row for each vector or image, got shape \(17,\)"),
+        ({"k": 0}, "k: expected 1 to 203, the rows of the bank, got 0"),
+        ({"k": 204}, "k: expected 1 to 203, the rows of the bank, got 204"),
+        ({"metric": "l1"}, "metric: expected 'cosine' or 'l2', got 'l1'"),
+        ({"block_size": 0}, "block_size: expected at least 1 row, got 0"),
+        ({"queries": QUERIES * np.inf}, "queries: expected finite numbers"),
+        ({"bank": BAD, "block_size": 100}, "bank: expected finite numbers, got some that are .* in rows 100 to 199"),
+    ],
+)
+def test_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        jaxviz.neighbors(**{"bank": BANK, "queries": QUERIES, "k": 3} | arguments)
+
+
+def test_device_arrays_do():
+    found = jaxviz.neighbors(jnp.asarray(BANK), jax.device_put(QUERIES), k=3)
+    np.testing.assert_array_equal(found.indices, jaxviz.neighbors(BANK, QUERIES, k=3).indices)
