@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxviz._image import check_finite
@@ -24,9 +23,7 @@ class Neighbors(NamedTuple):
     distances: Float[np.ndarray, "q k"]
 
 
-def neighbors(
-    bank: ArrayLike, queries: ArrayLike, *, k: int, metric: Metric = "cosine", block_size: int = 16384
-) -> Neighbors:
+def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", block_size: int = 16384) -> Neighbors:
     """Find the `k` rows of `bank` that are nearest to each query, exactly, whatever the size of the bank.
 
     The bank goes through the device in blocks: a matrix product and a running top-k. Several local devices share each
@@ -35,7 +32,8 @@ def neighbors(
     a million rows of 1280 numbers take 84 MB a block, next to 67 MB of products for 1024 queries.
 
     Args:
-        bank: `(n, ...)`, a vector, a map or an image a row: `(n, h, w, 3)` compares pixels.
+        bank: `(n, ...)`, an array in memory, memory-mapped, or of tensorstore; a vector, a map or an image a row:
+            `(n, h, w, 3)` compares pixels.
         queries: `(q, ...)`, rows of the same shape.
         k: neighbours of each query, at most n. A query that is itself in the bank is its own first neighbour.
         metric: "cosine", `1 - x.y / |x||y|`, where a row of zeros is at distance 1; or "l2", `|x - y|`.
@@ -57,8 +55,8 @@ def neighbors(
     bank, queries = _rows("bank", bank), _rows("queries", queries)
     if bank.shape[1:] != queries.shape[1:]:
         raise ValueError(f"expected rows of one shape, got bank {bank.shape} and queries {queries.shape}")
-    if not 1 <= k <= len(bank):
-        raise ValueError(f"k: expected 1 to {len(bank)}, the rows of the bank, got {k}")
+    if not 1 <= k <= bank.shape[0]:
+        raise ValueError(f"k: expected 1 to {bank.shape[0]}, the rows of the bank, got {k}")
     if metric not in ("cosine", "l2"):
         raise ValueError(f"metric: expected 'cosine' or 'l2', got {metric!r}")
     if block_size < 1:
@@ -67,7 +65,7 @@ def neighbors(
     indices, distances = [np.zeros((0, k), int)], [np.zeros((0, k))]
     for first in range(0, len(queries), QUERIES):
         some = queries[first : first + QUERIES]
-        candidates = _candidates(bank, some, min(k + MARGIN, len(bank)), metric, block_size)
+        candidates = _candidates(bank, some, min(k + MARGIN, bank.shape[0]), metric, block_size)
         for query, near in zip(np.asarray(some), candidates, strict=True):
             exact = _distances(np.asarray(bank[near]), query, metric)
             best = np.lexsort((near, exact))[:k]
@@ -78,7 +76,7 @@ def neighbors(
 
 def _rows(name: str, values: Any) -> Any:
     """Return an array with one row for each thing; one that is on disk stays there."""
-    rows = values if isinstance(values, np.ndarray | jax.Array) else np.asarray(values, np.float32)
+    rows = values if hasattr(values, "shape") else np.asarray(values, np.float32)
     if rows.ndim < 2:
         raise ValueError(f"{name}: expected (n, ...), a row for each vector or image, got shape {rows.shape}")
     return rows
@@ -90,21 +88,21 @@ def _candidates(bank: Any, queries: Any, count: int, metric: Metric, block_size:
     mesh = jax.sharding.Mesh(np.array(devices), ("rows",))
     merge = _merging(mesh, metric)
     each, all_of_it = jax.NamedSharding(mesh, jax.P("rows")), jax.NamedSharding(mesh, jax.P())
-    size = min(block_size, -(-len(bank) // len(devices)))
+    size = min(block_size, -(-bank.shape[0] // len(devices)))
     flat = jax.device_put(jnp.asarray(queries, jnp.float32).reshape(len(queries), -1), all_of_it)
     best = jax.device_put(_nothing(len(devices), len(queries), count), each)
-    for first in range(0, len(bank), size * len(devices)):
-        some = np.asarray(bank[first : first + size * len(devices)], np.float32)
+    for first in range(0, bank.shape[0], size * len(devices)):
+        last = min(first + size * len(devices), bank.shape[0])
+        some = np.asarray(bank[first:last], np.float32)
         block = np.zeros((len(devices) * size, flat.shape[1]), np.float32)
         block[: len(some)] = some.reshape(len(some), -1)
         if not np.isfinite(block).all():
             raise ValueError(
-                f"bank: expected finite numbers, got some that are NaN or infinite in rows {first} to "
-                f"{first + len(some) - 1}"
+                f"bank: expected finite numbers, got some that are NaN or infinite in rows {first} to {last - 1}"
             )
         indices = (first + np.arange(len(block), dtype=np.int32)).reshape(len(devices), size)
         blocks = block.reshape(len(devices), size, -1)
-        best = merge(best, flat, *jax.device_put((blocks, indices, indices < len(bank)), each))
+        best = merge(best, flat, *jax.device_put((blocks, indices, indices < bank.shape[0]), each))
     scores, rows = (np.moveaxis(np.asarray(x), 0, 1).reshape(len(queries), -1) for x in best)
     order = np.lexsort((rows, -scores))[:, :count]
     return np.take_along_axis(rows, order, axis=1)

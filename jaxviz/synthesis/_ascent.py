@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxviz._accelerate import accelerate
+from jaxviz._devices import over_devices
 from jaxviz._image import check_finite
 from jaxviz._relu import revived
 from jaxviz._scores import as_data, one_per_image
@@ -110,18 +110,6 @@ def ascend(
         resume=resume,
         callback=callback,
     )
-
-
-def over_devices(images: Any, params: Any) -> tuple[Any, Any]:
-    """Return a batch's variables shared out among the local devices, if they can be, and parameters that all have."""
-    devices, leaves = jax.local_devices(), jax.tree.leaves((images, params))
-    if len(devices) == 1 or any(isinstance(leaf, Tracer) for leaf in leaves):
-        return images, params
-    if any(jnp.ndim(leaf) == 0 or len(leaf) % len(devices) for leaf in jax.tree.leaves(images)):
-        return images, params
-    mesh = jax.sharding.Mesh(devices, ("images",))
-    each, all_of_it = (jax.NamedSharding(mesh, jax.P(axis)) for axis in ("images", None))
-    return jax.device_put(images, each), jax.tree.map(lambda leaf: jax.device_put(leaf, all_of_it), params)
 
 
 def _start(form: Parameterization, start: Any, key: Key, shape: tuple[int, ...]) -> Any:

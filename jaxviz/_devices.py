@@ -1,0 +1,19 @@
+"""A batch shared out among the local devices."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+
+def over_devices(images: Any, params: Any) -> tuple[Any, Any]:
+    """Return a batch's arrays shared out among the local devices, if they can be, and parameters that all have."""
+    devices, leaves = jax.local_devices(), jax.tree.leaves((images, params))
+    if len(devices) == 1 or any(isinstance(leaf, Tracer) for leaf in leaves):
+        return images, params
+    if any(jnp.ndim(leaf) == 0 or len(leaf) % len(devices) for leaf in jax.tree.leaves(images)):
+        return images, params
+    mesh = jax.sharding.Mesh(devices, ("images",))
+    each, all_of_it = (jax.NamedSharding(mesh, jax.P(axis)) for axis in ("images", None))
+    return jax.device_put(images, each), jax.tree.map(lambda leaf: jax.device_put(leaf, all_of_it), params)

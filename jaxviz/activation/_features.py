@@ -1,0 +1,207 @@
+"""Features of a whole data set, streamed: in memory, or into a store on disk that outlives an interruption."""
+
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxviz._accelerate import accelerate
+from jaxviz._devices import over_devices
+from jaxviz._image import write_atomically
+from jaxviz._interpret import capture, layers
+from jaxviz._types import Images, Net
+from jaxviz.data._source import Loaded, batches, open_source
+
+Pool = Literal["mean", "max"]
+
+
+class Features(NamedTuple):
+    """A row for each image that could be read."""
+
+    values: Any
+    """`(n, f)` or whole maps `(n, h, w, c)`: a numpy array, or a tensorstore array, of which `[i:j]` reads a part."""
+    ids: list[str]
+    skipped: dict[str, str]
+    """Of images that could not be read: why."""
+
+
+def features(
+    net: Net,
+    params: Any,
+    source: Any,
+    *,
+    layer: str,
+    pool: Pool | None = "mean",
+    size: int | tuple[int, int] = 224,
+    batch_size: int = 32,
+    store: str | os.PathLike[str] | None = None,
+    callback: Callable[[int, int], Any] | None = None,
+) -> Features:
+    """Compute the features of all images of a source at one layer.
+
+    Images are read ahead by Grain while the network works; several local devices share each batch. A store is a folder
+    with a zarr array, `values`, the names and hashes of its rows, `rows.jsonl`, and what it was made with,
+    `settings.json`. A run that was stopped, even killed, goes on after the last whole batch and leaves the bytes that
+    an undisturbed one leaves; images that the source has and the store has not are added behind the others.
+
+    Args:
+        net: any JAX function `net(params, images)`.
+        params: its parameters.
+        source: a folder; a list of files; an array of images; anything with a length that holds images, such as a
+            Grain source; or "tfds:NAME[SPLIT]".
+        layer: a name that `layers` lists.
+        pool: "mean" or "max" over the positions of a map; None: whole maps. A vector stays as it is.
+        size: an int scales an image's shorter side to it and cuts out the centre; (h, w) scales to exactly that.
+        batch_size: images at once; rounded up to a multiple of the number of local devices.
+        store: folder to keep the features in; None: in memory.
+        callback: called as `callback(done, total)` after each batch; if it returns true, the run ends.
+
+    Raises:
+        ImageError: for a source without images.
+        ValueError: for a layer that is unknown, another pool, or a store that was made with other settings.
+
+    Images that cannot be read are skipped and listed.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> net = lambda params, images: jax.nn.relu(images @ params)
+        >>> found = jaxviz.features(net, jnp.eye(3), jnp.ones((2, 8, 8, 3)), layer="relu_0", size=8)
+        >>> print(found.values.tolist(), found.ids)
+        [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]] ['0', '1']
+    """
+    if pool not in ("mean", "max", None):
+        raise ValueError(f"pool: expected 'mean', 'max' or None, got {pool!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    opened = open_source(source)
+    height, width = (size, size) if isinstance(size, int) else size
+    there = layers(net, params, jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32))
+    if layer not in there:
+        raise ValueError(f"there is no layer {layer!r}; there are {', '.join(there)}")
+    row = jax.eval_shape(functools.partial(_pooled, pool=pool), there[layer]).shape[1:]
+    batch_size = -(-batch_size // jax.local_device_count()) * jax.local_device_count()
+    if store is None:
+        kept: _InMemory | _OnDisk = _InMemory(row)
+    else:
+        settings = {"layer": layer, "pool": pool, "size": [height, width], "batch_size": batch_size}
+        kept = _OnDisk(Path(store), row, settings | {"params": digest_of(params)})
+    wanted = [i for i, name in enumerate(opened.ids) if name not in kept.names]
+    done, waiting = len(opened.ids) - len(wanted), None
+    for batch in batches(opened, wanted, size=size, batch_size=batch_size):
+        images, params = over_devices(batch.images, params)
+        values = _values(net, layer, pool, params, images)  # runs on while the batch before is written
+        if waiting is not None:
+            kept.add(opened.ids, *waiting)
+            done += batch_size
+            waiting = None
+            if callback is not None and callback(done, len(opened.ids)):
+                break
+        waiting = batch, values
+    else:
+        if waiting is not None:
+            kept.add(opened.ids, *waiting)
+        if callback is not None and wanted:
+            callback(len(opened.ids), len(opened.ids))
+    return kept.found()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _values(net: Net, layer: str, pool: Pool | None, params: Any, images: Images) -> Array:
+    return _pooled(accelerate(capture(net, layer))(params, images)[1][layer], pool=pool)
+
+
+def _pooled(values: Array, *, pool: Pool | None) -> Array:
+    axes = tuple(range(1, values.ndim - 1))
+    if pool is None or not axes:
+        return values
+    return values.mean(axes) if pool == "mean" else values.max(axes)
+
+
+def digest_of(params: Any) -> str:
+    """Return a hash of parameters: of their places, types, shapes and values."""
+    whole = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(leaf)
+        whole.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        whole.update(np.ascontiguousarray(array).data)
+    return whole.hexdigest()
+
+
+class _InMemory:
+    def __init__(self, row: tuple[int, ...]):
+        self.parts: list[np.ndarray] = [np.zeros((0, *row), np.float32)]
+        self.names: dict[str, None] = {}
+        self.skipped: dict[str, str] = {}
+
+    def add(self, ids: Sequence[str], batch: Loaded, values: Array) -> None:
+        self.parts.append(np.asarray(values)[batch.live])
+        self.names |= dict.fromkeys(ids[i] for i in batch.indices[batch.live])
+        self.skipped |= batch.skipped
+
+    def found(self) -> Features:
+        return Features(np.concatenate(self.parts[1:] or self.parts), list(self.names), self.skipped)
+
+
+class _OnDisk:
+    """A folder with rows. What `rows.jsonl` does not list yet counts as not written, whatever the array holds."""
+
+    def __init__(self, folder: Path, row: tuple[int, ...], settings: dict[str, Any]):
+        self.folder, self.journal = folder, folder / "rows.jsonl"
+        _claim(folder / "settings.json", settings)
+        lines = self.journal.read_bytes().splitlines(keepends=True) if self.journal.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        if whole != lines:  # killed while the last one was written
+            write_atomically(self.journal, b"".join(whole))
+        batches_done = [json.loads(line) for line in whole]
+        self.ids = [name for batch in batches_done for name in batch["hashes"]]
+        self.skipped = {name: why for batch in batches_done for name, why in batch["skipped"].items()}
+        self.names = {*self.ids, *self.skipped}
+        self.array = _open_array(folder / "values", row)
+
+    def add(self, ids: Sequence[str], batch: Loaded, values: Array) -> None:
+        live = np.flatnonzero(batch.live)
+        first = len(self.ids)
+        self.array = self.array.resize(exclusive_max=[first + len(live), *self.array.shape[1:]]).result()
+        if len(live):
+            self.array[first:].write(np.asarray(values)[live]).result()
+        hashes = {ids[batch.indices[i]]: hashlib.sha256(batch.images[i].data).hexdigest() for i in live}
+        with self.journal.open("a") as file:
+            file.write(json.dumps({"hashes": hashes, "skipped": batch.skipped}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.ids += hashes
+        self.skipped |= batch.skipped
+
+    def found(self) -> Features:
+        return Features(self.array[: len(self.ids)], self.ids, self.skipped)
+
+
+def _claim(file: Path, settings: dict[str, Any]) -> None:
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(settings, indent=1).encode())
+    kept = json.loads(file.read_text())
+    other = [f"{name} {kept.get(name)} and not {value}" for name, value in settings.items() if kept.get(name) != value]
+    if other:
+        raise ValueError(f"{file.parent}: this store holds features with {', '.join(other)}; give another folder")
+
+
+def _open_array(folder: Path, row: tuple[int, ...]) -> Any:
+    import tensorstore
+
+    where = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder)}}
+    if (folder / "zarr.json").exists():
+        return tensorstore.open(where, open=True).result()
+    rows = max(1, 2**22 // (4 * max(1, math.prod(row))))  # 4 MB a chunk
+    chunks = tensorstore.ChunkLayout(chunk_shape=[rows, *row])
+    options = {"dtype": tensorstore.float32, "shape": [0, *row], "chunk_layout": chunks}
+    return tensorstore.open(where, create=True, **options).result()

@@ -1,0 +1,190 @@
+"""The patches of a data set's images that each channel of a layer responds to most."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxviz._accelerate import accelerate
+from jaxviz._devices import over_devices
+from jaxviz._interpret import capture, layers
+from jaxviz._receptive_field import receptive_field
+from jaxviz._types import Images, Net
+from jaxviz.data._source import batches, open_source
+
+_Best = tuple[Float[Array, "c k"], Int[Array, "c k"], Int[Array, "c k"]]
+"""Values, ranks of the images in the order of their names, and units, counted through the map."""
+_NONE = np.iinfo(np.int32).max
+"""The rank of no image."""
+
+
+class Patches(NamedTuple):
+    """What each channel of a layer responds to most, strongest first; at most one patch of an image."""
+
+    values: Float[np.ndarray, "c k"]
+    ids: list[list[str]]
+    indices: Int[np.ndarray, "c k"]
+    """Of the images in the source; -1 where it has fewer than k."""
+    positions: Int[np.ndarray, "c k 2"]
+    """Row and column in the layer's map; 0 for a layer that is no map."""
+    boxes: Int[np.ndarray, "c k 4"]
+    """Top, left, bottom and right of what the unit sees, in pixels of the image as it was given to the network."""
+
+
+class TopPatches(NamedTuple):
+    """The patches of each layer, what was skipped and why, and the state to go on from."""
+
+    layers: dict[str, Patches]
+    skipped: dict[str, str]
+    seen: int
+    """How many images of the source were read, with those that were skipped."""
+    state: dict[str, Any]
+
+
+def top_patches(
+    net: Net,
+    params: Any,
+    source: Any,
+    *,
+    layer: str | Sequence[str],
+    k: int = 9,
+    size: int | tuple[int, int] = 224,
+    batch_size: int = 32,
+    resume: dict[str, Any] | None = None,
+    callback: Callable[[TopPatches], Any] | None = None,
+) -> TopPatches:
+    """Find the k images, and the place in each, to which every channel of a layer responds most.
+
+    One pass over the source, for all channels of all layers at once. Only the best so far are kept: memory does not
+    grow with the source. What comes out does not depend on the order of the source or on `batch_size`, but for
+    rounding: of equal values the image whose name sorts first wins. Several local devices share each batch.
+
+    Args:
+        net: any JAX function `net(params, images)`.
+        params: its parameters.
+        source: a folder; a list of files; an array of images; anything with a length that holds images, such as a
+            Grain source; or "tfds:NAME[SPLIT]".
+        layer: a name that `layers` lists, or several; an image map, or a vector, whose units see the whole image.
+        k: patches of each channel.
+        size: an int scales an image's shorter side to it and cuts out the centre; (h, w) scales to exactly that.
+        batch_size: images at once; rounded up to a multiple of the number of local devices.
+        resume: `state` of a run with the same arguments that was stopped: it goes on after the last whole batch.
+        callback: called as `callback(found)` after each batch; if it returns true, the run ends.
+
+    Raises:
+        ImageError: for a source without images.
+        ValueError: for a layer that is unknown, or a k that is less than 1.
+
+    Images that cannot be read are skipped and listed.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> net = lambda params, images: jax.nn.relu(images @ params)
+        >>> images = jnp.zeros((4, 8, 8, 3)).at[2, 5, 6].set(jnp.array([1.0, 0.5, 0.0]))
+        >>> found = jaxviz.top_patches(net, jnp.eye(3), images, layer="relu_0", k=1, size=8).layers["relu_0"]
+        >>> print(found.indices.ravel(), found.positions[0].ravel(), found.boxes[0].ravel(), found.values.ravel())
+        [2 2 0] [5 6] [5 6 6 7] [1.  0.5 0. ]
+
+    Zeiler & Fergus 2013, Visualizing and Understanding Convolutional Networks.
+    """
+    if k < 1 or batch_size < 1:
+        raise ValueError(f"expected a k and a batch_size of 1 or more, got {k} and {batch_size}")
+    opened, names = open_source(source), (layer,) if isinstance(layer, str) else tuple(layer)
+    places = _Places(net, params, names, (size, size) if isinstance(size, int) else size)
+    batch_size = -(-batch_size // jax.local_device_count()) * jax.local_device_count()
+    order = np.argsort(np.array(opened.ids, dtype=str), kind="stable")
+    rank = np.argsort(order).astype(np.int32)
+    state = _begin(places.shapes, k) if resume is None else _resumed(resume, places.shapes, k)
+    for batch in batches(opened, range(state["seen"], len(rank)), size=size, batch_size=batch_size):
+        ranks = np.where(batch.live, rank[batch.indices], _NONE)
+        (images, ranks), params = over_devices((batch.images, ranks), params)
+        new = _strongest(net, names, params, images)
+        state = {
+            "best": {name: _merge(state["best"][name], new[name], ranks) for name in names},
+            "seen": min(state["seen"] + batch_size, len(rank)),
+            "skipped": state["skipped"] | batch.skipped,
+        }
+        if callback is not None and callback(_found(state, places, opened.ids, order)):
+            break
+    return _found(state, places, opened.ids, order)
+
+
+class _Places:
+    """Where the units of some layers are, and what they see."""
+
+    def __init__(self, net: Net, params: Any, names: Sequence[str], size: tuple[int, int]):
+        images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+        there = layers(net, params, images)
+        for name in names:
+            if name not in there:
+                raise ValueError(f"there is no layer {name!r}; there are {', '.join(there)}")
+            if len(there[name].shape) not in (2, 4):
+                raise ValueError(f"expected a map (n, h, w, c) or a vector (n, c) at {name!r}, got {there[name].shape}")
+        self.size = size
+        self.shapes = {name: there[name].shape[1:] for name in names}
+        self.fields = {name: receptive_field(net, params, images, name) for name in names}
+
+    def of(self, name: str, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions of a layer's units, `(..., 2)`, and the boxes they see, `(..., 4)`."""
+        width = self.shapes[name][1] if len(self.shapes[name]) == 3 else 1
+        positions = np.stack(np.divmod(units, width), axis=-1)
+        windows = [self.fields[name].window(tuple(at), self.size) for at in positions.reshape(-1, 2).tolist()]
+        boxes = [(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in windows]
+        return positions, np.array(boxes).reshape(*units.shape, 4)
+
+
+def _begin(shapes: dict[str, tuple[int, ...]], k: int) -> dict[str, Any]:
+    """Return the state before the first batch: as many as k of no image, which any image comes before."""
+    best = {}
+    for name, (*_, channels) in shapes.items():
+        none = jnp.full((channels, k), _NONE, jnp.int32)
+        best[name] = (jnp.full((channels, k), -jnp.inf), none, jnp.zeros_like(none))
+    return {"best": best, "seen": 0, "skipped": {}}
+
+
+def _resumed(state: dict[str, Any], shapes: dict[str, tuple[int, ...]], k: int) -> dict[str, Any]:
+    expected = jax.tree.map(jnp.shape, _begin(shapes, k)["best"])
+    if set(state) != {"best", "seen", "skipped"} or jax.tree.map(jnp.shape, state["best"]) != expected:
+        raise ValueError("resume: this state is of a run of other layers or another k; start anew without it")
+    return state | {"best": jax.tree.map(jnp.asarray, state["best"])}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _strongest(net: Net, names: tuple[str, ...], params: Any, images: Images) -> dict[str, tuple[Array, Array]]:
+    """Return the largest value of each channel in each image, `(n, c)`, and the first unit that has it."""
+    values = accelerate(capture(net, names))(params, images)[1]
+    found = {}
+    for name, value in values.items():
+        units = value.reshape(len(value), -1, value.shape[-1]).astype(jnp.float32)
+        largest = units.max(axis=1)
+        # Not argmax, which XLA on CPU does not vectorize.
+        numbers = jnp.arange(units.shape[1], dtype=jnp.int32)[:, None]
+        found[name] = largest, jnp.where(units == largest[:, None], numbers, units.shape[1] - 1).min(axis=1)
+    return found
+
+
+@jax.jit
+def _merge(best: _Best, new: tuple[Float[Array, "b c"], Int[Array, "b c"]], ranks: Int[Array, " b"]) -> _Best:
+    """Keep the strongest, and of equals those whose names sort first, whatever came first."""
+    values, units = (x.T for x in new)
+    ranks = jnp.broadcast_to(ranks, values.shape)
+    values = jnp.where(ranks == _NONE, -jnp.inf, values)
+    both = [jnp.concatenate(pair, axis=1) for pair in zip(best, (values, ranks, units), strict=True)]
+    values, ranks, units = jax.lax.sort((-both[0], *both[1:]), dimension=1, num_keys=2)
+    k = best[0].shape[1]
+    return -values[:, :k], ranks[:, :k], units[:, :k]
+
+
+def _found(state: dict[str, Any], places: _Places, ids: Sequence[str], order: np.ndarray) -> TopPatches:
+    patches = {}
+    for name, best in state["best"].items():
+        values, ranks, units = (np.asarray(x) for x in best)
+        there = ranks != _NONE
+        indices = np.where(there, order[np.where(there, ranks, 0)], -1)
+        names = [[ids[i] if i >= 0 else "" for i in row] for row in indices]
+        patches[name] = Patches(values, names, indices, *places.of(name, units))
+    return TopPatches(patches, state["skipped"], state["seen"], state)

@@ -1,0 +1,161 @@
+"""Top patches against a plain loop over all images, in any order, any batches, stopped and gone on with."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from nets import small_net
+
+import jaxviz
+from jaxviz._image import load_image
+
+IMAGES = np.random.default_rng(1).random((23, 32, 32, 3), np.float32)
+
+
+def find(small_params, source=IMAGES, **options):
+    settings = {"layer": ["relu_0", "relu_1"], "k": 4, "size": 32, "batch_size": 8}
+    return jaxviz.top_patches(small_net, small_params, source, **settings | options)
+
+
+def test_all_images_one_by_one(small_params):
+    found = find(small_params)
+    assert found.seen == 23
+    assert list(found.layers) == ["relu_0", "relu_1"]
+    values = jaxviz.capture(small_net, ["relu_0", "relu_1"])(small_params, IMAGES)[1]
+    names = np.array([str(i) for i in range(23)])
+    for name, patches in found.layers.items():
+        maps = np.asarray(values[name])
+        for channel in range(maps.shape[-1]):
+            strongest = maps[..., channel].max((1, 2))
+            order = np.lexsort((names, -strongest))[:4]  # a dead channel's are those whose names sort first
+            np.testing.assert_allclose(patches.values[channel], strongest[order], rtol=1e-5)
+            np.testing.assert_array_equal(patches.indices[channel], order)
+            assert patches.ids[channel] == [str(i) for i in order]
+            for image, at in zip(order, patches.positions[channel], strict=True):
+                assert maps[image, at[0], at[1], channel] == pytest.approx(strongest[image], rel=1e-5)
+
+
+def test_a_box_is_what_the_unit_sees(small_params):
+    """The patch alone, with whatever around it, makes the unit respond as it did."""
+    patches = find(small_params, layer="relu_1").layers["relu_1"]
+    for channel in range(6):
+        image, (top, left, bottom, right) = patches.indices[channel, 0], patches.boxes[channel, 0]
+        at, value = tuple(patches.positions[channel, 0]), patches.values[channel, 0]
+        other = jnp.full_like(IMAGES[0], 0.3).at[top:bottom, left:right].set(IMAGES[image, top:bottom, left:right])
+        assert (bottom - top) * (right - left) < 32 * 32 / 2
+        got = jaxviz.capture(small_net, "relu_1")(small_params, other[None])[1]["relu_1"][0, *at, channel]
+        assert float(got) == pytest.approx(value, rel=1e-5)
+
+
+def test_neither_batches_nor_order_matter(small_params):
+    whole = find(small_params, batch_size=23)
+    for batch_size in (1, 5, 64):
+        part = find(small_params, batch_size=batch_size)
+        for name, patches in whole.layers.items():
+            np.testing.assert_array_equal(part.layers[name].indices, patches.indices)
+            np.testing.assert_array_equal(part.layers[name].boxes, patches.boxes)
+            np.testing.assert_allclose(part.layers[name].values, patches.values, rtol=1e-5)
+
+
+def test_equal_values_go_by_name(folder, small_params):
+    """Whatever the order of the source: three copies of one image in a list, forwards and backwards."""
+    paths = [folder / "b" / f"{i}.png" for i in range(8)]
+    there = [find(small_params, order, k=8, size=16, layer="relu_1") for order in (paths, paths[::-1])]
+    assert there[0].layers["relu_1"].ids == there[1].layers["relu_1"].ids
+    zeros = [np.zeros((8, 8, 3))] * 12  # names "0", "1", "10", "11", "2", ...
+    found = find(small_params, zeros, k=3, size=8, batch_size=4).layers["relu_1"]
+    assert found.ids[0] == ["0", "1", "10"]
+
+
+def test_broken_images_are_skipped_and_listed(folder, small_params):
+    found = find(small_params, folder, size=16, k=13)
+    assert sorted(found.skipped) == ["a.jpg", "b/3b.png"]
+    assert found.seen == 13
+    patches = found.layers["relu_0"]
+    assert patches.ids[0].count("") == 2
+    assert set(patches.ids[0]) >= {"grey.png", "one.png", "large.jpg"}
+    np.testing.assert_array_equal(patches.indices[:, 11:], -1)
+    np.testing.assert_array_equal(patches.values[:, 11:], -np.inf)
+    crop = load_image(folder / "grey.png", size=16)
+    assert crop.shape == (16, 16, 3)
+
+
+def test_stopped_and_gone_on_with(small_params):
+    whole = find(small_params)
+    seen = []
+
+    def stop(found):
+        seen.append(found.seen)
+        return len(seen) == 2
+
+    stopped = find(small_params, callback=stop)
+    assert seen == [8, 16]
+    assert stopped.seen == 16
+    state = jax.tree.map(np.asarray, stopped.state)  # as it comes back from a file
+    rest = []
+    again = find(small_params, resume=state, callback=lambda found: rest.append(found.seen))
+    assert rest == [23]
+    for name, patches in whole.layers.items():
+        for one, other in zip(patches, again.layers[name], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_vector_sees_the_whole_image(small_params):
+    found = find(small_params, layer="dense_0", k=2).layers["dense_0"]
+    np.testing.assert_array_equal(found.boxes, np.broadcast_to([0, 0, 32, 32], (5, 2, 4)))
+    outputs = np.asarray(small_net(small_params, IMAGES))
+    np.testing.assert_array_equal(found.indices, np.argsort(-outputs, axis=0)[:2].T)
+
+
+def test_several_devices_find_the_same(small_params, tmp_path):
+    script = """
+        import sys, jax, numpy as np, jaxviz
+        from nets import small_net
+        assert jax.local_device_count() == 8
+        params = dict(np.load(sys.argv[1]))
+        images = params.pop("images")
+        found = jaxviz.top_patches(small_net, params, images, layer="relu_1", k=4, size=32, batch_size=7)
+        kept = jaxviz.features(small_net, params, images, layer="relu_1", size=32, batch_size=7).values
+        patches = found.layers["relu_1"]
+        np.savez(sys.argv[2], values=patches.values, indices=patches.indices, boxes=patches.boxes, features=kept)
+    """
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(jaxviz.__file__).parents[1]), str(Path(__file__).parents[1])])
+    np.savez(tmp_path / "given.npz", images=IMAGES, **small_params)
+    files = [str(tmp_path / name) for name in ("given.npz", "found.npz")]
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *files]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-2000:]
+    eight, one = np.load(files[1]), find(small_params, layer="relu_1").layers["relu_1"]
+    np.testing.assert_array_equal(eight["indices"], one.indices)
+    np.testing.assert_array_equal(eight["boxes"], one.boxes)
+    np.testing.assert_allclose(eight["values"], one.values, rtol=1e-5)
+    kept = jaxviz.features(small_net, small_params, IMAGES, layer="relu_1", size=32).values
+    np.testing.assert_allclose(eight["features"], kept, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": "relu_7"}, "there is no layer 'relu_7'; there are .*relu_0"),
+        ({"k": 0}, "expected a k and a batch_size of 1 or more, got 0 and 8"),
+        ({"batch_size": 0}, "expected a k and a batch_size of 1 or more, got 4 and 0"),
+    ],
+)
+def test_errors(options, message, small_params):
+    with pytest.raises(ValueError, match=message):
+        find(small_params, **options)
+
+
+def test_the_state_of_another_run_is_refused(small_params):
+    state = find(small_params).state
+    for other in ({"k": 3}, {"layer": "relu_0"}):
+        with pytest.raises(ValueError, match="resume: this state is of a run of other layers or another k"):
+            find(small_params, resume=state, **other)
