@@ -6,10 +6,10 @@ A row for each sample: scikit-image's brick and gravel, and a painting. The samp
 noise with more and more layers of `vgg16_features` (to relu2_1, to relu3_1, to relu5_1), as in Gatys et al. 2015, and
 what `jaxviz.efros_leung` makes of a reduced copy.
 
-Not run yet: its cost is not known, and its pictures were not looked at.
+Takes 7 minutes on two cores.
 
-To look for: with low layers only grain; with all of them bricks and stones and brush strokes, but none of them where
-the sample has them.
+To look for: with more layers, larger structure (from bricks of any shape to bricks in rows); bricks, stones and strokes
+as in the sample, but none of them where the sample has them.
 """
 
 from pathlib import Path
