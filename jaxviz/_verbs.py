@@ -1,9 +1,12 @@
 """What the verbs of the command line share: how they are built from functions, and the files they are given."""
 
+import contextlib
 import hashlib
 import inspect
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +76,22 @@ def _in_folder(folder: Path, out: Path) -> list[Path]:
     if not found:
         raise ImageError(f"{folder}: expected a folder with images ({', '.join(SUFFIXES)}), found none")
     return found
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C end the run after the steps it is at, and a second one end it at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.write(2, b"\nStopping; Ctrl-C again ends at once, with what was saved last.\n")
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # otherwise whoever started this has it ignored, or handled otherwise
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -86,10 +86,12 @@ def main(args: list[str] | None = None) -> None:
     if args[:1] == ["weights"]:
         _run(_WEIGHTS, "jaxviz weights", args[1:])
     else:
+        from jaxviz.activation import _cli as activation
         from jaxviz.gradient import _cli as gradient
         from jaxviz.synthesis import _cli as synthesis
 
-        _run({"tour": tour, **gradient.commands(), **synthesis.commands(), "weights": weights}, "jaxviz", args)
+        verbs = activation.VERBS | gradient.commands() | synthesis.commands()
+        _run({"tour": tour, **verbs, "weights": weights}, "jaxviz", args)
 
 
 def _run(commands: dict[str, Callable[..., None]], program: str, args: list[str]) -> None:

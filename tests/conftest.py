@@ -1,9 +1,21 @@
 """Settings and small networks that the tests share."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(tmp_path_factory):
+    """Keep compiled programs for the session: tests, and processes that they start, compile many of them alike."""
+    folder = tmp_path_factory.mktemp("programs")
+    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.2}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ def own_cache(monkeypatch, tmp_path):
 def test_help_lists_the_commands():
     result = run("--help")
     assert result.returncode == 0
-    for verb in ("tour", "weights", "saliency", "ascend", "sheet", "dream", "invert", "texture", "style"):
+    verbs = "tour weights saliency ascend sheet dream invert texture style features neighbors embed patches"
+    for verb in verbs.split():
         assert verb in result.stdout
 
 

@@ -1,6 +1,7 @@
 """The patches of a data set's images that each channel of a layer responds to most."""
 
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -77,7 +78,7 @@ def top_patches(
 
     Raises:
         ImageError: for a source without images.
-        ValueError: for a layer that is unknown, or a k that is less than 1.
+        ValueError: for a layer that is unknown, a k that is less than 1, and a state of another run.
 
     Images that cannot be read are skipped and listed.
 
@@ -98,7 +99,7 @@ def top_patches(
     batch_size = -(-batch_size // jax.local_device_count()) * jax.local_device_count()
     order = np.argsort(np.array(opened.ids, dtype=str), kind="stable")
     rank = np.argsort(order).astype(np.int32)
-    state = _begin(places.shapes, k) if resume is None else _resumed(resume, places.shapes, k)
+    state = _begin(places.shapes, k, opened.ids) if resume is None else _resumed(resume, places.shapes, k, opened.ids)
     for batch in batches(opened, range(state["seen"], len(rank)), size=size, batch_size=batch_size):
         ranks = np.where(batch.live, rank[batch.indices], _NONE)
         (images, ranks), params = over_devices((batch.images, ranks), params)
@@ -107,6 +108,7 @@ def top_patches(
             "best": {name: _merge(state["best"][name], new[name], ranks) for name in names},
             "seen": min(state["seen"] + batch_size, len(rank)),
             "skipped": state["skipped"] | batch.skipped,
+            "source": state["source"],
         }
         if callback is not None and callback(_found(state, places, opened.ids, order)):
             break
@@ -137,19 +139,22 @@ class _Places:
         return positions, np.array(boxes).reshape(*units.shape, 4)
 
 
-def _begin(shapes: dict[str, tuple[int, ...]], k: int) -> dict[str, Any]:
+def _begin(shapes: dict[str, tuple[int, ...]], k: int, ids: Sequence[str]) -> dict[str, Any]:
     """Return the state before the first batch: as many as k of no image, which any image comes before."""
     best = {}
     for name, (*_, channels) in shapes.items():
         none = jnp.full((channels, k), _NONE, jnp.int32)
         best[name] = (jnp.full((channels, k), -jnp.inf), none, jnp.zeros_like(none))
-    return {"best": best, "seen": 0, "skipped": {}}
+    names = hashlib.sha256("\0".join(ids).encode()).hexdigest()
+    return {"best": best, "seen": 0, "skipped": {}, "source": names}
 
 
-def _resumed(state: dict[str, Any], shapes: dict[str, tuple[int, ...]], k: int) -> dict[str, Any]:
-    expected = jax.tree.map(jnp.shape, _begin(shapes, k)["best"])
-    if set(state) != {"best", "seen", "skipped"} or jax.tree.map(jnp.shape, state["best"]) != expected:
+def _resumed(state: dict[str, Any], shapes: dict[str, tuple[int, ...]], k: int, ids: Sequence[str]) -> dict[str, Any]:
+    fresh = _begin(shapes, k, ids)
+    if set(state) != set(fresh) or jax.tree.map(jnp.shape, state["best"]) != jax.tree.map(jnp.shape, fresh["best"]):
         raise ValueError("resume: this state is of a run of other layers or another k; start anew without it")
+    if state["source"] != fresh["source"]:
+        raise ValueError("resume: this state is of a run over other images; start anew without it")
     return state | {"best": jax.tree.map(jnp.asarray, state["best"])}
 
 

@@ -17,10 +17,10 @@ import tyro
 
 import jaxviz
 from jaxviz._image import ImageError, write_atomically
-from jaxviz._verbs import arguments, command, digest, documentation, files
+from jaxviz._verbs import arguments, command, digest, documentation, files, interrupts
 from jaxviz.synthesis._minimize import Synthesis
 from jaxviz.synthesis._recipes import RECIPES
-from jaxviz.synthesis._saved import interrupts, read, save_as_it_comes
+from jaxviz.synthesis._saved import read, save_as_it_comes
 
 _Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 _Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")]

@@ -1,14 +1,11 @@
 """Long runs of the command line: what they make is saved as it comes, and they can be stopped and gone on with."""
 
-import contextlib
 import dataclasses
 import json
-import os
-import signal
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +15,7 @@ import numpy as np
 
 import jaxviz
 from jaxviz._image import write_atomically
+from jaxviz._verbs import interrupts
 from jaxviz.synthesis._minimize import DivergedError, Synthesis
 
 
@@ -69,25 +67,6 @@ def _to_resume(at: Path, settings: str) -> list[np.ndarray] | None:
             "anew without --resume"
         )
     return kept.state or None
-
-
-@contextlib.contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C end the run after the steps it is at, and a second one end it at once."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.write(2, b"\nStopping; Ctrl-C again ends at once, with what was saved last.\n")
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # otherwise whoever started this has it ignored, or handled otherwise
-        signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @dataclasses.dataclass

@@ -97,7 +97,7 @@ def test_stopped_and_gone_on_with(small_params):
     stopped = find(small_params, callback=stop)
     assert seen == [8, 16]
     assert stopped.seen == 16
-    state = jax.tree.map(np.asarray, stopped.state)  # as it comes back from a file
+    state = stopped.state | {"best": jax.tree.map(np.asarray, stopped.state["best"])}  # as it comes back from a file
     rest = []
     again = find(small_params, resume=state, callback=lambda found: rest.append(found.seen))
     assert rest == [23]
@@ -159,3 +159,5 @@ def test_the_state_of_another_run_is_refused(small_params):
     for other in ({"k": 3}, {"layer": "relu_0"}):
         with pytest.raises(ValueError, match="resume: this state is of a run of other layers or another k"):
             find(small_params, resume=state, **other)
+    with pytest.raises(ValueError, match="resume: this state is of a run over other images"):
+        find(small_params, IMAGES[:20], resume=state)

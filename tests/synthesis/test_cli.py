@@ -76,7 +76,8 @@ CASES = {
         "dream images/cat.png --layer relu_1 --octaves 2 --steps 5 --size 20",
         "cat-dream",
         lambda net, params: jaxviz.dream(
-            jaxviz.energy(net, "relu_1"), params, KEY, _cli._size(image(), 20)[None], octaves=2, steps=5
+            jaxviz.energy(net, "relu_1"), params, KEY, jaxviz.load_image("images/cat.png", longest=20)[None],
+            octaves=2, steps=5,
         ).images,
     ),
     "dream of channels": (

@@ -1,0 +1,184 @@
+"""The verbs over data sets: what they write, that they go on where they were, and what they refuse in one line."""
+
+import inspect
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gradient.test_cli import stand_in
+
+import jaxviz
+from jaxviz import cli
+from jaxviz.activation import _cli
+
+SIZES = "--size 16 --batch-size 4"
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch, tmp_path, folder):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(cli, "_compile_cache", lambda: None)  # leave this process's settings alone
+    monkeypatch.setattr(jaxviz, "load", stand_in)
+    shutil.copytree(folder, "photographs")
+
+
+def features(**options):
+    return jaxviz.features(*stand_in(), "photographs", size=16, **{"layer": "relu_1"} | options)
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Let Ctrl-C be pressed before a certain look at the run."""
+
+    class At:
+        look, looks = 0, 0
+
+        def __call__(self):
+            self.looks += 1
+            return self.looks == self.look
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    at = At()
+    monkeypatch.setattr(_cli, "interrupts", lambda: at)
+    return at
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("verb", list(_cli.VERBS))
+def test_help_names_the_options(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "A folder, with the folders in it, or tfds:NAME[SPLIT]" in " ".join(shown.replace("│", " ").split())
+    parameters = inspect.signature(inspect.unwrap(_cli.VERBS[verb])).parameters.values()
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            assert f"--{parameter.name.replace('_', '-')}" in shown
+
+
+def test_features(capsys, stop_at):
+    line = f"features photographs --layer relu_1 {SIZES}".split()
+    cli.main([*line, "--store", "whole"])
+    said = capsys.readouterr()
+    assert "13 of 13 images\nwhole: features (11, 6) of relu_1" in said.out
+    assert "2 images could not be read:\n  a.jpg: " in said.err
+    stop_at.look = stop_at.looks + 2
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*line, "--store", "parts"])
+    assert stopped.value.code == 130
+    assert "Stopped after 8 of 13 images. The same command goes on from there." in capsys.readouterr().out
+    cli.main([*line, "--store", "parts"])
+    assert content("parts") == content("whole")
+    cli.main([*line, "--pool", "none", "--store", "maps"])
+    assert "maps: features (11, 8, 8, 6) of relu_1" in capsys.readouterr().out
+
+
+def test_neighbors_within_the_source():
+    cli.main(f"neighbors photographs --layer relu_1 {SIZES} --k 3".split())
+    told = json.loads(Path("out/neighbors.json").read_text())
+    assert len(told) == 6
+    found = features()
+    for name, near in told.items():
+        assert name not in [other["name"] for other in near]
+        query = found.values[found.ids.index(name)][None]
+        expected = jaxviz.neighbors(found.values, query, k=4).indices[0]
+        assert [other["name"] for other in near] == [found.ids[i] for i in expected if found.ids[i] != name]
+    assert jaxviz.load_image("out/neighbors.png").shape == (6 * 96 + 5 * 2, 4 * 96 + 3 * 2, 3)
+
+
+def test_neighbors_of_other_images():
+    shutil.copy("photographs/b/5.png", "query.png")
+    line = f"neighbors photographs --layer relu_1 {SIZES} --queries query.png --k 2 --metric l2"
+    cli.main(line.split())
+    near = json.loads(Path("out/neighbors.json").read_text())["query.png"]
+    assert near[0] == {"name": "b/5.png", "distance": pytest.approx(0, abs=1e-5)}
+    assert len(near) == 2
+    picture = jaxviz.load_image("out/neighbors.png")
+    np.testing.assert_array_equal(picture[:, :96], picture[:, 98:194])
+
+
+def test_embed():
+    cli.main(f"embed photographs --layer relu_1 {SIZES} --perplexity 3 --thumbnail 8".split())
+    with np.load("out/embedding.npz") as kept:
+        ids, points, cells = kept["ids"], kept["points"], kept["cells"]
+    assert list(ids) == features().ids
+    np.testing.assert_array_equal(cells, jaxviz.grid_layout(points))
+    picture = jaxviz.load_image("out/embedding.png")
+    assert picture.shape == (3 * 8, 4 * 8, 3)
+    row, column = cells[list(ids).index("b/2.png")] * 8
+    expected = jaxviz.load_image("photographs/b/2.png", size=8)
+    np.testing.assert_allclose(picture[row : row + 8, column : column + 8], expected, atol=0.51 / 255)
+
+
+def test_patches(capsys, stop_at):
+    line = f"patches photographs --layer relu_0 relu_1 --target 2 5 --k 4 {SIZES}".split()
+    cli.main(line)
+    assert "out/relu_1-patches.png: channels 2, 5" in capsys.readouterr().out
+    expected = jaxviz.top_patches(*stand_in(), "photographs", layer=["relu_0", "relu_1"], k=4, size=16, batch_size=4)
+    for name, patches in expected.layers.items():
+        with np.load(f"out/{name}-patches.npz") as kept:
+            for field, value in patches._asdict().items():
+                np.testing.assert_array_equal(kept[field], value)
+    whole = content("out")
+    cli.main(line)  # nothing is left to do
+    assert "of 13 images" not in capsys.readouterr().out
+    shutil.rmtree("out")
+    stop_at.look = stop_at.looks + 2
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(line)
+    assert stopped.value.code == 130
+    assert "Stopped after 8 of 13 images. The same command goes on from there." in capsys.readouterr().out
+    assert not Path("out/relu_1-patches.npz").exists()
+    cli.main(line)
+    assert "4 of 13 images" not in capsys.readouterr().out
+    assert content("out") == whole
+
+
+@pytest.mark.parametrize("broken", [b"PK\x03\x04 cut short", b""])
+def test_a_broken_state_is_no_obstacle(broken, capsys):
+    Path("out").mkdir()
+    Path("out/patches-state.npz").write_bytes(broken)
+    cli.main(f"patches photographs --layer relu_1 --k 2 {SIZES}".split())
+    assert "13 of 13 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("features nowhere", "nowhere: expected a folder of images, got a path where there is none"),
+        (f"features photographs --layer nope {SIZES}", "there is no layer 'nope'; there are "),
+        (f"patches photographs --layer relu_1 --target 6 {SIZES}", "--target: expected channels of relu_1, 0 to 5"),
+        (f"patches photographs --layer relu_1 --k 0 {SIZES}", "expected a k and a batch_size of 1 or more, got 0"),
+        (f"neighbors photographs --layer relu_1 {SIZES} --queries photographs/a.jpg", "photographs/a.jpg: "),
+        (f"embed photographs --layer relu_1 {SIZES} --perplexity 30", "perplexity: expected less than 11"),
+    ],
+)
+def test_errors_in_one_line(line, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(line.split())
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_store_of_other_images_is_refused(capsys):
+    line = f"neighbors photographs --layer relu_1 {SIZES}".split()
+    cli.main(line)
+    for path in Path("photographs/b").iterdir():
+        path.rename(path.with_name(f"new-{path.name}"))
+    with pytest.raises(SystemExit):
+        cli.main(line)
+    assert "--store: it has features of b/" in capsys.readouterr().err
