@@ -19,6 +19,7 @@ def tour(
     out: Path = Path("tour"),
     size: Literal["small", "full"] = "small",
     only: tuple[str, ...] = (),
+    images: Path | None = None,
     seed: int = 0,
 ) -> None:
     """Show every method on one photograph: a web page, made in minutes.
@@ -30,6 +31,8 @@ def tour(
         out: Folder for the page and its pictures.
         size: About 4 minutes on two cores (small), or several times that for better pictures (full).
         only: Sections to make, by id; by default all.
+        images: Folder of photographs to look through for neighbours and patches; by default crops of those that come
+            with scikit-image and scikit-learn.
         seed: Of all randomness.
     """
     from rich.console import Console
@@ -46,7 +49,7 @@ def tour(
                 console.print(line)
 
         try:
-            page = run_tour(_photo(image), out, full=size == "full", only=only, seed=seed, report=report)
+            page = run_tour(_photo(image), out, full=size == "full", only=only, seed=seed, report=report, album=images)
         except KeyboardInterrupt:
             console.print(f"Stopped. {out / 'index.html'} has what was done; the same command goes on from there.")
             raise SystemExit(130) from None

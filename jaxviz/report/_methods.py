@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxviz
+from jaxviz.data._source import Source, open_source
 from jaxviz.report._draw import overlaid, raw
 
 Pictures = Iterator[tuple[str, str, Any]]
@@ -26,6 +28,7 @@ class Tour(NamedTuple):
     key: jax.Array
     full: bool
     report: Callable[[str], None] = lambda line: None
+    album: Any = None  # a source of images; None: crops of scikit-image's and scikit-learn's photographs
 
     def crop(self) -> jax.Array:
         """Return what ImageNet classifiers are tested on: the shorter side resized to 256, the middle 224 pixels."""
@@ -41,6 +44,30 @@ class Tour(NamedTuple):
         scale = side / min(height, width)
         size = (round(height * scale), round(width * scale))
         return jnp.clip(jaxviz.resize(self.photo, size), 0, 1)[None]
+
+    def photographs(self, side: int) -> Source:
+        """Return the images to look through; by default crops of this size."""
+        return open_source(_crops(side) if self.album is None else self.album)
+
+
+def _crops(side: int) -> list[np.ndarray]:
+    """Cut photographs that come with scikit-image and scikit-learn into squares, each beside the next."""
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    photographs = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), data.immunohistochemistry()]
+    photographs += [data.hubble_deep_field()[:512, :512], *load_sample_images().images]
+    return [
+        photograph[top : top + side, left : left + side]
+        for photograph in photographs
+        for top in range(0, photograph.shape[0] - side + 1, side)
+        for left in range(0, photograph.shape[1] - side + 1, side)
+    ]
+
+
+def _thumbnails(source: Source, names: list[str], side: int) -> jax.Array:
+    rows = {name: i for i, name in enumerate(source.ids)}
+    return jnp.stack([jaxviz.load_image(source.read(rows[name]), size=side) for name in names])
 
 
 class Method(NamedTuple):
@@ -82,6 +109,68 @@ def filters(tour: Tour) -> Pictures:
         "EfficientNet-Lite0, stem: 32 filters of 3x3 pixels",
         jaxviz.montage(tiles, columns=16),
     )
+
+
+# Neighbours
+
+
+def call_neighbors(album, side):
+    net, params = jaxviz.load("efficientnet_lite0")
+    found = jaxviz.features(net, params, album, layer="pool", size=side)
+    near = jaxviz.neighbors(found.values, found.values, k=min(9, len(found.ids)))
+    return found, near.indices
+
+
+def neighbors(tour: Tour) -> Pictures:
+    album, side = tour.photographs(96), 96 if tour.album is None else 224
+    found, near = call_neighbors(album, side)
+    near = near[np.random.default_rng(0).permutation(len(near))[:5]]
+    small = _thumbnails(album, found.ids, 64)
+    yield (
+        "neighbors-features",
+        f"Among {len(small)} images: five of them, and after each the eight with the nearest features",
+        jaxviz.montage(small[near.ravel()], columns=near.shape[1]),
+    )
+    pixels = jaxviz.neighbors(small, small[near[:, 0]], k=near.shape[1], metric="l2").indices
+    yield (
+        "neighbors-pixels",
+        "The eight that are nearest pixel by pixel",
+        jaxviz.montage(small[pixels.ravel()], columns=9),
+    )
+    points = jaxviz.tsne(found.values, tour.key, perplexity=min(30, len(small) / 4))
+    order = np.lexsort(jaxviz.grid_layout(points).T[::-1])
+    yield (
+        "neighbors-embedding",
+        "All of them, where t-SNE of the features puts them, moved to a grid",
+        jaxviz.montage(jaxviz.resize(small[order], (40, 40)), gap=0),
+    )
+
+
+# Patches
+
+
+def call_top_patches(album, side, layer):
+    net, params = jaxviz.load("vgg16_features")
+    patches = jaxviz.top_patches(net, params, album, layer=layer, size=side).layers[layer]
+    return patches
+
+
+def top_patches(tour: Tour) -> Pictures:
+    album, side = tour.photographs(128), 128 if tour.album is None else 224
+    for layer in ("relu3_3", "relu4_3") if tour.full else ("relu3_3",):
+        patches = call_top_patches(album, side, layer)
+        weakest = np.where(patches.indices < 0, np.inf, patches.values).min(axis=1)
+        spread = np.flatnonzero((weakest > 0.5 * patches.values[:, 0]) & (weakest > 0))  # more than one image has it
+        chosen = np.random.default_rng(0).permutation(spread)[:6]
+        rows = {name: i for i, name in enumerate(album.ids)}
+        crops = []
+        for channel in chosen:
+            for name, (top, left, bottom, right) in zip(patches.ids[channel], patches.boxes[channel], strict=True):
+                image = jaxviz.load_image(album.read(rows[name]), size=side) if name else jnp.ones((side, side, 3))
+                crop = image[top:bottom, left:right]
+                crops.append(_enlarged(crop[None], max(1, 80 // max(crop.shape)))[0])
+        caption = f"{layer}: channels {', '.join(map(str, chosen))}, and the nine patches that each responds to most"
+        yield f"patches-{layer}", caption, jaxviz.montage(crops, columns=9)
 
 
 # Occlusion
@@ -326,6 +415,27 @@ METHODS = (
         "opponent colours come out of training on nearly any photographs.",
         call=call_filters,
         pictures=filters,
+    ),
+    Method(
+        id="neighbors",
+        title="Nearest neighbours and t-SNE",
+        question=UNITS,
+        paper="Krizhevsky, Sutskever & Hinton 2012; van der Maaten & Hinton 2008",
+        text="The last layer in front of the classifier turns an image into 1280 numbers. Images whose numbers are "
+        "alike show the same kind of thing, whatever their pixels are like; pixel by pixel, it is the colours and the "
+        "light that count.",
+        call=call_neighbors,
+        pictures=neighbors,
+    ),
+    Method(
+        id="patches",
+        title="Maximally activating patches",
+        question=UNITS,
+        paper="Zeiler & Fergus 2013",
+        text="Run many images through the network, and keep for each channel those that it responds to most, cut to "
+        "just what the unit sees. A row is a channel: what its patches have in common is what it is there for.",
+        call=call_top_patches,
+        pictures=top_patches,
     ),
     Method(
         id="occlusion",

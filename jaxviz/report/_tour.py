@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 import jaxviz
+from jaxviz.data._source import open_source
 from jaxviz.report import _methods
 from jaxviz.report._methods import METHODS, Method, Tour
 from jaxviz.report._page import Figure, Section, load_section, save_section, write_page
@@ -25,6 +26,7 @@ def run_tour(
     only: Sequence[str] = (),
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
+    album: Path | None = None,
 ) -> Path:
     """Make the page, or bring it up to date; return `index.html`'s path.
 
@@ -38,6 +40,8 @@ def run_tour(
         only: ids of the sections to make; empty: all.
         seed: of all randomness.
         report: called with a line of text whenever there is news.
+        album: a folder of photographs to look through for neighbours and patches; None: crops of scikit-image's and
+            scikit-learn's.
 
     Raises:
         ImageError: if there is no image in `image`.
@@ -47,9 +51,10 @@ def run_tour(
     unknown = set(only) - {method.id for method in METHODS}
     if unknown:
         raise ValueError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(m.id for m in METHODS)}")
-    tour = Tour(jaxviz.load_image(image), jax.random.key(seed), full, report)
+    tour = Tour(jaxviz.load_image(image), jax.random.key(seed), full, report, album)
+    names = "" if album is None else hashlib.sha256("\0".join(open_source(album).ids).encode()).hexdigest()
     settings = {"size": "full" if full else "small", "jax": jax.__version__, "jaxviz": version("jaxviz-cnn")}
-    marks = {method.id: _fingerprint(method, tour, seed, settings) for method in METHODS}
+    marks = {method.id: f"{_fingerprint(method, tour, seed, settings)} {album} {names}" for method in METHODS}
     folder.mkdir(parents=True, exist_ok=True)
     done = {m.id: section for m in METHODS if (section := load_section(folder, m.id, marks[m.id]))}
     page = _write(folder, done, tour)

@@ -58,6 +58,19 @@ def test_a_rerun_makes_only_what_is_missing_or_has_changed(tour):
     assert made[3:] == ["first", "second"] * 3
 
 
+def test_another_album_is_another_tour(tour, tmp_path):
+    tour()
+    jaxviz.save_image(tmp_path / "album" / "one.png", np.zeros((8, 8, 3), np.float32))
+    tour(album=tmp_path / "album")
+    tour(album=tmp_path / "album")
+    assert made == ["first", "second"] * 2
+    jaxviz.save_image(tmp_path / "album" / "two.png", np.zeros((8, 8, 3), np.float32))
+    tour(album=tmp_path / "album")
+    assert made == ["first", "second"] * 3
+    with pytest.raises(jaxviz.ImageError, match="expected a folder of images"):
+        tour(album=tmp_path / "none")
+
+
 def test_interrupted_it_leaves_a_valid_page_and_goes_on(tour, monkeypatch, tmp_path):
     first, second = _tour.METHODS
 
