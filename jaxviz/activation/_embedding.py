@@ -48,7 +48,7 @@ def pca(x: ArrayLike, *, components: int = 2) -> PCA:
     return PCA(points, found.components_, found.mean_, found.explained_variance_ratio_)
 
 
-def tsne(x: ArrayLike, key: Key, *, perplexity: ArrayLike = 30.0, steps: int = 1000) -> Float[np.ndarray, "n 2"]:
+def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int = 1000) -> Float[np.ndarray, "n 2"]:
     """Lay data out in the plane so that neighbours stay neighbours; scikit-learn's Barnes-Hut t-SNE.
 
     More than 50 features are first reduced to 50 principal components, as the paper does; the plane starts from the
@@ -73,7 +73,7 @@ def tsne(x: ArrayLike, key: Key, *, perplexity: ArrayLike = 30.0, steps: int = 1
     """
     from sklearn.manifold import TSNE
 
-    rows, perplexity = _rows(x, least=3), float(perplexity)
+    rows = _rows(x, least=3)
     if not 0 < perplexity < len(rows):
         raise ValueError(f"perplexity: expected less than {len(rows)}, the number of rows, got {perplexity}")
     if steps < 250:
@@ -82,7 +82,7 @@ def tsne(x: ArrayLike, key: Key, *, perplexity: ArrayLike = 30.0, steps: int = 1
         rows = pca(rows, components=50).points
     seed = int(jax.random.bits(key, dtype="uint32"))
     start: Any = "pca" if rows.shape[1] > 1 else "random"
-    found = TSNE(perplexity=perplexity, max_iter=steps, init=start, random_state=seed, n_jobs=-1)
+    found = TSNE(perplexity=float(perplexity), max_iter=steps, init=start, random_state=seed, n_jobs=-1)
     return found.fit_transform(rows)
 
 

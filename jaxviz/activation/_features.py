@@ -144,7 +144,7 @@ class _InMemory:
 
     def add(self, ids: Sequence[str], batch: Loaded, values: Array) -> None:
         self.parts.append(np.asarray(values)[batch.live])
-        self.names |= dict.fromkeys(ids[i] for i in batch.indices[batch.live])
+        self.names |= {ids[int(i)]: None for i in batch.indices[batch.live]}
         self.skipped |= batch.skipped
 
     def found(self) -> Features:
@@ -173,7 +173,7 @@ class _OnDisk:
         self.array = self.array.resize(exclusive_max=[first + len(live), *self.array.shape[1:]]).result()
         if len(live):
             self.array[first:].write(np.asarray(values)[live]).result()
-        hashes = {ids[batch.indices[i]]: hashlib.sha256(batch.images[i].data).hexdigest() for i in live}
+        hashes = {ids[int(batch.indices[i])]: hashlib.sha256(batch.images[i].data).hexdigest() for i in live}
         with self.journal.open("a") as file:
             file.write(json.dumps({"hashes": hashes, "skipped": batch.skipped}) + "\n")
             file.flush()

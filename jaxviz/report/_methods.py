@@ -124,7 +124,11 @@ def call_neighbors(album, side):
 def neighbors(tour: Tour) -> Pictures:
     album, side = tour.photographs(96), 96 if tour.album is None else 224
     found, near = call_neighbors(album, side)
-    near = near[np.random.default_rng(0).permutation(len(near))[:5]]
+    queries = [0]
+    while len(queries) < min(5, len(near)):  # whatever is least like those before
+        nearest = jaxviz.neighbors(found.values[queries], found.values, k=1)
+        queries.append(int(nearest.distances.argmax()))
+    near = near[queries]
     small = _thumbnails(album, found.ids, 64)
     yield (
         "neighbors-features",

@@ -82,7 +82,7 @@ def test_features(capsys, stop_at):
     cli.main([*line, "--store", "parts"])
     assert content("parts") == content("whole")
     cli.main([*line, "--pool", "none", "--store", "maps"])
-    assert "maps: features (11, 8, 8, 6) of relu_1" in capsys.readouterr().out
+    assert "maps: features (11, 4, 4, 6) of relu_1" in capsys.readouterr().out
 
 
 def test_neighbors_within_the_source():
