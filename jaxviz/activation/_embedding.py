@@ -45,7 +45,7 @@ def pca(x: ArrayLike, *, components: int = 2) -> PCA:
         raise ValueError(f"components: expected 1 to {min(rows.shape)} for data {rows.shape}, got {components}")
     found = Decomposition(components, svd_solver="full")
     points = found.fit_transform(rows)
-    return PCA(points, found.components_, found.mean_, found.explained_variance_ratio_)
+    return PCA(points, *(np.asarray(x) for x in (found.components_, found.mean_, found.explained_variance_ratio_)))
 
 
 def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int = 1000) -> Float[np.ndarray, "n 2"]:

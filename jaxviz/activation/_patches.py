@@ -190,6 +190,6 @@ def _found(state: dict[str, Any], places: _Places, ids: Sequence[str], order: np
         values, ranks, units = (np.asarray(x) for x in best)
         there = ranks != _NONE
         indices = np.where(there, order[np.where(there, ranks, 0)], -1)
-        names = [[ids[i] if i >= 0 else "" for i in row] for row in indices.tolist()]
+        names = [[str(ids[i]) if i >= 0 else "" for i in row] for row in indices.tolist()]
         patches[name] = Patches(values, names, indices, *places.of(name, units))
     return TopPatches(patches, state["skipped"], state["seen"], state)

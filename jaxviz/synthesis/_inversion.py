@@ -54,7 +54,7 @@ def invert(
             layer does not see.
         images: `(n, h, w, 3)` in [0, 1]; each is inverted by itself.
         layer: whose features.
-        steps: how many. 200 leave 0.2% to 0.4% at VGG-16's relu3_3 and 1% to 5% at relu5_3.
+        steps: how many. 250 leave 0.2% to 0.3% at VGG-16's relu3_3 and 1% to 3% at relu5_3.
         smoothness: weight of the total variation.
         norm: weight of the alpha norm.
         alpha: its power; a large one keeps the brightness in a range, and does not care where in it.
