@@ -72,7 +72,8 @@ def recipe(name: str, *, rate: float = 1.0) -> dict[str, Any]:
     - "cs231n": the course's assignment: L2, blur every 10 steps, jitter.
     - "yosinski-1" to "yosinski-4": the four sets of their Table 1: pixels of small norm set to the mean and blur; decay
       and small norm; decay and blur, which made most of their pictures; small contributions and blur. Their learning
-      rates are for the logits of CaffeNet, whose gradients are large: elsewhere raise `rate`.
+      rates are for the logits of CaffeNet, whose gradients are large: elsewhere raise `rate`. On EfficientNet-Lite0
+      "yosinski-3" shows a class at a rate of 100; 1 and 4 raise its score by changes too faint to see.
     - "maco": phases only, seen through random crops with noise.
 
     Args:
