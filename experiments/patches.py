@@ -7,7 +7,7 @@ unit sees, its receptive field. Written to `--out`: third-party photographs are 
 
 To look for: one recognisable thing in each row.
 
-600 photographs take about 3 minutes on two cores with VGG-16.
+Not run on many photographs yet: its cost there is not known.
 """
 
 from pathlib import Path

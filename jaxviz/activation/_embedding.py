@@ -107,7 +107,7 @@ def grid_layout(points: ArrayLike, *, columns: int | None = None) -> Int[np.ndar
         >>> jaxviz.grid_layout(jnp.array([[0.9, 0.8], [0.0, 0.1], [1.0, 0.0], [0.2, 0.9]])).tolist()
         [[1, 1], [0, 0], [0, 1], [1, 0]]
 
-    The assignment is scipy's (Crouse 2016): about 1 s for 2,000 points and a minute for 10,000.
+    The assignment is scipy's (Crouse 2016): on two busy cores 1 s for 600 points, 9 s for 2,000, 100 s for 5,000.
     """
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
