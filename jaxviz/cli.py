@@ -29,7 +29,7 @@ def tour(
     Args:
         image: The photograph; by default scikit-image's cat.
         out: Folder for the page and its pictures.
-        size: About 4 minutes on two cores (small), or several times that for better pictures (full).
+        size: About 5 minutes on two cores (small), or several times that for better pictures (full).
         only: Sections to make, by id; by default all.
         images: Folder of photographs to look through for neighbours and patches; by default crops of those that come
             with scikit-image and scikit-learn.

@@ -36,7 +36,7 @@ def run_tour(
     Args:
         image: what `load_image` takes.
         folder: where the page and its pictures go; made if need be.
-        full: better pictures, for several times the 4 minutes that it takes on two cores otherwise.
+        full: better pictures, for several times the 5 minutes that it takes on two cores otherwise.
         only: ids of the sections to make; empty: all.
         seed: of all randomness.
         report: called with a line of text whenever there is news.
