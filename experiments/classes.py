@@ -6,7 +6,7 @@ EfficientNet-Lite0. `classes.png`: three classes, a row each, by `recipe("simony
 `recipe("cs231n")`, and `ascend`'s own defaults. `fooling.png`: scikit-image's cat, the cat that is taken for a castle,
 and their difference, ten times as strong.
 
-Takes about 8 minutes on two cores.
+Took 7 minutes of processor time.
 
 To look for: birds' necks, towers and spots, faint and small in the first column, larger in the second, in colour and in
 a scene in the third; and that the two cats look the same.

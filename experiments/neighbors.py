@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from sklearn.manifold import trustworthiness
@@ -68,11 +67,8 @@ def main(
     for name, plane in (("t-SNE", points), ("two principal components", jaxviz.pca(found.values).points)):
         print(f"trustworthiness of {name}: {trustworthiness(found.values, plane, n_neighbors=10):.3f}")
     cells = jaxviz.grid_layout(points)
-    side = int(cells.max()) + 1
-    grid = np.ones((side, side, thumbnail, thumbnail, 3), np.float32)
-    for path, (row, column) in zip(paths, cells, strict=True):
-        grid[row, column] = jaxviz.load_image(path, size=thumbnail)
-    jaxviz.save_image(out / "embedding.png", jnp.asarray(grid.swapaxes(1, 2).reshape(side * thumbnail, -1, 3)))
+    pictures = [jaxviz.load_image(paths[i], size=thumbnail) for i in np.lexsort(cells.T[::-1])]  # row by row
+    jaxviz.save_image(out / "embedding.png", jaxviz.montage(pictures, columns=int(cells[:, 1].max()) + 1, gap=0))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,12 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 
+def whole_shares(batch_size: int) -> int:
+    """Return the least number of images, at least `batch_size`, that can be shared out among the local devices."""
+    devices = jax.local_device_count()
+    return -(-batch_size // devices) * devices
+
+
 def over_devices(images: Any, params: Any) -> tuple[Any, Any]:
     """Return a batch's arrays shared out among the local devices, if they can be, and parameters that all have."""
     devices, leaves = jax.local_devices(), jax.tree.leaves((images, params))

@@ -359,6 +359,15 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
     return {name: jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype) for name, value in table.items()}
 
 
+def shapes_of(net: Net, params: Any, names: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of some layers for one image of this size; raise ValueError for one that is not there."""
+    there = layers(net, params, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    for name in names:
+        if name not in there:
+            raise ValueError(f"there is no layer {name!r}; there are {', '.join(there)}")
+    return {name: there[name].shape for name in names}
+
+
 def capture(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
     """Return a function that also gives the values called `names`.
 

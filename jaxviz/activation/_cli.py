@@ -3,8 +3,6 @@
 import io
 import json
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +15,7 @@ import tyro
 
 import jaxviz
 from jaxviz._image import write_atomically
-from jaxviz._verbs import interrupts
+from jaxviz._verbs import UNREADABLE, interrupts
 from jaxviz.activation._features import digest_of
 from jaxviz.data._source import Source, open_source
 
@@ -144,12 +142,8 @@ def embed(
     rows = {name: i for i, name in enumerate(opened.ids)}
     points = jaxviz.tsne(np.asarray(found.values), jax.random.key(seed), perplexity=perplexity)
     cells = jaxviz.grid_layout(points)
-    height, width = cells.max(axis=0) + 1
-    grid = np.ones((height, width, thumbnail, thumbnail, 3), np.float32)
-    for name, (row, column) in zip(found.ids, cells, strict=True):
-        grid[row, column] = _picture(opened, rows, name, thumbnail)
-    picture = grid.swapaxes(1, 2).reshape(height * thumbnail, width * thumbnail, 3)
-    jaxviz.save_image(out / "embedding.png", jnp.asarray(picture))
+    pictures = [_picture(opened, rows, found.ids[i], thumbnail) for i in np.lexsort(cells.T[::-1])]  # row by row
+    jaxviz.save_image(out / "embedding.png", jaxviz.montage(pictures, columns=int(cells[:, 1].max()) + 1, gap=0))
     _save(out / "embedding.npz", {"ids": np.array(found.ids), "points": points, "cells": cells})
     print(f"{out / 'embedding.png'}: {len(found.ids)} images")
     _list(found.skipped)
@@ -297,5 +291,5 @@ def _read_state(path: Path, settings: str) -> dict[str, Any] | None:
                 return None
             best = {name: tuple(kept[f"{name}/{i}"] for i in range(3)) for name in json.loads(settings)["layers"]}
             return json.loads(str(kept["rest"])) | {"best": best}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except UNREADABLE:
         return None

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from jaxviz._accelerate import accelerate
-from jaxviz._devices import over_devices
+from jaxviz._devices import over_devices, whole_shares
 from jaxviz._image import write_atomically
-from jaxviz._interpret import capture, layers
+from jaxviz._interpret import capture, shapes_of
 from jaxviz._types import Images, Net
 from jaxviz.data._source import Loaded, batches, open_source
 
@@ -84,11 +83,9 @@ def features(
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     opened = open_source(source)
     height, width = (size, size) if isinstance(size, int) else size
-    there = layers(net, params, jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32))
-    if layer not in there:
-        raise ValueError(f"there is no layer {layer!r}; there are {', '.join(there)}")
-    row = jax.eval_shape(functools.partial(_pooled, pool=pool), there[layer]).shape[1:]
-    batch_size = -(-batch_size // jax.local_device_count()) * jax.local_device_count()
+    shape = shapes_of(net, params, (layer,), (height, width))[layer]
+    row = shape[1:] if pool is None else shape[-1:]
+    batch_size = whole_shares(batch_size)
     if store is None:
         kept: _InMemory | _OnDisk = _InMemory(row)
     else:

@@ -29,7 +29,7 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
     The bank goes through the device in blocks: a matrix product and a running top-k. Several local devices share each
     block. What comes out on top is measured once more in float64 and sorted, equal distances by their index, so that
     a row is at distance 0 from itself. A memory-mapped bank is read once for every 1024 queries and never held whole:
-    a million rows of 1280 numbers take 84 MB a block, next to 67 MB of products for 1024 queries.
+    of rows of 1280 numbers a block is 84 MB, and the products of 1024 queries with it are 67 MB.
 
     Args:
         bank: `(n, ...)`, an array in memory, memory-mapped, or of tensorstore; a vector, a map or an image a row:

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxviz._accelerate import accelerate
-from jaxviz._devices import over_devices
-from jaxviz._interpret import capture, layers
+from jaxviz._devices import over_devices, whole_shares
+from jaxviz._interpret import capture, shapes_of
 from jaxviz._receptive_field import receptive_field
 from jaxviz._types import Images, Net
 from jaxviz.data._source import batches, open_source
@@ -96,7 +96,7 @@ def top_patches(
         raise ValueError(f"expected a k and a batch_size of 1 or more, got {k} and {batch_size}")
     opened, names = open_source(source), (layer,) if isinstance(layer, str) else tuple(layer)
     places = _Places(net, params, names, (size, size) if isinstance(size, int) else size)
-    batch_size = -(-batch_size // jax.local_device_count()) * jax.local_device_count()
+    batch_size = whole_shares(batch_size)
     order = np.argsort(np.array(opened.ids, dtype=str), kind="stable")
     rank = np.argsort(order).astype(np.int32)
     state = _begin(places.shapes, k, opened.ids) if resume is None else _resumed(resume, places.shapes, k, opened.ids)
@@ -119,15 +119,13 @@ class _Places:
     """Where the units of some layers are, and what they see."""
 
     def __init__(self, net: Net, params: Any, names: Sequence[str], size: tuple[int, int]):
+        shapes = shapes_of(net, params, names, size)
+        for name, shape in shapes.items():
+            if len(shape) not in (2, 4):
+                raise ValueError(f"expected a map (n, h, w, c) or a vector (n, c) at {name!r}, got {shape}")
         images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-        there = layers(net, params, images)
-        for name in names:
-            if name not in there:
-                raise ValueError(f"there is no layer {name!r}; there are {', '.join(there)}")
-            if len(there[name].shape) not in (2, 4):
-                raise ValueError(f"expected a map (n, h, w, c) or a vector (n, c) at {name!r}, got {there[name].shape}")
         self.size = size
-        self.shapes = {name: there[name].shape[1:] for name in names}
+        self.shapes = {name: shape[1:] for name, shape in shapes.items()}
         self.fields = {name: receptive_field(net, params, images, name) for name in names}
 
     def of(self, name: str, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

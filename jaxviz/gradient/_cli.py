@@ -7,8 +7,6 @@ import io
 import json
 import signal
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +20,7 @@ import tyro
 import jaxviz
 from jaxviz._image import ImageError, write_atomically
 from jaxviz._scores import Score
-from jaxviz._verbs import arguments, command, digest, documentation, files
+from jaxviz._verbs import UNREADABLE, arguments, command, digest, documentation, files
 from jaxviz.report._draw import overlaid, raw
 
 
@@ -220,7 +218,7 @@ def _is_done(path: Path, settings: str) -> bool:
     try:
         with path.open("rb") as file, np.load(file) as kept:
             return str(kept["settings"]) == settings and kept["map"].ndim >= 2
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except UNREADABLE:
         return False
 
 

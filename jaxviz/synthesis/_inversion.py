@@ -59,7 +59,8 @@ def invert(
         norm: weight of the alpha norm.
         alpha: its power; a large one keeps the brightness in a range, and does not care where in it.
         beta: power of the total variation, see `total_variation`.
-        basis: what is optimized: see `ascend`. `fourier` comes closer in as many steps than `pixels`, in truer colours.
+        basis: what is optimized: see `ascend`. `pixels` is there sooner at the lowest layers, where the
+            finest detail counts; `fourier` elsewhere, in truer colours.
         start: images to begin with; None: noise.
         optimizer: any optax transformation; None: L-BFGS.
         tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.

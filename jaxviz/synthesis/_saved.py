@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 
 import jaxviz
 from jaxviz._image import write_atomically
-from jaxviz._verbs import interrupts
+from jaxviz._verbs import UNREADABLE, interrupts
 from jaxviz.synthesis._minimize import DivergedError, Synthesis
 
 
@@ -31,7 +29,7 @@ def read(path: Path) -> Kept | None:
         with path.open("rb") as file, np.load(file) as saved:
             state = [saved[f"state_{i}"] for i in range(int(saved["states"]))]
             return Kept(str(saved["settings"]), bool(saved["finished"]), state)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except UNREADABLE:
         return None
 
 

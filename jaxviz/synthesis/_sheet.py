@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxviz._interpret import layers
+from jaxviz._devices import whole_shares
+from jaxviz._interpret import shapes_of
 from jaxviz._scores import channel
 from jaxviz._types import Key, Net
 from jaxviz.synthesis._ascent import ascend
@@ -65,11 +66,10 @@ def sheet(
 
     Olah, Mordvintsev & Schubert 2017, Feature Visualization.
     """
-    devices = jax.local_device_count()
     if batch_size < 1 or size < 1:
         raise ValueError(f"expected a batch_size and a size of 1 or more, got {batch_size} and {size}")
     wanted = _wanted(net, params, layer, channels, size)
-    count = -(-min(batch_size, len(wanted)) // devices) * devices
+    count = whole_shares(min(batch_size, len(wanted)))
     images, losses = [jnp.asarray(x) for x in resume] if resume else (jnp.zeros((0, size, size, 3)), jnp.zeros(0))
     if len(images) > len(wanted):
         raise ValueError("resume: this state is of a run of another kind or size; start anew without it")
@@ -113,10 +113,7 @@ def _watch(callback: Watch, found: Synthesis, batch: Synthesis) -> bool:
 
 
 def _wanted(net: Net, params: Any, layer: str, channels: Sequence[int] | None, size: int) -> np.ndarray:
-    shapes = layers(net, params, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
-    if layer not in shapes:
-        raise ValueError(f"there is no layer {layer!r}; there are {', '.join(shapes)}")
-    there = shapes[layer].shape[-1]
+    there = shapes_of(net, params, (layer,), (size, size))[layer][-1]
     wanted = np.arange(there) if channels is None else np.asarray(channels, int)
     if not len(wanted) or wanted.min() < 0 or wanted.max() >= there:
         raise ValueError(f"channels: expected some of 0 to {there - 1}, the channels of {layer!r}, got {channels}")

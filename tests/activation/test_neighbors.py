@@ -1,15 +1,10 @@
 """Nearest neighbours: scikit-learn's brute force, ties, blocks, a bank on disk, several devices, errors."""
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import on_eight_devices
 from sklearn.neighbors import NearestNeighbors
 
 import jaxviz
@@ -121,15 +116,10 @@ def test_several_devices_find_the_same(tmp_path):
         for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
             assert word not in compiled[0], word
     """
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    environment["PYTHONPATH"] = str(Path(jaxviz.__file__).parents[1])
     np.save(tmp_path / "bank.npy", BANK)
     np.save(tmp_path / "queries.npy", QUERIES)
     files = [str(tmp_path / name) for name in ("bank.npy", "queries.npy", "found-")]
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *files]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    on_eight_devices(script, *files)
     for metric in ("cosine", "l2"):
         one, eight = jaxviz.neighbors(BANK, QUERIES, k=9, metric=metric), np.load(f"{files[2]}{metric}.npz")
         np.testing.assert_array_equal(eight["indices"], one.indices)

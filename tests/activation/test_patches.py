@@ -1,16 +1,11 @@
 """Top patches against a plain loop over all images, in any order, any batches, stopped and gone on with."""
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from nets import small_net
+from processes import on_eight_devices
 
 import jaxviz
 from jaxviz._image import load_image
@@ -125,14 +120,9 @@ def test_several_devices_find_the_same(small_params, tmp_path):
         patches = found.layers["relu_1"]
         np.savez(sys.argv[2], values=patches.values, indices=patches.indices, boxes=patches.boxes, features=kept)
     """
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(jaxviz.__file__).parents[1]), str(Path(__file__).parents[1])])
     np.savez(tmp_path / "given.npz", images=IMAGES, **small_params)
     files = [str(tmp_path / name) for name in ("given.npz", "found.npz")]
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *files]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr[-2000:]
+    on_eight_devices(script, *files)
     eight, one = np.load(files[1]), find(small_params, layer="relu_1").layers["relu_1"]
     np.testing.assert_array_equal(eight["indices"], one.indices)
     np.testing.assert_array_equal(eight["boxes"], one.boxes)

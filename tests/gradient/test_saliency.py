@@ -1,9 +1,5 @@
 """Gradients with respect to pixels: exact cases, finite differences, batches, swapped ReLUs, many devices, errors."""
 
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import jax
@@ -12,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from nets import make_net, small_net, twin_deconvnet, twin_guided
+from processes import on_eight_devices
 
 import jaxviz
 
@@ -237,15 +234,7 @@ def test_images_spread_over_devices():
                 assert maps.addressable_shards[0].data.shape[0] == 2, maps.sharding
         print("the same")
     """
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-    }
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "the same", done.stderr[-2000:]
+    assert on_eight_devices(script).strip() == "the same"
 
 
 @pytest.mark.usefixtures("users_view")

@@ -1,17 +1,12 @@
 """Diversity, resemblance, fooling images, zooms and sheets: closed forms, and that each does what it is for."""
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 from nets import small_net
+from processes import on_eight_devices
 
 import jaxviz
 
@@ -199,7 +194,6 @@ def test_a_sheet_refuses_what_is_not_there(small_params, options, message):
 
 SCRIPT = """
     import sys
-    sys.path[:0] = TESTS
     import jax, jax.numpy as jnp, numpy as np
     import jaxviz
     from nets import small_net
@@ -227,12 +221,8 @@ SCRIPT = """
 def test_several_devices_share_a_batch(small_params, tmp_path):
     """Eight virtual devices make the images that one makes, each of them its own; the arithmetic of one image is not
     reordered, so only the last bits may differ."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    tests = [str(Path(__file__).parents[1]), str(Path(jaxviz.__file__).parents[1])]
-    script = textwrap.dedent(SCRIPT).replace("TESTS", repr(tests))
     files = [str(tmp_path / name) for name in ("ascend.npy", "sheet.npy")]
-    subprocess.run([sys.executable, "-W", "error", "-c", script, *files], env=environment, check=True, timeout=300)
+    on_eight_devices(SCRIPT, *files)
     score = jaxviz.channel(small_net, "relu_1", np.arange(8) % 6)
     one = jaxviz.ascend(score, small_params, KEY, size=16, steps=12).images
     np.testing.assert_allclose(np.load(files[0]), one, atol=1e-3)
