@@ -1,4 +1,4 @@
-"""Convolutions and max-pools in faster forms, swapped into any function; values stay the same.
+"""Convolutions and max-pools in faster forms, swapped into any function; values stay the same, but for rounding.
 
 - Inside `scan` and `while`, XLA on CPU does not rewrite the input gradient of a convolution into a form that it has
   fast code for, and VGG-16's runs 3 times slower there than outside. Written as what it is, an ordinary convolution
@@ -8,6 +8,10 @@
 - A depthwise convolution, which XLA on CPU computes channel by channel, takes 11 to 74 times less time as a sum of
   shifted images.
 - A convolution with a 1x1 kernel is a product of matrices, and on CPU up to twice as fast when written as one.
+- One of 3x3, stride 1 and a border of zeros is done in a third of the products by Winograd's method (`_winograd.py`):
+  float32 on CPU, where it pays. Asked for `jax.default_matmul_precision("highest")`, it stays a convolution.
+
+In loops, `hoist` makes what depends on kernels only before the loop.
 """
 
 import functools
@@ -22,7 +26,8 @@ from jax.extend.core import Primitive, primitives
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
-from jaxviz._interpret import evaluate, trace
+from jaxviz import _winograd
+from jaxviz._interpret import Value, evaluate, trace
 
 # A primitive, and not a custom_vjp, because it then composes with everything: forward mode, second derivatives, vmap.
 convolution_p = Primitive("jaxviz_convolution")
@@ -47,6 +52,48 @@ def accelerate(fn: Callable[..., Any]) -> Callable[..., Any]:
     return accelerated
 
 
+def hoist(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """Return `fn`, the body of a loop, with what its convolutions make of their kernels made here, outside of the loop.
+
+    Those are flipped kernels, for gradients, and Winograd's; XLA makes them again each turn. `args` are such as the
+    loop will give it; a kernel that depends on them is left inside.
+    """
+    program = trace(fn, *args)
+    known: dict[int, Any] = {}
+
+    def value_of(value: Value) -> Any:
+        """Return what does not depend on the arguments, None for what does."""
+        if id(value) not in known:
+            operands = [value_of(operand) for operand in value.inputs]
+            known[id(value)] = value.constant
+            if value.eqn is not None and len(value.eqn.outvars) == 1 and all(x is not None for x in operands):
+                known[id(value)] = _bind(value.eqn, operands)
+        return known[id(value)]
+
+    actions = {}
+    for value in program.values:
+        if value.op in ("jaxviz_convolution", "jaxviz_winograd") and len(value.inputs) == 2 and value.rule_at is None:
+            kernel = value_of(value.inputs[1])
+            if kernel is not None:
+                actions[value.path] = functools.partial(_with_kernel, value.eqn, _made_ready(value.eqn, kernel))
+    return lambda *args: evaluate(program, args, actions)[0]
+
+
+def _made_ready(eqn: Any, kernel: Array) -> tuple[Array, ...]:
+    """Return what a convolution of ours takes after the images."""
+    if eqn.primitive is convolution_p:
+        return (kernel,)
+    return kernel, _winograd.at_points(kernel, adjoint=eqn.params["adjoint"])
+
+
+def _with_kernel(eqn: Any, kernel: tuple[Array, ...], operands: list[Any], _: Callable) -> tuple[list[Any], dict]:
+    return [_bind(eqn, [operands[0], *kernel])], {}
+
+
+def _bind(eqn: Any, operands: list[Any]) -> Any:
+    return eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+
+
 def _apply(swap: Callable, params: dict[str, Any], operands: list[Any], _: Callable) -> tuple[list[Any], dict]:
     return [swap(*operands, **params)], {}
 
@@ -60,6 +107,8 @@ def _convolve(images: Array, kernel: Array, **params: Any) -> Array:
         return _product(images, kernel, params)
     depthwise = groups == images.shape[numbers.lhs_spec[1]] == kernel.shape[numbers.rhs_spec[0]]
     if groups == 1 or not depthwise or any(d != 1 for d in params["lhs_dilation"]):
+        if _winograd.pays(images, kernel, params):
+            return _winograd.convolve(images, kernel)
         return convolution_p.bind(images, kernel, **params)
     return _depthwise(images, kernel, params)
 

@@ -26,7 +26,12 @@ from jaxviz._types import Net
 _CUSTOM_RULES = {primitives.custom_jvp_call_p, primitives.custom_vjp_call_p}
 _CALLS = _CUSTOM_RULES | {primitives.jit_p, primitives.closed_call_p, primitives.call_p, primitives.remat_p}
 
-KINDS = {"conv_general_dilated": "conv", "jaxviz_convolution": "conv", "dot_general": "dense"}
+KINDS = {
+    "conv_general_dilated": "conv",
+    "jaxviz_convolution": "conv",
+    "jaxviz_winograd": "conv",
+    "dot_general": "dense",
+}
 """The primitives of layers, and what their numbers begin with."""
 
 Path = tuple[int, ...]

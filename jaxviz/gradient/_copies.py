@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
+from jaxviz._accelerate import hoist
 from jaxviz._image import blur, check_finite, check_images
 from jaxviz._scores import is_pytree, one_by_one, some_per_image
 from jaxviz._types import Images, Score
@@ -46,7 +47,7 @@ def by_image(fn: Callable[..., Any], score: Score, images: Images, *arrays: Any)
     def one(slices: Any) -> Any:
         return jax.tree.map(lambda x: x[0], fn(*jax.tree.map(lambda x: x[None], slices)))
 
-    return jax.lax.map(one, (scores, images, *arrays))
+    return loop_over(one, (scores, images, *arrays))
 
 
 def sum_over(
@@ -64,8 +65,14 @@ def sum_over(
         indices = batch * size + jnp.arange(size)
         return part(jnp.minimum(indices, count - 1), indices < count)
 
+    at = hoist(at, 0)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(at, 0))
     return jax.lax.fori_loop(0, batches, lambda i, total: jax.tree.map(jnp.add, total, at(i)), zeros)
+
+
+def loop_over(fn: Callable[[Any], Any], values: Any, **options: Any) -> Any:
+    """Return `jax.lax.map(fn, values, **options)`, convolution kernels made ready outside of the loop."""
+    return jax.lax.map(hoist(fn, jax.tree.map(lambda x: x[0], values)), values, **options)
 
 
 def values_of(score: Score, params: Any, images: Images) -> Array:
@@ -92,7 +99,7 @@ def of_each_score(backward: Callable[[Array], Array], values: Array, batch_size:
     number, count = values.shape
     at_once = min(count, max(1, batch_size // number))
     pick = lambda column: backward(jnp.zeros_like(values).at[:, column].set(1))  # noqa: E731
-    return jnp.moveaxis(jax.lax.map(pick, jnp.arange(count), batch_size=at_once), 0, 1)
+    return jnp.moveaxis(loop_over(pick, jnp.arange(count), batch_size=at_once), 0, 1)
 
 
 def filled(name: str, fill: Any, images: Images) -> Images:

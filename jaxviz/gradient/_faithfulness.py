@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
@@ -10,7 +9,7 @@ from jaxviz._accelerate import accelerate
 from jaxviz._image import check_finite
 from jaxviz._scores import fixed, one_per_image
 from jaxviz._types import Images, Maps, Score
-from jaxviz.gradient._copies import Fill, by_image, check_positive, filled, run
+from jaxviz.gradient._copies import Fill, by_image, check_positive, filled, loop_over, run
 
 
 class Curve(NamedTuple):
@@ -156,7 +155,7 @@ def _curve(
 
         points = step * jnp.arange(-(-ranks[0].size // step) + 1)
         at_once = min(len(points), max(1, batch_size // len(images)))
-        return jax.lax.map(at, points, batch_size=at_once).T
+        return loop_over(at, points, batch_size=at_once).T
 
     values = by_image(follow, fixed(score, params, images), images, maps, replacement)
     return Curve(values, (values[:, 1:] + values[:, :-1]).mean(axis=1) / 2)

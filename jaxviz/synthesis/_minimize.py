@@ -11,6 +11,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from jaxviz._accelerate import hoist
 from jaxviz._types import Images, Key
 
 CHUNK = 8  # steps between two looks from the host: enough to hide dispatch, few enough to stop soon
@@ -187,7 +188,8 @@ def _take_steps(
         return *kept, losses.at[i].set(value), i + finite, finite
 
     start_of = (*state, jnp.zeros(CHUNK, shape.dtype), jnp.asarray(0), jnp.asarray(True))
-    *state, losses, taken, _ = jax.lax.while_loop(lambda carry: (carry[3] < count) & carry[4], step, start_of)
+    turn = hoist(step, start_of)
+    *state, losses, taken, _ = jax.lax.while_loop(lambda carry: (carry[3] < count) & carry[4], turn, start_of)
     return tuple(state), losses, taken
 
 

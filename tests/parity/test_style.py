@@ -43,14 +43,15 @@ def pictures():
 class Twin:
     """The loss of `stylize` in PyTorch."""
 
-    def __init__(self, params, content, style, dtype):
-        self.modules = torch_vgg(params, "relu5_1").to(dtype)
-        self.dtype = dtype
-        self.content = self.values(self.tensor(content))[CONTENT].detach()
-        self.grams = {name: self.gram(value).detach() for name, value in self.values(self.tensor(style)).items()}
+    def __init__(self, params, content, style, dtype, prepare=lambda x: x):
+        self.modules = prepare(torch_vgg(params, "relu5_1").to(dtype)).requires_grad_(False)
+        self.dtype, self.prepare = dtype, prepare
+        self.content = self.values(self.tensor(content))[CONTENT]
+        self.grams = {name: self.gram(value) for name, value in self.values(self.tensor(style)).items()}
 
     def tensor(self, image):
-        return torch.tensor(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)[None]), dtype=self.dtype)
+        rows = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)[None])
+        return self.prepare(torch.tensor(rows, dtype=self.dtype))
 
     def values(self, images):
         found, block, i = {}, 1, 1

@@ -1,0 +1,500 @@
+"""jaxviz against PyTorch, method by method: time, memory, compile time, and how far from what the processor can do.
+
+    python experiments/benchmarks/methods.py                 # all; --only saliency style_512 for some
+    python experiments/benchmarks/methods.py --rounds 7 --json speed.json
+
+Needs `pip install torch==2.13.0 captum` and `pip install --no-deps efficientnet-lite-pytorch==0.1.0`. Both sides run
+the same network on the same weights (VGG-16's convolutions, a random 1000-way head) in one process and in turn, ours,
+theirs, ours, theirs; a ratio is PyTorch's time over ours in one round, and the table has the median and the range of
+the rounds. PyTorch gets two threads, both memory layouts are tried first and the faster one is measured; Captum's
+batch size (`perturbations_per_eval`, `internal_batch_size`) likewise. On a GPU both sides run there, PyTorch by
+`torch.compile`.
+
+The floor is the time that the floating-point operations of the method would take at the rate of a product of two
+2048x2048 matrices, measured first; Winograd's convolution does fewer operations, so that more than 100% is possible.
+Peak memory is that of a fresh process that does nothing else, with the runtime and the weights. Compile time is that
+of the first call, less the second; "again" is the same in a new process that finds the first one's programs on disk.
+
+Takes about 25 minutes on two cores, which should have nothing else to do; `--long` adds 500 steps of style end to end,
+10 more.
+
+To look for: ratios above 1 everywhere; memory at most twice PyTorch's.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import jaxviz
+from jaxviz._accelerate import accelerate
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+Run = Callable[[], Any]
+CLASSES = 281
+
+
+def picture(size: int, number: int = 1) -> np.ndarray:
+    """Return scikit-image's cat, `(number, size, size, 3)`."""
+    import skimage.data
+
+    return np.repeat(np.asarray(jaxviz.load_image(skimage.data.chelsea(), size=size))[None], number, axis=0)
+
+
+# Ours
+
+
+def vgg() -> tuple[Any, Any]:
+    """Return the classifier of the parity tests."""
+    net, params = importlib.import_module("parity.vgg").classifier()
+    return net, jax.tree.map(jnp.asarray, params)
+
+
+def our_forward(size: int, number: int) -> Run:
+    """Return the logits' computation."""
+    net, params = vgg()
+    images, run = jnp.asarray(picture(size, number)), jax.jit(accelerate(net))
+    return lambda: jax.block_until_ready(run(params, images))
+
+
+def our_method(method: Callable[..., Any], size: int = 224, number: int = 1, **options: Any) -> Run:
+    """Return an attribution of a logit."""
+    net, params = vgg()
+    images, score = jnp.asarray(picture(size, number)), jaxviz.logit(net, CLASSES)
+    return lambda: jax.block_until_ready(method(score, params, images, **options))
+
+
+def our_channels(steps: int) -> Run:
+    """Return gradient ascent on eight channels side by side, from noise in pixels."""
+    net, params = jaxviz.load("vgg16_features")
+    score = jaxviz.channel(net, "relu4_3", jnp.arange(8))
+    options = {"size": 224, "steps": steps, "basis": jaxviz.pixels, "transform": None}
+    return lambda: jax.block_until_ready(jaxviz.ascend(score, params, jax.random.key(0), **options).images)
+
+
+def our_style(size: int, steps: int, optimizer: str) -> Run:
+    """Return so many steps of style transfer, without the targets' computation."""
+    net, params = jaxviz.load("vgg16_features")
+    content, style = jnp.asarray(picture(size)[0]), jnp.asarray(picture(size)[0, ::-1])
+    key = jax.random.key(0)
+    run = {"steps": steps, "optimizer": optimizer}
+    return lambda: jax.block_until_ready(jaxviz.stylize(net, params, key, content, style, **run).images)
+
+
+def our_features(number: int) -> Run:
+    """Return the last vectors of EfficientNet-Lite0, 16 images at a time."""
+    net, params = jaxviz.load("efficientnet_lite0")
+    images, run = jnp.asarray(picture(224, 16)), jax.jit(accelerate(jaxviz.capture(net, "pool")))
+    return lambda: [jax.block_until_ready(run(params, images)[1]) for _ in range(number // 16)]
+
+
+# Theirs
+
+
+def torch_side() -> tuple[Any, Any]:
+    """Return PyTorch, on as many threads as there are cores, and the device that it uses."""
+    torch = importlib.import_module("torch")  # not in the test environment, so not imported by name
+    torch.set_num_threads(os.cpu_count() or 1)
+    return torch, torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
+
+
+def fastest(makers: dict[str, Callable[[], Run]]) -> Run:
+    """Return the fastest of several ways to do the same, by the better of two runs after the first."""
+    runs = {name: make() for name, make in makers.items()}
+    times = {}
+    for name, run in runs.items():
+        run()
+        times[name] = min(seconds(run) for _ in range(2))
+    return runs[min(times, key=lambda name: times[name])]
+
+
+def in_layouts(make: Callable[[Callable[[Any], Any]], Run]) -> Run:
+    """Return the faster of what `make(prepare)` gives for PyTorch's two memory layouts of modules and images."""
+    torch, device = torch_side()
+
+    def prepare(memory_format: Any) -> Callable[[Any], Any]:
+        return lambda x: x.to(device, memory_format=memory_format)
+
+    formats = {"usual": torch.contiguous_format, "channels last": torch.channels_last}
+    return fastest({name: lambda form=form: make(prepare(form)) for name, form in formats.items()})
+
+
+def as_tensor(images: np.ndarray) -> Any:
+    """Return images as PyTorch has them."""
+    return torch_side()[0].tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def compiled(module: Any) -> Any:
+    """Return a module, on a GPU compiled."""
+    torch, device = torch_side()
+    return torch.compile(module) if device.type == "cuda" else module
+
+
+def finished(value: Any) -> Any:
+    """Wait for the GPU, if there is one."""
+    torch, device = torch_side()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return value
+
+
+def their_classifier(prepare: Callable[[Any], Any]) -> Any:
+    """Return the parity tests' classifier."""
+    twins = importlib.import_module("parity.vgg")
+    return prepare(twins.torch_classifier(twins.classifier()[1]).eval())
+
+
+def their_forward(size: int, number: int) -> Run:
+    """Return the logits' computation."""
+
+    def make(prepare: Callable[[Any], Any]) -> Run:
+        torch, _ = torch_side()
+        module, images = compiled(their_classifier(prepare)), prepare(as_tensor(picture(size, number)))
+
+        def run() -> Any:
+            with torch.no_grad():
+                return finished(module(images))
+
+        return run
+
+    return in_layouts(make)
+
+
+def their_gradient(size: int, number: int) -> Run:
+    """Return the gradient of a logit with respect to the images; PyTorch is told that it needs no other."""
+
+    def make(prepare: Callable[[Any], Any]) -> Run:
+        torch, _ = torch_side()
+        module, images = their_classifier(prepare).requires_grad_(False), prepare(as_tensor(picture(size, number)))
+        module, images = compiled(module), images.requires_grad_()
+        return lambda: finished(torch.autograd.grad(module(images)[:, CLASSES].sum(), images))
+
+    return in_layouts(make)
+
+
+def their_method(name: str, **options: Any) -> Run:
+    """Return one of Captum's attributions of a logit, parameters frozen."""
+
+    def make(prepare: Callable[[Any], Any]) -> Run:
+        attr = importlib.import_module("captum.attr")
+        module, images = their_classifier(prepare).requires_grad_(False), prepare(as_tensor(picture(224)))
+        method = getattr(attr, name)(module)
+        return lambda: finished(method.attribute(images.requires_grad_(), target=CLASSES, **options))
+
+    return in_layouts(make)
+
+
+def their_occlusion(window: int, stride: int) -> Run:
+    """Return Captum's occlusion, at the better of three batch sizes."""
+    shape = {"sliding_window_shapes": (3, window, window), "strides": (3, stride, stride), "baselines": 0.5}
+    sizes = {str(n): lambda n=n: their_method("Occlusion", perturbations_per_eval=n, **shape) for n in (1, 4, 16)}
+    return fastest(sizes)
+
+
+def their_integrated_gradients(steps: int) -> Run:
+    """Return Captum's integrated gradients, at the better of three batch sizes."""
+    name = "IntegratedGradients"
+    return fastest({str(n): lambda n=n: their_method(name, n_steps=steps, internal_batch_size=n) for n in (1, 5, 25)})
+
+
+def their_channels(steps: int) -> Run:
+    """Return gradient ascent on eight channels side by side by Adam, from noise in pixels."""
+
+    def make(prepare: Callable[[Any], Any]) -> Run:
+        torch, device = torch_side()
+        params = jax.tree.map(np.asarray, jaxviz.load("vgg16_features")[1])
+        module = importlib.import_module("parity.vgg").torch_vgg(params, "relu4_3").requires_grad_(False)
+        module, channels = compiled(prepare(module)), torch.arange(8, device=device)
+        start = prepare(0.5 + 0.01 * torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(0)))
+
+        def run() -> Any:
+            images = start.clone().requires_grad_()
+            optimizer = torch.optim.Adam([images], lr=0.05)
+            for _ in range(steps):
+                optimizer.zero_grad()
+                maps = module(images)
+                (-maps.mean((2, 3))[torch.arange(8, device=device), channels].sum()).backward()
+                optimizer.step()
+            return finished(images)
+
+        return run
+
+    return in_layouts(make)
+
+
+def their_style(size: int, steps: int, optimizer: str) -> Run:
+    """Return so many steps (L-BFGS: evaluations) of the parity tests' twin of `stylize`."""
+    twins = importlib.import_module("parity.test_style")
+
+    def make(prepare: Callable[[Any], Any]) -> Run:
+        torch, _ = torch_side()
+        params = jax.tree.map(np.asarray, jaxviz.load("vgg16_features")[1])
+        content, style = picture(size)[0], picture(size)[0, ::-1]
+        weights = {"content": 1.0} | dict.fromkeys(twins.STYLE, 20 / len(twins.STYLE))
+
+        def run() -> Any:
+            twin = twins.Twin(params, content, style, torch.float32, prepare)
+            images = twin.tensor(content).requires_grad_()
+            step = torch.optim.Adam([images], lr=0.02) if optimizer == "adam" else lbfgs(torch, images, steps)
+
+            def closure() -> Any:
+                step.zero_grad()
+                terms = twin.terms(images)
+                loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
+                loss.backward()
+                return loss
+
+            for _ in range(steps if optimizer == "adam" else 1):
+                step.step(closure)
+            return finished(images)
+
+        return run
+
+    return in_layouts(make)
+
+
+def lbfgs(torch: Any, images: Any, evaluations: int) -> Any:
+    """Return PyTorch's L-BFGS, to be stopped after so many evaluations and by nothing else."""
+    limits = {"max_iter": evaluations, "max_eval": evaluations, "tolerance_grad": 0, "tolerance_change": 0}
+    return torch.optim.LBFGS([images], lr=1, history_size=20, **limits)
+
+
+def their_features(number: int) -> Run:
+    """Return the last vectors of EfficientNet-Lite0, 16 images at a time."""
+    from jaxviz.models._fetch import fetch
+
+    def make(prepare: Callable[[Any], Any]) -> Run:
+        torch, _ = torch_side()
+        package = importlib.import_module("efficientnet_lite_pytorch")
+        module = package.EfficientNet.from_name("efficientnet-lite0", image_size=None)
+        with tempfile.TemporaryDirectory() as folder:
+            module.load_state_dict(
+                torch.load(fetch("efficientnet_lite0", Path(folder), progress=False).path, weights_only=True)
+            )
+        module, images = compiled(prepare(module.eval())), prepare(as_tensor(picture(224, 16)))
+
+        def run() -> Any:
+            with torch.no_grad():
+                return [finished(module.extract_features(images).mean((2, 3))) for _ in range(number // 16)]
+
+        return run
+
+    return in_layouts(make)
+
+
+# What is compared
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """The same work on both sides."""
+
+    title: str
+    ours: Callable[[], Run]
+    theirs: Callable[[], Run]
+    work: float  # in forward passes of VGG-16 at 224 px, a gradient counted as two
+    goal: float | None = None  # the least ratio that is asked for
+
+
+PIXELS = (512 / 224) ** 2
+STEPS = 8  # one chunk of `minimize`
+
+CASES = {
+    "forward": Case("forward, 224 px", lambda: our_forward(224, 1), lambda: their_forward(224, 1), 1),
+    "forward_8": Case("forward, 8 of 224 px", lambda: our_forward(224, 8), lambda: their_forward(224, 8), 8),
+    "forward_512": Case("forward, 512 px", lambda: our_forward(512, 1), lambda: their_forward(512, 1), PIXELS),
+    "gradient": Case(
+        "input gradient, 224 px", lambda: our_method(jaxviz.gradient), lambda: their_gradient(224, 1), 2, 1.2
+    ),
+    "gradient_8": Case(
+        "input gradient, 8 of 224 px",
+        lambda: our_method(jaxviz.gradient, 224, 8),
+        lambda: their_gradient(224, 8),
+        16,
+    ),
+    "gradient_512": Case(
+        "input gradient, 512 px",
+        lambda: our_method(jaxviz.gradient, 512),
+        lambda: their_gradient(512, 1),
+        2 * PIXELS,
+        1.4,
+    ),
+    "saliency": Case("Saliency", lambda: our_method(jaxviz.saliency), lambda: their_method("Saliency"), 2, 1.2),
+    "guided": Case(
+        "GuidedBackprop",
+        lambda: our_method(jaxviz.guided_backprop),
+        lambda: their_method("GuidedBackprop"),
+        2,
+        1.2,
+    ),
+    "occlusion": Case(
+        "Occlusion 32/16",
+        lambda: our_method(jaxviz.occlusion, window=32, stride=16),
+        lambda: their_occlusion(32, 16),
+        169,
+        1.1,
+    ),
+    "integrated": Case(
+        "IntegratedGradients, 50",
+        lambda: our_method(jaxviz.integrated_gradients, steps=50),
+        lambda: their_integrated_gradients(50),
+        100,
+        1.2,
+    ),
+    "channels": Case(
+        f"8 channels of relu4_3, 224 px, {STEPS} steps",
+        lambda: our_channels(STEPS),
+        lambda: their_channels(STEPS),
+        16 * STEPS * 0.91,
+    ),
+    "style_512": Case(
+        f"style, 512 px, {STEPS} steps of Adam",
+        lambda: our_style(512, STEPS, "adam"),
+        lambda: their_style(512, STEPS, "adam"),
+        2 * PIXELS * (STEPS + 1) * 0.94,
+        1.4,
+    ),
+    "style_lbfgs": Case(
+        f"style, 512 px, {STEPS} evaluations of L-BFGS",
+        lambda: our_style(512, STEPS, "lbfgs"),
+        lambda: their_style(512, STEPS, "lbfgs"),
+        2 * PIXELS * (STEPS + 1) * 0.94,
+    ),
+    "features": Case(
+        "EfficientNet-Lite0's last vectors, 64 images",
+        lambda: our_features(64),
+        lambda: their_features(64),
+        64 * 0.0254,
+    ),
+}
+FORWARD = 30.7e9  # floating-point operations of VGG-16's convolutions at 224 px
+LONG = {
+    "style_500": Case(
+        "style, 256 px, 500 evaluations of L-BFGS, end to end",
+        lambda: our_style(256, 500, "lbfgs"),
+        lambda: their_style(256, 500, "lbfgs"),
+        2 * (256 / 224) ** 2 * 501 * 0.94,
+        1.3,
+    )
+}
+
+
+# Measuring
+
+
+def seconds(run: Run) -> float:
+    """Return what one call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def matrix_rate() -> float:
+    """Return the best rate of a product of matrices, in operations a second."""
+    side = 2048
+    matrix = jnp.ones((side, side))
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(matrix, matrix))
+    return 2 * side**3 / min(seconds(lambda: jax.block_until_ready(product(matrix, matrix))) for _ in range(10))
+
+
+def compare(case: Case, rounds: int, rate: float) -> dict[str, Any]:
+    """Time both sides in turn."""
+    ours, theirs = case.ours(), case.theirs()
+    first = seconds(ours)
+    theirs()
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    ratios = sorted(b / a for a, b in pairs)
+    best = statistics.median(a for a, _ in pairs)
+    return {
+        "title": case.title,
+        "ours": best,
+        "theirs": statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(ratios),
+        "range": (ratios[0], ratios[-1]),
+        "goal": case.goal,
+        "of_floor": case.work * FORWARD / rate / best,
+        "compile": max(0.0, first - best),
+    }
+
+
+def alone(name: str, side: str) -> None:
+    """Do the work of one side in this process; print its peak of resident memory in GB, and compile time."""
+    run = getattr((CASES | LONG)[name], side)()
+    first = seconds(run)
+    again = seconds(run)
+    peak = re.search("VmHWM: *([0-9]+) kB", Path("/proc/self/status").read_text().expandtabs())
+    assert peak is not None
+    print(int(peak[1]) / 2**20, max(0.0, first - again))
+
+
+def measured_alone(name: str, side: str, cache: str | None = None) -> list[float]:
+    """Return what `alone` prints in a fresh process, with a folder for compiled programs if one is given."""
+    kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"} if cache else {}
+    command = [sys.executable, __file__, "--alone", name, side]
+    done = subprocess.run(command, env={**os.environ, **kept}, capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()[-2:]]
+
+
+def main(
+    *,
+    only: tuple[str, ...] = (),
+    rounds: int = 5,
+    memory: bool = True,
+    long: bool = False,
+    json_file: Path | None = None,
+    alone: tuple[str, str] | None = None,
+) -> None:
+    """Print the table.
+
+    Args:
+        only: ids of the cases; by default all.
+        rounds: of both sides in turn.
+        memory: measure peak memory and compile times, each in processes of its own.
+        long: also 500 steps of style, once.
+        json_file: where to write the numbers, as JSON.
+        alone: case and side, "ours" or "theirs": what such a process does.
+    """
+    if alone is not None:
+        globals()["alone"](*alone)
+        return
+    rate = matrix_rate()
+    print(f"{os.cpu_count()} cores, jax {jax.__version__}, product of matrices: {rate / 1e9:.0f} GFLOP/s\n")
+    titles = ["", "ours, s", "PyTorch, s", "ratio", "range", "of the floor"]
+    titles += ["compile, s", "again, s", "memory, GB", "PyTorch, GB"] if memory else []
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    found = {}
+    for name, case in (CASES | (LONG if long else {})).items():
+        if only and name not in only:
+            continue
+        row = found[name] = compare(case, rounds if name in CASES else 1, rate)
+        cells = [row["title"], f"{row['ours']:.3f}", f"{row['theirs']:.3f}", f"{row['ratio']:.2f}"]
+        cells += [f"{row['range'][0]:.2f} to {row['range'][1]:.2f}", f"{row['of_floor']:.0%}"]
+        if memory:
+            with tempfile.TemporaryDirectory() as folder:
+                peak, first = measured_alone(name, "ours", folder)
+                row["compile"], row["again"] = first, measured_alone(name, "ours", folder)[1]
+            row["memory"], row["memory_theirs"] = peak, measured_alone(name, "theirs")[0]
+            cells += [f"{row['compile']:.1f}", f"{row['again']:.1f}", f"{peak:.2f}", f"{row['memory_theirs']:.2f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    if json_file is not None:
+        json_file.write_text(json.dumps({"matrix_rate": rate, "cases": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

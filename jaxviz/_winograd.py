@@ -1,0 +1,196 @@
+"""Winograd's convolution F(4x4, 3x3): a 3x3 kernel gives a tile of 4x4 outputs with 36 products in place of 144.
+
+Tile, kernel and output are polynomials, and values at six points (one of them infinity) determine the product. So every
+tile of 6x6 inputs is taken to its values at the points, at each point those of all channels are multiplied by the
+kernel's, 36 products of matrices, and the results are taken back. Lavin & Gray 2016, Fast Algorithms for Convolutional
+Neural Networks.
+
+Transforms are products with small matrices, or sums of slices times constants along one axis, with the channels
+innermost: few loops to compile, and vectorized ones.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
+
+SIDE = 4  # of a tile of outputs; a tile of inputs has two more, shared with its neighbours
+POINTS = (0, 0.75, -0.75, 1.5, -1.5)  # a fifth of the rounding error of the usual 0, 1, -1, 2, -2
+WORTH_A_KERNEL = 128  # tiles, from which it pays to make the kernel at the points for one convolution
+AT_ONCE = 2**23  # numbers that the tiles at the points may have; of more they are made in strips
+
+
+def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the matrices that take inputs (6x6) and kernel (6x3) to the points, and results back (4x6)."""
+    others = [[q for q in POINTS if q != p] for p in POINTS]
+    scale = [np.prod([p - q for q in roots]) for p, roots in zip(POINTS, others, strict=True)]
+    inputs = np.zeros((6, 6))
+    inputs[:5, :5] = [np.poly(roots)[::-1] for roots in others]
+    inputs[5] = np.poly(POINTS)[::-1]
+    kernel = np.array([[p**power / s for power in range(3)] for p, s in zip(POINTS, scale, strict=True)] + [[0, 0, 1]])
+    back = np.array([[p**power for p in POINTS] + [power == SIDE - 1] for power in range(SIDE)])
+    return inputs, kernel, back
+
+
+INPUTS, KERNEL, BACK = _matrices()
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+winograd_p = Primitive("jaxviz_winograd")  # of images, kernel and, if it is at hand, the kernel at the points
+
+
+def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
+    """Tell whether these are operands of a convolution that is known here, and worth it.
+
+    Worth it are enough channels, so that the products outweigh the transforms, and enough tiles for each of the 36
+    matrices of the kernel, which have to be read. A batch that devices share must not be cut into strips.
+    """
+    numbers = params["dimension_numbers"]
+    if (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec) != ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)):
+        return False
+    steps = (*params["window_strides"], *params["lhs_dilation"], *params["rhs_dilation"])
+    known = (
+        kernel.shape[:2] == (3, 3)
+        and params["padding"] == ((1, 1), (1, 1))
+        and set(steps) == {params["feature_group_count"], params["batch_group_count"], 1} == {1}
+        and images.dtype == kernel.dtype == jnp.float32
+        and params["preferred_element_type"] in (None, jnp.float32)
+        and set(params["precision"] or ()) <= {None, lax.Precision.DEFAULT}  # "highest" is how to opt out
+    )
+    tiles = images.shape[0] * -(-images.shape[1] // SIDE) * -(-images.shape[2] // SIDE)
+    return known and min(kernel.shape[2:]) >= 32 and tiles >= 32 and jax.local_device_count() == 1
+
+
+def convolve(images: Array, kernel: Array) -> Array:
+    """Convolve `(n, h, w, in)` with `(3, 3, in, out)`, stride 1, a border of zeros."""
+    return winograd_p.bind(images, kernel, adjoint=False)
+
+
+def at_points(kernel: Array, *, adjoint: bool) -> Array:
+    """Return a kernel, for the adjoint one that is turned by 180 degrees, at the points: `(36, in, out)`."""
+    rows = KERNEL[:, ::-1] if adjoint else KERNEL
+    values = jnp.matmul(jnp.asarray(np.kron(rows, rows), kernel.dtype), kernel.reshape(9, -1), precision="highest")
+    return values.reshape(36, *kernel.shape[2:])
+
+
+def _combined(matrix: np.ndarray, parts: Sequence[Array], axis: int) -> Array:
+    """Return for each row of a matrix the sum of the parts weighted with it, laid along `axis`, where parts have 1."""
+    shape = [1] * parts[0].ndim
+    shape[axis] = len(matrix)
+    weights = [jnp.asarray(column.reshape(shape), parts[0].dtype) for column in matrix.T]
+    return functools.reduce(jnp.add, [w * part for w, part in zip(weights, parts, strict=True)])
+
+
+def _to_points(values: Array, count: int, axis: int, new: int) -> Array:
+    """Take tiles along an axis to the points, which become the axis `new`."""
+    stop = SIDE * (count - 1) + 1
+    parts = [lax.slice_in_dim(values, i, i + stop, SIDE, axis) for i in range(6)]
+    return _combined(INPUTS, [jnp.expand_dims(part, new) for part in parts], new)
+
+
+def _apart(values: Array) -> Array:
+    """Return the values as they are, made before what is made of them.
+
+    XLA would make one loop of the transforms along rows and columns, with 36 terms in place of 6 and 6, which takes 4
+    times as long, and drops an `optimization_barrier` before it does. It does not look through a write in place.
+    """
+    corner = lax.slice(values, [0] * values.ndim, [1] * values.ndim)
+    return lax.dynamic_update_slice(values, jnp.minimum(corner, jnp.inf), [0] * values.ndim)
+
+
+def _run(images: Array, kernel: Array, *given: Array, adjoint: bool) -> Array:
+    tiles = [-(-size // SIDE) for size in images.shape[1:3]]
+    if not given and len(images) * math.prod(tiles) < WORTH_A_KERNEL:
+        return _directly(images, kernel, adjoint=adjoint)
+    return _by_tiles(images, given[0] if given else at_points(kernel, adjoint=adjoint), *tiles, adjoint=adjoint)
+
+
+def _directly(images: Array, kernel: Array, *, adjoint: bool) -> Array:
+    kernel = kernel[::-1, ::-1].swapaxes(2, 3) if adjoint else kernel
+    return lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT)
+
+
+def _by_tiles(images: Array, kernel: Array, down: int, across: int, *, adjoint: bool) -> Array:
+    """Convolve with a kernel at the points, some images or some rows of tiles of one image at a time."""
+    number, height, width, inputs = images.shape
+    outputs = kernel.shape[1 if adjoint else 2]
+    border = [(1, SIDE * count + 1 - size) for count, size in ((down, height), (across, width))]
+    padded = jnp.pad(images, ((0, 0), *border, (0, 0)))
+    row = 36 * across * max(inputs, outputs)
+    rows = min(down, max(1, AT_ONCE // row))
+    some = min(number, max(1, AT_ONCE // (row * down)))
+    turns, turns_of_image = -(-number // some) * -(-down // rows), -(-down // rows)
+    strip = functools.partial(_strip, kernel=kernel, down=rows, across=across, adjoint=adjoint)
+
+    def turn(i: Any, results: Array) -> Array:
+        image, first = i // turns_of_image * some, i % turns_of_image * rows
+        at = jnp.minimum(image, number - some), jnp.minimum(first, down - rows)  # the last may repeat some
+        sizes = (some, SIDE * rows + 2, *padded.shape[2:])
+        part = strip(lax.dynamic_slice(padded, (at[0], SIDE * at[1], 0, 0), sizes))
+        return lax.dynamic_update_slice(results, part, (*at, 0, 0, 0, 0))
+
+    if turns == 1:
+        results = strip(padded)
+    else:
+        results = lax.fori_loop(0, turns, turn, jnp.zeros((number, down, SIDE, across, SIDE, outputs), images.dtype))
+    return _apart(results.reshape(number, down * SIDE, across * SIDE, outputs)[:, :height, :width])
+
+
+def _strip(padded: Array, *, kernel: Array, down: int, across: int, adjoint: bool) -> Array:
+    """Return tiles of outputs, `(n, down, 4, across, 4, out)`."""
+    rows = _apart(_to_points(padded, down, 1, 0))  # (6, n, down, width, in)
+    values = _to_points(rows, across, 3, 1)  # (6, 6, n, down, across, in)
+    numbers = (((2,), (2 if adjoint else 1,)), ((0,), (0,)))
+    results = lax.dot_general(values.reshape(36, -1, values.shape[-1]), kernel, numbers)
+    lines = jnp.asarray(BACK, results.dtype) @ results.reshape(6, -1)
+    lines = lines.reshape(SIDE, 6, *values.shape[2:5], -1).transpose(1, 2, 3, 0, 4, 5)  # (6, n, down, 4, across, out)
+    return _combined(BACK, [line[..., None, :] for line in lines], 4)
+
+
+# The primitive: bilinear in images and kernel; a kernel at the points says nothing new, and has no derivative
+
+
+def _jvp(primals: Any, tangents: Any, *, adjoint: bool) -> tuple[Any, Any]:
+    images, kernel, *given = primals
+    changes = []
+    if not isinstance(tangents[0], ad.Zero):
+        changes.append(winograd_p.bind(tangents[0], kernel, *given, adjoint=adjoint))
+    if not isinstance(tangents[1], ad.Zero):
+        changes.append(winograd_p.bind(images, tangents[1], adjoint=adjoint))
+    return winograd_p.bind(*primals, adjoint=adjoint), functools.reduce(jnp.add, changes)
+
+
+def _transposed(g: Any, images: Any, kernel: Any, *given: Any, adjoint: bool) -> list[Any]:
+    if ad.is_undefined_primal(images):
+        return [winograd_p.bind(g, kernel, adjoint=not adjoint), None, *(None for _ in given)]
+    plain = functools.partial(_directly, images, adjoint=adjoint)
+    return [None, *jax.linear_transpose(plain, kernel.aval)(g), *(None for _ in given)]
+
+
+def _batched(operands: Any, axes: Any, *, adjoint: bool) -> tuple[Array, int]:
+    """Map over a batch of images by making the batch longer; over kernels as JAX maps what this is made of."""
+    if any(axis is not None for axis in axes[1:]):
+        return jax.vmap(functools.partial(_run, adjoint=adjoint), axes)(*operands), 0
+    images = jnp.moveaxis(operands[0], axes[0], 0)
+    result = winograd_p.bind(images.reshape(-1, *images.shape[2:]), *operands[1:], adjoint=adjoint)
+    return result.reshape(*images.shape[:2], *result.shape[1:]), 0
+
+
+def _abstract(images: Any, kernel: Any, *_: Any, adjoint: bool) -> Any:
+    return images.update(shape=(*images.shape[:3], kernel.shape[2 if adjoint else 3]))
+
+
+winograd_p.def_impl(jax.jit(_run, static_argnames="adjoint"))
+winograd_p.def_abstract_eval(_abstract)
+mlir.register_lowering(winograd_p, mlir.lower_fun(_run, multiple_results=False))
+ad.primitive_jvps[winograd_p] = _jvp
+ad.primitive_transposes[winograd_p] = _transposed
+batching.primitive_batchers[winograd_p] = _batched
