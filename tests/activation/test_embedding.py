@@ -9,6 +9,7 @@ import pytest
 from sklearn.manifold import trustworthiness
 
 import jaxviz
+from jaxviz.activation import _embedding
 
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
@@ -80,6 +81,18 @@ def test_shapes_of_grids(number, columns, rows):
     found = jaxviz.grid_layout(RANDOM.normal(size=(number, 2)), columns=columns)
     assert found[:, 0].max() + 1 == rows
     assert len(set(map(tuple, found.tolist()))) == number
+
+
+@pytest.mark.parametrize("columns", [None, 80])
+def test_many_points_go_nearly_as_short_ways_as_they_can(columns, monkeypatch):
+    points = 10 * RANDOM.normal(size=(20, 2))[RANDOM.integers(0, 20, 1300)] + RANDOM.normal(size=(1300, 2))
+    found = jaxviz.grid_layout(points, columns=columns)
+    width = columns or 37
+    shape = (-(-1300 // width), width)
+    assert sorted(map(tuple, found.tolist())) == [divmod(i, width) for i in range(1300)]
+    monkeypatch.setattr(_embedding, "EXACT", 1300)
+    best = jaxviz.grid_layout(points, columns=columns)
+    assert cost(points, best, *shape) < cost(points, found, *shape) < 1.01 * cost(points, best, *shape)
 
 
 def test_equal_points_have_cells_of_their_own():
