@@ -3,7 +3,8 @@
 import io
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -173,7 +174,8 @@ def patches(
         size: Side in pixels to which the shorter side of an image is scaled, and to which its centre is cut.
         batch_size: Images at once.
         out: Folder for LAYER-patches.png, a row for each channel, and LAYER-patches.npz, of all channels: values, ids,
-            positions, boxes. A run that was stopped goes on from patches-state.npz.
+            positions, boxes. A run that was stopped goes on from patches-state.npz, and one that was finished reads
+            only what is new in the source.
         seed: Of the choice of channels.
     """
     net, params = jaxviz.load(model)
@@ -183,15 +185,20 @@ def patches(
     opened, kept = open_source(source), out / "patches-state.npz"
     settings = {"source": source, "layers": list(layer), "k": k, "model": model, "size": size, "jaxviz": _VERSION}
     told = json.dumps(settings | {"params": digest_of(params)}, sort_keys=True)
+    due = 0.0
     with interrupts() as interrupted:
 
         def watch(found: jaxviz.TopPatches) -> bool:
-            _write_state(kept, found.state, told)
+            nonlocal due
+            stop, now = interrupted(), time.perf_counter()
+            if stop or now >= due or found.seen == len(opened.ids):
+                _write_state(kept, found.state, told)
+                due = time.perf_counter() + 20 * (time.perf_counter() - now)  # names of millions of images take a while
             print(f"{found.seen} of {len(opened.ids)} images", flush=True)
-            return interrupted()
+            return stop
 
         options: dict[str, Any] = {"layer": layer, "k": k, "size": size, "batch_size": batch_size}
-        state = _read_state(kept, told)
+        state = _read_state(kept, told, opened.ids)
         found = jaxviz.top_patches(net, params, opened, resume=state, callback=watch, **options)
     if found.seen < len(opened.ids):
         print(f"Stopped after {found.seen} of {len(opened.ids)} images. The same command goes on from there.")
@@ -279,17 +286,19 @@ def _save(path: Path, arrays: dict[str, Any]) -> None:
 
 def _write_state(path: Path, state: dict[str, Any], settings: str) -> None:
     arrays = {f"{name}/{i}": np.asarray(x) for name, best in state["best"].items() for i, x in enumerate(best)}
-    rest = json.dumps({name: value for name, value in state.items() if name != "best"})
-    _save(path, arrays | {"rest": rest, "settings": settings})
+    rest = {name: value for name, value in state.items() if name != "best"}
+    rest["ids"] = rest["ids"][: rest["seen"]]
+    _save(path, arrays | {"rest": json.dumps(rest), "settings": settings})
 
 
-def _read_state(path: Path, settings: str) -> dict[str, Any] | None:
-    """Return what a run with the same settings kept; None if there is none, or none that can be read."""
+def _read_state(path: Path, settings: str, ids: Sequence[str]) -> dict[str, Any] | None:
+    """Return what a run with the same settings kept of images that are there; None if there is none to be read."""
     try:
         with np.load(io.BytesIO(path.read_bytes())) as kept:
-            if str(kept["settings"]) != settings:
+            rest = json.loads(str(kept["rest"]))
+            if str(kept["settings"]) != settings or not {*rest["ids"]} <= {*ids}:
                 return None
             best = {name: tuple(kept[f"{name}/{i}"] for i in range(3)) for name in json.loads(settings)["layers"]}
-            return json.loads(str(kept["rest"])) | {"best": best}
+            return rest | {"best": best}
     except UNREADABLE:
         return None
