@@ -19,6 +19,8 @@ from jaxviz._image import write_atomically
 from jaxviz._verbs import UNREADABLE, interrupts
 from jaxviz.activation._features import digest_of
 from jaxviz.data._source import Source, open_source
+from jaxviz.report._map import lay_out
+from jaxviz.report._page import Figure, Section, write_page
 
 _Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 _Numbers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")]
@@ -136,17 +138,37 @@ def embed(
         thumbnail: Side in pixels of an image in the picture.
         batch_size: Images at once.
         store: Folder that keeps the features of the source.
-        out: Folder for embedding.png, the images in a grid, and embedding.npz: ids, points, and cells of the grid.
+        out: Folder for embedding.html, a page to move about in, which shows an image's neighbours; embedding.png, the
+            images in a grid; and embedding.npz: ids, points, and cells of the grid.
         seed: Of all randomness.
     """
+    start = time.perf_counter()
     found, opened = _features(source, model, layer, "mean", size, batch_size, store)
     rows = {name: i for i, name in enumerate(opened.ids)}
     points = jaxviz.tsne(np.asarray(found.values), jax.random.key(seed), perplexity=perplexity)
-    cells = jaxviz.grid_layout(points)
-    pictures = [_picture(opened, rows, found.ids[i], thumbnail) for i in np.lexsort(cells.T[::-1])]  # row by row
-    jaxviz.save_image(out / "embedding.png", jaxviz.montage(pictures, columns=int(cells[:, 1].max()) + 1, gap=0))
-    _save(out / "embedding.npz", {"ids": np.array(found.ids), "points": points, "cells": cells})
-    print(f"{out / 'embedding.png'}: {len(found.ids)} images")
+    layout = lay_out(
+        points, found.values, found.ids, lambda name: _picture(opened, rows, name, thumbnail), side=thumbnail
+    )
+    jaxviz.save_image(out / "embedding.png", layout.picture)
+    _save(out / "embedding.npz", {"ids": np.array(found.ids), "points": points, "cells": layout.cells})
+    code = f'net, params = jaxviz.load("{model}")\n'
+    code += f'found = jaxviz.features(net, params, "{source}", layer="{layer}", size={size})\n'
+    code += f"points = jaxviz.tsne(found.values, jax.random.key({seed}), perplexity={perplexity:g})"
+    caption = f"t-SNE of the features at {layer} of {model}; in the grid, moved to squares of their own"
+    section = Section(
+        id="embedding",
+        title=f"{len(found.ids)} images of {Path(source).name}",
+        question="Which images are alike to the network?",
+        text="Images lie close together if the network's features of them are alike.",
+        code=code,
+        figures=(Figure("embedding.png", caption, layout.map),),
+        seconds=time.perf_counter() - start,
+        seed=seed,
+        paper="van der Maaten & Hinton 2008",
+        settings={"jax": jax.__version__, "jaxviz": _VERSION},
+    )
+    write_page(out, [section], title="Images by similarity", facts={}, name="embedding.html")
+    print(f"{out / 'embedding.html'}: {len(found.ids)} images")
     _list(found.skipped)
 
 

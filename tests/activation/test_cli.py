@@ -120,6 +120,12 @@ def test_embed():
     row, column = cells[list(ids).index("b/2.png")] * 8
     expected = jaxviz.load_image("photographs/b/2.png", size=8)
     np.testing.assert_allclose(picture[row : row + 8, column : column + 8], expected, atol=0.51 / 255)
+    page = Path("out/embedding.html").read_text()
+    told = json.loads(page.split('<script type="application/json">')[1].split("</script>")[0])
+    assert told["names"] == list(ids)
+    assert told["cells"] == cells.tolist()
+    near = jaxviz.neighbors(features().values, features().values, k=9).indices
+    assert told["near"] == [[i for i in row if i != own] for own, row in enumerate(near.tolist())]
 
 
 def test_patches(capsys, stop_at):
