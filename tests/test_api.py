@@ -81,7 +81,7 @@ def test_order_of_arguments(name):
     """`f(net_or_score, params, [key], images, ...)`."""
     names = list(parameters(name))
     others = {"rng", "seed", "random_key", "prng_key", "rng_key", "image_batch", "x", "batch"}
-    assert not (others - ({"x"} if name in ("pca", "tsne") else set())) & set(names)  # there `x` is any data
+    assert not (others - ({"x"} if name in ("pca", "tsne", "umap") else set())) & set(names)  # there `x` is any data
     for first in ("net", "score"):
         if first in names:
             assert names[0] == first

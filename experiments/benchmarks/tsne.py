@@ -5,6 +5,10 @@
 The points are Gaussian clusters of different sizes in 50 dimensions. Both start from the first two principal
 components, and take 1,000 steps with a perplexity of 30. The divergence is measured by the same code for both: the
 affinities are openTSNE's, of exact neighbours, and the sum over all pairs in the plane is computed in full.
+
+Measured with 10,000 points on 2 cores that others worked on, one run (scikit-learn 1.9.1, openTSNE 1.0.4): scikit-learn
+375 s, 150 s of all cores, divergence 1.246; openTSNE 228 s, 94 s of all cores, divergence 1.230. So `jaxviz.tsne` is
+openTSNE's.
 """
 
 import time
@@ -54,8 +58,9 @@ def by_opentsne(x: np.ndarray, steps: int) -> np.ndarray:
 def divergence(x: np.ndarray, plane: np.ndarray, block: int = 1000) -> float:
     """Return the Kullback-Leibler divergence of the plane's affinities from those of the data."""
     from openTSNE.affinity import PerplexityBasedNN
+    from scipy.sparse import coo_array
 
-    near = PerplexityBasedNN(x, perplexity=30, method="exact", n_jobs=-1).P.tocoo()
+    near = coo_array(PerplexityBasedNN(x, perplexity=30, method="exact", n_jobs=-1).P)
     squares = np.square(plane).sum(axis=1)
     whole = -float(len(plane))  # no point is a pair with itself
     for first in range(0, len(plane), block):

@@ -117,7 +117,7 @@ def embed(
     source: _Source,
     /,
     *,
-    perplexity: float = 30.0,
+    perplexity: float | None = None,
     model: str = "efficientnet_lite0",
     layer: str = "pool",
     size: int = 224,
@@ -131,7 +131,7 @@ def embed(
 
     Args:
         source: A folder, with the folders in it, or tfds:NAME[SPLIT].
-        perplexity: How many neighbours count, roughly.
+        perplexity: How many neighbours count, roughly; by default 30, or a third of the images if that is less.
         model: A network that `jaxviz weights list` shows.
         layer: Whose values, the mean over the positions of a map, are compared.
         size: Side in pixels to which the shorter side of an image is scaled, and to which its centre is cut.
@@ -145,6 +145,8 @@ def embed(
     start = time.perf_counter()
     found, opened = _features(source, model, layer, "mean", size, batch_size, store)
     rows = {name: i for i, name in enumerate(opened.ids)}
+    if perplexity is None:
+        perplexity = min(30.0, (len(found.ids) - 1) / 3)
     points = jaxviz.tsne(np.asarray(found.values), jax.random.key(seed), perplexity=perplexity)
     layout = lay_out(
         points, found.values, found.ids, lambda name: _picture(opened, rows, name, thumbnail), side=thumbnail

@@ -1,6 +1,7 @@
 """Embeddings of features in the plane, and images laid out by them."""
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -52,7 +53,7 @@ def pca(x: ArrayLike, *, components: int = 2) -> PCA:
 
 
 def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int = 1000) -> Float[np.ndarray, "n 2"]:
-    """Lay data out in the plane so that neighbours stay neighbours; scikit-learn's Barnes-Hut t-SNE.
+    """Lay data out in the plane so that neighbours stay neighbours; openTSNE's t-SNE, by neighbours found exactly.
 
     More than 50 features are first reduced to 50 principal components, as the paper does; the plane starts from the
     first two of them.
@@ -60,11 +61,11 @@ def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int =
     Args:
         x: `(n, ...)`, what lies beyond the first axis is flattened.
         key: of what is left to chance.
-        perplexity: how many neighbours count, roughly; less than n.
+        perplexity: how many neighbours count, roughly; at most a third of the others, (n - 1) / 3.
         steps: of gradient descent, 250 or more.
 
     Raises:
-        ValueError: fewer than three rows, NaN or infinite values, a perplexity that is not below n, too few steps.
+        ValueError: fewer than three rows, NaN or infinite values, too large a perplexity, too few steps.
 
     Example:
         >>> import jax, jaxviz
@@ -72,21 +73,68 @@ def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int =
         >>> jaxviz.tsne(x, jax.random.key(1), perplexity=5, steps=250).shape
         (20, 2)
 
-    van der Maaten & Hinton 2008, Visualizing Data using t-SNE.
+    van der Maaten & Hinton 2008, Visualizing Data using t-SNE; Poličar, Stražar & Zupan 2024, openTSNE.
     """
-    from sklearn.manifold import TSNE
+    from openTSNE import TSNE
 
     rows = _rows(x, least=3)
-    if not 0 < perplexity < len(rows):
-        raise ValueError(f"perplexity: expected less than {len(rows)}, the number of rows, got {perplexity}")
+    most = (len(rows) - 1) / 3
+    if not 0 < perplexity <= most:
+        raise ValueError(
+            f"perplexity: expected at most {most:.1f} for {len(rows)} rows, a third of the others, got {perplexity}"
+        )
     if steps < 250:
         raise ValueError(f"steps: expected 250, those with exaggerated affinities, or more, got {steps}")
-    if min(rows.shape) > 50:
-        rows = pca(rows, components=50).points
+    rows = _reduced(rows)
+    alike = rows.shape[1] == 1 or np.ptp(rows, axis=0).max() == 0  # there are no two components
+    options: Any = {"initialization": "random" if alike else "pca", "neighbors": "exact", "n_jobs": -1}
     seed = int(jax.random.bits(key, dtype="uint32"))
-    start: Any = "pca" if rows.shape[1] > 1 else "random"
-    found = TSNE(perplexity=float(perplexity), max_iter=steps, init=start, random_state=seed, n_jobs=-1)
-    return found.fit_transform(rows)
+    made = TSNE(perplexity=float(perplexity), n_iter=steps - 250, random_state=seed, **options).fit(rows)
+    return np.asarray(made)
+
+
+def umap(
+    x: ArrayLike, key: Key, *, neighbors: int = 15, distance: float | int = 0.1, steps: int | None = None
+) -> Float[np.ndarray, "n 2"]:
+    """Lay data out in the plane by UMAP, which keeps more of how groups lie to each other; of the extra `umap`.
+
+    More than 50 features are first reduced to 50 principal components, as for `tsne`.
+
+    Args:
+        x: `(n, ...)`, what lies beyond the first axis is flattened.
+        key: of all that is left to chance.
+        neighbors: that count for each point; less than n.
+        distance: least between points in the plane, up to 1.
+        steps: of gradient descent; None: 500, of more than 10,000 points 200.
+
+    Raises:
+        ImportError: umap-learn is not installed.
+        ValueError: fewer than four rows, NaN or infinite values, neighbours that are not 2 to n - 1.
+
+    Example:
+        >>> import jax, jaxviz
+        >>> x = jax.random.normal(jax.random.key(0), (20, 8))
+        >>> jaxviz.umap(x, jax.random.key(1), neighbors=5).shape  # doctest: +SKIP
+        (20, 2)
+
+    McInnes, Healy & Melville 2018, UMAP: Uniform Manifold Approximation and Projection.
+    """
+    rows = _rows(x, least=4)
+    if not 2 <= neighbors < len(rows):
+        raise ValueError(f"neighbors: expected 2 to {len(rows) - 1}, less than the number of rows, got {neighbors}")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of what else might be installed for it
+            from umap import UMAP
+    except ImportError as error:
+        raise ImportError("umap needs umap-learn: pip install 'jaxviz-cnn[umap]'") from error
+    options: Any = {"n_neighbors": neighbors, "min_dist": float(distance), "n_epochs": steps}
+    seed = int(jax.random.bits(key, dtype="uint32"))
+    return np.asarray(UMAP(**options, random_state=seed, n_jobs=1).fit_transform(_reduced(rows)))
+
+
+def _reduced(rows: np.ndarray) -> np.ndarray:
+    """Return 50 principal components of what has more."""
+    return pca(rows, components=50).points if min(rows.shape) > 50 else rows
 
 
 def grid_layout(points: ArrayLike, *, columns: int | None = None) -> Int[np.ndarray, "n 2"]:
