@@ -20,7 +20,7 @@ POSITIONAL_DEFAULTS = {("logit", "target"), ("probability", "target"), ("neuron"
 # What these have in place of an example that runs: it would fetch weights from the network.
 NEEDS_WEIGHTS = {"load": "```python", "import_weights": "Raises:", "verify": "Raises:"}
 HEAVY = {"flax", "tensorflow", "tensorflow_datasets", "grain", "matplotlib", "sklearn", "skimage", "PIL"}
-HEAVY |= {"onnx", "h5py", "rich", "tyro", "jinja2", "pooch"}
+HEAVY |= {"onnx", "h5py", "rich", "tyro", "jinja2", "pooch", "openTSNE", "umap"}
 
 
 def parameters(name):
