@@ -87,7 +87,9 @@ def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int =
         raise ValueError(f"steps: expected 250, those with exaggerated affinities, or more, got {steps}")
     rows = _reduced(rows)
     alike = rows.shape[1] == 1 or np.ptp(rows, axis=0).max() == 0  # there are no two components
-    options: Any = {"initialization": "random" if alike else "pca", "neighbors": "exact", "n_jobs": -1}
+    # Of few points, threads take ten times as long to wait for each other as one takes; the result is the same.
+    threads = 1 if len(rows) < 2000 else -1
+    options: Any = {"initialization": "random" if alike else "pca", "neighbors": "exact", "n_jobs": threads}
     seed = int(jax.random.bits(key, dtype="uint32"))
     made = TSNE(perplexity=float(perplexity), n_iter=steps - 250, random_state=seed, **options).fit(rows)
     return np.asarray(made)

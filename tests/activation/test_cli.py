@@ -220,7 +220,7 @@ def test_finished_patches_grow_with_the_folder(capsys):
 def test_hard_images_are_reported_and_the_others_used(capsys):
     """Two broken ones, one pixel, grey, and 12000 x 9000: more pixels than PIL takes for a photograph."""
     Image.new("1", (12000, 9000)).save("photographs/huge.png")
-    for verb in ("features", "patches"):
+    for verb in ("features", "patches --k 12"):
         cli.main(f"{verb} photographs --layer relu_1 {SIZES}".split())
         said = capsys.readouterr().err
         assert "3 images could not be read:\n" in said
