@@ -90,8 +90,9 @@ def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int =
     # Of few points, threads take ten times as long to wait for each other as one takes; the result is the same.
     threads = 1 if len(rows) < 2000 else -1
     options: Any = {"initialization": "random" if alike else "pca", "neighbors": "exact", "n_jobs": threads}
+    options["perplexity"] = float(perplexity)
     seed = int(jax.random.bits(key, dtype="uint32"))
-    made = TSNE(perplexity=float(perplexity), n_iter=steps - 250, random_state=seed, **options).fit(rows)
+    made = TSNE(n_iter=steps - 250, random_state=seed, **options).fit(rows)
     return np.asarray(made)
 
 

@@ -38,7 +38,7 @@ def lay_out(
         near: how many of the most similar ones the map shows of each.
     """
     cells = jaxviz.grid_layout(points)
-    pictures = [thumbnail(names[i]) for i in np.lexsort(cells.T[::-1]).tolist()]  # row by row
+    pictures = [thumbnail(names[int(i)]) for i in np.lexsort(cells.T[::-1])]  # row by row
     picture = jaxviz.montage(np.stack(pictures), columns=int(cells[:, 1].max()) + 1, gap=0)
     found = jaxviz.neighbors(features, features, k=min(near + 1, len(names)))
     others = [[i for i in row if i != own][:near] for own, row in enumerate(found.indices.tolist())]
