@@ -26,6 +26,7 @@ from jaxviz.activation._embedding import PCA as PCA
 from jaxviz.activation._embedding import grid_layout as grid_layout
 from jaxviz.activation._embedding import pca as pca
 from jaxviz.activation._embedding import tsne as tsne
+from jaxviz.activation._embedding import umap as umap
 from jaxviz.activation._features import Features as Features
 from jaxviz.activation._features import features as features
 from jaxviz.activation._filters import filters as filters

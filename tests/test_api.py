@@ -20,7 +20,7 @@ POSITIONAL_DEFAULTS = {("logit", "target"), ("probability", "target"), ("neuron"
 # What these have in place of an example that runs: it would fetch weights from the network.
 NEEDS_WEIGHTS = {"load": "```python", "import_weights": "Raises:", "verify": "Raises:"}
 HEAVY = {"flax", "tensorflow", "tensorflow_datasets", "grain", "matplotlib", "sklearn", "skimage", "PIL"}
-HEAVY |= {"onnx", "h5py", "rich", "tyro", "jinja2", "pooch"}
+HEAVY |= {"onnx", "h5py", "rich", "tyro", "jinja2", "pooch", "openTSNE", "umap"}
 
 
 def parameters(name):
@@ -81,7 +81,7 @@ def test_order_of_arguments(name):
     """`f(net_or_score, params, [key], images, ...)`."""
     names = list(parameters(name))
     others = {"rng", "seed", "random_key", "prng_key", "rng_key", "image_batch", "x", "batch"}
-    assert not (others - ({"x"} if name in ("pca", "tsne") else set())) & set(names)  # there `x` is any data
+    assert not (others - ({"x"} if name in ("pca", "tsne", "umap") else set())) & set(names)  # there `x` is any data
     for first in ("net", "score"):
         if first in names:
             assert names[0] == first

@@ -3,7 +3,8 @@
 import io
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,8 @@ from jaxviz._image import write_atomically
 from jaxviz._verbs import UNREADABLE, interrupts
 from jaxviz.activation._features import digest_of
 from jaxviz.data._source import Source, open_source
+from jaxviz.report._map import lay_out
+from jaxviz.report._page import Figure, Section, write_page
 
 _Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 _Numbers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")]
@@ -114,7 +117,7 @@ def embed(
     source: _Source,
     /,
     *,
-    perplexity: float = 30.0,
+    perplexity: float | None = None,
     model: str = "efficientnet_lite0",
     layer: str = "pool",
     size: int = 224,
@@ -128,24 +131,46 @@ def embed(
 
     Args:
         source: A folder, with the folders in it, or tfds:NAME[SPLIT].
-        perplexity: How many neighbours count, roughly.
+        perplexity: How many neighbours count, roughly; by default 30, or a third of the images if that is less.
         model: A network that `jaxviz weights list` shows.
         layer: Whose values, the mean over the positions of a map, are compared.
         size: Side in pixels to which the shorter side of an image is scaled, and to which its centre is cut.
         thumbnail: Side in pixels of an image in the picture.
         batch_size: Images at once.
         store: Folder that keeps the features of the source.
-        out: Folder for embedding.png, the images in a grid, and embedding.npz: ids, points, and cells of the grid.
+        out: Folder for embedding.html, a page to move about in, which shows an image's neighbours; embedding.png, the
+            images in a grid; and embedding.npz: ids, points, and cells of the grid.
         seed: Of all randomness.
     """
+    start = time.perf_counter()
     found, opened = _features(source, model, layer, "mean", size, batch_size, store)
     rows = {name: i for i, name in enumerate(opened.ids)}
+    if perplexity is None:
+        perplexity = min(30.0, (len(found.ids) - 1) / 3)
     points = jaxviz.tsne(np.asarray(found.values), jax.random.key(seed), perplexity=perplexity)
-    cells = jaxviz.grid_layout(points)
-    pictures = [_picture(opened, rows, found.ids[i], thumbnail) for i in np.lexsort(cells.T[::-1])]  # row by row
-    jaxviz.save_image(out / "embedding.png", jaxviz.montage(pictures, columns=int(cells[:, 1].max()) + 1, gap=0))
-    _save(out / "embedding.npz", {"ids": np.array(found.ids), "points": points, "cells": cells})
-    print(f"{out / 'embedding.png'}: {len(found.ids)} images")
+    layout = lay_out(
+        points, found.values, found.ids, lambda name: _picture(opened, rows, name, thumbnail), side=thumbnail
+    )
+    jaxviz.save_image(out / "embedding.png", layout.picture)
+    _save(out / "embedding.npz", {"ids": np.array(found.ids), "points": points, "cells": layout.cells})
+    code = f'net, params = jaxviz.load("{model}")\n'
+    code += f'found = jaxviz.features(net, params, "{source}", layer="{layer}", size={size})\n'
+    code += f"points = jaxviz.tsne(found.values, jax.random.key({seed}), perplexity={perplexity:g})"
+    caption = f"t-SNE of the features at {layer} of {model}; in the grid, moved to squares of their own"
+    section = Section(
+        id="embedding",
+        title=f"{len(found.ids)} images of {Path(source).name}",
+        question="Which images are alike to the network?",
+        text="Images lie close together if the network's features of them are alike.",
+        code=code,
+        figures=(Figure("embedding.png", caption, layout.map),),
+        seconds=time.perf_counter() - start,
+        seed=seed,
+        paper="van der Maaten & Hinton 2008",
+        settings={"jax": jax.__version__, "jaxviz": _VERSION},
+    )
+    write_page(out, [section], title="Images by similarity", facts={}, name="embedding.html")
+    print(f"{out / 'embedding.html'}: {len(found.ids)} images")
     _list(found.skipped)
 
 
@@ -173,7 +198,8 @@ def patches(
         size: Side in pixels to which the shorter side of an image is scaled, and to which its centre is cut.
         batch_size: Images at once.
         out: Folder for LAYER-patches.png, a row for each channel, and LAYER-patches.npz, of all channels: values, ids,
-            positions, boxes. A run that was stopped goes on from patches-state.npz.
+            positions, boxes. A run that was stopped goes on from patches-state.npz, and one that was finished reads
+            only what is new in the source.
         seed: Of the choice of channels.
     """
     net, params = jaxviz.load(model)
@@ -183,15 +209,20 @@ def patches(
     opened, kept = open_source(source), out / "patches-state.npz"
     settings = {"source": source, "layers": list(layer), "k": k, "model": model, "size": size, "jaxviz": _VERSION}
     told = json.dumps(settings | {"params": digest_of(params)}, sort_keys=True)
+    due = 0.0
     with interrupts() as interrupted:
 
         def watch(found: jaxviz.TopPatches) -> bool:
-            _write_state(kept, found.state, told)
+            nonlocal due
+            stop, now = interrupted(), time.perf_counter()
+            if stop or now >= due or found.seen == len(opened.ids):
+                _write_state(kept, found.state, told)
+                due = time.perf_counter() + 20 * (time.perf_counter() - now)  # names of millions of images take a while
             print(f"{found.seen} of {len(opened.ids)} images", flush=True)
-            return interrupted()
+            return stop
 
         options: dict[str, Any] = {"layer": layer, "k": k, "size": size, "batch_size": batch_size}
-        state = _read_state(kept, told)
+        state = _read_state(kept, told, opened.ids)
         found = jaxviz.top_patches(net, params, opened, resume=state, callback=watch, **options)
     if found.seen < len(opened.ids):
         print(f"Stopped after {found.seen} of {len(opened.ids)} images. The same command goes on from there.")
@@ -279,17 +310,19 @@ def _save(path: Path, arrays: dict[str, Any]) -> None:
 
 def _write_state(path: Path, state: dict[str, Any], settings: str) -> None:
     arrays = {f"{name}/{i}": np.asarray(x) for name, best in state["best"].items() for i, x in enumerate(best)}
-    rest = json.dumps({name: value for name, value in state.items() if name != "best"})
-    _save(path, arrays | {"rest": rest, "settings": settings})
+    rest = {name: value for name, value in state.items() if name != "best"}
+    rest["ids"] = rest["ids"][: rest["seen"]]
+    _save(path, arrays | {"rest": json.dumps(rest), "settings": settings})
 
 
-def _read_state(path: Path, settings: str) -> dict[str, Any] | None:
-    """Return what a run with the same settings kept; None if there is none, or none that can be read."""
+def _read_state(path: Path, settings: str, ids: Sequence[str]) -> dict[str, Any] | None:
+    """Return what a run with the same settings kept of images that are there; None if there is none to be read."""
     try:
         with np.load(io.BytesIO(path.read_bytes())) as kept:
-            if str(kept["settings"]) != settings:
+            rest = json.loads(str(kept["rest"]))
+            if str(kept["settings"]) != settings or not {*rest["ids"]} <= {*ids}:
                 return None
             best = {name: tuple(kept[f"{name}/{i}"] for i in range(3)) for name in json.loads(settings)["layers"]}
-            return json.loads(str(kept["rest"])) | {"best": best}
+            return rest | {"best": best}
     except UNREADABLE:
         return None

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from jaxviz._accelerate import accelerate
 from jaxviz._devices import over_devices, whole_shares
 from jaxviz._image import write_atomically
 from jaxviz._interpret import capture, shapes_of
+from jaxviz._processes import agreed, rounds, share, wait_for_all
 from jaxviz._types import Images, Net
 from jaxviz.data._source import Loaded, batches, open_source
 
@@ -51,6 +52,9 @@ def features(
     with a zarr array, `values`, the names and hashes of its rows, `rows.jsonl`, and what it was made with,
     `settings.json`. A run that was stopped, even killed, goes on after the last whole batch and leaves the bytes that
     an undisturbed one leaves; images that the source has and the store has not are added behind the others.
+
+    Under `jax.distributed` all processes call it alike, on a source and a store that all of them can read. Each one
+    reads and computes every n-th batch and gets all rows; the store has the bytes that one process would write.
 
     Args:
         net: any JAX function `net(params, images)`.
@@ -92,23 +96,43 @@ def features(
         settings = {"layer": layer, "pool": pool, "size": [height, width], "batch_size": batch_size}
         kept = _OnDisk(Path(store), row, settings | {"params": digest_of(params)})
     wanted = [i for i, name in enumerate(opened.ids) if name not in kept.names]
-    done, waiting = len(opened.ids) - len(wanted), None
-    for batch in batches(opened, wanted, size=size, batch_size=batch_size):
-        images, params = over_devices(batch.images, params)
-        values = _values(net, layer, pool, params, images)  # runs on while the batch before is written
+    done, total = len(opened.ids) - len(wanted), len(opened.ids)
+
+    def computed() -> Iterator[_Rows]:
+        placed, waiting = params, None
+        for batch in batches(opened, share(wanted, batch_size), size=size, batch_size=batch_size):
+            images, placed = over_devices(batch.images, placed)
+            values = _values(net, layer, pool, placed, images)  # runs on while the batch before is written
+            if waiting is not None:
+                yield _rows(opened.ids, *waiting, kept.needs_hashes)
+            waiting = batch, values
         if waiting is not None:
-            kept.add(opened.ids, *waiting)
-            done += batch_size
-            waiting = None
-            if callback is not None and callback(done, len(opened.ids)):
-                break
-        waiting = batch, values
-    else:
-        if waiting is not None:
-            kept.add(opened.ids, *waiting)
-        if callback is not None and wanted:
-            callback(len(opened.ids), len(opened.ids))
+            yield _rows(opened.ids, *waiting, kept.needs_hashes)
+
+    for some in rounds(computed(), -(-len(wanted) // batch_size)):
+        for rows in some:
+            kept.add(rows)
+            done += len(rows.names) + len(rows.skipped)
+        if agreed(callback is not None and callback(done, total)):
+            break
     return kept.found()
+
+
+class _Rows(NamedTuple):
+    """What becomes of a batch."""
+
+    names: list[str]
+    hashes: list[str]
+    """Of the images; none where nobody asks."""
+    values: Any
+    skipped: dict[str, str]
+
+
+def _rows(ids: Sequence[str], batch: Loaded, values: Array, hashed: bool) -> _Rows:
+    live = np.flatnonzero(batch.live)
+    names = [ids[int(batch.indices[i])] for i in live]
+    hashes = [hashlib.sha256(batch.images[i].data).hexdigest() for i in live] if hashed else []
+    return _Rows(names, hashes, np.asarray(values)[live], batch.skipped)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -134,25 +158,35 @@ def digest_of(params: Any) -> str:
 
 
 class _InMemory:
+    needs_hashes = False
+
     def __init__(self, row: tuple[int, ...]):
         self.parts: list[np.ndarray] = [np.zeros((0, *row), np.float32)]
         self.names: dict[str, None] = {}
         self.skipped: dict[str, str] = {}
 
-    def add(self, ids: Sequence[str], batch: Loaded, values: Array) -> None:
-        self.parts.append(np.asarray(values)[batch.live])
-        self.names |= {ids[int(i)]: None for i in batch.indices[batch.live]}
-        self.skipped |= batch.skipped
+    def add(self, rows: _Rows) -> None:
+        self.parts.append(rows.values)
+        self.names |= dict.fromkeys(rows.names)
+        self.skipped |= rows.skipped
 
     def found(self) -> Features:
         return Features(np.concatenate(self.parts[1:] or self.parts), list(self.names), self.skipped)
 
 
 class _OnDisk:
-    """A folder with rows. What `rows.jsonl` does not list yet counts as not written, whatever the array holds."""
+    """A folder with rows. What `rows.jsonl` does not list yet counts as not written, whatever the array holds.
+
+    Of several processes the first one writes, and the others, on whatever machines, read.
+    """
+
+    needs_hashes = True
 
     def __init__(self, folder: Path, row: tuple[int, ...], settings: dict[str, Any]):
-        self.folder, self.journal = folder, folder / "rows.jsonl"
+        self.folder, self.row, self.journal = folder, row, folder / "rows.jsonl"
+        self.writes = jax.process_index() == 0
+        if not self.writes:
+            wait_for_all()  # for the first one to come to its own, below
         _claim(folder / "settings.json", settings)
         lines = self.journal.read_bytes().splitlines(keepends=True) if self.journal.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
@@ -163,23 +197,30 @@ class _OnDisk:
         self.skipped = {name: why for batch in batches_done for name, why in batch["skipped"].items()}
         self.names = {*self.ids, *self.skipped}
         self.array = _open_array(folder / "values", row)
+        if self.writes:
+            wait_for_all()
 
-    def add(self, ids: Sequence[str], batch: Loaded, values: Array) -> None:
-        live = np.flatnonzero(batch.live)
+    def add(self, rows: _Rows) -> None:
+        if self.writes:
+            self._write(rows)
+        self.ids += rows.names
+        self.skipped |= rows.skipped
+
+    def _write(self, rows: _Rows) -> None:
         first = len(self.ids)
-        self.array = self.array.resize(exclusive_max=[first + len(live), *self.array.shape[1:]]).result()
-        if len(live):
-            self.array[first:].write(np.asarray(values)[live]).result()
-        hashes = {ids[int(batch.indices[i])]: hashlib.sha256(batch.images[i].data).hexdigest() for i in live}
+        self.array = self.array.resize(exclusive_max=[first + len(rows.names), *self.row]).result()
+        if rows.names:
+            self.array[first:].write(rows.values).result()
+        line = {"hashes": dict(zip(rows.names, rows.hashes, strict=True)), "skipped": rows.skipped}
         with self.journal.open("a") as file:
-            file.write(json.dumps({"hashes": hashes, "skipped": batch.skipped}) + "\n")
+            file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self.ids += hashes
-        self.skipped |= batch.skipped
 
     def found(self) -> Features:
-        return Features(self.array[: len(self.ids)], self.ids, self.skipped)
+        wait_for_all()
+        array = self.array if self.writes else _open_array(self.folder / "values", self.row)
+        return Features(array[: len(self.ids)], self.ids, self.skipped)
 
 
 def _claim(file: Path, settings: dict[str, Any]) -> None:

@@ -63,10 +63,10 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
         raise ValueError(f"block_size: expected at least 1 row, got {block_size}")
     check_finite("queries", queries)
     indices, distances = [np.zeros((0, k), int)], [np.zeros((0, k))]
-    for first in range(0, len(queries), QUERIES):
-        some = queries[first : first + QUERIES]
+    for first in range(0, queries.shape[0], QUERIES):
+        some = np.asarray(queries[first : min(first + QUERIES, queries.shape[0])])
         candidates = _candidates(bank, some, min(k + MARGIN, bank.shape[0]), metric, block_size)
-        for query, near in zip(np.asarray(some), candidates, strict=True):
+        for query, near in zip(some, candidates, strict=True):
             exact = _distances(np.asarray(bank[near]), query, metric)
             best = np.lexsort((near, exact))[:k]
             indices.append(near[None, best])

@@ -1,8 +1,7 @@
 """The patches of a data set's images that each channel of a layer responds to most."""
 
 import functools
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +12,15 @@ from jaxtyping import Array, Float, Int
 from jaxviz._accelerate import accelerate
 from jaxviz._devices import over_devices, whole_shares
 from jaxviz._interpret import capture, shapes_of
+from jaxviz._processes import agreed, rounds, share
 from jaxviz._receptive_field import receptive_field
 from jaxviz._types import Images, Net
-from jaxviz.data._source import batches, open_source
+from jaxviz.data._source import Source, batches, open_source
 
 _Best = tuple[Float[Array, "c k"], Int[Array, "c k"], Int[Array, "c k"]]
 """Values, ranks of the images in the order of their names, and units, counted through the map."""
+_Kept = tuple[Any, Any, Any]
+"""The same in a state, with the images' numbers in the order of reading: new images change the ranks, and not those."""
 _NONE = np.iinfo(np.int32).max
 """The rank of no image."""
 
@@ -44,6 +46,7 @@ class TopPatches(NamedTuple):
     seen: int
     """How many images of the source were read, with those that were skipped."""
     state: dict[str, Any]
+    """`best` for each layer, `seen`, `skipped`, and `ids` in the order of reading: those to come are at the end."""
 
 
 def top_patches(
@@ -62,7 +65,9 @@ def top_patches(
 
     One pass over the source, for all channels of all layers at once. Only the best so far are kept: memory does not
     grow with the source. What comes out does not depend on the order of the source or on `batch_size`, but for
-    rounding: of equal values the image whose name sorts first wins. Several local devices share each batch.
+    rounding: of equal values the image whose name sorts first wins. Several local devices share each batch. Under
+    `jax.distributed` all processes call it alike, on a source that all of them can read; each one reads and computes
+    every n-th batch, and all get what one process would find.
 
     Args:
         net: any JAX function `net(params, images)`.
@@ -73,7 +78,8 @@ def top_patches(
         k: patches of each channel.
         size: an int scales an image's shorter side to it and cuts out the centre; (h, w) scales to exactly that.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
-        resume: `state` of a run with the same arguments that was stopped: it goes on after the last whole batch.
+        resume: `state` of a run with the same network, layers, k and size: images that it has not seen are read. A run
+            that was stopped goes on after the last whole batch; one that was finished grows with its source.
         callback: called as `callback(found)` after each batch; if it returns true, the run ends.
 
     Raises:
@@ -97,22 +103,60 @@ def top_patches(
     opened, names = open_source(source), (layer,) if isinstance(layer, str) else tuple(layer)
     places = _Places(net, params, names, (size, size) if isinstance(size, int) else size)
     batch_size = whole_shares(batch_size)
-    order = np.argsort(np.array(opened.ids, dtype=str), kind="stable")
-    rank = np.argsort(order).astype(np.int32)
-    state = _begin(places.shapes, k, opened.ids) if resume is None else _resumed(resume, places.shapes, k, opened.ids)
-    for batch in batches(opened, range(state["seen"], len(rank)), size=size, batch_size=batch_size):
-        ranks = np.where(batch.live, rank[batch.indices], _NONE)
-        (images, ranks), params = over_devices((batch.images, ranks), params)
-        new = _strongest(net, names, params, images)
-        state = {
-            "best": {name: _merge(state["best"][name], new[name], ranks) for name in names},
-            "seen": min(state["seen"] + batch_size, len(rank)),
-            "skipped": state["skipped"] | batch.skipped,
-            "source": state["source"],
-        }
-        if callback is not None and callback(_found(state, places, opened.ids, order)):
+    state = _begin(places.shapes, k) if resume is None else _resumed(resume, places.shapes, k, opened.ids)
+    reading = _Reading(opened, state["ids"])
+    best = {name: reading.ranked(each) for name, each in state["best"].items()}
+    wanted = range(state["seen"], len(opened.ids))
+
+    def computed() -> Iterator[_Responses]:
+        placed = params
+        for batch in batches(reading.source, share(wanted, batch_size), size=size, batch_size=batch_size):
+            ranks = np.where(batch.live, reading.ranks[batch.indices], _NONE)
+            (images, ranks), placed = over_devices((batch.images, ranks), placed)
+            yield _Responses(_strongest(net, names, placed, images), ranks, batch.skipped)
+
+    def found() -> TopPatches:
+        kept = {name: reading.numbered(each) for name, each in best.items()}
+        return _found(state | {"best": kept, "ids": reading.source.ids}, places, reading.rows)
+
+    for some in rounds(computed(), -(-len(wanted) // batch_size)):
+        for new in some:
+            best = {name: _merge(best[name], new.strongest[name], new.ranks) for name in names}
+            seen = min(state["seen"] + batch_size, len(opened.ids))
+            state = state | {"seen": seen, "skipped": state["skipped"] | new.skipped}
+        if agreed(callback is not None and callback(found())):
             break
-    return _found(state, places, opened.ids, order)
+    return found()
+
+
+class _Responses(NamedTuple):
+    """Of a batch: each layer's largest values and their units, the images' ranks, and what could not be read."""
+
+    strongest: dict[str, tuple[Any, Any]]
+    ranks: Any
+    skipped: dict[str, str]
+
+
+class _Reading:
+    """A source in the order of reading, with what was read before first, and the ranks of its sorted names."""
+
+    def __init__(self, opened: Source, read: list[str]):
+        self.rows = {name: i for i, name in enumerate(opened.ids)}
+        before = {*read}
+        ids = read + [name for name in opened.ids if name not in before]
+        self.source = Source(ids, lambda i: opened.read(self.rows[ids[i]]))
+        self.order = np.argsort(np.array(ids, dtype=str), kind="stable")
+        self.ranks = np.append(np.argsort(self.order), _NONE).astype(np.int32)  # the last one of number -1: no image
+
+    def ranked(self, best: _Kept) -> _Best:
+        """Return what a state keeps with the images' ranks in place of their numbers."""
+        values, numbers, units = best
+        return jnp.asarray(values), jnp.asarray(self.ranks[np.asarray(numbers)]), jnp.asarray(units)
+
+    def numbered(self, best: _Best) -> _Kept:
+        """Return it with the numbers, -1 for no image."""
+        values, ranks, units = (np.asarray(x) for x in best)
+        return values, np.where(ranks == _NONE, -1, self.order[np.minimum(ranks, len(self.order) - 1)]), units
 
 
 class _Places:
@@ -137,23 +181,26 @@ class _Places:
         return positions, np.array(boxes).reshape(*units.shape, 4)
 
 
-def _begin(shapes: dict[str, tuple[int, ...]], k: int, ids: Sequence[str]) -> dict[str, Any]:
+def _begin(shapes: dict[str, tuple[int, ...]], k: int) -> dict[str, Any]:
     """Return the state before the first batch: as many as k of no image, which any image comes before."""
     best = {}
     for name, (*_, channels) in shapes.items():
-        none = jnp.full((channels, k), _NONE, jnp.int32)
-        best[name] = (jnp.full((channels, k), -jnp.inf), none, jnp.zeros_like(none))
-    names = hashlib.sha256("\0".join(ids).encode()).hexdigest()
-    return {"best": best, "seen": 0, "skipped": {}, "source": names}
+        none = np.zeros((channels, k), np.int32)
+        best[name] = (np.full((channels, k), -np.inf, np.float32), none - 1, none)
+    return {"best": best, "seen": 0, "skipped": {}, "ids": []}
 
 
 def _resumed(state: dict[str, Any], shapes: dict[str, tuple[int, ...]], k: int, ids: Sequence[str]) -> dict[str, Any]:
-    fresh = _begin(shapes, k, ids)
-    if set(state) != set(fresh) or jax.tree.map(jnp.shape, state["best"]) != jax.tree.map(jnp.shape, fresh["best"]):
+    fresh = _begin(shapes, k)
+    if set(state) != set(fresh) or jax.tree.map(np.shape, state["best"]) != jax.tree.map(np.shape, fresh["best"]):
         raise ValueError("resume: this state is of a run of other layers or another k; start anew without it")
-    if state["source"] != fresh["source"]:
-        raise ValueError("resume: this state is of a run over other images; start anew without it")
-    return state | {"best": jax.tree.map(jnp.asarray, state["best"])}
+    seen = list(state["ids"][: state["seen"]])
+    gone = {*seen} - {*ids}
+    if gone:
+        raise ValueError(
+            f"resume: this state is of a run over other images, {min(gone)} among them; start anew without it"
+        )
+    return state | {"ids": seen}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -182,12 +229,10 @@ def _merge(best: _Best, new: tuple[Float[Array, "b c"], Int[Array, "b c"]], rank
     return -values[:, :k], ranks[:, :k], units[:, :k]
 
 
-def _found(state: dict[str, Any], places: _Places, ids: Sequence[str], order: np.ndarray) -> TopPatches:
+def _found(state: dict[str, Any], places: _Places, rows: dict[str, int]) -> TopPatches:
     patches = {}
-    for name, best in state["best"].items():
-        values, ranks, units = (np.asarray(x) for x in best)
-        there = ranks != _NONE
-        indices = np.where(there, order[np.where(there, ranks, 0)], -1)
-        names = [[str(ids[i]) if i >= 0 else "" for i in row] for row in indices.tolist()]
-        patches[name] = Patches(values, names, indices, *places.of(name, units))
+    for layer, (values, numbers, units) in state["best"].items():
+        names = [[state["ids"][i] if i >= 0 else "" for i in row] for row in numbers.tolist()]
+        indices = np.array([[rows.get(name, -1) for name in row] for row in names])
+        patches[layer] = Patches(values, names, indices, *places.of(layer, units))
     return TopPatches(patches, state["skipped"], state["seen"], state)

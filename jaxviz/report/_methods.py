@@ -16,9 +16,10 @@ import numpy as np
 import jaxviz
 from jaxviz.data._source import Source, open_source
 from jaxviz.report._draw import overlaid, raw
+from jaxviz.report._map import lay_out
 
-Pictures = Iterator[tuple[str, str, Any]]
-"""File name without suffix, caption, and the picture, (h, w, 3) in [0, 1]."""
+Pictures = Iterator[tuple[Any, ...]]
+"""File name without suffix, caption, and the picture, (h, w, 3) in [0, 1]; of a map of images also what is in it."""
 
 
 class Tour(NamedTuple):
@@ -142,12 +143,10 @@ def neighbors(tour: Tour) -> Pictures:
         jaxviz.montage(small[pixels.ravel()], columns=9),
     )
     points = jaxviz.tsne(found.values, tour.key, perplexity=min(30, len(small) / 4))
-    order = np.lexsort(jaxviz.grid_layout(points).T[::-1])
-    yield (
-        "neighbors-embedding",
-        "All of them, where t-SNE of the features puts them, moved to a grid",
-        jaxviz.montage(jaxviz.resize(small[order], (40, 40)), gap=0),
-    )
+    thumbnails = dict(zip(found.ids, jnp.clip(jaxviz.resize(small, (48, 48)), 0, 1), strict=True))
+    layout = lay_out(points, found.values, found.ids, thumbnails.__getitem__, side=48)
+    caption = "All of them, where t-SNE of the features puts them; in the grid, moved to squares of their own"
+    yield "neighbors-embedding", caption, layout.picture, layout.map
 
 
 # Patches

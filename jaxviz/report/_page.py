@@ -22,6 +22,7 @@ class Figure(NamedTuple):
 
     file: str  # name of a PNG file in the tour's folder
     caption: str
+    map: dict[str, Any] | None = None  # makes it a map of images to move about in (`_map.py`), where scripts run
 
 
 class Section(NamedTuple):
@@ -77,8 +78,9 @@ def write_page(
     title: str,
     facts: Mapping[str, str],
     pending: Sequence[str] = (),
+    name: str = "index.html",
 ) -> Path:
-    """Write `index.html` into `folder`: one file that needs nothing else, neither network nor the pictures beside it.
+    """Write a page into `folder`: one file that needs nothing else, neither network nor the pictures beside it.
 
     Args:
         folder: where the sections' pictures are.
@@ -86,6 +88,7 @@ def write_page(
         title: the heading.
         facts: what holds for the whole page (image, networks, device, versions), shown below the heading.
         pending: titles of sections that are not there yet; the page says so.
+        name: of the file.
 
     Raises:
         ValueError: a picture that is not a PNG file.
@@ -101,16 +104,20 @@ def write_page(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["duration"] = _duration
     template = environment.from_string(Path(__file__).with_name("template.html").read_text("utf-8"))
+    figures = [figure for section in sections for figure in section.figures]
+    maps = any(figure.map for figure in figures)
     html = template.render(
         title=title,
         facts=facts,
         pending=pending,
         groups=[(question, list(group)) for question, group in itertools.groupby(sections, lambda each: each.question)],
-        pictures={figure.file: _picture(folder / figure.file) for each in sections for figure in each.figures},
+        pictures={figure.file: _picture(folder / figure.file) for figure in figures},
+        map_script=Path(__file__).with_name("map.js").read_text("utf-8") if maps else "",
+        several=len(sections) > 1,
         total=sum(section.seconds for section in sections),
         longest=max((section.seconds for section in sections), default=0) or 1,
     )
-    path = folder / "index.html"
+    path = folder / name
     write_atomically(path, html.encode())
     return path
 

@@ -73,9 +73,9 @@ def run_tour(
 def _make(method: Method, tour: Tour, folder: Path, seed: int, settings: dict[str, str]) -> Section:
     start = time.perf_counter()
     figures = []
-    for name, caption, picture in method.pictures(tour):
+    for name, caption, picture, *map in method.pictures(tour):
         jaxviz.save_image(folder / f"{name}.png", np.asarray(picture))
-        figures.append(Figure(f"{name}.png", caption))
+        figures.append(Figure(f"{name}.png", caption, *map))
     return Section(
         id=method.id,
         title=method.title,

@@ -2,12 +2,21 @@
 
 import inspect
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gradient.test_cli import stand_in
+from PIL import Image
+from processes import PATHS
 
 import jaxviz
 from jaxviz import cli
@@ -110,7 +119,7 @@ def test_neighbors_of_other_images():
 
 
 def test_embed():
-    cli.main(f"embed photographs --layer relu_1 {SIZES} --perplexity 3 --thumbnail 8".split())
+    cli.main(f"embed photographs --layer relu_1 {SIZES} --thumbnail 8".split())
     with np.load("out/embedding.npz") as kept:
         ids, points, cells = kept["ids"], kept["points"], kept["cells"]
     assert list(ids) == features().ids
@@ -120,6 +129,12 @@ def test_embed():
     row, column = cells[list(ids).index("b/2.png")] * 8
     expected = jaxviz.load_image("photographs/b/2.png", size=8)
     np.testing.assert_allclose(picture[row : row + 8, column : column + 8], expected, atol=0.51 / 255)
+    page = Path("out/embedding.html").read_text()
+    told = json.loads(page.split('<script type="application/json">')[1].split("</script>")[0])
+    assert told["names"] == list(ids)
+    assert told["cells"] == cells.tolist()
+    near = jaxviz.neighbors(features().values, features().values, k=9).indices
+    assert told["near"] == [[i for i in row if i != own] for own, row in enumerate(near.tolist())]
 
 
 def test_patches(capsys, stop_at):
@@ -146,6 +161,80 @@ def test_patches(capsys, stop_at):
     assert content("out") == whole
 
 
+SCRIPT = """
+    import sys, time
+    import jaxviz
+    from gradient.test_cli import stand_in
+    from jaxviz import cli
+    from jaxviz.data import _source
+    jaxviz.load, load_image = stand_in, _source.load_image
+    def slow(*args, **options):  # so that there is time to be killed in
+        time.sleep(0.1)
+        return load_image(*args, **options)
+    _source.load_image = slow
+    cli.main(sys.argv[1:])
+"""
+
+
+def test_patches_killed_and_the_same_command_again():
+    line = f"patches photographs --layer relu_0 relu_1 --k 4 {SIZES} --batch-size 2".split()
+    cli.main([*line, "--out", "whole"])
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), *line, "--out", "killed"]
+    state, seen = Path("killed/patches-state.npz"), []
+    for _ in range(2):
+        before = state.read_bytes() if state.exists() else b""
+        run = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": PATHS}, stdout=subprocess.DEVNULL)
+        deadline = time.time() + 120
+        while (state.read_bytes() if state.exists() else b"") == before and time.time() < deadline:
+            time.sleep(0.01)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        with np.load(state) as kept:
+            seen.append(json.loads(str(kept["rest"]))["seen"])
+    assert 0 < seen[0] < seen[1] < 13
+    cli.main([*line, "--out", "killed"])
+    whole, killed = content("whole"), content("killed")
+    assert {name: killed[name] for name in whole} == whole  # a file that was being written may be left beside them
+
+
+def test_finished_patches_grow_with_the_folder(capsys):
+    line = f"patches photographs --layer relu_1 --k 4 {SIZES}".split()
+    cli.main(line)
+    capsys.readouterr()
+    shutil.copy("photographs/b/2.png", "photographs/b/2-again.png")
+    cli.main(line)
+    assert capsys.readouterr().out.startswith("14 of 14 images\n")
+    with np.load("out/relu_1-patches.npz") as grown:
+        cli.main([*line, "--out", "anew"])
+        with np.load("anew/relu_1-patches.npz") as anew:
+            np.testing.assert_array_equal(grown["ids"], anew["ids"])
+            np.testing.assert_array_equal(grown["boxes"], anew["boxes"])
+            np.testing.assert_allclose(grown["values"], anew["values"], rtol=1e-5)
+    for path in Path("photographs/b").glob("[0-4]*"):
+        path.unlink()
+    capsys.readouterr()
+    cli.main(line)  # what it has seen is gone: anew
+    assert capsys.readouterr().out.startswith("4 of 7 images\n")
+
+
+def test_hard_images_are_reported_and_the_others_used(capsys):
+    """Two broken ones, one pixel, grey, and 12000 x 9000: more pixels than PIL takes for a photograph."""
+    Image.new("1", (12000, 9000)).save("photographs/huge.png")
+    for verb in ("features", "patches --k 12"):
+        cli.main(f"{verb} photographs --layer relu_1 {SIZES}".split())
+        said = capsys.readouterr().err
+        assert "3 images could not be read:\n" in said
+        for name, why in (
+            ("a.jpg", "expected an image file"),
+            ("b/3b.png", "truncated"),
+            ("huge.png", "108000000 pixels"),
+        ):
+            assert re.search(rf"^  {name}: .*{why}", said, re.MULTILINE)
+    assert {"one.png", "grey.png"} <= {*jaxviz.features(*stand_in(), "photographs", size=16, layer="relu_1").ids}
+    with np.load("out/relu_1-patches.npz") as kept:
+        assert {"one.png", "grey.png", "large.jpg"} <= {*kept["ids"].ravel()}
+
+
 @pytest.mark.parametrize("broken", [b"PK\x03\x04 cut short", b""])
 def test_a_broken_state_is_no_obstacle(broken, capsys):
     Path("out").mkdir()
@@ -162,7 +251,7 @@ def test_a_broken_state_is_no_obstacle(broken, capsys):
         (f"patches photographs --layer relu_1 --target 6 {SIZES}", "--target: expected channels of relu_1, 0 to 5"),
         (f"patches photographs --layer relu_1 --k 0 {SIZES}", "expected a k and a batch_size of 1 or more, got 0"),
         (f"neighbors photographs --layer relu_1 {SIZES} --queries photographs/a.jpg", "photographs/a.jpg: "),
-        (f"embed photographs --layer relu_1 {SIZES} --perplexity 30", "perplexity: expected less than 11"),
+        (f"embed photographs --layer relu_1 {SIZES} --perplexity 30", "perplexity: expected at most 3.3 for 11 rows"),
     ],
 )
 def test_errors_in_one_line(line, message, capsys):

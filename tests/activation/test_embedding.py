@@ -1,6 +1,7 @@
 """Principal components against the eigenvectors of the covariance, t-SNE by what it keeps, grids by brute force."""
 
 import itertools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from sklearn.manifold import trustworthiness
 
 import jaxviz
+from jaxviz.activation import _embedding
 
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
@@ -47,9 +49,29 @@ def test_tsne_keeps_neighbours():
 
 def test_tsne_is_a_function_of_its_key():
     x = RANDOM.normal(size=(30, 1))  # one feature: it starts at random
-    make = lambda key: jaxviz.tsne(x, key, perplexity=5, steps=250)  # noqa: E731
+    make = lambda key: jaxviz.tsne(x, key, perplexity=5, steps=300)  # noqa: E731
     np.testing.assert_array_equal(make(KEY), make(KEY))
     assert abs(make(KEY) - make(jax.random.key(1))).max() > 1e-2
+
+
+def test_tsne_of_equal_points():
+    assert np.isfinite(jaxviz.tsne(np.zeros((12, 3)), KEY, perplexity=3, steps=250)).all()
+
+
+def test_umap_keeps_neighbours_and_is_a_function_of_its_key():
+    pytest.importorskip("umap", reason="of the extra umap, which .ci/run installs")
+    x = clusters()
+    points = jaxviz.umap(x, KEY, neighbors=10)
+    near = jaxviz.neighbors(points, points, k=10, metric="l2").indices // 40
+    assert (near == near[:, :1]).mean() > 0.99  # three groups, apart
+    np.testing.assert_array_equal(jaxviz.umap(x, KEY, neighbors=10), points)
+    assert abs(jaxviz.umap(x, jax.random.key(1), neighbors=10) - points).max() > 1e-2
+
+
+def test_without_umap_learn_there_is_a_word_on_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=r"umap needs umap-learn: pip install 'jaxviz-cnn\[umap\]'"):
+        jaxviz.umap(np.eye(5), KEY, neighbors=2)
 
 
 def cost(points, cells, rows, columns):
@@ -82,6 +104,18 @@ def test_shapes_of_grids(number, columns, rows):
     assert len(set(map(tuple, found.tolist()))) == number
 
 
+@pytest.mark.parametrize("columns", [None, 80])
+def test_many_points_go_nearly_as_short_ways_as_they_can(columns, monkeypatch):
+    points = 10 * RANDOM.normal(size=(20, 2))[RANDOM.integers(0, 20, 1300)] + RANDOM.normal(size=(1300, 2))
+    found = jaxviz.grid_layout(points, columns=columns)
+    width = columns or 37
+    shape = (-(-1300 // width), width)
+    assert sorted(map(tuple, found.tolist())) == [divmod(i, width) for i in range(1300)]
+    monkeypatch.setattr(_embedding, "EXACT", 1300)
+    best = jaxviz.grid_layout(points, columns=columns)
+    assert cost(points, best, *shape) < cost(points, found, *shape) < 1.01 * cost(points, best, *shape)
+
+
 def test_equal_points_have_cells_of_their_own():
     assert len(set(map(tuple, jaxviz.grid_layout(np.zeros((6, 2))).tolist()))) == 6
 
@@ -94,8 +128,9 @@ def test_equal_points_have_cells_of_their_own():
         (lambda: jaxviz.pca(np.zeros(4)), r"with at least 2 rows, got shape \(4,\)"),
         (lambda: jaxviz.pca(np.eye(3), components=4), r"components: expected 1 to 3 for data \(3, 3\), got 4"),
         (lambda: jaxviz.pca(np.full((3, 2), np.nan)), "data: expected finite numbers, got 6"),
-        (lambda: jaxviz.tsne(np.eye(5), KEY), "perplexity: expected less than 5, the number of rows, got 30"),
-        (lambda: jaxviz.tsne(np.eye(5), KEY, perplexity=2, steps=100), "steps: expected 250, .* got 100"),
+        (lambda: jaxviz.tsne(np.eye(5), KEY), "perplexity: expected at most 1.3 for 5 rows, .* got 30"),
+        (lambda: jaxviz.tsne(np.eye(7), KEY, perplexity=2, steps=100), "steps: expected 250, .* got 100"),
+        (lambda: jaxviz.umap(np.eye(5), KEY), "neighbors: expected 2 to 4, less than the number of rows, got 15"),
         (lambda: jaxviz.grid_layout(np.zeros((4, 3))), r"points: expected \(n, 2\), got shape \(4, 3\)"),
         (lambda: jaxviz.grid_layout(np.zeros((4, 2)), columns=0), "columns: expected at least 1, got 0"),
         (lambda: jaxviz.grid_layout(np.zeros((0, 2))), "at least 1 rows, got shape"),

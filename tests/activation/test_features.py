@@ -63,6 +63,8 @@ def test_a_store_keeps_them(small_params, tmp_path):
     # `neighbors` reads it in blocks, as it lies on disk.
     near = jaxviz.neighbors(found.values, np.asarray(found.values[:2]), k=1, block_size=5)
     np.testing.assert_array_equal(near.indices, [[0], [1]])
+    near = jaxviz.neighbors(found.values, found.values, k=1)
+    np.testing.assert_array_equal(near.indices.ravel(), np.arange(23))
 
 
 def test_what_is_there_is_not_computed_again(small_params, tmp_path, monkeypatch):

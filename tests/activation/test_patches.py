@@ -1,6 +1,5 @@
 """Top patches against a plain loop over all images, in any order, any batches, stopped and gone on with."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from processes import on_eight_devices
 
 import jaxviz
 from jaxviz._image import load_image
+from jaxviz.data._source import Source
 
 IMAGES = np.random.default_rng(1).random((23, 32, 32, 3), np.float32)
 
@@ -92,13 +92,31 @@ def test_stopped_and_gone_on_with(small_params):
     stopped = find(small_params, callback=stop)
     assert seen == [8, 16]
     assert stopped.seen == 16
-    state = stopped.state | {"best": jax.tree.map(np.asarray, stopped.state["best"])}  # as it comes back from a file
     rest = []
-    again = find(small_params, resume=state, callback=lambda found: rest.append(found.seen))
+    again = find(small_params, resume=stopped.state, callback=lambda found: rest.append(found.seen))
     assert rest == [23]
     for name, patches in whole.layers.items():
         for one, other in zip(patches, again.layers[name], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_it_grows_with_its_source(small_params):
+    """Whatever the order: the names of what is new come before, between and behind those that were there."""
+    names = np.array([str(i) for i in np.random.default_rng(2).permutation(23)])
+    read = dict(zip(names, IMAGES, strict=True)).__getitem__
+    source = lambda names: Source(sorted(names), lambda i: read(sorted(names)[i]))  # noqa: E731
+    part = find(small_params, source(names[:10]))
+    seen = []
+    grown = find(small_params, source(names), resume=part.state, callback=lambda found: seen.append(found.seen))
+    assert seen == [18, 23]
+    for name, patches in find(small_params, source(names)).layers.items():
+        other = grown.layers[name]
+        assert other.ids == patches.ids
+        np.testing.assert_array_equal(other.indices, patches.indices)
+        np.testing.assert_array_equal(other.boxes, patches.boxes)
+        np.testing.assert_allclose(other.values, patches.values, rtol=1e-5)
+    assert find(small_params, source(names), resume=grown.state, callback=seen.append).seen == 23
+    assert seen == [18, 23]  # nothing was left to do
 
 
 def test_a_vector_sees_the_whole_image(small_params):

@@ -170,8 +170,30 @@ def test_pictures_are_inside_the_page_byte_for_byte(folder):
     assert outline.values("img", "height") == ["8", "10"]
 
 
+MAP = {
+    "side": 4,
+    "points": [[0, 0], [1, 1]],
+    "cells": [[0, 0], [0, 1]],
+    "near": [[1], [0]],
+    "names": ["</script>", "b"],
+}
+
+
+def test_a_map_is_a_picture_with_its_data_and_a_script(folder):
+    figures = (Figure("saliency.png", "All images", MAP),)
+    save_section(folder, section(figures=figures), "abc")
+    assert load_section(folder, "saliency", "abc") == section(figures=figures)
+    source = page(folder, [section(figures=figures)])
+    assert Outline(source).values("img", "alt")[0] == "All images"
+    told = re.search(r'<script type="application/json">(.*?)</script>', source)
+    assert json.loads(told[1]) == MAP
+    assert "function makeMap(" in source
+    assert "function makeMap(" not in page(folder, [section()])
+
+
 def test_the_page_loads_nothing(folder):
-    source = page(folder, [section("filters"), section("dream")], facts={"Device": "cpu"}, pending=["Style"])
+    sections = [section("filters"), section("dream", figures=(Figure("dream.png", "All", MAP),))]
+    source = page(folder, sections, facts={"Device": "cpu"}, pending=["Style"])
     outline = Outline(source)
     references = [value for _, name, value in outline.attributes if name in ("src", "href", "srcset", "action", "data")]
     assert references

@@ -1,0 +1,37 @@
+"""The first layer's filters: `filters.png`, as in `experiments/figures`.
+
+    python experiments/filters.py --out experiments/figures
+    python experiments/filters.py --model alexnet
+
+VGG-16's 64 filters of 3x3 pixels by default. AlexNet's 64 of 11x11, the lecture's own figure, need its weights, which
+`jaxviz weights list` tells how to get. Each filter is scaled by itself, grey is zero. Takes seconds.
+
+To look for: edges in all directions, and opponent colours.
+"""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import tyro
+
+import jaxviz
+
+
+def main(*, model: str = "vgg16_features", side: int = 36, columns: int = 16, out: Path = Path("out")) -> None:
+    """Draw the picture.
+
+    Args:
+        model: a name that `jaxviz weights list` shows.
+        side: of a filter in the picture, in pixels; rounded to whole times its own.
+        columns: filters a row.
+        out: folder for the picture.
+    """
+    _, params = jaxviz.load(model)
+    tiles = jaxviz.filters(params)
+    times = max(1, round(side / tiles.shape[1]))
+    tiles = jnp.repeat(jnp.repeat(tiles, times, axis=1), times, axis=2)
+    jaxviz.save_image(out / "filters.png", jaxviz.montage(tiles, columns=columns))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
