@@ -113,25 +113,26 @@ def torch_side() -> tuple[Any, Any]:
     return torch, torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
 
 
-def fastest(makers: dict[str, Callable[[], Run]]) -> Run:
-    """Return the fastest of several ways to do the same, by the better of two runs after the first."""
-    runs = {name: make() for name, make in makers.items()}
+def fastest(makers: dict[str, Callable[[bool], Run]]) -> Run:
+    """Return the fastest of several ways to do the same, found out on less of the work: `make(True)`."""
     times = {}
-    for name, run in runs.items():
+    for name, make in makers.items():
+        run = make(True)
         run()
         times[name] = min(seconds(run) for _ in range(2))
-    return runs[min(times, key=lambda name: times[name])]
+    return makers[min(times, key=lambda name: times[name])](False)
 
 
-def in_layouts(make: Callable[[Callable[[Any], Any]], Run]) -> Run:
-    """Return the faster of what `make(prepare)` gives for PyTorch's two memory layouts of modules and images."""
+def layouts() -> dict[str, Callable[[Any], Any]]:
+    """Return what puts modules and images on the device in either of PyTorch's memory layouts."""
     torch, device = torch_side()
-
-    def prepare(memory_format: Any) -> Callable[[Any], Any]:
-        return lambda x: x.to(device, memory_format=memory_format)
-
     formats = {"usual": torch.contiguous_format, "channels last": torch.channels_last}
-    return fastest({name: lambda form=form: make(prepare(form)) for name, form in formats.items()})
+    return {name: lambda x, form=form: x.to(device, memory_format=form) for name, form in formats.items()}
+
+
+def in_layouts(make: Callable[[Callable[[Any], Any], bool], Run]) -> Run:
+    """Return the faster of what `make(prepare, less)` gives for the two layouts."""
+    return fastest({name: lambda less, to=prepare: make(to, less) for name, prepare in layouts().items()})
 
 
 def as_tensor(images: np.ndarray) -> Any:
@@ -162,7 +163,7 @@ def their_classifier(prepare: Callable[[Any], Any]) -> Any:
 def their_forward(size: int, number: int) -> Run:
     """Return the logits' computation."""
 
-    def make(prepare: Callable[[Any], Any]) -> Run:
+    def make(prepare: Callable[[Any], Any], less: bool) -> Run:
         torch, _ = torch_side()
         module, images = compiled(their_classifier(prepare)), prepare(as_tensor(picture(size, number)))
 
@@ -178,7 +179,7 @@ def their_forward(size: int, number: int) -> Run:
 def their_gradient(size: int, number: int) -> Run:
     """Return the gradient of a logit with respect to the images; PyTorch is told that it needs no other."""
 
-    def make(prepare: Callable[[Any], Any]) -> Run:
+    def make(prepare: Callable[[Any], Any], less: bool) -> Run:
         torch, _ = torch_side()
         module, images = their_classifier(prepare).requires_grad_(False), prepare(as_tensor(picture(size, number)))
         module, images = compiled(module), images.requires_grad_()
@@ -187,35 +188,54 @@ def their_gradient(size: int, number: int) -> Run:
     return in_layouts(make)
 
 
-def their_method(name: str, **options: Any) -> Run:
-    """Return one of Captum's attributions of a logit, parameters frozen."""
+def their_method(
+    name: str, *, batch: tuple[str, tuple[int, ...]] | None = None, less: dict[str, Any] | None = None, **options: Any
+) -> Run:
+    """Return one of Captum's attributions of a logit, parameters frozen.
 
-    def make(prepare: Callable[[Any], Any]) -> Run:
+    Args:
+        name: of the class.
+        batch: the option that says how much is evaluated at once, and numbers to try.
+        less: options of a smaller job, by which layout and batch are chosen.
+        options: of the method.
+    """
+
+    def make(prepare: Callable[[Any], Any], small: bool, **at_once: int) -> Run:
         attr = importlib.import_module("captum.attr")
         module, images = their_classifier(prepare).requires_grad_(False), prepare(as_tensor(picture(224)))
-        method = getattr(attr, name)(module)
-        return lambda: finished(method.attribute(images.requires_grad_(), target=CLASSES, **options))
+        method, given = getattr(attr, name)(module), options | at_once | ((less or {}) if small else {})
+        return lambda: finished(method.attribute(images.requires_grad_(), target=CLASSES, **given))
 
-    return in_layouts(make)
+    option, numbers = batch or ("", ())
+    ways = [{option: number} for number in numbers] or [{}]
+    return fastest(
+        {
+            f"{layout} {way}": lambda small, to=prepare, way=way: make(to, small, **way)
+            for layout, prepare in layouts().items()
+            for way in ways
+        }
+    )
 
 
 def their_occlusion(window: int, stride: int) -> Run:
-    """Return Captum's occlusion, at the better of three batch sizes."""
+    """Return Captum's occlusion."""
     shape = {"sliding_window_shapes": (3, window, window), "strides": (3, stride, stride), "baselines": 0.5}
-    sizes = {str(n): lambda n=n: their_method("Occlusion", perturbations_per_eval=n, **shape) for n in (1, 4, 16)}
-    return fastest(sizes)
+    batch = ("perturbations_per_eval", (1, 4, 16))
+    return their_method(
+        "Occlusion", batch=batch, less={"strides": (3, 64, 64), "sliding_window_shapes": (3, 64, 64)}, **shape
+    )
 
 
 def their_integrated_gradients(steps: int) -> Run:
-    """Return Captum's integrated gradients, at the better of three batch sizes."""
-    name = "IntegratedGradients"
-    return fastest({str(n): lambda n=n: their_method(name, n_steps=steps, internal_batch_size=n) for n in (1, 5, 25)})
+    """Return Captum's integrated gradients."""
+    batch = ("internal_batch_size", (1, 5, 25))
+    return their_method("IntegratedGradients", batch=batch, less={"n_steps": 5}, n_steps=steps)
 
 
 def their_channels(steps: int) -> Run:
     """Return gradient ascent on eight channels side by side by Adam, from noise in pixels."""
 
-    def make(prepare: Callable[[Any], Any]) -> Run:
+    def make(prepare: Callable[[Any], Any], less: bool) -> Run:
         torch, device = torch_side()
         params = jax.tree.map(np.asarray, jaxviz.load("vgg16_features")[1])
         module = importlib.import_module("parity.vgg").torch_vgg(params, "relu4_3").requires_grad_(False)
@@ -225,7 +245,7 @@ def their_channels(steps: int) -> Run:
         def run() -> Any:
             images = start.clone().requires_grad_()
             optimizer = torch.optim.Adam([images], lr=0.05)
-            for _ in range(steps):
+            for _ in range(1 if less else steps):
                 optimizer.zero_grad()
                 maps = module(images)
                 (-maps.mean((2, 3))[torch.arange(8, device=device), channels].sum()).backward()
@@ -241,7 +261,7 @@ def their_style(size: int, steps: int, optimizer: str) -> Run:
     """Return so many steps (L-BFGS: evaluations) of the parity tests' twin of `stylize`."""
     twins = importlib.import_module("parity.test_style")
 
-    def make(prepare: Callable[[Any], Any]) -> Run:
+    def make(prepare: Callable[[Any], Any], less: bool) -> Run:
         torch, _ = torch_side()
         params = jax.tree.map(np.asarray, jaxviz.load("vgg16_features")[1])
         content, style = picture(size)[0], picture(size)[0, ::-1]
@@ -250,7 +270,8 @@ def their_style(size: int, steps: int, optimizer: str) -> Run:
         def run() -> Any:
             twin = twins.Twin(params, content, style, torch.float32, prepare)
             images = twin.tensor(content).requires_grad_()
-            step = torch.optim.Adam([images], lr=0.02) if optimizer == "adam" else lbfgs(torch, images, steps)
+            count = 1 if less else steps
+            step = torch.optim.Adam([images], lr=0.02) if optimizer == "adam" else lbfgs(torch, images, count)
 
             def closure() -> Any:
                 step.zero_grad()
@@ -259,7 +280,7 @@ def their_style(size: int, steps: int, optimizer: str) -> Run:
                 loss.backward()
                 return loss
 
-            for _ in range(steps if optimizer == "adam" else 1):
+            for _ in range(count if optimizer == "adam" else 1):
                 step.step(closure)
             return finished(images)
 
@@ -278,7 +299,7 @@ def their_features(number: int) -> Run:
     """Return the last vectors of EfficientNet-Lite0, 16 images at a time."""
     from jaxviz.models._fetch import fetch
 
-    def make(prepare: Callable[[Any], Any]) -> Run:
+    def make(prepare: Callable[[Any], Any], less: bool) -> Run:
         torch, _ = torch_side()
         package = importlib.import_module("efficientnet_lite_pytorch")
         module = package.EfficientNet.from_name("efficientnet-lite0", image_size=None)
@@ -290,7 +311,9 @@ def their_features(number: int) -> Run:
 
         def run() -> Any:
             with torch.no_grad():
-                return [finished(module.extract_features(images).mean((2, 3))) for _ in range(number // 16)]
+                return [
+                    finished(module.extract_features(images).mean((2, 3))) for _ in range(1 if less else number // 16)
+                ]
 
         return run
 
