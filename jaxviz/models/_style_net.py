@@ -59,10 +59,11 @@ def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
         ValueError: for a style that the net does not have, weights of another number, images of another shape.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> params = init_style_net(jax.random.key(0), width=4, blocks=1, styles=2)
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> params = jaxviz.init_style_net(jax.random.key(0), width=4, blocks=1, styles=2)
         >>> photo = jnp.full((1, 30, 41, 3), 0.5)
-        >>> print(style_net(params, photo, style=1).shape, style_net(params, photo, style=jnp.array([0.7, 0.3])).shape)
+        >>> mixed = jaxviz.style_net(params, photo, style=jnp.array([0.7, 0.3]))
+        >>> print(jaxviz.style_net(params, photo, style=1).shape, mixed.shape)
         (1, 30, 41, 3) (1, 30, 41, 3)
 
     Johnson, Alahi & Fei-Fei 2016, Perceptual Losses for Real-Time Style Transfer and Super-Resolution; Ulyanov, Vedaldi
@@ -134,6 +135,13 @@ def _blocks(params: Any) -> int:
     return sum(name.startswith("block") for name in params) // 2
 
 
+def reach(params: Any) -> int:
+    """Return how many pixels away the net sees from any, rounded up to a multiple of `STEP`; but for its moments."""
+    # 9x9, 3x3, 3x3 at every second pixel and those of the blocks at every fourth; then the same way back.
+    far = 4 + 1 + 2 + 2 * STEP * _blocks(params) + 2 + 1 + 4
+    return -(-(far + STEP - 1) // STEP) * STEP
+
+
 def count_styles(params: Any) -> int:
     """Return how many styles a net has."""
     return params["first"]["scale"].shape[0]
@@ -165,9 +173,17 @@ def init_style_net(key: Key, *, width: int = 32, blocks: int = 5, styles: int = 
         width: channels of the first layer; the residual blocks have four times as many. 32 is the paper's.
         blocks: residual blocks.
         styles: how many.
+
+    Example:
+        >>> import jax, jaxviz
+        >>> params = jaxviz.init_style_net(jax.random.key(0), width=8, styles=4)
+        >>> print(params["block5_2"]["kernel"].shape, params["block5_2"]["scale"].shape)
+        (3, 3, 32, 32) (4, 32)
     """
     if min(width, styles) < 1 or blocks < 0:
-        raise ValueError(f"expected a width and styles of at least 1, got width {width}, {blocks} blocks, {styles} styles")
+        raise ValueError(
+            f"expected a width and styles of at least 1, got width {width}, {blocks} blocks, {styles} styles"
+        )
     wide = 4 * width
     layers = {"first": (9, 3, width), "down1": (3, width, 2 * width), "down2": (3, 2 * width, wide)}
     layers |= {f"block{i}_{j}": (3, wide, wide) for i in range(1, blocks + 1) for j in (1, 2)}
@@ -201,7 +217,7 @@ def save_style_net(path: str | os.PathLike[str], params: Any, styles: Sequence[s
 
     Example:
         >>> import jax, jaxviz, tempfile
-        >>> params = init_style_net(jax.random.key(0), width=4, blocks=1, styles=2)
+        >>> params = jaxviz.init_style_net(jax.random.key(0), width=4, blocks=1, styles=2)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     jaxviz.save_style_net(f"{folder}/net.safetensors", params, ["waves", "night"])
         ...     print(jaxviz.load_style_net(f"{folder}/net.safetensors").styles)
@@ -275,7 +291,7 @@ def export_style_net(params: Any) -> bytes:
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
-        >>> params = init_style_net(jax.random.key(0), width=4, blocks=1, styles=2)
+        >>> params = jaxviz.init_style_net(jax.random.key(0), width=4, blocks=1, styles=2)
         >>> program = jax.export.deserialize(jaxviz.export_style_net(params))
         >>> print(program.call(jnp.zeros((1, 21, 34, 3)), jnp.array([1.0, 0.0])).shape)
         (1, 21, 34, 3)
