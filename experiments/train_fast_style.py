@@ -5,13 +5,14 @@
 One net with conditional instance normalization for six styles (Johnson et al. 2016, Dumoulin et al. 2017). Nothing that
 it learns from is under copyright: three paintings whose authors died more than 80 years ago (Van Gogh 1890, Turner
 1851, Munch 1944), and three pictures that this script draws (mosaic, ink, paper). The photographs are 600 of ImageNet,
-of which the ten in `HELD_OUT` are never seen in training.
+of which ten, spread over all of them (`held_out`), are never seen in training.
 
-The same command goes on where it was stopped; `--out` has a checkpoint, a sheet of samples and the losses every
-`--every` steps. `--hours` ends it after so much time, all runs counted, and `--steps` after so many steps.
+The same command goes on where it was stopped, by Ctrl-C or otherwise; `--out` has checkpoints, a sheet of samples and
+the losses, every `--every` steps. `--hours` ends a run after so much time.
 """
 
-import time
+import functools
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ import numpy as np
 import tyro
 
 import jaxviz
-from jaxviz.synthesis._fast_style_cli import Drawn
+from jaxviz.synthesis._fast_style_cli import follow_training
 
 PAINTINGS = {"starry_night": "starry_night_google", "shipwreck": "shipwreck", "scream": "the_scream"}
 WEIGHTS = Path(__file__).parents[1] / "weights" / "fast_style.safetensors"
@@ -29,7 +30,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights" / "fast_style.safetensors"
 
 def held_out(photographs: Path) -> tuple[list[Path], list[Path]]:
     """Return the photographs to learn from, and ten spread over all of them to judge by."""
-    files = sorted(photographs.glob("*.jpg"))
+    files = sorted(path for path in photographs.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
     judged = files[30 :: len(files) // 10][:10]
     return [path for path in files if path not in judged], judged
 
@@ -88,7 +89,8 @@ def ink(size: int = 384, seed: int = 1) -> jax.Array:
         wave = 0.5 + 0.5 * np.cos(2 * np.pi * along / 13)
         width = np.clip(darker - tone, 0, 0.5) * 1.1
         paper = np.minimum(paper, np.clip((1 - width - wave) / 0.12 + 0.5, 0, 1) * (width > 0) + (width <= 0))
-    edge = np.abs(tone - 0.55) / np.maximum(np.hypot(*np.gradient(tone)), 1e-6)
+    down, across = np.gradient(tone)
+    edge = np.abs(tone - 0.55) / np.maximum(np.hypot(down, across), 1e-6)
     paper = np.minimum(paper, np.clip(edge / 2 - 0.5, 0, 1))
     return _averaged(_shaded(paper, ["161310", "f3ead6"]))
 
@@ -108,3 +110,60 @@ def styles(paintings: Path) -> dict[str, jax.Array]:
     """Return the styles by name."""
     painted = {name: jaxviz.load_image(paintings / f"{file}.jpg", longest=640) for name, file in PAINTINGS.items()}
     return painted | {"mosaic": mosaic(), "ink": ink(), "paper": paper()}
+
+
+# The loss, which `experiments/fast_style.py` has `stylize` minimise too.
+LOSS = {"content_weight": 1.0, "style_weight": 10.0, "smoothness": 1.0}
+
+
+def main(
+    photographs: Annotated[Path, tyro.conf.Positional],
+    paintings: Annotated[Path, tyro.conf.Positional],
+    /,
+    *,
+    out: Path = Path("out/fast_style"),
+    weights: Path = WEIGHTS,
+    steps: int = 12_000,
+    hours: float = math.inf,
+    width: int = 24,
+    size: int = 192,
+    batch_size: int = 2,
+    learning_rate: float = 1e-3,
+    cooldown: float = 0.0,
+    only: tuple[str, ...] = (),
+    every: int = 250,
+) -> None:
+    """Train, or go on with training.
+
+    Args:
+        photographs: folder to learn from.
+        paintings: folder with the paintings.
+        out: folder for checkpoints, samples and losses.
+        weights: where the net is written at the end of each run.
+        steps: how many; more of them can be asked for later.
+        hours: end this run, not counting its start, after so much time.
+        width: channels of the net's first layer.
+        size: side of the crops in pixels; styles are twice as long.
+        batch_size: crops a step.
+        learning_rate: of Adam.
+        cooldown: the last part of the steps over which the learning rate falls to zero.
+        only: some of the styles, by name; by default all.
+        every: steps from one checkpoint to the next.
+    """
+    learned, judged = held_out(photographs)
+    chosen = {name: image for name, image in styles(paintings).items() if name in only or not only}
+    photos = jnp.stack([jaxviz.load_image(path, size=256) for path in judged[:4]])
+    net, params = jaxviz.load("vgg16_features")
+    run = functools.partial(
+        jaxviz.train_style_net, net, params, jax.random.key(0), learned, list(chosen.values()), **LOSS, width=width,
+        size=size, batch_size=batch_size, steps=steps, style_size=2.0, learning_rate=learning_rate, cooldown=cooldown,
+        store=out, every=every,
+    )  # fmt: skip
+    found = follow_training(run, out, list(chosen), photos, steps=steps, every=every, seconds=3600 * hours)
+    jaxviz.save_style_net(weights, found.params, list(chosen))
+    content, style, smoothness = found.losses[-500:].mean(0)
+    print(f"{weights}: step {len(found.losses)}, content {content:.3f}, style {style:.3f}, smoothness {smoothness:.4f}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -90,10 +90,10 @@ from jaxviz.synthesis._regularizers import decay as decay
 from jaxviz.synthesis._regularizers import l2 as l2
 from jaxviz.synthesis._regularizers import small_contributions as small_contributions
 from jaxviz.synthesis._regularizers import small_norms as small_norms
+from jaxviz.synthesis._restyle import restyle as restyle
 from jaxviz.synthesis._robustness import crops as crops
 from jaxviz.synthesis._robustness import jitter_scale_rotate as jitter_scale_rotate
 from jaxviz.synthesis._sheet import sheet as sheet
-from jaxviz.synthesis._restyle import restyle as restyle
 from jaxviz.synthesis._style import stylize as stylize
 from jaxviz.synthesis._style import sweep as sweep
 from jaxviz.synthesis._style import texture as texture

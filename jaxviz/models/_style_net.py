@@ -102,9 +102,8 @@ def apply(
         x = checkpoint_name(x + layer(f"block{i}_2", inner), f"block{i}")
     for name in _UP:
         x = checkpoint_name(jax.nn.relu(layer(name, _enlarged(x, sizes.pop()))), name)
-    x = _convolve(x, params["last"]["kernel"]) + params["last"]["bias"].astype(x.dtype)
-    # A little beyond [0, 1], so that black and white are reached where tanh still has a slope.
-    return jnp.clip(0.5 + 0.6 * jnp.tanh(x), 0, 1), taken
+    # Normalized as all others, or else Adam's first steps on 9x9 kernels drive the colours to where nothing is learned.
+    return jax.nn.sigmoid(layer("last", x)), taken
 
 
 def _convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
@@ -119,7 +118,7 @@ def _convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
     return found[:, :height, :width]
 
 
-def _enlarged(x: Array, size: Sequence[int]) -> Array:
+def _enlarged(x: Array, size: Sequence[Any]) -> Array:
     """Return twice the size by the nearest neighbour; a size that was odd was rounded up and is cut again."""
     n, height, width, channels = x.shape
     twice = jnp.broadcast_to(x[:, :, None, :, None], (n, height, 2, width, 2, channels))
@@ -157,8 +156,8 @@ def mixture(params: Any, style: Any) -> Float[Array, "n styles"]:
     weights = jnp.atleast_2d(jnp.asarray(style))
     if not jnp.issubdtype(weights.dtype, jnp.floating) or weights.ndim != 2 or weights.shape[1] != there:
         raise ValueError(
-            f"style: expected a number of 0 to {there - 1}, or weights of the {there} styles of this net, ({there},) or "
-            f"(n, {there}), got {weights.dtype} of shape {jnp.shape(style)}"
+            f"style: expected a number of 0 to {there - 1}, or weights of the {there} styles of this net, ({there},) "
+            f"or (n, {there}), got {weights.dtype} of shape {jnp.shape(style)}"
         )
     if not isinstance(weights, Tracer) and not jnp.all(jnp.isfinite(weights)):
         raise ValueError(f"style: expected finite weights, got {style}")
@@ -191,11 +190,8 @@ def init_style_net(key: Key, *, width: int = 32, blocks: int = 5, styles: int = 
     he = jax.nn.initializers.he_normal()
     params: dict[str, Any] = {}
     for at, (name, (size, before, after)) in zip(jax.random.split(key, len(layers)), layers.items(), strict=True):
-        params[name] = {"kernel": he(at, (size, size, before, after))}
-        if name == "last":
-            params[name] = {"kernel": 0.1 * params[name]["kernel"], "bias": jnp.zeros(after)}  # it begins with grey
-        else:
-            params[name] |= {"scale": jnp.ones((styles, after)), "offset": jnp.zeros((styles, after))}
+        kernel = he(at, (size, size, before, after))
+        params[name] = {"kernel": kernel, "scale": jnp.ones((styles, after)), "offset": jnp.zeros((styles, after))}
     return params
 
 
@@ -256,7 +252,7 @@ def load_style_net(path: str | os.PathLike[str]) -> StyleNet:
     """
     from safetensors import safe_open
 
-    tensors = read_tensors(path)
+    tensors = read_tensors(Path(path))
     params: dict[str, Any] = {}
     for name, tensor in tensors.items():
         layer, _, what = name.rpartition("/")
@@ -275,7 +271,7 @@ def load_style_net(path: str | os.PathLike[str]) -> StyleNet:
             raise ValueError("its tensors are of other shapes")
     except Exception as error:  # of no safetensors file, of one without our metadata, of other tensors
         raise ValueError(
-            f"{path}: expected a style net that save_style_net wrote, got another file ({type(error).__name__}: {error})"
+            f"{path}: expected a net that save_style_net wrote, got another file ({type(error).__name__}: {error})"
         ) from error
     return StyleNet(params, styles)
 

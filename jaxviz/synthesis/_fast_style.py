@@ -228,7 +228,7 @@ _ADAM = optax.scale_by_adam()
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _step(
-    net: Net, precision: str, state: Any, job: _Job, images: Images, chosen: Int[Array, " n"], rate: ArrayLike
+    net: Net, precision: str, state: Any, job: _Job, images: Images, chosen: Int[Array, " n"], rate: Any
 ) -> tuple[Any, Float[Array, "3"]]:
     """Take a step, unless it would not be finite: then the losses are NaN and the state stays."""
     trained, memory = state
@@ -286,7 +286,7 @@ def _crops(source: Source, key: Key, first: int, steps: int, size: int, batch_si
     entropy, count = _entropy(key), len(source.ids)
     rounds = range(-(-steps * batch_size // count))
     order = np.concatenate([np.random.default_rng([*entropy, 0, i]).permutation(count) for i in rounds])
-    wanted = order[first * batch_size : steps * batch_size]
+    wanted = order[first * batch_size : steps * batch_size].tolist()
     for step, batch in enumerate(batches(source, wanted, size=size + size // 4, batch_size=batch_size), first):
         rng = np.random.default_rng([*entropy, 1, step])
         corners = rng.integers(0, size // 4 + 1, (batch_size, 2))
@@ -349,6 +349,6 @@ def _claim(file: Path, settings: dict[str, Any]) -> None:
     changed = sorted(name for name in before | told if before.get(name) != told.get(name))
     if changed:
         raise ValueError(
-            f"{file.parent} holds a training with another {', '.join(changed)}: give the same options to go on with it, "
-            "or another folder"
+            f"{file.parent} holds a training with another {', '.join(changed)}: give the same options to go on with "
+            "it, or another folder"
         )

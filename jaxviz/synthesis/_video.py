@@ -45,7 +45,7 @@ def map_video(
             if not reading.streams.video:
                 raise ImageError(f"{source}: expected a video, got a file without pictures")
             write_atomically(target, write)
-    except av.FFmpegError as error:
+    except av.error.FFmpegError as error:
         raise ImageError(f"{source}: expected a video that FFmpeg reads, got: {error}") from error
     return frames
 
