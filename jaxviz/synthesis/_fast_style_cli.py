@@ -90,8 +90,8 @@ def train(
     run = functools.partial(
         jaxviz.train_style_net, net, params, jax.random.key(seed), opened, list(named.values()),
         add_to=old and old.params, width=width, size=size, batch_size=batch_size, steps=steps,
-        content_weight=content_weight, style_weight=style_weight, style_size=style_size, smoothness=smoothness, learning_rate=learning_rate,
-        cooldown=cooldown, precision=precision, store=out, every=every,
+        content_weight=content_weight, style_weight=style_weight, style_size=style_size, smoothness=smoothness,
+        learning_rate=learning_rate, cooldown=cooldown, precision=precision, store=out, every=every,
     )  # fmt: skip
     found = follow_training(run, out, names, photos, steps=steps, every=every)
     if not found.finished:

@@ -61,8 +61,7 @@ def test_images_and_gradients():
 
     (_, made), grads = jax.value_and_grad(ours, has_aux=True)(params)
     np.testing.assert_allclose(made, theirs.detach().numpy().transpose(0, 2, 3, 1), atol=TOLERANCE)
-    for (path, grad), expected in zip(
-        jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(weights), strict=True
-    ):
-        found = expected.grad.numpy()
-        np.testing.assert_allclose(grad, found, atol=TOLERANCE * np.abs(found).max(), err_msg=str(path))
+    expected = jax.tree.map(lambda x: x.grad.numpy(), weights)
+    # Of all gradients together: that of an offset which another normalization removes again is zero.
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(expected))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=TOLERANCE * largest), grads, expected)
