@@ -4,6 +4,7 @@ In bare JAX and not in Flax: its sizes are those of its parameters, so one funct
 depth and number of styles.
 """
 
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -183,12 +184,17 @@ def init_style_net(key: Key, *, width: int = 32, blocks: int = 5, styles: int = 
         raise ValueError(
             f"expected a width and styles of at least 1, got width {width}, {blocks} blocks, {styles} styles"
         )
+    return _init(key, width, blocks, styles)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _init(key: Key, width: int, blocks: int, styles: int) -> Any:
     wide = 4 * width
     layers = {"first": (9, 3, width), "down1": (3, width, 2 * width), "down2": (3, 2 * width, wide)}
     layers |= {f"block{i}_{j}": (3, wide, wide) for i in range(1, blocks + 1) for j in (1, 2)}
     layers |= {"up1": (3, wide, 2 * width), "up2": (3, 2 * width, width), "last": (9, width, 3)}
     he = jax.nn.initializers.he_normal()
-    params: dict[str, Any] = {}
+    params = {}
     for at, (name, (size, before, after)) in zip(jax.random.split(key, len(layers)), layers.items(), strict=True):
         kernel = he(at, (size, size, before, after))
         params[name] = {"kernel": kernel, "scale": jnp.ones((styles, after)), "offset": jnp.zeros((styles, after))}

@@ -37,7 +37,7 @@ def test_tiles_have_no_seam(params, image):
         moments = _restyle._moments(params, _restyle._parts(image, tile), mix)
         np.testing.assert_allclose(made, _restyle._with_moments(params, image[None], mix, moments)[0], atol=1e-5)
         whole = _restyle._whole(params, image[None], mix)[0] if whole is None else whole
-        assert np.abs(made - whole).mean() < 0.1 * np.asarray(whole).std()
+        assert np.abs(made - whole).mean() < 0.2 * np.asarray(whole).std()
 
 
 @pytest.mark.parametrize("size", [(190, 253), (64, 2000), (1000, 70), (300, 300)])
