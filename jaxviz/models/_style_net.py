@@ -27,6 +27,7 @@ STEP = 4  # pixels from one position of the residual blocks to the next
 _EPSILON = 1e-5  # of instance normalization
 _DOWN = ("down1", "down2")
 _UP = ("up1", "up2")
+_STYLES = "jaxviz_style_net"  # the one entry of a file's metadata: of several the order, and so the file, varies
 
 Moments = list[tuple[Array, Array]]
 """Mean and variance of the maps, `(n, 1, 1, c)` each, at every normalization in turn."""
@@ -76,19 +77,16 @@ def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
 
 
 def apply(
-    params: Any, images: Any, mix: Float[Array, "#n styles"], *, moments: Moments | None = None, pool: bool = False
+    params: Any, images: Any, mix: Float[Array, "#n styles"], *, moments: Moments | None = None
 ) -> tuple[Any, Moments]:
-    """Return the images, and the moments that their maps had; given as `moments`, those are taken in their place.
-
-    With `pool` all images share their moments, as parts of one.
-    """
+    """Return the images, and the moments that their maps had; given as `moments`, those are taken in their place."""
     taken: Moments = []
 
     def layer(name: str, x: Array, stride: int = 1) -> Array:
         x = _convolve(x, params[name]["kernel"], stride)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        axes = (0, 1, 2) if pool else (1, 2)
-        here = (x.mean(axes, keepdims=True), x.var(axes, keepdims=True)) if moments is None else moments[len(taken)]
+        own = moments is None
+        here = (x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)) if own else moments[len(taken)]
         taken.append(here)
         scale, offset = (_mixed(mix, params[name][what]).astype(x.dtype) for what in ("scale", "offset"))
         return ((x - here[0]) * (lax.rsqrt(here[1] + _EPSILON) * scale) + offset).astype(images.dtype)
@@ -232,7 +230,7 @@ def save_style_net(path: str | os.PathLike[str], params: Any, styles: Sequence[s
     tensors = {
         f"{layer}/{name}": np.asarray(value, np.float16) for layer, of in params.items() for name, value in of.items()
     }
-    write_atomically(Path(path), save(tensors, {"jaxviz": "style_net", "styles": json.dumps(list(styles))}))
+    write_atomically(Path(path), save(tensors, {_STYLES: json.dumps(list(styles))}))
 
 
 def load_style_net(path: str | os.PathLike[str]) -> StyleNet:
@@ -265,7 +263,7 @@ def load_style_net(path: str | os.PathLike[str]) -> StyleNet:
         params.setdefault(layer, {})[what] = jnp.asarray(tensor, jnp.float32)
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
-            styles = json.loads(file.metadata()["styles"])
+            styles = json.loads(file.metadata()[_STYLES])
         shape = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
         kernel = params["first"]["kernel"]
         fresh = jax.eval_shape(

@@ -34,20 +34,10 @@ def test_tiles_have_no_seam(params, image):
     mix, whole = mixture(params, 1), None
     for tile in (96, 128):
         made = jaxviz.restyle(params, image, style=1, tile=tile)
-        moments = _restyle._moments(params, _restyle._parts(image, tile), mix)
+        moments = _restyle._moments(params, _restyle._shrunk(image, tile), mix)
         np.testing.assert_allclose(made, _restyle._with_moments(params, image[None], mix, moments)[0], atol=1e-5)
         whole = _restyle._whole(params, image[None], mix)[0] if whole is None else whole
         assert np.abs(made - whole).mean() < 0.2 * np.asarray(whole).std()
-
-
-@pytest.mark.parametrize("size", [(190, 253), (64, 2000), (1000, 70), (300, 300)])
-def test_parts_are_spread_and_no_more_than_a_tile(size):
-    pixels = np.zeros((*size, 3), np.float32)
-    pixels[..., 0], pixels[..., 1] = np.arange(size[0])[:, None], np.arange(size[1])
-    parts = _restyle._parts(pixels, 128)
-    assert parts.shape[0] * parts.shape[1] * parts.shape[2] <= 128**2 or len(parts) == 1
-    spread = parts[..., :2].max((0, 1, 2)) - parts[..., :2].min((0, 1, 2))
-    assert max(spread) > 0.9 * max(size) - 128 or len(parts) == 1
 
 
 @pytest.mark.usefixtures("users_view")
