@@ -23,7 +23,7 @@ from jaxviz.synthesis import _fast_style
 KEY = jax.random.key(5)
 PARAMS = {"w": 0.5 * jax.random.normal(jax.random.key(0), (3, 3, 3, 6))}
 PHOTOS = np.asarray(jaxviz.blur(jax.random.uniform(jax.random.key(1), (6, 20, 20, 3)), 1.0))
-STYLES = [np.asarray(jax.random.uniform(jax.random.key(i), (12, 14, 3))) for i in (2, 3, 4)]
+STYLES = [jax.random.uniform(jax.random.key(i), (12, 14, 3)) for i in (2, 3, 4)]
 SMALL = {
     "content_layers": ["relu_0"], "style_layers": ["relu_0"], "style_weight": 3.0, "width": 2, "blocks": 1, "size": 16,
     "batch_size": 2, "steps": 11, "every": 4,
@@ -50,14 +50,14 @@ def same(found, other):
 
 
 def test_the_loss_falls():
-    found = train(steps=120, learning_rate=0.01, smoothness=0.5)
+    found = train(steps=80, learning_rate=0.01, smoothness=0.5)
     assert found.finished
     assert found.losses[-10:].sum(1).mean() < 0.5 * found.losses[:4].sum(1).mean()
 
 
 def test_the_loss_is_the_one_that_stylize_minimises(whole):
     """The first step's losses, from what `stylize` compares the first batch's images with."""
-    crops = next(_fast_style._crops(open_source(PHOTOS), KEY, 0, 11, 16, 2))
+    crops = jnp.asarray(next(_fast_style._crops(open_source(PHOTOS), KEY, 0, 11, 16, 2)))
     start = jaxviz.init_style_net(KEY, width=2, blocks=1, styles=2)
     expected = []
     for i in range(2):
@@ -165,15 +165,16 @@ def test_another_training_is_not_gone_on_with(tmp_path):
 
 
 def test_an_added_style_trains_its_own_scales_and_offsets(whole):
-    found = train([STYLES[2]], add_to=whole.params, steps=30, learning_rate=0.02)
-    assert found.losses[-4:, 1].mean() < 0.8 * found.losses[:2, 1].mean()
+    found = train([STYLES[2]], add_to=whole.params, content_weight=0.0, smoothness=0.0, steps=30, learning_rate=0.02)
+    assert found.losses[-4:].sum(1).mean() < 0.8 * found.losses[:2].sum(1).mean()
     for name, layer in found.params.items():
         np.testing.assert_array_equal(layer["kernel"], whole.params[name]["kernel"])
         for what in ("scale", "offset"):
             np.testing.assert_array_equal(layer[what][:2], whole.params[name][what])
             assert layer[what].shape[0] == 3
             assert jnp.any(layer[what][2] != whole.params[name][what].mean(0))
-    before, after = (jaxviz.style_net(params, PHOTOS[:1], style=1) for params in (whole.params, found.params))
+    photos = jnp.asarray(PHOTOS[:1])
+    before, after = (jaxviz.style_net(params, photos, style=1) for params in (whole.params, found.params))
     np.testing.assert_array_equal(before, after)
 
 
@@ -208,7 +209,7 @@ def test_photographs_that_cannot_be_read(tmp_path):
         jaxviz.save_image(tmp_path / f"{i}.png", photo)
     (tmp_path / "2.png").write_bytes(b"no image")
     assert np.isfinite(train(source=tmp_path, batch_size=3, steps=2).losses).all()
-    with pytest.raises(ImageError, match=r"a batch of which none can be read, as 2.png: .*2.png"):
+    with pytest.raises(ImageError, match=r"a batch of which none can be read, as .*2.png: "):
         train(source=[tmp_path / "2.png"], steps=1)
 
 
@@ -230,7 +231,7 @@ def test_what_diverges_keeps_the_parameters_before():
         ({"steps": 0}, "steps: expected 1 or more, got 0"),
         ({"cooldown": 2.0}, r"cooldown: expected a part in \[0, 1\], got 2"),
         ({"precision": "float8"}, "precision: expected 'float32' or 'bfloat16', got 'float8'"),
-        ({"content_layers": ["relu_9"]}, "there is no layer 'relu_9'"),
+        ({"content_layers": ["relu_9"]}, "no layer 'relu_9'"),
         ({"style_weight": -1.0}, "expected a number of at least 0, got -1"),
         ({"source": []}, "expected at least one image"),
     ],
