@@ -85,8 +85,7 @@ def apply(
     def layer(name: str, x: Array, stride: int = 1) -> Array:
         x = _convolve(x, params[name]["kernel"], stride)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        own = moments is None
-        here = (x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)) if own else moments[len(taken)]
+        here = _moments(x) if moments is None else moments[len(taken)]
         taken.append(here)
         scale, offset = (_mixed(mix, params[name][what]).astype(x.dtype) for what in ("scale", "offset"))
         return ((x - here[0]) * (lax.rsqrt(here[1] + _EPSILON) * scale) + offset).astype(images.dtype)
@@ -103,6 +102,10 @@ def apply(
         x = checkpoint_name(jax.nn.relu(layer(name, _enlarged(x, sizes.pop()))), name)
     # Normalized as all others, or else Adam's first steps on 9x9 kernels drive the colours to where nothing is learned.
     return jax.nn.sigmoid(layer("last", x)), taken
+
+
+def _moments(x: Array) -> tuple[Array, Array]:
+    return x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
 
 
 def _convolve(x: Array, kernel: Array, stride: int = 1) -> Array:

@@ -30,6 +30,7 @@ def map_video(
     """
     try:
         import av
+        from av.error import FFmpegError
     except ImportError:
         raise ImageError(
             f"{source}: videos are read by PyAV, which is not installed: pip install 'jaxviz-cnn[video]'"
@@ -45,7 +46,7 @@ def map_video(
             if not reading.streams.video:
                 raise ImageError(f"{source}: expected a video, got a file without pictures")
             write_atomically(target, write)
-    except av.error.FFmpegError as error:
+    except FFmpegError as error:
         raise ImageError(f"{source}: expected a video that FFmpeg reads, got: {error}") from error
     return frames
 

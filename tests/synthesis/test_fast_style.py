@@ -25,7 +25,7 @@ PARAMS = {"w": 0.5 * jax.random.normal(jax.random.key(0), (3, 3, 3, 6))}
 PHOTOS = np.asarray(jaxviz.blur(jax.random.uniform(jax.random.key(1), (6, 20, 20, 3)), 1.0))
 STYLES = [jax.random.uniform(jax.random.key(i), (12, 14, 3)) for i in (2, 3, 4)]
 SMALL = {
-    "content_layers": ["relu_0"], "style_layers": ["relu_0"], "style_weight": 3.0, "width": 2, "blocks": 1, "size": 16,
+    "content_layers": ["relu_0"], "style_layers": ["relu_0"], "style_weight": 3.0, "width": 2, "blocks": 0, "size": 16,
     "batch_size": 2, "steps": 11, "every": 4,
 }  # fmt: skip
 
@@ -58,7 +58,7 @@ def test_the_loss_falls():
 def test_the_loss_is_the_one_that_stylize_minimises(whole):
     """The first step's losses, from what `stylize` compares the first batch's images with."""
     crops = jnp.asarray(next(_fast_style._crops(open_source(PHOTOS), KEY, 0, 11, 16, 2)))
-    start = jaxviz.init_style_net(KEY, width=2, blocks=1, styles=2)
+    start = jaxviz.init_style_net(KEY, width=2, blocks=0, styles=2)
     expected = []
     for i in range(2):
         made = jaxviz.style_net(start, crops[i : i + 1], style=i)
@@ -208,15 +208,15 @@ def test_photographs_that_cannot_be_read(tmp_path):
     for i, photo in enumerate(PHOTOS[:2]):
         jaxviz.save_image(tmp_path / f"{i}.png", photo)
     (tmp_path / "2.png").write_bytes(b"no image")
-    assert np.isfinite(train(source=tmp_path, batch_size=3, steps=2).losses).all()
+    assert np.isfinite(train(source=tmp_path, steps=3).losses).all()
     with pytest.raises(ImageError, match=r"a batch of which none can be read, as .*2.png: "):
         train(source=[tmp_path / "2.png"], steps=1)
 
 
 def test_what_diverges_keeps_the_parameters_before():
     with pytest.raises(jaxviz.DivergedError, match="not finite at step 0; a smaller learning rate may help") as error:
-        jaxviz.train_style_net(net, {"w": PARAMS["w"] * 1e30}, KEY, PHOTOS, STYLES[:1], **SMALL)
-    start = jaxviz.init_style_net(KEY, width=2, blocks=1)
+        jaxviz.train_style_net(net, {"w": PARAMS["w"] * 1e30}, KEY, PHOTOS, STYLES[:2], **SMALL)
+    start = jaxviz.init_style_net(KEY, width=2, blocks=0, styles=2)
     for x, y in zip(jax.tree.leaves(error.value.found.params), jax.tree.leaves(start), strict=True):
         np.testing.assert_array_equal(x, y)
 
