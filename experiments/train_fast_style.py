@@ -9,6 +9,9 @@ of which ten, spread over all of them (`held_out`), are never seen in training.
 
 The same command goes on where it was stopped, by Ctrl-C or otherwise; `--out` has checkpoints, a sheet of samples and
 the losses, every `--every` steps. `--hours` ends a run after so much time.
+
+A step of the defaults takes 3.7 s of CPU time, about 1.9 s on two idle cores (5.0 s with --width 32): the 10,000 steps
+take about 5 hours.
 """
 
 import functools
@@ -61,14 +64,14 @@ def _averaged(picture: np.ndarray) -> jax.Array:
 
 def mosaic(size: int = 384, seed: int = 0) -> jax.Array:
     """Draw tiles of glass in dark joints."""
-    from scipy.spatial import cKDTree
+    from sklearn.neighbors import KDTree
 
     rng, side = np.random.default_rng(seed), 2 * size
     cells = size // 11
     grid = np.stack(np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij"), -1).reshape(-1, 2)
     centres = (grid + 0.5 + rng.uniform(-0.42, 0.42, grid.shape)) * side / cells
     pixels = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(-1, 2)
-    distances, nearest = cKDTree(centres).query(pixels, k=2)
+    distances, nearest = KDTree(centres).query(pixels, k=2)
     field = _noise(rng, side, 3)[tuple(np.clip(centres.astype(int), 0, side - 1).T)]
     levels = np.clip(0.5 + 0.3 * field + rng.normal(0, 0.1, len(field)), 0, 1)
     palette = ["0b2545", "13518f", "1f9bb0", "e9e3c5", "f2b632", "d9531e", "7d1128"]
