@@ -30,14 +30,12 @@ def test_a_small_image_is_what_the_net_makes_of_it(params, image):
 
 
 def test_tiles_have_no_seam(params, image):
-    """They are, to rounding, what one pass with the same moments gives; that is near the whole image's own."""
-    mix, whole = mixture(params, 1), None
+    """They are, to rounding, what one pass with the same moments gives."""
+    mix = mixture(params, 1)
     for tile in (96, 128):
         made = jaxviz.restyle(params, image, style=1, tile=tile)
         moments = _restyle._moments(params, _restyle._shrunk(image, tile), mix)
         np.testing.assert_allclose(made, _restyle._with_moments(params, image[None], mix, moments)[0], atol=1e-5)
-        whole = _restyle._whole(params, image[None], mix)[0] if whole is None else whole
-        assert np.abs(made - whole).mean() < 0.2 * np.asarray(whole).std()
 
 
 @pytest.mark.usefixtures("users_view")
