@@ -61,10 +61,18 @@ from jaxviz.models._load import available as available
 from jaxviz.models._load import import_weights as import_weights
 from jaxviz.models._load import load as load
 from jaxviz.models._load import verify as verify
+from jaxviz.models._style_net import StyleNet as StyleNet
+from jaxviz.models._style_net import export_style_net as export_style_net
+from jaxviz.models._style_net import init_style_net as init_style_net
+from jaxviz.models._style_net import load_style_net as load_style_net
+from jaxviz.models._style_net import save_style_net as save_style_net
+from jaxviz.models._style_net import style_net as style_net
 from jaxviz.synthesis._ascent import ascend as ascend
 from jaxviz.synthesis._dream import dream as dream
 from jaxviz.synthesis._dream import dream_zoom as dream_zoom
 from jaxviz.synthesis._efros_leung import efros_leung as efros_leung
+from jaxviz.synthesis._fast_style import StyleTraining as StyleTraining
+from jaxviz.synthesis._fast_style import train_style_net as train_style_net
 from jaxviz.synthesis._fooling import fool as fool
 from jaxviz.synthesis._inversion import invert as invert
 from jaxviz.synthesis._losses import total_variation as total_variation
@@ -83,6 +91,7 @@ from jaxviz.synthesis._regularizers import decay as decay
 from jaxviz.synthesis._regularizers import l2 as l2
 from jaxviz.synthesis._regularizers import small_contributions as small_contributions
 from jaxviz.synthesis._regularizers import small_norms as small_norms
+from jaxviz.synthesis._restyle import restyle as restyle
 from jaxviz.synthesis._robustness import crops as crops
 from jaxviz.synthesis._robustness import jitter_scale_rotate as jitter_scale_rotate
 from jaxviz.synthesis._sheet import sheet as sheet

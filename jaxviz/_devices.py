@@ -21,5 +21,5 @@ def over_devices(images: Any, params: Any) -> tuple[Any, Any]:
     if any(jnp.ndim(leaf) == 0 or len(leaf) % len(devices) for leaf in jax.tree.leaves(images)):
         return images, params
     mesh = jax.sharding.Mesh(devices, ("images",))
-    each, all_of_it = (jax.NamedSharding(mesh, jax.P(axis)) for axis in ("images", None))
+    each, all_of_it = (jax.NamedSharding(mesh, spec) for spec in (jax.P("images"), jax.P()))
     return jax.device_put(images, each), jax.tree.map(lambda leaf: jax.device_put(leaf, all_of_it), params)

@@ -79,6 +79,10 @@ def weights() -> None:
     """List, fetch, verify or import pretrained weights: see `jaxviz weights --help`."""  # main takes it from here
 
 
+def fast_style() -> None:
+    """Train nets that show images in a style in one pass, and apply them: see `jaxviz fast-style --help`."""
+
+
 _WEIGHTS = {"list": list_, "fetch": fetch, "verify": verify, "import": import_}
 
 
@@ -88,13 +92,17 @@ def main(args: list[str] | None = None) -> None:
     _compile_cache()
     if args[:1] == ["weights"]:
         _run(_WEIGHTS, "jaxviz weights", args[1:])
+    elif args[:1] == ["fast-style"]:
+        from jaxviz.synthesis._fast_style_cli import VERBS
+
+        _run(VERBS, "jaxviz fast-style", args[1:])
     else:
         from jaxviz.activation import _cli as activation
         from jaxviz.gradient import _cli as gradient
         from jaxviz.synthesis import _cli as synthesis
 
         verbs = activation.VERBS | gradient.commands() | synthesis.commands()
-        _run({"tour": tour, **verbs, "weights": weights}, "jaxviz", args)
+        _run({"tour": tour, **verbs, "fast-style": fast_style, "weights": weights}, "jaxviz", args)
 
 
 def _run(commands: dict[str, Callable[..., None]], program: str, args: list[str]) -> None:

@@ -21,7 +21,7 @@ def own_cache(monkeypatch, tmp_path):
 def test_help_lists_the_commands():
     result = run("--help")
     assert result.returncode == 0
-    verbs = "tour weights saliency ascend sheet dream invert texture style features neighbors embed patches"
+    verbs = "tour weights saliency ascend sheet dream invert texture style fast-style features neighbors embed patches"
     for verb in verbs.split():
         assert verb in result.stdout
 

@@ -35,7 +35,7 @@ CONTENT_LAYERS = ("relu4_2",)
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
-class _Terms(NamedTuple):
+class Terms(NamedTuple):
     """What images are compared with: data of one compiled loss."""
 
     content: dict[str, Array]
@@ -48,18 +48,23 @@ class _Terms(NamedTuple):
 
 @functools.cache
 def _loss(net: Net, names: tuple[str, ...]) -> Callable[..., Array]:
-    def loss(images: Images, key: Key, params: Any, terms: _Terms) -> Array:
+    def loss(images: Images, key: Key, params: Any, terms: Terms) -> Array:
         _, values = accelerate(capture(net, names))(params, images)
-        total = terms.smoothness * total_variation(images)
-        for name, weight in terms.content_weights.items():
-            total += weight * relative_error(values[name], terms.content[name])
-        for i, (weights, grams) in enumerate(zip(terms.style_weights, terms.grams, strict=True)):
-            for name, weight in weights.items():
-                found = gram(values[name], None if terms.masks is None else terms.masks[i][name])
-                total += weight * relative_error(found, grams[name])
-        return jnp.sum(total)
+        return jnp.sum(compare(images, values, terms))
 
     return loss
+
+
+def compare(images: Images, values: Mapping[str, Array], terms: Terms) -> Float[Array, "3 n"]:
+    """Return what the loss of each image is the sum of: content, style and smoothness, with their weights."""
+    content = style = jnp.zeros(len(images), images.dtype)
+    for name, weight in terms.content_weights.items():
+        content += weight * relative_error(values[name], terms.content[name])
+    for i, (weights, grams) in enumerate(zip(terms.style_weights, terms.grams, strict=True)):
+        for name, weight in weights.items():
+            found = gram(values[name], None if terms.masks is None else terms.masks[i][name])
+            style += weight * relative_error(found, grams[name])
+    return jnp.stack([content, style, terms.smoothness * total_variation(images)])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -68,7 +73,7 @@ def _values(net: Net, names: tuple[str, ...], params: Any, images: Images) -> di
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _grams(net: Net, names: tuple[str, ...], params: Any, images: Images, mask: Mask | None) -> dict[str, Array]:
+def grams_of(net: Net, names: tuple[str, ...], params: Any, images: Images, mask: Mask | None) -> dict[str, Array]:
     values = accelerate(capture(net, names))(params, images)[1]
     return {name: gram(value, None if mask is None else _fit(mask, value.shape)) for name, value in values.items()}
 
@@ -143,13 +148,13 @@ def texture(
     """
     sample = _as_batch("image", image)
     whole = sample.shape[1:3] if size is None else (size, size) if isinstance(size, int) else size
-    weights = _weights(net, params, sample, "layers", layers)
+    weights = weights_of(net, params, sample, "layers", layers)
     sizes = octave_sizes(whole, octaves, 2.0)
     shrunk = octave_sizes(sample.shape[1:3], octaves, 2.0)
 
-    def terms(i: int) -> _Terms:
-        grams = _grams(net, tuple(weights), params, resized(sample, shrunk[i]), None)
-        return _Terms({}, [grams], None, {}, [weights], smoothness)
+    def terms(i: int) -> Terms:
+        grams = grams_of(net, tuple(weights), params, resized(sample, shrunk[i]), None)
+        return Terms({}, [grams], None, {}, [weights], smoothness)
 
     def start(i: int) -> Images:
         return jnp.clip(_noise_like(sample, key, sizes[i]), 0, 1)
@@ -236,9 +241,9 @@ def stylize(
     manners = [_as_batch("styles", style) for style in (styles if isinstance(styles, Sequence) else [styles])]
     if not manners:
         raise ValueError("styles: expected an image or several, got none")
-    content_of = _weights(net, params, shown, "content_layers", content_layers, content_weight)
+    content_of = weights_of(net, params, shown, "content_layers", content_layers, content_weight)
     shares = _shares(style_weights, len(manners))
-    style_of = [_weights(net, params, shown, "style_layers", style_layers, share) for share in shares]
+    style_of = [weights_of(net, params, shown, "style_layers", style_layers, share) for share in shares]
     regions = _masks("masks", masks, [shown] * len(manners))
     parts = _masks("style_masks", style_masks, manners)
     painted, manners = _colored(colors, shown, manners)
@@ -247,16 +252,16 @@ def stylize(
     names = tuple(dict.fromkeys([*content_of, *style_of[0]]))
     first = _start(start, key, painted, manners)
 
-    def terms(i: int) -> _Terms:
+    def terms(i: int) -> Terms:
         targets = _values(net, tuple(content_of), params, resized(painted, sizes[i])) if content_of else {}
-        shrunk = [resized(manner, _scaled(manner, longest[i])) for manner in manners]
+        shrunk = [resized(manner, scaled(manner, longest[i])) for manner in manners]
         pairs = zip(shrunk, parts or [None] * len(shrunk), strict=True)
-        grams = [_grams(net, tuple(style_of[0]), params, x, part) for x, part in pairs]
+        grams = [grams_of(net, tuple(style_of[0]), params, x, part) for x, part in pairs]
         shapes = jax.eval_shape(functools.partial(_values, net, tuple(style_of[0])), params, resized(painted, sizes[i]))
         where = None
         if regions is not None:
             where = [{name: _fit(mask, shapes[name].shape) for name in style_of[0]} for mask in regions]
-        return _Terms(targets, grams, where, content_of, style_of, smoothness)
+        return Terms(targets, grams, where, content_of, style_of, smoothness)
 
     return _in_octaves(
         net, params, key, sizes, terms, lambda i: resized(first, sizes[i]), names, optimizer=optimizer,
@@ -299,7 +304,7 @@ def _in_octaves(
     params: Any,
     key: Key,
     sizes: Sequence[tuple[int, int]],
-    terms: Callable[[int], _Terms],
+    terms: Callable[[int], Terms],
     start: Callable[[int], Images],
     names: tuple[str, ...],
     *,
@@ -347,7 +352,7 @@ def _as_batch(name: str, image: Any) -> Batch:
     return images
 
 
-def _weights(
+def weights_of(
     net: Net, params: Any, images: Batch, what: str, names: Layers, weight: ArrayLike = 1.0
 ) -> dict[str, ArrayLike]:
     """Return the weight of each layer: the given one shared out equally, or in the given proportions."""
@@ -424,7 +429,7 @@ def _noise_like(sample: Batch, key: Key, size: tuple[int, int]) -> Batch:
     return sample.mean((1, 2), keepdims=True) + jax.random.normal(key, (1, *size, 3), sample.dtype) @ root
 
 
-def _scaled(images: Batch, longest: float) -> tuple[int, int]:
+def scaled(images: Batch, longest: float) -> tuple[int, int]:
     height, width = images.shape[1:3]
     scale = longest / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))

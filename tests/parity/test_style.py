@@ -88,9 +88,9 @@ def terms_of(network, content, style, which):
     """Return our loss with one term of weight 1, as a function of images."""
     net, params = network
     names = (which,) if which in STYLE else ()
-    grams = _style._grams(net, STYLE, params, style[None], None)
+    grams = _style.grams_of(net, STYLE, params, style[None], None)
     target = _style._values(net, (CONTENT,), params, content[None])
-    terms = _style._Terms(
+    terms = _style.Terms(
         target if which == "content" else {},
         [{name: grams[name] for name in names}],
         None,

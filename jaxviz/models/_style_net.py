@@ -1,0 +1,309 @@
+"""The net of fast style transfer: Johnson et al. 2016 with Dumoulin et al. 2017's conditional instance normalization.
+
+In bare JAX and not in Flax: its sizes are those of its parameters, so one function takes the parameters of any width,
+depth and number of styles.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from jaxviz._image import check_images, write_atomically
+from jaxviz._types import Images, Key
+from jaxviz.models._tensors import read_tensors
+
+STEP = 4  # pixels from one position of the residual blocks to the next
+_EPSILON = 1e-5  # of instance normalization
+_DOWN = ("down1", "down2")
+_UP = ("up1", "up2")
+_STYLES = "jaxviz_style_net"  # the one entry of a file's metadata: of several the order, and so the file, varies
+
+Moments = list[tuple[Array, Array]]
+"""Mean and variance of the maps, `(n, 1, 1, c)` each, at every normalization in turn."""
+
+
+class StyleNet(NamedTuple):
+    """The parameters of a net, and the names of its styles in their order."""
+
+    params: Any
+    styles: list[str]
+
+
+def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
+    """Show images in a style that the net has learned, in one pass.
+
+    As any network here it is a pure function `net(params, images)`, of images of any size; with another style it is
+    `functools.partial(style_net, style=2)`. Convolutions are as in the paper, with reflected borders; what enlarges is
+    the nearest neighbour and a convolution, which leaves no checkerboard. Values are named `first`, `down1`, `down2`,
+    `block1` and so on, `up1`, `up2`.
+
+    Args:
+        params: what `train_style_net` found, or `load_style_net` read.
+        images: `(n, h, w, 3)` in [0, 1]. They may be of bfloat16: only the normalizations are then in float32.
+        style: the number of a style, or weights `(styles,)` that mix the styles' normalizations; one such row for each
+            image, `(n, styles)`, gives each its own.
+
+    Returns:
+        Images of the same size, in [0, 1].
+
+    Raises:
+        ValueError: for a style that the net does not have, weights of another number, images of another shape.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> params = jaxviz.init_style_net(jax.random.key(0), width=4, blocks=1, styles=2)
+        >>> photo = jnp.full((1, 30, 41, 3), 0.5)
+        >>> mixed = jaxviz.style_net(params, photo, style=jnp.array([0.7, 0.3]))
+        >>> print(jaxviz.style_net(params, photo, style=1).shape, mixed.shape)
+        (1, 30, 41, 3) (1, 30, 41, 3)
+
+    Johnson, Alahi & Fei-Fei 2016, Perceptual Losses for Real-Time Style Transfer and Super-Resolution; Ulyanov, Vedaldi
+    & Lempitsky 2016, Instance Normalization; Dumoulin, Shlens & Kudlur 2017, A Learned Representation for Artistic
+    Style; Odena, Dumoulin & Olah 2016, Deconvolution and Checkerboard Artifacts.
+    """
+    check_images(images)
+    return apply(params, images, mixture(params, style))[0]
+
+
+def apply(
+    params: Any, images: Any, mix: Float[Array, "#n styles"], *, moments: Moments | None = None
+) -> tuple[Any, Moments]:
+    """Return the images, and the moments that their maps had; given as `moments`, those are taken in their place."""
+    taken: Moments = []
+
+    def layer(name: str, x: Array, stride: int = 1) -> Array:
+        x = _convolve(x, params[name]["kernel"], stride)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        here = _moments(x) if moments is None else moments[len(taken)]
+        taken.append(here)
+        scale, offset = (_mixed(mix, params[name][what]).astype(x.dtype) for what in ("scale", "offset"))
+        return ((x - here[0]) * (lax.rsqrt(here[1] + _EPSILON) * scale) + offset).astype(images.dtype)
+
+    x = checkpoint_name(jax.nn.relu(layer("first", images - 0.5)), "first")
+    sizes = []
+    for name in _DOWN:
+        sizes.append(x.shape[1:3])
+        x = checkpoint_name(jax.nn.relu(layer(name, x, 2)), name)
+    for i in range(1, _blocks(params) + 1):
+        inner = jax.nn.relu(layer(f"block{i}_1", x))
+        x = checkpoint_name(x + layer(f"block{i}_2", inner), f"block{i}")
+    for name in _UP:
+        x = checkpoint_name(jax.nn.relu(layer(name, _enlarged(x, sizes.pop()))), name)
+    # Normalized as all others, or else Adam's first steps on 9x9 kernels drive the colours to where nothing is learned.
+    return jax.nn.sigmoid(layer("last", x)), taken
+
+
+def _moments(x: Array) -> tuple[Array, Array]:
+    return x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+
+
+def _convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
+    reach = kernel.shape[0] // 2
+    padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    height, width = (-(-side // stride) for side in x.shape[1:3])
+    # A row and a column of zeros, whose results are cut off again: on CPU, XLA computes a convolution without any
+    # padding up to 30 times slower.
+    spare = ((0, 1), (0, 1))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    found = lax.conv_general_dilated(padded, kernel.astype(x.dtype), (stride, stride), spare, dimension_numbers=numbers)
+    return found[:, :height, :width]
+
+
+def _enlarged(x: Array, size: Sequence[Any]) -> Array:
+    """Return twice the size by the nearest neighbour; a size that was odd was rounded up and is cut again."""
+    n, height, width, channels = x.shape
+    twice = jnp.broadcast_to(x[:, :, None, :, None], (n, height, 2, width, 2, channels))
+    return twice.reshape(n, 2 * height, 2 * width, channels)[:, : size[0], : size[1]]
+
+
+def _mixed(mix: Array, rows: Array) -> Array:
+    """Return `mix @ rows` as `(n, 1, 1, c)`, as a sum of products: a matrix product is taken for a dense layer."""
+    return jnp.sum(mix[:, :, None] * rows.astype(mix.dtype), 1)[:, None, None]
+
+
+def _blocks(params: Any) -> int:
+    return sum(name.startswith("block") for name in params) // 2
+
+
+def reach(params: Any) -> int:
+    """Return how many pixels away the net sees from any, rounded up to a multiple of `STEP`; but for its moments."""
+    # 9x9, 3x3, 3x3 at every second pixel and those of the blocks at every fourth; then the same way back.
+    far = 4 + 1 + 2 + 2 * STEP * _blocks(params) + 2 + 1 + 4
+    return -(-(far + STEP - 1) // STEP) * STEP
+
+
+def count_styles(params: Any) -> int:
+    """Return how many styles a net has."""
+    return params["first"]["scale"].shape[0]
+
+
+def mixture(params: Any, style: Any) -> Float[Array, "n styles"]:
+    """Return weights of styles, a row for each image or one for all."""
+    there = count_styles(params)
+    if isinstance(style, int | np.integer):
+        if not 0 <= style < there:
+            raise ValueError(f"style: expected one of 0 to {there - 1}, the styles of this net, got {style}")
+        return jnp.eye(there)[None, int(style)]
+    weights = jnp.atleast_2d(jnp.asarray(style))
+    if not jnp.issubdtype(weights.dtype, jnp.floating) or weights.ndim != 2 or weights.shape[1] != there:
+        raise ValueError(
+            f"style: expected a number of 0 to {there - 1}, or weights of the {there} styles of this net, ({there},) "
+            f"or (n, {there}), got {weights.dtype} of shape {jnp.shape(style)}"
+        )
+    if not isinstance(weights, Tracer) and not jnp.all(jnp.isfinite(weights)):
+        raise ValueError(f"style: expected finite weights, got {style}")
+    return weights
+
+
+def init_style_net(key: Key, *, width: int = 32, blocks: int = 5, styles: int = 1) -> Any:
+    """Return parameters to start from: kernels by He's rule, and styles that are all alike.
+
+    Args:
+        key: of the kernels.
+        width: channels of the first layer; the residual blocks have four times as many. 32 is the paper's.
+        blocks: residual blocks.
+        styles: how many.
+
+    Example:
+        >>> import jax, jaxviz
+        >>> params = jaxviz.init_style_net(jax.random.key(0), width=8, styles=4)
+        >>> print(params["block5_2"]["kernel"].shape, params["block5_2"]["scale"].shape)
+        (3, 3, 32, 32) (4, 32)
+    """
+    if min(width, styles) < 1 or blocks < 0:
+        raise ValueError(
+            f"expected a width and styles of at least 1, got width {width}, {blocks} blocks, {styles} styles"
+        )
+    return _init(key, width, blocks, styles)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _init(key: Key, width: int, blocks: int, styles: int) -> Any:
+    wide = 4 * width
+    layers = {"first": (9, 3, width), "down1": (3, width, 2 * width), "down2": (3, 2 * width, wide)}
+    layers |= {f"block{i}_{j}": (3, wide, wide) for i in range(1, blocks + 1) for j in (1, 2)}
+    layers |= {"up1": (3, wide, 2 * width), "up2": (3, 2 * width, width), "last": (9, width, 3)}
+    he = jax.nn.initializers.he_normal()
+    params = {}
+    for at, (name, (size, before, after)) in zip(jax.random.split(key, len(layers)), layers.items(), strict=True):
+        kernel = he(at, (size, size, before, after))
+        params[name] = {"kernel": kernel, "scale": jnp.ones((styles, after)), "offset": jnp.zeros((styles, after))}
+    return params
+
+
+# Files
+
+
+def save_style_net(path: str | os.PathLike[str], params: Any, styles: Sequence[str]) -> None:
+    """Write a net to a safetensors file, as float16, with the names of its styles.
+
+    The file appears whole or not at all.
+
+    Args:
+        path: of the file.
+        params: of the net.
+        styles: a name for each style.
+
+    Raises:
+        ValueError: for names that are not one for each style, or not different.
+
+    Example:
+        >>> import jax, jaxviz, tempfile
+        >>> params = jaxviz.init_style_net(jax.random.key(0), width=4, blocks=1, styles=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     jaxviz.save_style_net(f"{folder}/net.safetensors", params, ["waves", "night"])
+        ...     print(jaxviz.load_style_net(f"{folder}/net.safetensors").styles)
+        ['waves', 'night']
+    """
+    from safetensors.numpy import save
+
+    if len(set(styles)) != count_styles(params) or len(styles) != count_styles(params):
+        raise ValueError(f"styles: expected {count_styles(params)} different names, got {list(styles)}")
+    tensors = {
+        f"{layer}/{name}": np.asarray(value, np.float16) for layer, of in params.items() for name, value in of.items()
+    }
+    write_atomically(Path(path), save(tensors, {_STYLES: json.dumps(list(styles))}))
+
+
+def load_style_net(path: str | os.PathLike[str]) -> StyleNet:
+    """Read a net that `save_style_net` wrote.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The parameters, as float32, and the names of the styles.
+
+    Raises:
+        ValueError: for a file that is something else, or damaged.
+        FileNotFoundError: if there is none.
+
+    Example:
+        >>> import jaxviz
+        >>> try:
+        ...     jaxviz.load_style_net("LICENSE")
+        ... except (ValueError, FileNotFoundError):
+        ...     print("no net")
+        no net
+    """
+    from safetensors import safe_open
+
+    tensors = read_tensors(Path(path))
+    params: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        layer, _, what = name.rpartition("/")
+        params.setdefault(layer, {})[what] = jnp.asarray(tensor, jnp.float32)
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            styles = json.loads(file.metadata()[_STYLES])
+        shape = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
+        kernel = params["first"]["kernel"]
+        fresh = jax.eval_shape(
+            lambda: init_style_net(
+                jax.random.key(0), width=kernel.shape[-1], blocks=_blocks(params), styles=len(styles)
+            )
+        )
+        if shape(params) != shape(fresh):
+            raise ValueError("its tensors are of other shapes")
+    except Exception as error:  # of no safetensors file, of one without our metadata, of other tensors
+        raise ValueError(
+            f"{path}: expected a net that save_style_net wrote, got another file ({type(error).__name__}: {error})"
+        ) from error
+    return StyleNet(params, styles)
+
+
+def export_style_net(params: Any) -> bytes:
+    """Return the net with its parameters as a program that needs jax alone, for images of any size.
+
+    `jax.export.deserialize(program).call(image, weights)` takes an image `(1, h, w, 3)` of float32 in [0, 1], each side
+    at least 16 pixels, and the weights of the styles, `(styles,)`. It runs on CPUs, NVIDIA GPUs and TPUs.
+
+    Args:
+        params: of the net.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> params = jaxviz.init_style_net(jax.random.key(0), width=4, blocks=1, styles=2)
+        >>> program = jax.export.deserialize(jaxviz.export_style_net(params))
+        >>> print(program.call(jnp.zeros((1, 21, 34, 3)), jnp.array([1.0, 0.0])).shape)
+        (1, 21, 34, 3)
+    """
+    from jax import export
+
+    shape = export.symbolic_shape("1, h, w, 3", constraints=("h >= 16", "w >= 16"))
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    weights = jax.ShapeDtypeStruct((count_styles(params),), jnp.float32)
+    program = jax.jit(lambda images, mix: apply(params, images, mix[None])[0])
+    exported = export.export(program, platforms=("cpu", "cuda", "tpu"))(image, weights)
+    return bytes(exported.serialize())

@@ -1,0 +1,354 @@
+"""Training of a net that shows images in given styles in one pass, by the loss that `stylize` minimises."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from jaxviz._accelerate import accelerate
+from jaxviz._devices import over_devices, whole_shares
+from jaxviz._image import ImageError, check_images, write_atomically
+from jaxviz._interpret import capture
+from jaxviz._types import Images, Key, Net
+from jaxviz.activation._features import digest_of
+from jaxviz.data._source import Loaded, Source, batches, open_source
+from jaxviz.models._style_net import apply, count_styles, init_style_net
+from jaxviz.synthesis._dream import resized
+from jaxviz.synthesis._minimize import DivergedError
+from jaxviz.synthesis._style import Image, Layers, Terms, compare, grams_of, scaled, weights_of
+
+Precision = Literal["float32", "bfloat16"]
+
+CONTENT_LAYERS = ("relu3_3",)
+STYLE_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
+LOOK = 8  # steps between two looks from the host
+
+
+class StyleTraining(NamedTuple):
+    """Where the training of a net is, or how it ended."""
+
+    params: Any
+    """Of the net, for `style_net`."""
+    losses: Float[np.ndarray, "steps 3"]
+    """Content, style and smoothness, each with its weight, of the batch before each step; the loss is their sum."""
+    finished: bool
+    """False if it is still going on, or was ended by its callback."""
+
+
+class _Job(NamedTuple):
+    """What all steps of a training share: data of one compiled program."""
+
+    fixed: Any  # the net that styles are added to, or None
+    params: Any  # of the network that compares
+    grams: dict[str, Array]  # of all styles that are trained, (styles, c, c)
+    content_weights: dict[str, ArrayLike]
+    style_weights: dict[str, ArrayLike]
+    smoothness: ArrayLike
+
+
+def train_style_net(
+    net: Net,
+    params: Any,
+    key: Key,
+    source: Any,
+    styles: Sequence[Image],
+    *,
+    add_to: Any = None,
+    width: int = 32,
+    blocks: int = 5,
+    size: int = 256,
+    batch_size: int = 4,
+    steps: int = 40_000,
+    content_weight: float = 1.0,
+    style_weight: float = 10.0,
+    content_layers: Layers = CONTENT_LAYERS,
+    style_layers: Layers = STYLE_LAYERS,
+    style_size: float = 1.0,
+    smoothness: float = 1.0,
+    learning_rate: float = 1e-3,
+    cooldown: float = 0.0,
+    precision: Precision = "float32",
+    store: str | PathLike[str] | None = None,
+    every: int = 500,
+    callback: Callable[[StyleTraining], Any] | None = None,
+) -> StyleTraining:
+    """Train a net that shows any image in one of several styles in one pass.
+
+    The loss of an image is the one that `stylize` minimises with the same layers and weights, so the two can be
+    compared. Each step takes a batch of random crops, mirrored or not, and the styles in turn; which, depends on the
+    key and the step's number alone. A training that was stopped, even killed, goes on from its last checkpoint in
+    `store` and takes the steps that an undisturbed one takes, bit for bit. Several local devices share each batch.
+
+    Args:
+        net: the network that compares; the default layers are VGG-16's.
+        params: its parameters.
+        key: of the net's first parameters, the order of images, and the crops.
+        source: photographs: a folder, a list, an array, or whatever else `features` takes.
+        styles: an image of any size for each style.
+        add_to: parameters of a trained net, to which the styles are added: nothing but the new styles' own scales and
+            offsets is trained.
+        width: channels of the net's first layer; see `style_net`.
+        blocks: its residual blocks.
+        size: of the crops, in pixels; photographs are read with a shorter side a quarter longer.
+        batch_size: crops a step; rounded up to a multiple of the number of local devices.
+        steps: how many, those before a resumption counted; a finished training can be given more of them.
+        content_weight: of the relative error of features.
+        style_weight: of the relative error of Gram matrices.
+        content_layers: whose features; with weights, if it is a mapping.
+        style_layers: whose Gram matrices; likewise.
+        style_size: longer side of the styles, as a multiple of `size`: strokes grow with it.
+        smoothness: weight of the total variation.
+        learning_rate: of Adam.
+        cooldown: the last part of the steps, in [0, 1], over which the learning rate falls to zero.
+        precision: "bfloat16" computes the net and the network that compares in bfloat16, and the norms, the losses and
+            the parameters in float32: twice as fast on accelerators, and slower on CPUs.
+        store: folder for checkpoints; None: the training cannot be gone on with.
+        every: steps from one checkpoint to the next.
+        callback: called as `callback(training)` every few steps and at the end; if it returns true, the training is
+            kept in `store` and ends. The memory of its parameters is used again after it returns: copy what you keep.
+
+    Raises:
+        ImageError: for a source without images, or a batch of which none can be read.
+        ValueError: for layers that are unknown or no maps, images of another shape, or a store of another training.
+        DivergedError: if the loss or its gradient stops being finite; its `found` has the last good parameters.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> net = lambda params, images: jax.nn.relu(images @ params)
+        >>> photos, blue = jnp.full((2, 16, 16, 3), 0.5), jnp.ones((8, 8, 3)) * jnp.array([0.0, 0.0, 1.0])
+        >>> options = {"content_layers": ["relu_0"], "style_layers": ["relu_0"], "width": 2, "blocks": 1}
+        >>> options |= {"size": 16, "steps": 40, "learning_rate": 0.03}
+        >>> made = jaxviz.train_style_net(net, jnp.eye(3), jax.random.key(0), photos, [blue], **options)
+        >>> print(made.losses.shape, bool(made.losses[-1].sum() < made.losses[0].sum()))
+        (40, 3) True
+
+    Johnson, Alahi & Fei-Fei 2016, Perceptual Losses for Real-Time Style Transfer and Super-Resolution; Dumoulin, Shlens
+    & Kudlur 2017, A Learned Representation for Artistic Style.
+    """
+    _check(styles, size=size, steps=steps, every=every, batch_size=batch_size, cooldown=cooldown, precision=precision)
+    opened, batch_size = open_source(source), whole_shares(batch_size)
+    sample = jnp.zeros((1, size, size, 3))
+    content_of = weights_of(net, params, sample, "content_layers", content_layers, content_weight)
+    style_of = weights_of(net, params, sample, "style_layers", style_layers, style_weight)
+    longest = style_size * size
+    grams = [grams_of(net, tuple(style_of), params, _fit(style, longest), None) for style in styles]
+    job = _Job(add_to, params, jax.tree.map(lambda *x: jnp.concatenate(x), *grams), content_of, style_of, smoothness)
+    trained = _start(key, add_to, width, blocks, len(styles))
+    state = (trained, _ADAM.init(trained))
+    told = {
+        "styles": [digest_of(style) for style in styles], "add_to": add_to and digest_of(add_to),
+        "network": digest_of(params), "source": _digest(opened), "key": _entropy(key), "width": width, "blocks": blocks,
+        "size": size, "batch_size": batch_size, "content": content_of, "style": style_of, "style_size": style_size,
+        "smoothness": smoothness, "learning_rate": learning_rate, "precision": precision, "cooldown": cooldown,
+    }  # fmt: skip
+    told |= {"steps": steps} if cooldown else {}
+    keeper = _Keeper(store, told)
+    state, losses = keeper.restored(state)
+    found = StyleTraining(_joined(add_to, state[0]), losses, len(losses) >= steps)
+    while not found.finished:
+        done = len(losses)
+        crops = _crops(opened, key, done, steps, size, batch_size)
+        taken: list[Array] = []
+        for images in crops:
+            chosen = (np.arange(batch_size) + done * batch_size) % len(styles)
+            rate = np.float32(learning_rate * _falling(done / steps, cooldown))
+            (images, chosen), (state, job) = over_devices((images, chosen), (state, job))
+            state, parts = _step(net, precision, state, job, images, chosen, rate)
+            taken.append(parts)
+            done += 1
+            if done % LOOK and done % every and done < steps:
+                continue
+            losses, taken = np.concatenate([losses, np.asarray(taken)]), []
+            found = StyleTraining(_joined(add_to, state[0]), losses, done >= steps)
+            _check_finite(found)
+            stopped = callback is not None and callback(found)
+            if stopped or found.finished or done % every == 0:
+                keeper.keep(state, losses)
+            if stopped:
+                return found
+    return found
+
+
+def _check(styles: Sequence[Any], *, cooldown: float, precision: str, **counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}: expected 1 or more, got {count}")
+    if not 0 <= cooldown <= 1:
+        raise ValueError(f"cooldown: expected a part in [0, 1], got {cooldown}")
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
+    if not isinstance(styles, Sequence) or not len(styles):
+        raise ValueError("styles: expected a list of images (h, w, 3), one for each style, got none")
+    for style in styles:
+        check_images(jnp.asarray(style)[None])
+
+
+def _fit(style: Image, longest: float) -> Images:
+    images = jnp.asarray(style)[None]
+    return resized(images, scaled(images, longest))
+
+
+def _start(key: Key, add_to: Any, width: int, blocks: int, styles: int) -> Any:
+    """Return what is trained: a net, or the scales and offsets of new styles, each the mean of those there are."""
+    if add_to is None:
+        return init_style_net(key, width=width, blocks=blocks, styles=styles)
+    mean = lambda rows: jnp.repeat(rows.mean(0, keepdims=True), styles, 0)  # noqa: E731
+    return {
+        name: {what: mean(layer[what]) for what in ("scale", "offset")}
+        for name, layer in add_to.items()
+        if "scale" in layer
+    }
+
+
+def _joined(fixed: Any, trained: Any) -> Any:
+    """Return the parameters of the whole net."""
+    if fixed is None:
+        return trained
+    rows = {
+        name: {what: jnp.concatenate([fixed[name][what], new]) for what, new in layer.items()}
+        for name, layer in trained.items()
+    }
+    return {name: layer | rows.get(name, {}) for name, layer in fixed.items()}
+
+
+# A step
+
+_ADAM = optax.scale_by_adam()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _step(
+    net: Net, precision: str, state: Any, job: _Job, images: Images, chosen: Int[Array, " n"], rate: Any
+) -> tuple[Any, Float[Array, "3"]]:
+    """Take a step, unless it would not be finite: then the losses are NaN and the state stays."""
+    trained, memory = state
+    (loss, parts), grads = jax.value_and_grad(_loss, argnums=2, has_aux=True)(
+        net, precision, trained, job, images, chosen
+    )
+    updates, new_memory = _ADAM.update(grads, memory)
+    new = optax.apply_updates(trained, optax.tree.scale(-rate, updates))
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+    kept = jax.tree.map(lambda x, y: jnp.where(finite, x, y), (new, new_memory), (trained, memory))
+    return kept, jnp.where(finite, parts, jnp.nan)
+
+
+def _loss(net: Net, precision: str, trained: Any, job: _Job, images: Images, chosen: Any) -> tuple[Array, Array]:
+    whole = _joined(job.fixed, trained)
+    there = count_styles(whole)
+    mix = jnp.eye(there)[chosen + there - count_styles(trained)]
+    low = lambda tree: jax.tree.map(lambda x: x.astype(precision), tree)  # noqa: E731
+    high = lambda tree: jax.tree.map(lambda x: x.astype(images.dtype), tree)  # noqa: E731
+    painted = apply(whole, low(images), mix)[0]
+    params, names = low(job.params), tuple(dict.fromkeys([*job.content_weights, *job.style_weights]))
+    targets = accelerate(capture(net, tuple(job.content_weights)))(params, low(images))[1]
+    values = accelerate(capture(net, names))(params, painted)[1]
+    grams = {name: gram[chosen] for name, gram in job.grams.items()}
+    terms = Terms(high(targets), [grams], None, job.content_weights, [job.style_weights], job.smoothness)
+    parts = compare(high(painted), high(values), terms).mean(1)
+    return parts.sum(), parts
+
+
+def _falling(done: float, cooldown: float) -> float:
+    return min(1.0, (1 - done) / cooldown) if cooldown else 1.0
+
+
+def _check_finite(found: StyleTraining) -> None:
+    bad = ~np.isfinite(found.losses).all(1)
+    if bad.any():
+        raise DivergedError(
+            f"the loss or its gradient is not finite at step {bad.argmax()}; a smaller learning rate may help", found
+        )
+
+
+# The photographs
+
+
+def _entropy(key: Key) -> list[int]:
+    return [int(x) for x in np.ravel(jax.random.key_data(key))]
+
+
+def _digest(source: Source) -> str:
+    return hashlib.sha256("\n".join(map(str, source.ids)).encode()).hexdigest()
+
+
+def _crops(source: Source, key: Key, first: int, steps: int, size: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Yield the batches of steps `first` to `steps`, each a function of the key and the step's number alone."""
+    entropy, count = _entropy(key), len(source.ids)
+    rounds = range(-(-steps * batch_size // count))
+    order = np.concatenate([np.random.default_rng([*entropy, 0, i]).permutation(count) for i in rounds])
+    wanted = order[first * batch_size : steps * batch_size].tolist()
+    for step, batch in enumerate(batches(source, wanted, size=size + size // 4, batch_size=batch_size), first):
+        rng = np.random.default_rng([*entropy, 1, step])
+        corners = rng.integers(0, size // 4 + 1, (batch_size, 2))
+        mirrored = rng.random(batch_size) < 0.5
+        whole = zip(_readable(batch), corners, mirrored, strict=True)
+        crops = [(image[y : y + size, x : x + size], flip) for image, (y, x), flip in whole]
+        yield np.stack([crop[:, ::-1] if flip else crop for crop, flip in crops])
+
+
+def _readable(batch: Loaded) -> np.ndarray:
+    """Return the images of a batch, with others of it in the places of those that cannot be read."""
+    if batch.live.all():
+        return batch.images
+    if not batch.live.any():
+        name, why = next(iter(batch.skipped.items()))
+        raise ImageError(f"source: expected photographs, got a batch of which none can be read, as {name}: {why}")
+    good = np.flatnonzero(batch.live)
+    return batch.images[np.where(batch.live, np.arange(len(batch.live)), np.resize(good, len(batch.live)))]
+
+
+# Checkpoints
+
+
+class _Keeper:
+    """Keeps the state of a training in a folder, by Orbax: a checkpoint is there whole or not at all."""
+
+    def __init__(self, store: str | PathLike[str] | None, settings: dict[str, Any]):
+        self.manager = None
+        if store is None:
+            return
+        import orbax.checkpoint as ocp
+
+        folder = Path(store).absolute()
+        _claim(folder / "settings.json", settings)
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        self.manager, self.args = ocp.CheckpointManager(folder / "checkpoints", options=options), ocp.args
+
+    def keep(self, state: Any, losses: np.ndarray) -> None:
+        if self.manager is None or self.manager.latest_step() == len(losses):
+            return
+        # As arrays of the host, which any number of devices can go on from.
+        leaves = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+        self.manager.save(len(losses), args=self.args.StandardSave({"state": leaves, "losses": losses}))
+
+    def restored(self, fresh: Any) -> tuple[Any, np.ndarray]:
+        """Return the state and the losses to go on from."""
+        step = None if self.manager is None else self.manager.latest_step()
+        if self.manager is None or step is None:
+            return fresh, np.zeros((0, 3), np.float32)
+        kept: Any = self.manager.restore(step, args=self.args.StandardRestore())
+        leaves = [jnp.asarray(kept["state"][name]) for name in sorted(kept["state"])]
+        return jax.tree.unflatten(jax.tree.structure(fresh), leaves), np.asarray(kept["losses"])
+
+
+def _claim(file: Path, settings: dict[str, Any]) -> None:
+    told = json.loads(json.dumps(settings, default=float))
+    if not file.exists():
+        write_atomically(file, json.dumps(told, indent=1).encode())
+    before = json.loads(file.read_text())
+    changed = sorted(name for name in before | told if before.get(name) != told.get(name))
+    if changed:
+        raise ValueError(
+            f"{file.parent} holds a training with another {', '.join(changed)}: give the same options to go on with "
+            "it, or another folder"
+        )

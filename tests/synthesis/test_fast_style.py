@@ -1,0 +1,242 @@
+"""Training of the style net: its loss, its batches, going on bit for bit, styles that are added, several devices."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from nets import convolve
+from processes import PATHS, on_eight_devices
+
+import jaxviz
+from jaxviz._image import ImageError
+from jaxviz.data._source import open_source
+from jaxviz.synthesis import _fast_style
+
+KEY = jax.random.key(5)
+PARAMS = {"w": 0.5 * jax.random.normal(jax.random.key(0), (3, 3, 3, 6))}
+PHOTOS = np.asarray(jaxviz.blur(jax.random.uniform(jax.random.key(1), (6, 20, 20, 3)), 1.0))
+STYLES = [jax.random.uniform(jax.random.key(i), (12, 14, 3)) for i in (2, 3, 4)]
+SMALL = {
+    "content_layers": ["relu_0"], "style_layers": ["relu_0"], "style_weight": 3.0, "width": 2, "blocks": 0, "size": 16,
+    "batch_size": 2, "steps": 11, "every": 4,
+}  # fmt: skip
+
+
+def net(params, images):
+    return jax.nn.relu(convolve(images, params["w"]))
+
+
+def train(styles=STYLES[:2], **options):
+    return jaxviz.train_style_net(net, PARAMS, KEY, options.pop("source", PHOTOS), styles, **SMALL | options)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return train()
+
+
+def same(found, other):
+    np.testing.assert_array_equal(found.losses, other.losses)
+    for x, y in zip(jax.tree.leaves(found.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_the_loss_falls():
+    found = train(steps=80, learning_rate=0.01, smoothness=0.5)
+    assert found.finished
+    assert found.losses[-10:].sum(1).mean() < 0.5 * found.losses[:4].sum(1).mean()
+
+
+def test_the_loss_is_the_one_that_stylize_minimises(whole):
+    """The first step's losses, from what `stylize` compares the first batch's images with."""
+    crops = jnp.asarray(next(_fast_style._crops(open_source(PHOTOS), KEY, 0, 11, 16, 2)))
+    start = jaxviz.init_style_net(KEY, width=2, blocks=0, styles=2)
+    expected = []
+    for i in range(2):
+        made = jaxviz.style_net(start, crops[i : i + 1], style=i)
+        options = {"content_layers": ["relu_0"], "style_layers": ["relu_0"], "style_weights": 3.0, "smoothness": 1.0}
+        # One step of gradient descent of length 0 tells the loss.
+        found = jaxviz.stylize(
+            net,
+            PARAMS,
+            KEY,
+            crops[i],
+            STYLES[i],
+            start=made[0],
+            steps=1,
+            optimizer="adam",
+            learning_rate=0.0,
+            **options,
+        )
+        expected.append(float(found.losses[0]))
+    assert whole.losses[0].sum() == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_batches_depend_on_the_key_and_the_step_alone():
+    crops = functools.partial(_fast_style._crops, open_source(PHOTOS), steps=9, size=16, batch_size=2)
+    every = list(crops(KEY, 0))
+    assert [x.shape for x in every] == [(2, 16, 16, 3)] * 9
+    for x, y in zip(every[5:], crops(KEY, 5), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert any(np.any(x != y) for x, y in zip(every, crops(jax.random.key(6), 0), strict=True))
+    # Each round of three batches has each photograph once, somewhere cropped and perhaps mirrored.
+    for first in (0, 3, 6):
+        seen = [_photo_of(crop) for batch in every[first : first + 3] for crop in batch]
+        assert sorted(seen) == list(range(6))
+
+
+def _photo_of(crop):
+    for i, photo in enumerate(PHOTOS):
+        for whole in (photo, photo[:, ::-1]):
+            windows = np.lib.stride_tricks.sliding_window_view(whole, (16, 16, 3)).reshape(-1, 16, 16, 3)
+            if (np.abs(windows - crop).max((1, 2, 3)) < 1e-6).any():
+                return i
+    raise AssertionError("no crop of any photograph")
+
+
+def test_stopped_by_the_callback_and_gone_on_with(whole, tmp_path):
+    looks = []
+
+    def stop(found):
+        looks.append(len(found.losses))
+        return len(found.losses) == 4
+
+    part = train(store=tmp_path, callback=stop)
+    assert not part.finished
+    assert looks == [4]
+    same(train(store=tmp_path, callback=stop), whole)
+    assert looks == [4, 8, 11]
+    same(train(store=tmp_path, callback=stop), whole)  # nothing is left to do
+    assert looks == [4, 8, 11]
+    more = train(store=tmp_path, steps=13)
+    np.testing.assert_array_equal(more.losses[:11], whole.losses)
+    assert len(more.losses) == 13
+
+
+SCRIPT = """
+    import sys, time
+    from synthesis import test_fast_style
+    class Slow:  # so that there is time to be killed in
+        def __len__(self): return len(test_fast_style.PHOTOS)
+        def __getitem__(self, i):
+            time.sleep(0.05)
+            return test_fast_style.PHOTOS[i]
+    test_fast_style.train(source=Slow(), store=sys.argv[1], steps=100000, every=1)
+"""
+
+
+def test_kill_9_and_the_same_command_again(tmp_path):
+    steps, environment = [], {**os.environ, "PYTHONPATH": PATHS}
+    checkpoints = tmp_path / "checkpoints"
+
+    def last():
+        return max((int(path.name) for path in checkpoints.glob("*") if path.name.isdecimal()), default=0)
+
+    for _ in range(2):
+        before, deadline = last(), time.time() + 240
+        run = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path)], env=environment)
+        while last() < before + 2 and run.poll() is None and time.time() < deadline:
+            time.sleep(0.02)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        steps.append(last())
+    assert 2 <= steps[0] < steps[1]
+    total = steps[1] + 3
+    same(train(store=tmp_path, steps=total), train(steps=total))
+
+
+def test_another_training_is_not_gone_on_with(tmp_path):
+    train(store=tmp_path, steps=1)
+    for options, names in (
+        ({"smoothness": 2.0}, "smoothness"),
+        ({"styles": STYLES[1:]}, "styles"),
+        ({"source": PHOTOS[:5], "learning_rate": 0.1}, "learning_rate, source"),
+    ):
+        with pytest.raises(ValueError, match=f"holds a training with another {names}: give the same options"):
+            train(store=tmp_path, **options)
+
+
+def test_an_added_style_trains_its_own_scales_and_offsets(whole):
+    found = train([STYLES[2]], add_to=whole.params, content_weight=0.0, smoothness=0.0, steps=30, learning_rate=0.02)
+    assert found.losses[-4:].sum(1).mean() < 0.8 * found.losses[:2].sum(1).mean()
+    for name, layer in found.params.items():
+        np.testing.assert_array_equal(layer["kernel"], whole.params[name]["kernel"])
+        for what in ("scale", "offset"):
+            np.testing.assert_array_equal(layer[what][:2], whole.params[name][what])
+            assert layer[what].shape[0] == 3
+            assert jnp.any(layer[what][2] != whole.params[name][what].mean(0))
+    photos = jnp.asarray(PHOTOS[:1])
+    before, after = (jaxviz.style_net(params, photos, style=1) for params in (whole.params, found.params))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_eight_devices_do_what_one_does():
+    script = """
+        import jax, numpy as np
+        from synthesis import test_fast_style
+        kept = []
+        found = test_fast_style.train(batch_size=8, steps=3, callback=lambda found: kept.append(found.params))
+        print(jax.local_device_count(), len(jax.tree.leaves(kept[-1])[0].sharding.device_set))
+        print(*found.losses.ravel().tolist())
+    """
+    devices, losses = on_eight_devices(script).splitlines()[-2:]
+    assert devices == "8 8"
+    one = train(batch_size=8, steps=3)
+    np.testing.assert_allclose([float(x) for x in losses.split()], one.losses.ravel(), rtol=2e-3)
+
+
+def test_the_learning_rate_cools_down():
+    assert [_fast_style._falling(done, 0.5) for done in (0.0, 0.5, 0.75, 1.0)] == [1, 1, 0.5, 0]
+    assert _fast_style._falling(0.99, 0.0) == 1
+
+
+def test_bfloat16_is_near(whole):
+    found = train(precision="bfloat16", steps=1)
+    np.testing.assert_allclose(found.losses[0], whole.losses[0], rtol=0.05)
+    assert {x.dtype for x in jax.tree.leaves(found.params)} == {jnp.dtype("float32")}
+
+
+def test_photographs_that_cannot_be_read(tmp_path):
+    for i, photo in enumerate(PHOTOS[:2]):
+        jaxviz.save_image(tmp_path / f"{i}.png", photo)
+    (tmp_path / "2.png").write_bytes(b"no image")
+    assert np.isfinite(train(source=tmp_path, steps=3).losses).all()
+    with pytest.raises(ImageError, match=r"a batch of which none can be read, as .*2.png: "):
+        train(source=[tmp_path / "2.png"], steps=1)
+
+
+def test_what_diverges_keeps_the_parameters_before():
+    with pytest.raises(jaxviz.DivergedError, match="not finite at step 0; a smaller learning rate may help") as error:
+        jaxviz.train_style_net(net, {"w": PARAMS["w"] * 1e30}, KEY, PHOTOS, STYLES[:2], **SMALL)
+    start = jaxviz.init_style_net(KEY, width=2, blocks=0, styles=2)
+    for x, y in zip(jax.tree.leaves(error.value.found.params), jax.tree.leaves(start), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.usefixtures("users_view")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"styles": []}, "styles: expected a list of images"),
+        ({"styles": STYLES[0]}, "styles: expected a list of images"),
+        ({"styles": [STYLES[0][..., 0]]}, "expected images"),
+        ({"steps": 0}, "steps: expected 1 or more, got 0"),
+        ({"cooldown": 2.0}, r"cooldown: expected a part in \[0, 1\], got 2"),
+        ({"precision": "float8"}, "precision: expected 'float32' or 'bfloat16', got 'float8'"),
+        ({"content_layers": ["relu_9"]}, "no layer 'relu_9'"),
+        ({"style_weight": -1.0}, "expected a number of at least 0, got -1"),
+        ({"source": []}, "expected at least one image"),
+    ],
+)
+def test_errors(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(**options, store=tmp_path / "store")
+    assert not (tmp_path / "store").exists()

@@ -1,0 +1,109 @@
+"""Large images in tiles, and videos."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import jaxviz
+from jaxviz._image import ImageError
+from jaxviz.models._style_net import mixture
+from jaxviz.synthesis import _restyle
+from jaxviz.synthesis._video import map_video
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jaxviz.init_style_net(jax.random.key(0), width=2, blocks=1, styles=2)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.asarray(jaxviz.blur(jax.random.uniform(jax.random.key(1), (1, 190, 253, 3)), 1.5)[0])
+
+
+def test_a_small_image_is_what_the_net_makes_of_it(params, image):
+    mix = np.array([0.3, 0.7], np.float32)
+    expected = jax.jit(jaxviz.style_net)(params, image[None], style=mix)[0]
+    np.testing.assert_allclose(jaxviz.restyle(params, image, style=mix, tile=220), expected, atol=1e-6)
+
+
+def test_tiles_have_no_seam(params, image):
+    """They are, to rounding, what one pass with the same moments gives."""
+    mix = mixture(params, 1)
+    for tile in (96, 128):
+        made = jaxviz.restyle(params, image, style=1, tile=tile)
+        moments = _restyle._moments(params, _restyle._shrunk(image, tile), mix)
+        np.testing.assert_allclose(made, _restyle._with_moments(params, image[None], mix, moments)[0], atol=1e-5)
+
+
+@pytest.mark.usefixtures("users_view")
+def test_errors(params, image):
+    with pytest.raises(ValueError, match=r"tile: expected at least 84 px, three times as far as this net sees, got 50"):
+        jaxviz.restyle(params, image, tile=50)
+    with pytest.raises(ValueError, match="expected one of 0 to 1"):
+        jaxviz.restyle(params, image, style=2)
+    with pytest.raises(ValueError, match="one row of weights for the image, got 2 rows"):
+        jaxviz.restyle(params, image, style=np.eye(2, dtype=np.float32))
+    with pytest.raises(ValueError, match="expected images"):
+        jaxviz.restyle(params, image[..., 0])
+
+
+# Videos
+
+
+def write_video(path, size=(48, 64), frames=7, sound=False):
+    """Write a video that becomes red from the left, with a second of silence."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as file:
+        pictures = file.add_stream("libx264", rate=10)
+        pictures.height, pictures.width = size
+        pictures.pix_fmt = "yuv444p"
+        silence = file.add_stream("aac", rate=44100) if sound else None
+        for i in range(frames):
+            pixels = np.zeros((*size, 3), np.uint8)
+            pixels[:, : i * size[1] // frames, 0] = 200
+            file.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        file.mux(pictures.encode(None))
+        if silence is not None:
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono")
+            samples.sample_rate, samples.pts = 44100, 0
+            file.mux(silence.encode(samples))
+            file.mux(silence.encode(None))
+
+
+def read_video(path):
+    import av
+
+    with av.open(str(path)) as file:
+        frames = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in file.decode(video=0)]
+        return frames, [stream.type for stream in file.streams]
+
+
+@pytest.mark.parametrize(("size", "longest", "expected"), [((48, 64), None, (48, 64)), ((45, 63), 32, (23, 32))])
+def test_a_video_is_changed_frame_by_frame(tmp_path, size, longest, expected):
+    write_video(tmp_path / "clip.mp4", size, sound=longest is None)
+    told = []
+    count = map_video(
+        lambda frame: 1 - frame, tmp_path / "clip.mp4", tmp_path / "new.mp4", longest=longest,
+        tell=lambda *at: told.append(at),
+    )  # fmt: skip
+    (before, streams), (after, new_streams) = (read_video(tmp_path / name) for name in ("clip.mp4", "new.mp4"))
+    assert count == len(after) == 7
+    assert told == [(i, 7) for i in range(1, 8)]
+    assert new_streams == streams
+    assert [at for at, _ in after] == pytest.approx([at for at, _ in before])
+    for (_, old), (_, new) in zip(before, after, strict=True):
+        assert new.shape == (*expected, 3)
+        assert abs(old.mean() + new.mean() - 255) < 4
+
+
+def test_what_is_no_video(tmp_path, monkeypatch):
+    (tmp_path / "clip.mp4").write_bytes(b"no video")
+    with pytest.raises(ImageError, match=r"clip.mp4: expected a video that FFmpeg reads"):
+        map_video(lambda x: x, tmp_path / "clip.mp4", tmp_path / "new.mp4", tell=print)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImageError, match=r"which is not installed: pip install 'jaxviz-cnn\[video\]'"):
+        map_video(lambda x: x, tmp_path / "clip.mp4", tmp_path / "new.mp4", tell=print)
+    assert list(tmp_path.iterdir()) == [tmp_path / "clip.mp4"]
