@@ -111,7 +111,7 @@ def train_style_net(
         learning_rate: of Adam.
         cooldown: the last part of the steps, in [0, 1], over which the learning rate falls to zero.
         precision: "bfloat16" computes the net and the network that compares in bfloat16, and the norms, the losses and
-            the parameters in float32: twice as fast on accelerators, and slower on CPUs.
+            the parameters in float32: meant for accelerators, where it was not measured; slower on CPUs.
         store: folder for checkpoints; None: the training cannot be gone on with.
         every: steps from one checkpoint to the next.
         callback: called as `callback(training)` every few steps and at the end; if it returns true, the training is
