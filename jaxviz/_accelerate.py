@@ -7,6 +7,7 @@
   GPU. As strided slices it is neither.
 - A depthwise convolution, which XLA on CPU computes channel by channel, takes 11 to 74 times less time as a sum of
   shifted images.
+- Nor has XLA on CPU fast code for a convolution without any padding; with a row and a column of zeros it has.
 - A convolution with a 1x1 kernel is a product of matrices, and on CPU up to twice as fast when written as one.
 - One of 3x3, stride 1 and a border of zeros is done in a third of the products by Winograd's method (`_winograd.py`):
   float32 on CPU, where it pays. Asked for `jax.default_matmul_precision("highest")`, it stays a convolution.
@@ -108,7 +109,7 @@ def _convolve(images: Array, kernel: Array, **params: Any) -> Array:
     depthwise = groups == images.shape[numbers.lhs_spec[1]] == kernel.shape[numbers.rhs_spec[0]]
     if groups == 1 or not depthwise or any(d != 1 for d in params["lhs_dilation"]):
         if _winograd.pays(images, kernel, params):
-            return _winograd.convolve(images, kernel)
+            return _winograd.convolve(images, kernel, params["padding"])
         return convolution_p.bind(images, kernel, **params)
     return _depthwise(images, kernel, params)
 
@@ -202,6 +203,21 @@ def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
     return result.reshape(*result.shape[:out_row], size, -1, *result.shape[out_row + 1 :]), out_row
 
 
+def _spared(images: Array, kernel: Array, **params: Any) -> Array:
+    """Convolve with a row and a column of zeros to spare, cut off again, where there is no padding at all.
+
+    XLA on CPU has fast code for convolutions with padding only; of others it makes 1.2 to 22 times as much work.
+    """
+    numbers = params["dimension_numbers"]
+    sides = [kernel.shape[axis] for axis in numbers.rhs_spec[2:]]
+    padded = any(pad for pair in params["padding"] for pad in pair)
+    if jax.default_backend() != "cpu" or padded or len(sides) != 2 or max(sides) == 1:
+        return _plain(images, kernel, **params)
+    result = _plain(images, kernel, **params | {"padding": ((0, 1), (0, 1))})
+    shape = jax.eval_shape(functools.partial(_plain, **params), images, kernel).shape
+    return lax.slice(result, [0] * result.ndim, shape)
+
+
 def _abstract(images: Any, kernel: Any, **params: Any) -> Any:
     result = jax.eval_shape(functools.partial(_plain, **params), images, kernel)
     return images.update(shape=result.shape, dtype=result.dtype)
@@ -209,7 +225,7 @@ def _abstract(images: Any, kernel: Any, **params: Any) -> Any:
 
 convolution_p.def_impl(_plain)
 convolution_p.def_abstract_eval(_abstract)
-mlir.register_lowering(convolution_p, mlir.lower_fun(_plain, multiple_results=False))
+mlir.register_lowering(convolution_p, mlir.lower_fun(_spared, multiple_results=False))
 ad.defbilinear(convolution_p, _gradient_of_images, _gradient_of_kernel)
 batching.primitive_batchers[convolution_p] = _batched
 

@@ -44,6 +44,9 @@ INPUTS, KERNEL, BACK = _matrices()
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
+Padding = tuple[tuple[int, int], ...]
+"""Rows and columns of zeros around the images: before and after, down and across."""
+
 winograd_p = Primitive("jaxviz_winograd")  # of images, kernel and, if it is at hand, the kernel at the points
 
 
@@ -59,19 +62,30 @@ def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
     steps = (*params["window_strides"], *params["lhs_dilation"], *params["rhs_dilation"])
     known = (
         kernel.shape[:2] == (3, 3)
-        and params["padding"] == ((1, 1), (1, 1))
+        and all(0 <= border <= 2 for pair in params["padding"] for border in pair)
         and set(steps) == {params["feature_group_count"], params["batch_group_count"], 1} == {1}
         and images.dtype == kernel.dtype == jnp.float32
         and params["preferred_element_type"] in (None, jnp.float32)
         and set(params["precision"] or ()) <= {None, lax.Precision.DEFAULT}  # "highest" is how to opt out
     )
-    tiles = images.shape[0] * -(-images.shape[1] // SIDE) * -(-images.shape[2] // SIDE)
-    return known and min(kernel.shape[2:]) >= 32 and tiles >= 32 and jax.local_device_count() == 1
+    if not known:
+        return False
+    tiles = math.prod(_tiles(images.shape, params["padding"]))
+    return min(kernel.shape[2:]) >= 32 and tiles >= 32 and jax.local_device_count() == 1
 
 
-def convolve(images: Array, kernel: Array) -> Array:
+def _outputs(shape: Sequence[int], padding: Padding) -> list[int]:
+    return [size + sum(border) - 2 for size, border in zip(shape[1:3], padding, strict=True)]
+
+
+def _tiles(shape: Sequence[int], padding: Padding) -> tuple[int, int, int]:
+    down, across = (-(-size // SIDE) for size in _outputs(shape, padding))
+    return shape[0], down, across
+
+
+def convolve(images: Array, kernel: Array, padding: Padding) -> Array:
     """Convolve `(n, h, w, in)` with `(3, 3, in, out)`, stride 1, a border of zeros."""
-    return winograd_p.bind(images, kernel, adjoint=False)
+    return winograd_p.bind(images, kernel, adjoint=False, padding=padding)
 
 
 def at_points(kernel: Array, *, adjoint: bool) -> Array:
@@ -106,23 +120,24 @@ def _apart(values: Array) -> Array:
     return lax.dynamic_update_slice(values, jnp.minimum(corner, jnp.inf), [0] * values.ndim)
 
 
-def _run(images: Array, kernel: Array, *given: Array, adjoint: bool) -> Array:
-    tiles = [-(-size // SIDE) for size in images.shape[1:3]]
-    if not given and len(images) * math.prod(tiles) < WORTH_A_KERNEL:
-        return _directly(images, kernel, adjoint=adjoint)
-    return _by_tiles(images, given[0] if given else at_points(kernel, adjoint=adjoint), *tiles, adjoint=adjoint)
+def _run(images: Array, kernel: Array, *given: Array, adjoint: bool, padding: Padding) -> Array:
+    if not given and math.prod(_tiles(images.shape, padding)) < WORTH_A_KERNEL:
+        return _directly(images, kernel, adjoint=adjoint, padding=padding)
+    ready = given[0] if given else at_points(kernel, adjoint=adjoint)
+    return _by_tiles(images, ready, adjoint=adjoint, padding=padding)
 
 
-def _directly(images: Array, kernel: Array, *, adjoint: bool) -> Array:
+def _directly(images: Array, kernel: Array, *, adjoint: bool, padding: Padding) -> Array:
     kernel = kernel[::-1, ::-1].swapaxes(2, 3) if adjoint else kernel
-    return lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT)
+    return lax.conv_general_dilated(images, kernel, (1, 1), padding, dimension_numbers=LAYOUT)
 
 
-def _by_tiles(images: Array, kernel: Array, down: int, across: int, *, adjoint: bool) -> Array:
+def _by_tiles(images: Array, kernel: Array, *, adjoint: bool, padding: Padding) -> Array:
     """Convolve with a kernel at the points, some images or some rows of tiles of one image at a time."""
-    number, height, width, inputs = images.shape
-    outputs = kernel.shape[1 if adjoint else 2]
-    border = [(1, SIDE * count + 1 - size) for count, size in ((down, height), (across, width))]
+    (number, down, across), (height, width) = _tiles(images.shape, padding), _outputs(images.shape, padding)
+    inputs, outputs = images.shape[3], kernel.shape[1 if adjoint else 2]
+    lengths = zip(padding, (down, across), images.shape[1:3], strict=True)
+    border = [(before, SIDE * count + 2 - before - size) for (before, _), count, size in lengths]
     padded = jnp.pad(images, ((0, 0), *border, (0, 0)))
     row = 36 * across * max(inputs, outputs)
     rows = min(down, max(1, AT_ONCE // row))
@@ -158,37 +173,38 @@ def _strip(padded: Array, *, kernel: Array, down: int, across: int, adjoint: boo
 # The primitive: bilinear in images and kernel; a kernel at the points says nothing new, and has no derivative
 
 
-def _jvp(primals: Any, tangents: Any, *, adjoint: bool) -> tuple[Any, Any]:
+def _jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
     images, kernel, *given = primals
     changes = []
     if not isinstance(tangents[0], ad.Zero):
-        changes.append(winograd_p.bind(tangents[0], kernel, *given, adjoint=adjoint))
+        changes.append(winograd_p.bind(tangents[0], kernel, *given, **params))
     if not isinstance(tangents[1], ad.Zero):
-        changes.append(winograd_p.bind(images, tangents[1], adjoint=adjoint))
-    return winograd_p.bind(*primals, adjoint=adjoint), functools.reduce(jnp.add, changes)
+        changes.append(winograd_p.bind(images, tangents[1], **params))
+    return winograd_p.bind(*primals, **params), functools.reduce(jnp.add, changes)
 
 
-def _transposed(g: Any, images: Any, kernel: Any, *given: Any, adjoint: bool) -> list[Any]:
+def _transposed(g: Any, images: Any, kernel: Any, *given: Any, adjoint: bool, padding: Padding) -> list[Any]:
     if ad.is_undefined_primal(images):
-        return [winograd_p.bind(g, kernel, adjoint=not adjoint), None, *(None for _ in given)]
-    plain = functools.partial(_directly, images, adjoint=adjoint)
+        rest = tuple((2 - before, 2 - after) for before, after in padding)
+        return [winograd_p.bind(g, kernel, adjoint=not adjoint, padding=rest), None, *(None for _ in given)]
+    plain = functools.partial(_directly, images, adjoint=adjoint, padding=padding)
     return [None, *jax.linear_transpose(plain, kernel.aval)(g), *(None for _ in given)]
 
 
-def _batched(operands: Any, axes: Any, *, adjoint: bool) -> tuple[Array, int]:
+def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
     """Map over a batch of images by making the batch longer; over kernels as JAX maps what this is made of."""
     if any(axis is not None for axis in axes[1:]):
-        return jax.vmap(functools.partial(_run, adjoint=adjoint), axes)(*operands), 0
+        return jax.vmap(functools.partial(_run, **params), axes)(*operands), 0
     images = jnp.moveaxis(operands[0], axes[0], 0)
-    result = winograd_p.bind(images.reshape(-1, *images.shape[2:]), *operands[1:], adjoint=adjoint)
+    result = winograd_p.bind(images.reshape(-1, *images.shape[2:]), *operands[1:], **params)
     return result.reshape(*images.shape[:2], *result.shape[1:]), 0
 
 
-def _abstract(images: Any, kernel: Any, *_: Any, adjoint: bool) -> Any:
-    return images.update(shape=(*images.shape[:3], kernel.shape[2 if adjoint else 3]))
+def _abstract(images: Any, kernel: Any, *_: Any, adjoint: bool, padding: Padding) -> Any:
+    return images.update(shape=(images.shape[0], *_outputs(images.shape, padding), kernel.shape[2 if adjoint else 3]))
 
 
-winograd_p.def_impl(jax.jit(_run, static_argnames="adjoint"))
+winograd_p.def_impl(jax.jit(_run, static_argnames=("adjoint", "padding")))
 winograd_p.def_abstract_eval(_abstract)
 mlir.register_lowering(winograd_p, mlir.lower_fun(_run, multiple_results=False))
 ad.primitive_jvps[winograd_p] = _jvp

@@ -40,6 +40,17 @@ def test_convolution(case, data):
     agree(lambda a: (a(fn)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("layout", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NHWC")], ids="-".join)
+def test_without_padding_some_is_spared(stride, layout, data):
+    x, w = (as_in(to, value, names) for to, value, names in zip(layout, data, ("NHWC", "HWIO"), strict=False))
+    fn = lambda w, x: lax.conv_general_dilated(x, w, (stride,) * 2, "VALID", dimension_numbers=layout)  # noqa: E731
+    agree(lambda a: jax.jit(a(fn))(w, x))
+    agree(lambda a: jax.jit(jax.grad(lambda w, x: jnp.sum(jnp.sin(a(fn)(w, x))), (0, 1)))(w, x))
+    assert "pad = [[0, 1], [0, 1]]" in jax.jit(accelerate(fn)).lower(w, x).as_text()
+    assert "pad = [[0, 1], [0, 1]]" not in jax.jit(fn).lower(w, x).as_text()
+
+
 @pytest.mark.parametrize(("groups", "out"), [(2, 6), (4, 4), (4, 8)])
 @pytest.mark.parametrize("case", [case for case in CASES if case != "cropping"])
 def test_grouped_and_depthwise_convolution(groups, out, case, data):

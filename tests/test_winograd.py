@@ -66,9 +66,23 @@ def test_the_adjoint_is_the_adjoint(data):
     """<g, conv(x)> = <adjoint(g), x>, by tiles."""
     kernel, images = data
     g = random(*images.shape[:3], 48, seed=3)
-    forth = _winograd.winograd_p.bind(images, kernel, _winograd.at_points(kernel, adjoint=False), adjoint=False)
-    back = _winograd.winograd_p.bind(g, kernel, _winograd.at_points(kernel, adjoint=True), adjoint=True)
+    bind, border = _winograd.winograd_p.bind, ((1, 1), (1, 1))
+    forth = bind(images, kernel, _winograd.at_points(kernel, adjoint=False), adjoint=False, padding=border)
+    back = bind(g, kernel, _winograd.at_points(kernel, adjoint=True), adjoint=True, padding=border)
     np.testing.assert_allclose(jnp.vdot(forth, g), jnp.vdot(back, images), rtol=1e-4)
+
+
+@pytest.mark.parametrize("padding", ["VALID", [(2, 2), (2, 2)], [(0, 1), (2, 0)]], ids=str)
+def test_other_borders(padding):
+    kernel, images = 0.1 * random(3, 3, 32, 32, seed=1), random(2, 21, 26, 32)
+    bordered = lambda k, x: convolve(x, k, padding=padding)  # noqa: E731
+    loss = lambda fn: lambda k, x: jnp.sum(jnp.sin(3 * fn(k, x)))  # noqa: E731
+    assert is_swapped(bordered, kernel, images)
+    agree(accelerate(bordered)(kernel, images), exact(bordered, kernel, images))
+    agree(
+        jax.grad(loss(accelerate(bordered)), (0, 1))(kernel, images),
+        exact(jax.grad(loss(bordered), (0, 1)), kernel, images),
+    )
 
 
 def test_every_transformation():
@@ -99,7 +113,8 @@ def test_every_transformation():
 
 OTHERS = {
     "strided": {"stride": 2},
-    "valid": {"padding": "VALID"},
+    "wide border": {"padding": [(3, 1), (1, 1)]},
+    "cropping": {"padding": [(1, 1), (1, -1)]},
     "dilated": {"rhs_dilation": (2, 2), "padding": [(2, 2), (2, 2)]},
     "spread": {"lhs_dilation": (2, 2), "padding": [(1, 1), (1, 1)]},
     "groups": {"feature_group_count": 2},
