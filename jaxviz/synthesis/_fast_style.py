@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
@@ -15,7 +16,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxviz._accelerate import accelerate
+from jaxviz._accelerate import accelerate, hoist
 from jaxviz._devices import over_devices, whole_shares
 from jaxviz._image import ImageError, check_images, write_atomically
 from jaxviz._interpret import capture
@@ -155,27 +156,25 @@ def train_style_net(
     keeper = _Keeper(store, told)
     state, losses = keeper.restored(state)
     found = StyleTraining(_joined(add_to, state[0]), losses, len(losses) >= steps)
+    crops = _crops(opened, key, len(losses), steps, size, batch_size)
     while not found.finished:
         done = len(losses)
-        crops = _crops(opened, key, done, steps, size, batch_size)
-        taken: list[Array] = []
-        for images in crops:
-            chosen = (np.arange(batch_size) + done * batch_size) % len(styles)
-            rate = np.float32(learning_rate * _falling(done / steps, cooldown))
-            (images, chosen), (state, job) = over_devices((images, chosen), (state, job))
-            state, parts = _step(net, precision, state, job, images, chosen, rate)
-            taken.append(parts)
-            done += 1
-            if done % LOOK and done % every and done < steps:
-                continue
-            losses, taken = np.concatenate([losses, np.asarray(taken)]), []
-            found = StyleTraining(_joined(add_to, state[0]), losses, done >= steps)
-            _check_finite(found)
-            stopped = callback is not None and callback(found)
-            if stopped or found.finished or done % every == 0:
-                keeper.keep(state, losses)
-            if stopped:
-                return found
+        count = min(LOOK - done % LOOK, every - done % every, steps - done)
+        chunk = list(itertools.islice(crops, count))
+        images = np.stack(chunk + chunk[-1:] * (LOOK - count), axis=1)
+        numbers = np.arange(done, done + LOOK)
+        chosen = (np.arange(batch_size)[:, None] + numbers * batch_size) % len(styles)
+        rates = np.array([learning_rate * _falling(i / steps, cooldown) for i in numbers], np.float32)
+        (images, chosen), (state, job) = over_devices((images, chosen), (state, job))
+        state, parts = _take_steps(net, precision, state, job, images, chosen, rates, count)
+        losses = np.concatenate([losses, np.asarray(parts)[:count]])
+        found = StyleTraining(_joined(add_to, state[0]), losses, len(losses) >= steps)
+        _check_finite(found)
+        stopped = callback is not None and callback(found)
+        if stopped or found.finished or len(losses) % every == 0:
+            keeper.keep(state, losses)
+        if stopped:
+            break
     return found
 
 
@@ -227,6 +226,28 @@ _ADAM = optax.scale_by_adam()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _take_steps(
+    net: Net,
+    precision: str,
+    state: Any,
+    job: _Job,
+    images: Float[Array, "n steps h w 3"],
+    chosen: Int[Array, "n steps"],
+    rates: Float[Array, " steps"],
+    count: Any,
+) -> tuple[Any, Float[Array, "steps 3"]]:
+    """Take the first `count` of the steps: one program for all counts, and kernels of VGG made ready once for all."""
+
+    def turn(carry: Any) -> Any:
+        state, losses, i = carry
+        state, parts = _step(net, precision, state, job, images[:, i], chosen[:, i], rates[i])
+        return state, losses.at[i].set(parts), i + 1
+
+    start = (state, jnp.zeros((len(rates), 3)), jnp.asarray(0))
+    state, losses, _ = jax.lax.while_loop(lambda carry: carry[2] < count, hoist(turn, start), start)
+    return state, losses
+
+
 def _step(
     net: Net, precision: str, state: Any, job: _Job, images: Images, chosen: Int[Array, " n"], rate: Any
 ) -> tuple[Any, Float[Array, "3"]]:
@@ -248,7 +269,7 @@ def _loss(net: Net, precision: str, trained: Any, job: _Job, images: Images, cho
     mix = jnp.eye(there)[chosen + there - count_styles(trained)]
     low = lambda tree: jax.tree.map(lambda x: x.astype(precision), tree)  # noqa: E731
     high = lambda tree: jax.tree.map(lambda x: x.astype(images.dtype), tree)  # noqa: E731
-    painted = apply(whole, low(images), mix)[0]
+    painted = accelerate(apply)(whole, low(images), mix)[0]
     params, names = low(job.params), tuple(dict.fromkeys([*job.content_weights, *job.style_weights]))
     targets = accelerate(capture(net, tuple(job.content_weights)))(params, low(images))[1]
     values = accelerate(capture(net, names))(params, painted)[1]
