@@ -161,9 +161,9 @@ def _negative_score(form: Parameterization, transform: Transform | None, penalti
     def loss(variables: Any, key: Key, score: Score, params: Any, weights: tuple[Any, ...]) -> Array:
         images = form.images(variables)
         seen = images if transform is None else transform(key, images)
-        # A sum, and not a mean: each image's gradient is then the same however many are optimized side by side.
-        total = -jnp.sum(one_per_image(accelerate(revived(score))(params, seen), seen))
-        return total + sum(w * jnp.sum(penalty(images)) for w, penalty in zip(weights, penalties, strict=True))
+        # Of each image, to be added up: its gradient is then the same however many are optimized side by side.
+        values = -one_per_image(accelerate(revived(score))(params, seen), seen)
+        return values + sum(w * penalty(images) for w, penalty in zip(weights, penalties, strict=True))
 
     return loss
 

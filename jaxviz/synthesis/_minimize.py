@@ -64,7 +64,8 @@ def minimize(
     puts into the state is data. One that takes extra arguments is given `value`, `grad` and `value_fn`.
 
     Args:
-        loss: returns a scalar.
+        loss: returns a scalar, or a number for each of several images, the first axis of all variables: their sum is
+            minimised, with no word between devices that share the images.
         variables: a pytree of arrays to start from; not modified.
         key: randomness of the loss.
         data: further arguments of the loss: parameters, scores, targets.
@@ -78,7 +79,8 @@ def minimize(
             The memory of the variables and the state is used again after it returns: copy what you keep.
 
     Raises:
-        DivergedError: at the chunk where the loss stops being finite, with the step; its `found` is the run before.
+        DivergedError: at the chunk where the loss stops being finite, with the step; its `found` is the run before; of
+            several images with a number each, the others may be some steps further.
         ValueError: if there are no steps, or `resume` is of another run.
 
     Example:
@@ -175,26 +177,47 @@ def _take_steps(
     So a shorter last chunk compiles nothing, and the variables are always the last good ones.
     """
     shape = jax.eval_shape(loss, state[0], key, *data)
+    several = shape.shape if shape.size > 1 else ()
 
     def step(carry: Any) -> Any:
-        variables, memory, losses, i, _ = carry
+        variables, memory, losses, good, i, _ = carry
         at = jax.random.fold_in(key, start + i)
-        value, grads = jax.value_and_grad(loss)(variables, at, *data)
-        more = {"value": value, "grad": grads, "value_fn": lambda x: loss(x, at, *data)} if takes_more else {}
+        value, pull = jax.vjp(lambda x: loss(x, at, *data), variables)
+        (grads,) = pull(jnp.ones_like(value))
+        value_fn = lambda x: jnp.sum(loss(x, at, *data))  # noqa: E731
+        more = {"value": jnp.sum(value), "grad": grads, "value_fn": value_fn} if takes_more else {}
         updates, new_memory = update(grads, memory, variables, **more)
         new = optax.apply_updates(variables, updates)
-        finite = _all_finite((value, new))
-        kept = jax.tree.map(lambda x, y: jnp.where(finite, x, y), (new, new_memory), (variables, memory))
-        return *kept, losses.at[i].set(value), i + finite, finite
+        finite = _all_finite((value, new), several)
+        kept = jax.tree.map(functools.partial(_new_if, finite), (new, new_memory), (variables, memory))
+        going = finite if finite.ndim == 0 else jnp.asarray(True)  # several images do not wait for each other
+        return *kept, losses.at[i].set(value), good.at[i].set(finite), i + 1, going
 
-    start_of = (*state, jnp.zeros(CHUNK, shape.dtype), jnp.asarray(0), jnp.asarray(True))
+    empty = jnp.zeros((CHUNK, *shape.shape), shape.dtype)
+    start_of = (*state, empty, jnp.full(empty.shape, True), jnp.asarray(0), jnp.asarray(True))
     turn = hoist(step, start_of)
-    *state, losses, taken, _ = jax.lax.while_loop(lambda carry: (carry[3] < count) & carry[4], turn, start_of)
-    return tuple(state), losses, taken
+    *state, losses, good, _, _ = jax.lax.while_loop(lambda carry: (carry[4] < count) & carry[5], turn, start_of)
+    each = good.reshape(CHUNK, -1).all(1)
+    taken = jnp.minimum(count, jnp.argmin(jnp.append(each, False)))
+    return tuple(state), losses.reshape(CHUNK, -1).sum(1), taken
 
 
-def _all_finite(tree: Any) -> Array:
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
+def _all_finite(tree: Any, shape: tuple[int, ...]) -> Array:
+    """Tell whether all numbers are finite; for each of several images, if the shape is their number.
+
+    Devices that share the images then need not ask each other at every step.
+    """
+    leaves = [jnp.isfinite(leaf) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.logical_and, [leaf.all(tuple(range(len(shape), leaf.ndim))) for leaf in leaves])
+
+
+def _new_if(finite: Array, new: Array, old: Array) -> Array:
+    """Return the new value, of those images for which it is finite; what is of no image, such as a count, is new."""
+    if finite.ndim == 0:
+        return jnp.where(finite, new, old)
+    if new.shape[:1] != finite.shape:
+        return new
+    return jnp.where(finite.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
 _chunk = jax.jit(_take_steps, static_argnums=(0, 1, 2))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from processes import on_eight_devices
 
 import jaxviz
 from jaxviz.synthesis import _minimize
@@ -266,3 +267,63 @@ def test_every_how_many_steps_is_looked():
     assert seen == [10, 20, 21]
     with pytest.raises(ValueError, match="every: expected 1 step or more, got 0"):
         run(every=0)
+
+
+# Several images with a loss each
+
+
+def test_losses_of_several_images_are_added_up():
+    targets = jnp.arange(6.0).reshape(3, 2)
+    of_each = lambda x, key: jnp.sum((x - targets) ** 2, 1)  # noqa: E731
+    together = lambda x, key: jnp.sum(of_each(x, key))  # noqa: E731
+    run = {"steps": 11, "optimizer": optax.adam(0.1)}
+    found, expected = (jaxviz.minimize(loss, jnp.zeros((3, 2)), KEY, **run) for loss in (of_each, together))
+    assert found.losses.shape == (11,)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-6)
+    np.testing.assert_allclose(found.variables, expected.variables, rtol=1e-6)
+
+
+def test_an_image_whose_loss_is_not_finite_stays_at_the_last_good_one():
+    of_each = lambda x, key: jnp.sum(jnp.where(x > 0.5, jnp.nan, -x), 1)  # noqa: E731
+    with pytest.raises(_minimize.DivergedError, match="the loss is nan at step 5") as error:
+        jaxviz.minimize(of_each, jnp.array([[0.0], [-9.0]]), KEY, steps=20, optimizer=optax.sgd(0.12))
+    found = error.value.found
+    assert found.losses.shape == (5,)
+    assert np.isfinite(found.losses).all()
+    np.testing.assert_allclose(found.variables[0], 0.6, rtol=1e-6)
+    assert np.isfinite(found.variables).all()
+
+
+def test_devices_that_share_images_do_not_wait_for_each_other():
+    """In the compiled loop of an ascent there is no word between devices; after it there is.
+
+    In pixels: XLA does not split Fourier transforms, not even of images that are apart.
+    """
+    print_collectives = r"""
+        import re
+        import jax, jax.numpy as jnp
+        from nets import small_net
+        import jaxviz
+        from jaxviz.synthesis import _minimize
+
+        keys = jax.random.split(jax.random.key(0), 3)
+        params = {"w1": jax.random.normal(keys[0], (3, 3, 3, 8)), "b1": jnp.zeros(8)}
+        params |= {"w2": jax.random.normal(keys[1], (3, 3, 8, 6)), "w3": jax.random.normal(keys[2], (6, 5))}
+        seen = []
+        original = _minimize._chunk_in_place
+
+        def watched(*args):
+            seen.append(original.lower(*args).compile().as_text())
+            return original(*args)
+
+        _minimize._chunk_in_place = watched
+        score = jaxviz.channel(small_net, "conv_0", jnp.arange(8))
+        options = {"size": 32, "steps": 8, "penalties": [(0.1, jaxviz.total_variation)]}
+        jaxviz.ascend(score, params, jax.random.key(1), basis=jaxviz.pixels, **options)
+        words = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+        (text,) = seen
+        assert "num_partitions=8" in text
+        with_words = [part for part in re.split(r"\n(?=\S)", text) if re.search(rf"= \S+ ({words})", part)]
+        print(*[part.split()[0] for part in with_words])
+    """
+    assert on_eight_devices(print_collectives).split() == ["ENTRY"]
