@@ -18,6 +18,13 @@ def compiled_programs(tmp_path_factory):
         os.environ[name.upper()] = str(value)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_programs():
+    """Let go of a module's programs: each has mapped memory, and of that a process can have only so many pieces."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Run a test in float64, where two right implementations agree to the last digits."""
