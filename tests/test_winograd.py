@@ -149,6 +149,18 @@ def test_float64_and_another_layout_are_left_alone():
     assert not is_swapped(other, jnp.ones((32, 32, 3, 3)), jnp.ones((1, 32, 32, 32)))
 
 
+def test_attributions_do_without_it():
+    import jaxviz
+
+    kernel, images = random(3, 3, 32, 32), random(1, 24, 24, 32)
+    assert "jaxviz_winograd" not in str(jax.make_jaxpr(accelerate(plain, exact=True))(kernel, images))
+    params = [random(3, 3, 3, 32), kernel]
+    score = jaxviz.channel(lambda params, x: convolve(convolve(x, params[0]), params[1]), "conv_1", 0)
+    maps = jax.make_jaxpr(lambda x: jaxviz.saliency(score, params, x))(images[..., :3])
+    assert "jaxviz_convolution" in str(maps)
+    assert "jaxviz_winograd" not in str(maps)
+
+
 def test_highest_precision_opts_out():
     kernel, images = random(3, 3, 32, 32), random(1, 24, 24, 32)
     assert is_swapped(plain, kernel, images)

@@ -80,7 +80,7 @@ def _cam(score: Score, params: Any, images: Images, *, layer: str, batch_size: i
         )
 
     def from_layer(delta: Array) -> tuple[Array, Array]:
-        moved = accelerate(capture(replace(score, {layer: lambda value: value + delta}), layer))
+        moved = accelerate(capture(replace(score, {layer: lambda value: value + delta}), layer), exact=True)
         values, taken = moved(params, images)
         return values_of(lambda *_: values, params, images), taken[layer]
 

@@ -85,7 +85,7 @@ def _relevance(
     rule: str,
     batch_size: int,
 ) -> Array:
-    ruled = accelerate(_with_rule(score, epsilon, gamma, rule))
+    ruled = accelerate(_with_rule(score, epsilon, gamma, rule), exact=True)
     gradients = differentiate(ruled, params, images, batch_size=batch_size)
     return gradients * beside(images - start, gradients)
 

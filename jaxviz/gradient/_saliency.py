@@ -127,7 +127,7 @@ def _gradient(
     rule: Rule | None = None,
     finish: Callable[[Array], Array] = lambda g: g,
 ) -> Array:
-    fast = accelerate(score if rule is None else with_relu(score, rule))
+    fast = accelerate(score if rule is None else with_relu(score, rule), exact=True)
     return differentiate(fast, params, images, batch_size=batch_size, finish=finish)
 
 
