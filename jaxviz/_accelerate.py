@@ -41,7 +41,7 @@ def accelerate(fn: Callable[..., Any], *, exact: bool = False) -> Callable[..., 
 
     With `exact`, which attributions ask for, without Winograd's: where a photograph is nearly flat, its rounding, 1e-6
     of the largest value, decides which of nearly equal values a max-pool takes. Of three photographs that changed
-    nothing in two, and moved 1% to 22% of the maps of VGG-16, by their L2 norm, in the third (plain sums: 0.1% to 0.8%).
+    nothing in two, and moved 1% to 22% of VGG-16's maps, by their L2 norm, in the third; plain sums 0.1% to 0.8%.
     """
     swaps = {"reduce_window_max": _max_pool}
     if jax.default_backend() == "cpu":  # cuDNN and the TPU compiler have their own fast forms
