@@ -1,5 +1,6 @@
 """Embeddings of features in the plane, and images laid out by them."""
 
+import importlib
 import math
 import warnings
 from typing import Any, NamedTuple
@@ -127,12 +128,12 @@ def umap(
         raise ValueError(f"neighbors: expected 2 to {len(rows) - 1}, less than the number of rows, got {neighbors}")
     try:
         with warnings.catch_warnings(action="ignore"):  # of what else might be installed for it
-            from umap import UMAP
+            reducer = importlib.import_module("umap").UMAP  # not by name: it need not be installed
     except ImportError as error:
         raise ImportError("umap needs umap-learn: pip install 'jaxviz-cnn[umap]'") from error
     options: Any = {"n_neighbors": neighbors, "min_dist": float(distance), "n_epochs": steps}
     seed = int(jax.random.bits(key, dtype="uint32"))
-    return np.asarray(UMAP(**options, random_state=seed, n_jobs=1).fit_transform(_reduced(rows)))
+    return np.asarray(reducer(**options, random_state=seed, n_jobs=1).fit_transform(_reduced(rows)))
 
 
 def _reduced(rows: np.ndarray) -> np.ndarray:
