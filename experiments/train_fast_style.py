@@ -4,14 +4,14 @@
 
 One net with conditional instance normalization for five styles (Johnson et al. 2016, Dumoulin et al. 2017). No style is
 under copyright: two paintings whose authors died more than 80 years ago (Van Gogh 1890, Munch 1944), and three pictures
-that this script draws (mosaic, ink, paper). The photographs are 600 of ImageNet,
-of which ten, spread over all of them (`held_out`), are never seen in training.
+that this script draws (mosaic, ink, paper). The photographs are 600 of ImageNet, of which ten, spread over all of them
+(`held_out`), are never seen in training.
 
 The same command goes on where it was stopped, by Ctrl-C or otherwise; `--out` has checkpoints, a sheet of samples and
 the losses, every `--every` steps. `--hours` ends a run after so much time.
 
-A step of the defaults takes 3.7 s of CPU time, about 1.9 s on two idle cores (5.0 s with --width 32): the 10,000 steps
-take about 5 hours.
+A step of the defaults took 3.7 s of CPU time on a busy machine (5.0 s with --width 32), before eight of them were made
+one program. If two idle cores take half of that, the 10,000 steps are 5 hours. Not run to its end yet.
 """
 
 import functools

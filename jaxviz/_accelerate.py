@@ -9,7 +9,7 @@
   shifted images.
 - Nor has XLA on CPU fast code for a convolution without any padding; with a row and a column of zeros it has.
 - A convolution with a 1x1 kernel is a product of matrices, and on CPU up to twice as fast when written as one.
-- One of 3x3, stride 1 and a border of zeros is done in a third of the products by Winograd's method (`_winograd.py`):
+- One of 3x3, stride 1 and a border of zeros is done in a quarter of the products by Winograd's method (`_winograd.py`):
   float32 on CPU, where it pays, but for attributions. Asked for `jax.default_matmul_precision("highest")`, it stays a
   convolution.
 
@@ -29,7 +29,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
 from jaxviz import _winograd
-from jaxviz._interpret import Value, evaluate, trace
+from jaxviz._interpret import Value, bind, evaluate, trace
 
 # A primitive, and not a custom_vjp, because it then composes with everything: forward mode, second derivatives, vmap.
 convolution_p = Primitive("jaxviz_convolution")
@@ -74,7 +74,7 @@ def hoist(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
             operands = [value_of(operand) for operand in value.inputs]
             known[id(value)] = value.constant
             if value.eqn is not None and len(value.eqn.outvars) == 1 and all(x is not None for x in operands):
-                known[id(value)] = _bind(value.eqn, operands)
+                known[id(value)] = bind(value.eqn, operands)[0][0]
         return known[id(value)]
 
     actions = {}
@@ -94,11 +94,7 @@ def _made_ready(eqn: Any, kernel: Array) -> tuple[Array, ...]:
 
 
 def _with_kernel(eqn: Any, kernel: tuple[Array, ...], operands: list[Any], _: Callable) -> tuple[list[Any], dict]:
-    return [_bind(eqn, [operands[0], *kernel])], {}
-
-
-def _bind(eqn: Any, operands: list[Any]) -> Any:
-    return eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+    return bind(eqn, [operands[0], *kernel])
 
 
 def _apply(swap: Callable, params: dict[str, Any], operands: list[Any], _: Callable) -> tuple[list[Any], dict]:
@@ -212,7 +208,7 @@ def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
 def _spared(images: Array, kernel: Array, **params: Any) -> Array:
     """Convolve with a row and a column of zeros to spare, cut off again, where there is no padding at all.
 
-    XLA on CPU has fast code for convolutions with padding only; of others it makes 1.2 to 22 times as much work.
+    XLA on CPU has fast code for convolutions with padding only; seven others took 1.2 to 22 times as long.
     """
     numbers = params["dimension_numbers"]
     sides = [kernel.shape[axis] for axis in numbers.rhs_spec[2:]]

@@ -294,7 +294,7 @@ def _run(
     for index, eqn in enumerate(jaxpr.eqns):
         here, operands = (*path, index), [read(atom) for atom in eqn.invars]
         with jax.named_scope(str(eqn.source_info.name_stack)):
-            run = functools.partial(_enter if here in entered else _bind, eqn, operands, actions, here)
+            run = functools.partial(_enter if here in entered else bind, eqn, operands, actions, here)
             if here in actions:
                 results, more = _act(actions[here], operands, run)
             else:
@@ -316,7 +316,7 @@ def _act(action: Action, operands: list[Any], run: Callable) -> tuple[list[Any],
     return results, inner | taken
 
 
-def _bind(eqn: JaxprEqn, operands: list[Any], *_: Any) -> tuple[list[Any], dict[str, Any]]:
+def bind(eqn: JaxprEqn, operands: list[Any], *_: Any) -> tuple[list[Any], dict[str, Any]]:
     """Run one equation as it is; calls too, so that custom derivatives survive."""
     results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return results if eqn.primitive.multiple_results else [results], {}

@@ -28,10 +28,8 @@ def rounds(results: Iterator[T], batches: int) -> Iterator[list[T]]:
         return
     ahead = next(results, None)
     for _ in range(-(-batches // jax.process_count())):
-        mine, ahead = (
-            ahead,
-            next(results, None),
-        )  # which the devices begin with, while the processes wait for each other
+        # The devices begin with the next one while the processes wait for each other.
+        mine, ahead = ahead, next(results, None)
         yield [result for result in _exchange(mine) if result is not None]
 
 

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 from nets import convolve
 
+import jaxviz
 from jaxviz import _winograd
 from jaxviz._accelerate import accelerate, hoist
 
@@ -150,8 +151,6 @@ def test_float64_and_another_layout_are_left_alone():
 
 
 def test_attributions_do_without_it():
-    import jaxviz
-
     kernel, images = random(3, 3, 32, 32), random(1, 24, 24, 32)
     assert "jaxviz_winograd" not in str(jax.make_jaxpr(accelerate(plain, exact=True))(kernel, images))
     params = [random(3, 3, 3, 32), kernel]
@@ -221,8 +220,6 @@ def test_the_gradient_of_a_hoisted_loop():
 
 
 def test_names_are_found_in_an_accelerated_network():
-    import jaxviz
-
     kernel, images = random(3, 3, 32, 32), random(1, 24, 24, 32)
     fast = accelerate(lambda params, images: jax.nn.relu(convolve(images, params["conv"]["kernel"])))
     params = {"conv": {"kernel": kernel}}

@@ -15,8 +15,8 @@ The floor is the time that the floating-point operations of the method would tak
 Peak memory is that of a fresh process that does nothing else, with the runtime and the weights. Compile time is that
 of the first call, less the second; "again" is the same in a new process that finds the first one's programs on disk.
 
-Takes about 25 minutes on two cores, which should have nothing else to do; `--long` adds 500 steps of style end to end,
-10 more.
+On two cores, which should have nothing else to do, five cases with two rounds and `--no-memory` took four minutes.
+Occlusion, integrated gradients, style and `--long`, 500 steps of style end to end, were not run yet.
 
 To look for: ratios above 1 everywhere; memory at most twice PyTorch's.
 """
@@ -456,7 +456,7 @@ def compare(case: Case, rounds: int, rate: float) -> dict[str, Any]:
     }
 
 
-def alone(name: str, side: str) -> None:
+def work_alone(name: str, side: str) -> None:
     """Do the work of one side in this process; print its peak of resident memory in GB, and compile time."""
     run = getattr((CASES | LONG)[name], side)()
     first = seconds(run)
@@ -467,7 +467,7 @@ def alone(name: str, side: str) -> None:
 
 
 def measured_alone(name: str, side: str, cache: str | None = None) -> list[float]:
-    """Return what `alone` prints in a fresh process, with a folder for compiled programs if one is given."""
+    """Return what `work_alone` prints in a fresh process, with a folder for compiled programs if one is given."""
     kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"} if cache else {}
     command = [sys.executable, __file__, "--alone", name, side]
     done = subprocess.run(command, env={**os.environ, **kept}, capture_output=True, text=True, check=True)
@@ -494,7 +494,7 @@ def main(
         alone: case and side, "ours" or "theirs": what such a process does.
     """
     if alone is not None:
-        globals()["alone"](*alone)
+        work_alone(*alone)
         return
     rate = matrix_rate()
     print(f"{os.cpu_count()} cores, jax {jax.__version__}, product of matrices: {rate / 1e9:.0f} GFLOP/s\n")

@@ -187,7 +187,10 @@ class _OnDisk:
         self.writes = jax.process_index() == 0
         if not self.writes:
             wait_for_all()  # for the first one to come to its own, below
-        _claim(folder / "settings.json", settings)
+        kept = claim(folder / "settings.json", settings)
+        other = [f"{name} {kept[name]} and not {value}" for name, value in settings.items() if name in kept]
+        if other:
+            raise ValueError(f"{folder}: this store holds features with {', '.join(other)}; give another folder")
         lines = self.journal.read_bytes().splitlines(keepends=True) if self.journal.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
         if whole != lines:  # killed while the last one was written
@@ -223,14 +226,13 @@ class _OnDisk:
         return Features(array[: len(self.ids)], self.ids, self.skipped)
 
 
-def _claim(file: Path, settings: dict[str, Any]) -> None:
+def claim(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Write the settings of a store that has none yet; return those that differ, as the store has them."""
+    told = json.loads(json.dumps(settings, default=float))
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(settings, indent=1).encode())
+        write_atomically(file, json.dumps(told, indent=1).encode())
     kept = json.loads(file.read_text())
-    other = [f"{name} {kept.get(name)} and not {value}" for name, value in settings.items() if kept.get(name) != value]
-    if other:
-        raise ValueError(f"{file.parent}: this store holds features with {', '.join(other)}; give another folder")
+    return {name: kept.get(name) for name in told | kept if kept.get(name) != told.get(name)}
 
 
 def _open_array(folder: Path, row: tuple[int, ...]) -> Any:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -18,10 +17,10 @@ from jaxtyping import Array, Float, Int
 
 from jaxviz._accelerate import accelerate, hoist
 from jaxviz._devices import over_devices, whole_shares
-from jaxviz._image import ImageError, check_images, write_atomically
+from jaxviz._image import ImageError, check_images
 from jaxviz._interpret import capture
 from jaxviz._types import Images, Key, Net
-from jaxviz.activation._features import digest_of
+from jaxviz.activation._features import claim, digest_of
 from jaxviz.data._source import Loaded, Source, batches, open_source
 from jaxviz.models._style_net import apply, count_styles, init_style_net
 from jaxviz.synthesis._dream import resized
@@ -341,7 +340,12 @@ class _Keeper:
         import orbax.checkpoint as ocp
 
         folder = Path(store).absolute()
-        _claim(folder / "settings.json", settings)
+        changed = claim(folder / "settings.json", settings)
+        if changed:
+            raise ValueError(
+                f"{folder} holds a training with another {', '.join(sorted(changed))}: give the same options to go on "
+                "with it, or another folder"
+            )
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         self.manager, self.args = ocp.CheckpointManager(folder / "checkpoints", options=options), ocp.args
 
@@ -360,16 +364,3 @@ class _Keeper:
         kept: Any = self.manager.restore(step, args=self.args.StandardRestore())
         leaves = [jnp.asarray(kept["state"][name]) for name in sorted(kept["state"])]
         return jax.tree.unflatten(jax.tree.structure(fresh), leaves), np.asarray(kept["losses"])
-
-
-def _claim(file: Path, settings: dict[str, Any]) -> None:
-    told = json.loads(json.dumps(settings, default=float))
-    if not file.exists():
-        write_atomically(file, json.dumps(told, indent=1).encode())
-    before = json.loads(file.read_text())
-    changed = sorted(name for name in before | told if before.get(name) != told.get(name))
-    if changed:
-        raise ValueError(
-            f"{file.parent} holds a training with another {', '.join(changed)}: give the same options to go on with "
-            "it, or another folder"
-        )

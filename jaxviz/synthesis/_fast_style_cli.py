@@ -71,7 +71,7 @@ def train(
         smoothness: Weight of the total variation.
         learning_rate: Of Adam.
         cooldown: The last part of the steps over which the learning rate falls to zero.
-        precision: What the networks compute in; bfloat16 is fast on GPUs and TPUs.
+        precision: What the networks compute in; bfloat16 is meant for GPUs and TPUs.
         samples: Photographs to draw on the way; by default the first four of the source.
         every: Steps from one checkpoint, and sheet of samples, to the next.
         seed: Of all randomness.

@@ -166,12 +166,12 @@ SCRIPT = """
     import jaxviz
     from gradient.test_cli import stand_in
     from jaxviz import cli
-    from jaxviz.data import _source
-    jaxviz.load, load_image = stand_in, _source.load_image
-    def slow(*args, **options):  # so that there is time to be killed in
-        time.sleep(0.1)
-        return load_image(*args, **options)
-    _source.load_image = slow
+    from jaxviz.activation import _cli
+    jaxviz.load, write_state = stand_in, _cli._write_state
+    def slow(*args):  # so that there is time to be killed in; images that were read ahead leave none
+        write_state(*args)
+        time.sleep(1)
+    _cli._write_state = slow
     cli.main(sys.argv[1:])
 """
 

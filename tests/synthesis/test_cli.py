@@ -1,6 +1,5 @@
 """The synthesis verbs: what they write, how they are stopped and gone on with, and what they refuse in one line."""
 
-import contextlib
 import inspect
 import json
 import os
@@ -20,7 +19,7 @@ from skimage import data
 
 import jaxviz
 from jaxviz import cli
-from jaxviz.synthesis import _cli, _saved
+from jaxviz.synthesis import _cli
 
 KEY = jax.random.key(0)
 STYLE_LAYERS = ("relu_0", "relu_1")
@@ -167,23 +166,6 @@ def test_help_names_the_options(verb, capsys):
 
 
 # Stopping and going on
-
-
-@pytest.fixture
-def stop_at(monkeypatch):
-    """Let Ctrl-C be pressed before a certain look at the run."""
-
-    def at(look):
-        looks = []
-
-        @contextlib.contextmanager
-        def interrupts():
-            yield lambda: looks.append(1) or len(looks) == look
-
-        monkeypatch.setattr(_saved, "interrupts", interrupts)
-        monkeypatch.setattr(_cli, "interrupts", interrupts)
-
-    return at
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in ("ascend a class", "efros-leung")])

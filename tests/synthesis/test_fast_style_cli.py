@@ -1,6 +1,5 @@
 """`jaxviz fast-style`: what it writes, that it goes on, and what it refuses in one line."""
 
-import contextlib
 from pathlib import Path
 
 import jax
@@ -13,7 +12,6 @@ from synthesis.test_restyle import read_video, write_video
 
 import jaxviz
 from jaxviz import cli
-from jaxviz.synthesis import _fast_style_cli
 
 TRAIN = "fast-style train images styles/night.png styles/waves.png --width 2 --size 16 --batch-size 2 --steps 6"
 
@@ -35,22 +33,6 @@ def place(monkeypatch, tmp_path):
     params = jaxviz.init_style_net(jax.random.key(3), width=2, blocks=1, styles=2)
     params["last"]["offset"] = jnp.array([[1.0, 0, 0], [0, 0, 1.0]])
     jaxviz.save_style_net("net.safetensors", params, ["night", "waves"])
-
-
-@pytest.fixture
-def stop_at(monkeypatch):
-    """Let Ctrl-C be pressed before a certain look at the training."""
-
-    def at(look):
-        looks = []
-
-        @contextlib.contextmanager
-        def interrupts():
-            yield lambda: looks.append(1) or len(looks) == look
-
-        monkeypatch.setattr(_fast_style_cli, "interrupts", interrupts)
-
-    return at
 
 
 def test_a_training_leaves_a_net_samples_and_losses_and_goes_on(stop_at, capsys):

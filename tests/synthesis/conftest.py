@@ -1,0 +1,24 @@
+"""What tests of the verbs that make images share."""
+
+import contextlib
+
+import pytest
+
+from jaxviz.synthesis import _cli, _fast_style_cli, _saved
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Let Ctrl-C be pressed before a certain look at the run."""
+
+    def at(look):
+        looks = []
+
+        @contextlib.contextmanager
+        def interrupts():
+            yield lambda: looks.append(1) or len(looks) == look
+
+        for module in (_cli, _fast_style_cli, _saved):
+            monkeypatch.setattr(module, "interrupts", interrupts)
+
+    return at
