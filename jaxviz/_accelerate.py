@@ -10,14 +10,17 @@
 - Nor has XLA on CPU fast code for a convolution without any padding; with a row and a column of zeros it has.
 - A convolution with a 1x1 kernel is a product of matrices, and on CPU up to twice as fast when written as one.
 - One of 3x3, stride 1 and a border of zeros is done in a quarter of the products by Winograd's method (`_winograd.py`):
-  float32 on CPU, where it pays, but for attributions. Asked for `jax.default_matmul_precision("highest")`, it stays a
-  convolution.
+  float32 on CPU, where it pays; in the attributions by gradients only on the way back. Asked for
+  `jax.default_matmul_precision("highest")`, it stays a convolution.
+- Where the kernel is large beside few positions, to turn it around for the input gradient takes XLA on CPU as long as
+  the convolution. One product and nine shifts leave it as it lies.
 
 In loops, `hoist` makes what depends on kernels only before the loop.
 """
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,9 +42,10 @@ _plain = primitives.conv_general_dilated_p.bind
 def accelerate(fn: Callable[..., Any], *, exact: bool = False) -> Callable[..., Any]:
     """Return `fn` with its max-pools and, on CPU, its convolutions exchanged for faster forms.
 
-    With `exact`, which attributions ask for, without Winograd's: where a photograph is nearly flat, its rounding, 1e-6
-    of the largest value, decides which of nearly equal values a max-pool takes. Of three photographs that changed
-    nothing in two, and moved 1% to 22% of VGG-16's maps, by their L2 norm, in the third; plain sums 0.1% to 0.8%.
+    With `exact`, which attributions by gradients ask for, without Winograd's on the way forward: where a photograph is
+    nearly flat, its rounding, 1e-6 of the largest value, decides which of nearly equal values a max-pool takes. Of
+    three photographs that changed nothing in two, and moved 1% to 22% of VGG-16's maps, by their L2 norm, in the third;
+    plain sums 0.1% to 0.8%. On the way back nothing is decided, and rounding stays what it is.
     """
     swaps = {"reduce_window_max": _max_pool}
     if jax.default_backend() == "cpu":  # cuDNN and the TPU compiler have their own fast forms
@@ -160,8 +164,10 @@ def _depthwise(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
 
 
 def _gradient_of_images(g: Array, images: Any, kernel: Array, **params: Any) -> Array:
-    """Return the input gradient as one ordinary convolution of `g` with the flipped kernel."""
+    """Return the input gradient as one ordinary convolution of `g` with the flipped kernel, or in a faster form."""
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
+    if _winograd.pays(g, kernel, params):
+        return _winograd.gradient(g, kernel, params["padding"])
     if params["batch_group_count"] != 1 or any(d != 1 for d in params["lhs_dilation"]):
         return jax.linear_transpose(lambda x: _plain(x, kernel, **params), images.aval)(g)[0]
     lhs, rhs, out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
@@ -175,6 +181,9 @@ def _gradient_of_images(g: Array, images: Any, kernel: Array, **params: Any) -> 
         "lhs_dilation": params["window_strides"],
         "padding": tuple(zip(before, after, strict=True)),
     }
+    positions = math.prod(g.shape[axis] for axis in (out[0], *out[2:]))
+    if _winograd.is_plain(params) and positions <= 2 * g.shape[out[1]]:
+        return _winograd.by_taps(g, kernel, changes["padding"])
     return convolution_p.bind(g, _exchange(kernel, rhs, groups), **params | changes)
 
 

@@ -12,6 +12,7 @@ channel(net, layer, 8)` with `t = jnp.linspace(0, 1, 5)` goes from one channel t
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -72,43 +73,66 @@ class _Sum(Summable):
         return jnp.reshape(jnp.asarray(weight, values.dtype), (-1, *(1,) * (values.ndim - 1))) * values
 
 
+class _Read(Summable):
+    """A score that picks what it reads of the network."""
+
+    read: Callable[[Any, Any], Array]
+    pick: Callable[[Array], Array]
+
+    def __call__(self, params: Any, images: Any) -> Array:
+        return self.pick(self.read(params, images))
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Class(Summable):
+class _Class(_Read):
     net: Net = _static()
     target: Any = None
     softmax: bool = dataclasses.field(default=False, metadata={"static": True})
 
-    def __call__(self, params: Any, images: Any) -> Array:
-        logits = _logits(self, params, images)
+    def read(self, params: Any, images: Any) -> Array:
+        logits = self.net(params, images)
+        if jnp.ndim(logits) != 2:
+            raise ValueError(f"a class score needs a network that returns (n, classes), got shape {jnp.shape(logits)}")
+        return logits
+
+    def pick(self, logits: Array) -> Array:
         best = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1))
         values = jax.nn.softmax(logits) if self.softmax else logits
         return _pick(values, best if self.target is None else self.target, "class", several=True)
 
 
+class _OfLayer(_Read):
+    """A score that reads a layer."""
+
+    net: Net
+    layer: str
+
+    def read(self, params: Any, images: Any) -> Array:
+        return capture(self.net, self.layer)(params, images)[1][self.layer]
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Channel(Summable):
+class _Channel(_OfLayer):
     net: Net = _static()
     layer: str = _static()
     index: Any = 0
 
-    def __call__(self, params: Any, images: Any) -> Array:
-        value = _layer(self, params, images)
+    def pick(self, value: Array) -> Array:
         means = value.mean(axis=tuple(range(1, value.ndim - 1)))
         return _pick(means, self.index, f"channel of {self.layer!r}", several=True)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Neuron(Summable):
+class _Neuron(_OfLayer):
     net: Net = _static()
     layer: str = _static()
     index: Any = 0
     position: Any = None
 
-    def __call__(self, params: Any, images: Any) -> Array:
-        value = _layer(self, params, images)
+    def pick(self, value: Array) -> Array:
         if value.ndim == 4:
             row, column = (value.shape[1] // 2, value.shape[2] // 2) if self.position is None else self.position
             along_row = _pick(jnp.swapaxes(value, 1, -1), row, f"row of {self.layer!r}")  # (n, c, w)
@@ -120,24 +144,12 @@ class _Neuron(Summable):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Energy(Summable):
+class _Energy(_OfLayer):
     net: Net = _static()
     layer: str = _static()
 
-    def __call__(self, params: Any, images: Any) -> Array:
-        value = _layer(self, params, images)
+    def pick(self, value: Array) -> Array:
         return jnp.mean(jnp.square(value), axis=tuple(range(1, value.ndim)))
-
-
-def _logits(score: _Class, params: Any, images: Any) -> Array:
-    logits = score.net(params, images)
-    if jnp.ndim(logits) != 2:
-        raise ValueError(f"a class score needs a network that returns (n, classes), got shape {jnp.shape(logits)}")
-    return logits
-
-
-def _layer(score: _Channel | _Neuron | _Energy, params: Any, images: Any) -> Array:
-    return capture(score.net, score.layer)(params, images)[1][score.layer]
 
 
 def _pick(values: Array, index: Any, what: str, *, several: bool = False) -> Array:
@@ -256,6 +268,26 @@ def as_data(score: Score) -> Any:
     return score if is_pytree(score) else jax.tree_util.Partial(functools.partial(score))
 
 
+def check_score(score: Score, params: Any, images: Any) -> None:
+    """Complain about numbers of a score that tracing would hide, such as a class that is not there.
+
+    The network is traced once for all numbers: that takes a tenth of a second or two, as long as a small image's map.
+    """
+    if isinstance(score, _Sum):
+        for part in score.scores:
+            check_score(part, params, images)
+    elif isinstance(score, _Read):
+        numbers, structure = jax.tree.flatten(score)
+        jax.eval_shape(score.pick, jax.eval_shape(_reader(structure, len(numbers)), params, images))
+    else:
+        jax.eval_shape(functools.partial(score), params, images)
+
+
+@functools.lru_cache(maxsize=64)
+def _reader(structure: Any, numbers: int) -> Any:
+    return jax.jit(structure.unflatten([0] * numbers).read)  # jit remembers what it traced
+
+
 def one_per_image(values: Any, images: Any) -> Array:
     """Return a score's values; raise ValueError unless there is one for each image."""
     if jnp.shape(values) != images.shape[:1]:
@@ -274,7 +306,7 @@ def some_per_image(values: Any, images: Any) -> Array:
 def fixed(score: Score, params: Any, images: Any) -> Score:
     """Return a score that keeps the class which `images` are ranked as, when it is asked about changed ones."""
     if isinstance(score, _Class) and score.target is None:
-        return dataclasses.replace(score, target=jnp.argmax(_logits(score, params, images), axis=-1))
+        return dataclasses.replace(score, target=jnp.argmax(score.read(params, images), axis=-1))
     if isinstance(score, _Sum):
         return dataclasses.replace(score, scores=tuple(fixed(part, params, images) for part in score.scores))
     return score
@@ -294,4 +326,4 @@ def one_by_one(score: Score, count: int) -> Any:
 def _knows_each_image(score: Score) -> bool:
     if isinstance(score, _Sum):
         return all(_knows_each_image(part) for part in score.scores)
-    return isinstance(score, _Class | _Channel | _Neuron | _Energy)
+    return isinstance(score, _Read)

@@ -10,6 +10,7 @@ innermost: few loops to compile, and vectorized ones.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -56,14 +57,10 @@ def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
     Worth it are enough channels, so that the products outweigh the transforms, and enough tiles for each of the 36
     matrices of the kernel, which have to be read. A batch that devices share must not be cut into strips.
     """
-    numbers = params["dimension_numbers"]
-    if (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec) != ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)):
-        return False
-    steps = (*params["window_strides"], *params["lhs_dilation"], *params["rhs_dilation"])
     known = (
-        kernel.shape[:2] == (3, 3)
+        is_plain(params)
+        and kernel.shape[:2] == (3, 3)
         and all(0 <= border <= 2 for pair in params["padding"] for border in pair)
-        and set(steps) == {params["feature_group_count"], params["batch_group_count"], 1} == {1}
         and images.dtype == kernel.dtype == jnp.float32
         and params["preferred_element_type"] in (None, jnp.float32)
         and set(params["precision"] or ()) <= {None, lax.Precision.DEFAULT}  # "highest" is how to opt out
@@ -72,6 +69,16 @@ def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
         return False
     tiles = math.prod(_tiles(images.shape, params["padding"]))
     return min(kernel.shape[2:]) >= 32 and tiles >= 32 and jax.local_device_count() == 1
+
+
+def is_plain(params: dict[str, Any]) -> bool:
+    """Tell a convolution of `(n, h, w, in)` with `(h, w, in, out)` without strides, dilation and groups."""
+    numbers = params["dimension_numbers"]
+    steps = (*params["window_strides"], *params["lhs_dilation"], *params["rhs_dilation"])
+    layout = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
+    return layout == ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)) and (
+        set(steps) == {params["feature_group_count"], params["batch_group_count"], 1} == {1}
+    )
 
 
 def _outputs(shape: Sequence[int], padding: Padding) -> list[int]:
@@ -86,6 +93,16 @@ def _tiles(shape: Sequence[int], padding: Padding) -> tuple[int, int, int]:
 def convolve(images: Array, kernel: Array, padding: Padding) -> Array:
     """Convolve `(n, h, w, in)` with `(3, 3, in, out)`, stride 1, a border of zeros."""
     return winograd_p.bind(images, kernel, adjoint=False, padding=padding)
+
+
+def gradient(g: Array, kernel: Array, padding: Padding) -> Array:
+    """Return the gradient of such a convolution with respect to the images, from that of its results."""
+    return winograd_p.bind(g, kernel, adjoint=True, padding=_turned(padding))
+
+
+def _turned(padding: Padding) -> Padding:
+    """Return the border of the convolution that takes results back to images."""
+    return tuple((2 - before, 2 - after) for before, after in padding)
 
 
 def at_points(kernel: Array, *, adjoint: bool) -> Array:
@@ -128,8 +145,29 @@ def _run(images: Array, kernel: Array, *given: Array, adjoint: bool, padding: Pa
 
 
 def _directly(images: Array, kernel: Array, *, adjoint: bool, padding: Padding) -> Array:
-    kernel = kernel[::-1, ::-1].swapaxes(2, 3) if adjoint else kernel
+    if adjoint:
+        return by_taps(images, kernel, padding)
     return lax.conv_general_dilated(images, kernel, (1, 1), padding, dimension_numbers=LAYOUT)
+
+
+def by_taps(g: Array, kernel: Array, padding: Padding) -> Array:
+    """Return the gradient of a convolution with respect to the images as one product, and shifted sums of it.
+
+    `padding` is that of the convolution with the turned kernel. The kernel, large beside few positions, is read as it
+    lies; to turn it and exchange its channels takes as long as the convolution itself.
+    """
+    down, across, inputs, outputs = kernel.shape
+    products = g @ kernel.reshape(-1, outputs).T  # (n, h, w, (down, across, in))
+    shifts = [
+        [(before + i + 1 - side, after - i, 0) for i in range(side)]
+        for (before, after), side in zip(padding, (down, across), strict=True)
+    ]
+    zero = jnp.zeros((), products.dtype)
+    moved = [
+        lax.pad(products[..., i * inputs : (i + 1) * inputs], zero, ((0, 0, 0), *shift, (0, 0, 0)))
+        for i, shift in enumerate(itertools.product(*shifts))
+    ]
+    return functools.reduce(jnp.add, moved)
 
 
 def _by_tiles(images: Array, kernel: Array, *, adjoint: bool, padding: Padding) -> Array:
@@ -185,8 +223,8 @@ def _jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
 
 def _transposed(g: Any, images: Any, kernel: Any, *given: Any, adjoint: bool, padding: Padding) -> list[Any]:
     if ad.is_undefined_primal(images):
-        rest = tuple((2 - before, 2 - after) for before, after in padding)
-        return [winograd_p.bind(g, kernel, adjoint=not adjoint, padding=rest), None, *(None for _ in given)]
+        result = winograd_p.bind(g, kernel, adjoint=not adjoint, padding=_turned(padding))
+        return [result, None, *(None for _ in given)]
     plain = functools.partial(_directly, images, adjoint=adjoint, padding=padding)
     return [None, *jax.linear_transpose(plain, kernel.aval)(g), *(None for _ in given)]
 

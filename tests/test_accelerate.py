@@ -152,6 +152,17 @@ def test_a_depthwise_1x1_convolution(data):
     assert primitives_of(plain, w, x) == set()
 
 
+@pytest.mark.parametrize("padding", [[(1, 1), (0, 3)], [(0, 0), (0, 0)], [(4, 2), (1, 0)]], ids=str)
+@pytest.mark.parametrize("side", [(3, 3), (5, 2), (1, 3)], ids=str)
+def test_where_the_kernel_is_large_it_is_not_turned(side, padding, x64):
+    images = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+    kernel = jax.random.normal(jax.random.key(1), (*side, 3, 80))
+    loss = lambda x: (convolve(x, kernel, padding=padding) ** 2).sum()  # noqa: E731
+    fast = jax.grad(accelerate(loss))
+    np.testing.assert_allclose(fast(images), jax.grad(loss)(images), rtol=1e-12, atol=1e-12)
+    assert " rev[" not in str(jax.make_jaxpr(fast)(images))
+
+
 def test_every_transformation(data):
     x, w = data
     fn = lambda x: jnp.sum(jnp.sin(convolve(x, w, stride=2)))  # noqa: E731

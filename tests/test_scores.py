@@ -196,6 +196,26 @@ def test_another_weight_compiles_nothing(small_params, images):
     assert len(traces) == 1
 
 
+def test_another_class_does_not_trace_the_network_again(small_params, images):
+    """Nor does the check that the class is there; it complains all the same."""
+    traces = []
+
+    def net(params, images):
+        traces.append(images)
+        return small_net(params, images)
+
+    for method in (jaxviz.saliency, jaxviz.occlusion):
+        options = {"window": 8} if method is jaxviz.occlusion else {}
+        method(jaxviz.logit(net, 1), small_params, images, **options)
+        before = len(traces)
+        method(jaxviz.logit(net, 2), small_params, images, **options)
+        assert len(traces) == before > 0
+        with pytest.raises(ValueError, match="there is no class 5: expected 0 to 4"):
+            method(jaxviz.logit(net, 5), small_params, images, **options)
+        with pytest.raises(ValueError, match="there is no class 7"):
+            method(jaxviz.logit(net, 1) + 2 * jaxviz.logit(net, 7), small_params, images, **options)
+
+
 def test_an_interpolation_goes_from_one_channel_to_the_other(small_params):
     t = jnp.linspace(0, 1, 3)
     score = (1 - t) * jaxviz.channel(small_net, "relu_1", 1) + t * jaxviz.channel(small_net, "relu_1", 4)

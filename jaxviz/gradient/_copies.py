@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxviz._accelerate import hoist
 from jaxviz._image import blur, check_finite, check_images
-from jaxviz._scores import is_pytree, one_by_one, some_per_image
+from jaxviz._scores import check_score, is_pytree, one_by_one, some_per_image
 from jaxviz._types import Images, Score
 
 Fill = ArrayLike | tuple[float, float, float] | Literal["blur"]
@@ -26,7 +26,7 @@ def run(method: Callable[..., Any], score: Score, params: Any, images: Any, *arr
     check_images(images)
     if not is_pytree(score):
         return method(score, params, images, *arrays, **options)
-    jax.eval_shape(functools.partial(score), params, images)  # complains about numbers that tracing would hide
+    check_score(score, params, images)
     return _compiled(method, tuple(sorted(options)))(score, params, images, *arrays, **options)
 
 

@@ -144,7 +144,7 @@ def _curve(
     inserting: bool,
 ) -> Curve:
     def follow(score: Score, images: Images, maps: Maps, replacement: Images) -> Array:
-        fast = accelerate(score, exact=True)
+        fast = accelerate(score)
         order = jnp.argsort(maps.reshape(len(maps), -1), axis=1, descending=True, stable=True)
         ranks = jnp.argsort(order, axis=1).reshape(maps.shape)[..., None]  # 0 for the most important pixel
         first, second = (replacement, images) if inserting else (images, replacement)

@@ -81,7 +81,7 @@ def _occluded(
     rows, columns = (_spans(*along) for along in zip(images.shape[1:3], window, stride, strict=True))
 
     def hidden(score: Score, images: Images, fill: Images) -> Array:
-        fast = accelerate(score, exact=True)
+        fast = accelerate(score)
         clean = values_of(fast, params, images)
 
         def part(indices: Array, live: Array) -> Array:
@@ -178,7 +178,7 @@ def _masked(
     height, width = images.shape[1:3]
 
     def seen(score: Score, images: Images, fill: Images) -> Array:
-        fast = accelerate(score, exact=True)
+        fast = accelerate(score)
 
         def part(indices: Array, live: Array) -> Array:
             keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)

@@ -14,7 +14,7 @@ from jaxviz._accelerate import accelerate
 from jaxviz._devices import over_devices
 from jaxviz._image import check_finite
 from jaxviz._relu import revived
-from jaxviz._scores import as_data, one_per_image
+from jaxviz._scores import as_data, check_score, one_per_image
 from jaxviz._types import Key, Score
 from jaxviz.synthesis._minimize import Synthesis, Watch, synthesize
 from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier
@@ -94,8 +94,7 @@ def ascend(
     weights, functions = tuple(w for w, _ in penalties), tuple(f for _, f in penalties)
     shape = (_batch(score), height, width, 3)
     first = _start(form, start, start_key, shape)
-    # Complains about numbers that tracing would hide.
-    jax.eval_shape(functools.partial(score), params, jax.eval_shape(form.images, first))
+    check_score(score, params, jax.eval_shape(form.images, first))
     first, params = over_devices(first, params)
     return synthesize(
         functools.partial(_show, form),

@@ -1,6 +1,5 @@
 """DeepDream: more of what a layer already sees in an image."""
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
 from jaxviz._image import check_images, resize
-from jaxviz._scores import as_data, one_per_image
+from jaxviz._scores import as_data, check_score, one_per_image
 from jaxviz._types import Images, Key, Score
 from jaxviz.synthesis._minimize import Synthesis, Watch, in_stages, synthesize
 
@@ -67,7 +66,7 @@ def dream(
     Mordvintsev, Olah & Tyka 2015, Inceptionism: Going Deeper into Neural Networks.
     """
     check_images(images)
-    jax.eval_shape(functools.partial(score), params, images)  # complains about numbers that tracing would hide
+    check_score(score, params, images)
     sizes = octave_sizes(images.shape[1:3], octaves, octave_scale)
     optimizer = _normalized_steps(step_size)
 
