@@ -81,8 +81,7 @@ def fourier(height: int, width: int, *, decay: float = 1.0, spread: float = 0.01
         return spread * jax.random.normal(key, (n, height, width // 2 + 1, 3, 2))
 
     def images(variables: Float[Array, "n h f 3 2"]) -> Images:
-        spectrum = jax.lax.complex(variables[..., 0], variables[..., 1]) * scale[..., None].astype(np.float32)
-        return _colored(jnp.fft.irfft2(spectrum, s=(height, width), axes=(1, 2)))
+        return _colored(_inverse(variables * scale[..., None, None].astype(np.float32), width))
 
     def variables(images: Images) -> Float[Array, "n h f 3 2"]:
         spectrum = jnp.fft.rfft2(_decorrelated(images), axes=(1, 2)) / scale[..., None].astype(np.float32)
@@ -124,8 +123,8 @@ def maco(height: int, width: int) -> Parameterization:
         return jax.random.uniform(key, (n, height, width // 2 + 1, 3), minval=-np.pi, maxval=np.pi)
 
     def images(phases: Float[Array, "n h f 3"]) -> Images:
-        spectrum = jax.lax.complex(jnp.cos(phases), jnp.sin(phases)) * magnitude.astype(np.float32)
-        return _colored(jnp.fft.irfft2(spectrum, s=(height, width), axes=(1, 2)))
+        spectrum = jnp.stack([jnp.cos(phases), jnp.sin(phases)], -1) * magnitude[..., None].astype(np.float32)
+        return _colored(_inverse(spectrum, width))
 
     def variables(images: Images) -> Float[Array, "n h f 3"]:
         return jnp.angle(jnp.fft.rfft2(_decorrelated(images), axes=(1, 2)))
@@ -137,6 +136,28 @@ def _frequencies(height: int, width: int) -> np.ndarray:
     """Return the frequency of each coefficient of `rfft2` in cycles a pixel, that of the mean as the next lowest."""
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
     return np.maximum(np.hypot(rows, columns), 1 / max(height, width))
+
+
+def _inverse(spectrum: Float[Array, "n h f c 2"], width: int) -> Float[Array, "n h w c"]:
+    """Return what `irfft2` does, of real and imaginary parts, as products with matrices of sines and cosines.
+
+    XLA gathers the images of all devices for a Fourier transform, each step; products it leaves where they are. They
+    are little beside a network.
+    """
+    height, frequencies = spectrum.shape[1:3]
+    twice = jnp.full(frequencies, 2.0).at[0].set(1)  # for the frequencies that are left out, conjugates of these
+    twice = twice.at[-1].set(1) if width % 2 == 0 else twice
+    product = functools.partial(jnp.einsum, precision="highest")
+    cosine, sine = _waves(height, height)
+    even, odd = (product("yu,nufcp->nyfcp", wave, spectrum) for wave in (cosine, sine))
+    real, imaginary = even[..., 0] - odd[..., 1], even[..., 1] + odd[..., 0]
+    cosine, sine = (wave * twice / (height * width) for wave in _waves(width, frequencies))
+    return product("xf,nyfc->nyxc", cosine, real) - product("xf,nyfc->nyxc", sine, imaginary)
+
+
+def _waves(size: int, frequencies: int) -> tuple[Float[Array, "h f"], Float[Array, "h f"]]:
+    turns = jnp.arange(size)[:, None] * jnp.arange(frequencies) % size  # whole numbers, so that nothing is lost
+    return jnp.cos(2 * np.pi / size * turns), jnp.sin(2 * np.pi / size * turns)
 
 
 def _colored(signal: Float[Array, "n h w 3"]) -> Images:
