@@ -10,8 +10,8 @@
 - Nor has XLA on CPU fast code for a convolution without any padding; with a row and a column of zeros it has.
 - A convolution with a 1x1 kernel is a product of matrices, and on CPU up to twice as fast when written as one.
 - One of 3x3, stride 1 and a border of zeros is done in a quarter of the products by Winograd's method (`_winograd.py`):
-  float32 on CPU, where it pays; in the attributions by gradients only on the way back. Asked for
-  `jax.default_matmul_precision("highest")`, it stays a convolution.
+  float32 on CPU, where it pays; on the way forward of attributions by gradients in its less and more exact form. Asked
+  for `jax.default_matmul_precision("highest")`, it stays a convolution.
 - Where the kernel is large beside few positions, to turn it around for the input gradient takes XLA on CPU as long as
   the convolution. One product and nine shifts leave it as it lies.
 
@@ -42,10 +42,10 @@ _plain = primitives.conv_general_dilated_p.bind
 def accelerate(fn: Callable[..., Any], *, exact: bool = False) -> Callable[..., Any]:
     """Return `fn` with its max-pools and, on CPU, its convolutions exchanged for faster forms.
 
-    With `exact`, which attributions by gradients ask for, without Winograd's on the way forward: where a photograph is
-    nearly flat, its rounding, 1e-6 of the largest value, decides which of nearly equal values a max-pool takes. Of
-    three photographs that changed nothing in two, and moved 1% to 22% of VGG-16's maps, by their L2 norm, in the third;
-    plain sums 0.1% to 0.8%. On the way back nothing is decided, and rounding stays what it is.
+    With `exact`, which attributions by gradients ask for, Winograd's tiles are small on the way forward. Where a
+    photograph is nearly flat, the rounding of large ones, 1e-6 of the largest value, decides which of nearly equal
+    values a max-pool takes. Of three photographs that changed nothing in two, and moved 1% to 22% of VGG-16's maps, by
+    their L2 norm, in the third; plain sums and small tiles 0.1% to 0.9%. On the way back nothing is decided.
     """
     swaps = {"reduce_window_max": _max_pool}
     if jax.default_backend() == "cpu":  # cuDNN and the TPU compiler have their own fast forms
@@ -94,7 +94,7 @@ def _made_ready(eqn: Any, kernel: Array) -> tuple[Array, ...]:
     """Return what a convolution of ours takes after the images."""
     if eqn.primitive is convolution_p:
         return (kernel,)
-    return kernel, _winograd.at_points(kernel, adjoint=eqn.params["adjoint"])
+    return kernel, _winograd.at_points(kernel, **{name: eqn.params[name] for name in ("adjoint", "side")})
 
 
 def _with_kernel(eqn: Any, kernel: tuple[Array, ...], operands: list[Any], _: Callable) -> tuple[list[Any], dict]:
@@ -114,8 +114,9 @@ def _convolve(images: Array, kernel: Array, *, exact: bool, **params: Any) -> Ar
         return _product(images, kernel, params)
     depthwise = groups == images.shape[numbers.lhs_spec[1]] == kernel.shape[numbers.rhs_spec[0]]
     if groups == 1 or not depthwise or any(d != 1 for d in params["lhs_dilation"]):
-        if not exact and _winograd.pays(images, kernel, params):
-            return _winograd.convolve(images, kernel, params["padding"])
+        side = _winograd.EXACT if exact else _winograd.FAST
+        if _winograd.pays(images, kernel, params, side=side):
+            return _winograd.convolve(images, kernel, params["padding"], side=side)
         return convolution_p.bind(images, kernel, **params)
     return _depthwise(images, kernel, params)
 

@@ -1,9 +1,13 @@
-"""Winograd's convolution F(4x4, 3x3): a 3x3 kernel gives a tile of 4x4 outputs with 36 products in place of 144.
+"""Winograd's convolutions F(4x4, 3x3) and F(2x2, 3x3): a tile of outputs with 36 products in place of 144, or 16 of 36.
 
-Tile, kernel and output are polynomials, and values at six points (one of them infinity) determine the product. So every
-tile of 6x6 inputs is taken to its values at the points, at each point those of all channels are multiplied by the
-kernel's, 36 products of matrices, and the results are taken back. Lavin & Gray 2016, Fast Algorithms for Convolutional
-Neural Networks.
+Tile, kernel and output are polynomials, and values at as many points (one of them infinity) as a tile of inputs has
+rows determine the product. So every tile of inputs, 6x6 or 4x4, is taken to its values at the points, at each point
+those of all channels are multiplied by the kernel's, 36 or 16 products of matrices, and the results are taken back.
+Lavin & Gray 2016, Fast Algorithms for Convolutional Neural Networks.
+
+Tiles of 4x4 are faster. Tiles of 2x2 round no more than a plain convolution does, and where an image is flat, they are
+as flat as it is: at their points, 0, 1 and -1, differences of equal numbers are zero, to the bit. So they may decide
+which of several equal values a max-pool takes.
 
 Transforms are products with small matrices, or sums of slices times constants along one axis, with the channels
 innermost: few loops to compile, and vectorized ones.
@@ -13,7 +17,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,25 +27,35 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
-SIDE = 4  # of a tile of outputs; a tile of inputs has two more, shared with its neighbours
-POINTS = (0, 0.75, -0.75, 1.5, -1.5)  # a fifth of the rounding error of the usual 0, 1, -1, 2, -2
-WORTH_A_KERNEL = 128  # tiles, from which it pays to make the kernel at the points for one convolution
+FAST, EXACT = 4, 2  # sides of a tile of outputs; a tile of inputs has two more, shared with its neighbours
+POINTS = {FAST: (0, 0.75, -0.75, 1.5, -1.5), EXACT: (0, 1, -1)}  # 3/4: a fifth of the rounding error of 0, ±1, ±2
+# Channels, in times out over in plus out, from which the products that are saved outweigh the transforms: measured.
+WORTH_TRANSFORMS = {FAST: 40, EXACT: 85}
+WORTH_A_KERNEL = 2048  # positions, from which it pays to make the kernel at the points for one convolution
 AT_ONCE = 2**23  # numbers that the tiles at the points may have; of more they are made in strips
 
 
-def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the matrices that take inputs (6x6) and kernel (6x3) to the points, and results back (4x6)."""
-    others = [[q for q in POINTS if q != p] for p in POINTS]
-    scale = [np.prod([p - q for q in roots]) for p, roots in zip(POINTS, others, strict=True)]
-    inputs = np.zeros((6, 6))
-    inputs[:5, :5] = [np.poly(roots)[::-1] for roots in others]
-    inputs[5] = np.poly(POINTS)[::-1]
-    kernel = np.array([[p**power / s for power in range(3)] for p, s in zip(POINTS, scale, strict=True)] + [[0, 0, 1]])
-    back = np.array([[p**power for p in POINTS] + [power == SIDE - 1] for power in range(SIDE)])
-    return inputs, kernel, back
+class Matrices(NamedTuple):
+    """What takes inputs (s + 2, s + 2) and kernel (s + 2, 3) to the points, and results back (s, s + 2)."""
+
+    inputs: np.ndarray
+    kernel: np.ndarray
+    back: np.ndarray
 
 
-INPUTS, KERNEL, BACK = _matrices()
+@functools.cache
+def matrices(side: int) -> Matrices:
+    """Return the matrices for tiles of `side` outputs."""
+    points = POINTS[side]
+    others = [[q for q in points if q != p] for p in points]
+    scale = [np.prod([p - q for q in roots]) for p, roots in zip(points, others, strict=True)]
+    inputs = np.zeros((side + 2, side + 2))
+    inputs[:-1, :-1] = [np.poly(roots)[::-1] for roots in others]
+    inputs[-1] = np.poly(points)[::-1]
+    kernel = np.array([[p**power / s for power in range(3)] for p, s in zip(points, scale, strict=True)] + [[0, 0, 1]])
+    back = np.array([[p**power for p in points] + [power == side - 1] for power in range(side)])
+    return Matrices(inputs, kernel, back)
+
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -51,11 +65,11 @@ Padding = tuple[tuple[int, int], ...]
 winograd_p = Primitive("jaxviz_winograd")  # of images, kernel and, if it is at hand, the kernel at the points
 
 
-def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
-    """Tell whether these are operands of a convolution that is known here, and worth it.
+def pays(images: Any, kernel: Any, params: dict[str, Any], *, side: int = FAST) -> bool:
+    """Tell whether these are operands of a convolution that is known here, and worth it for tiles of `side` outputs.
 
-    Worth it are enough channels, so that the products outweigh the transforms, and enough tiles for each of the 36
-    matrices of the kernel, which have to be read. A batch that devices share must not be cut into strips.
+    Worth it are enough channels, so that the products outweigh the transforms, and enough positions for each matrix of
+    the kernel, which have to be read. A batch that devices share must not be cut into strips.
     """
     known = (
         is_plain(params)
@@ -67,8 +81,10 @@ def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
     )
     if not known:
         return False
-    tiles = math.prod(_tiles(images.shape, params["padding"]))
-    return min(kernel.shape[2:]) >= 32 and tiles >= 32 and jax.local_device_count() == 1
+    positions = images.shape[0] * math.prod(_outputs(images.shape, params["padding"]))
+    inputs, outputs = kernel.shape[2:]
+    enough = inputs * outputs >= WORTH_TRANSFORMS[side] * (inputs + outputs)
+    return enough and positions >= 512 and jax.local_device_count() == 1
 
 
 def is_plain(params: dict[str, Any]) -> bool:
@@ -85,19 +101,14 @@ def _outputs(shape: Sequence[int], padding: Padding) -> list[int]:
     return [size + sum(border) - 2 for size, border in zip(shape[1:3], padding, strict=True)]
 
 
-def _tiles(shape: Sequence[int], padding: Padding) -> tuple[int, int, int]:
-    down, across = (-(-size // SIDE) for size in _outputs(shape, padding))
-    return shape[0], down, across
-
-
-def convolve(images: Array, kernel: Array, padding: Padding) -> Array:
+def convolve(images: Array, kernel: Array, padding: Padding, *, side: int = FAST) -> Array:
     """Convolve `(n, h, w, in)` with `(3, 3, in, out)`, stride 1, a border of zeros."""
-    return winograd_p.bind(images, kernel, adjoint=False, padding=padding)
+    return winograd_p.bind(images, kernel, adjoint=False, padding=padding, side=side)
 
 
 def gradient(g: Array, kernel: Array, padding: Padding) -> Array:
     """Return the gradient of such a convolution with respect to the images, from that of its results."""
-    return winograd_p.bind(g, kernel, adjoint=True, padding=_turned(padding))
+    return winograd_p.bind(g, kernel, adjoint=True, padding=_turned(padding), side=FAST)
 
 
 def _turned(padding: Padding) -> Padding:
@@ -105,11 +116,11 @@ def _turned(padding: Padding) -> Padding:
     return tuple((2 - before, 2 - after) for before, after in padding)
 
 
-def at_points(kernel: Array, *, adjoint: bool) -> Array:
-    """Return a kernel, for the adjoint one that is turned by 180 degrees, at the points: `(36, in, out)`."""
-    rows = KERNEL[:, ::-1] if adjoint else KERNEL
+def at_points(kernel: Array, *, adjoint: bool, side: int) -> Array:
+    """Return a kernel, for the adjoint one that is turned by 180 degrees, at the points: `(36 or 16, in, out)`."""
+    rows = matrices(side).kernel[:, :: -1 if adjoint else 1]
     values = jnp.matmul(jnp.asarray(np.kron(rows, rows), kernel.dtype), kernel.reshape(9, -1), precision="highest")
-    return values.reshape(36, *kernel.shape[2:])
+    return values.reshape(-1, *kernel.shape[2:])
 
 
 def _combined(matrix: np.ndarray, parts: Sequence[Array], axis: int) -> Array:
@@ -120,11 +131,11 @@ def _combined(matrix: np.ndarray, parts: Sequence[Array], axis: int) -> Array:
     return functools.reduce(jnp.add, [w * part for w, part in zip(weights, parts, strict=True)])
 
 
-def _to_points(values: Array, count: int, axis: int, new: int) -> Array:
+def _to_points(values: Array, count: int, side: int, axis: int, new: int) -> Array:
     """Take tiles along an axis to the points, which become the axis `new`."""
-    stop = SIDE * (count - 1) + 1
-    parts = [lax.slice_in_dim(values, i, i + stop, SIDE, axis) for i in range(6)]
-    return _combined(INPUTS, [jnp.expand_dims(part, new) for part in parts], new)
+    stop = side * (count - 1) + 1
+    parts = [lax.slice_in_dim(values, i, i + stop, side, axis) for i in range(side + 2)]
+    return _combined(matrices(side).inputs, [jnp.expand_dims(part, new) for part in parts], new)
 
 
 def _apart(values: Array) -> Array:
@@ -137,11 +148,12 @@ def _apart(values: Array) -> Array:
     return lax.dynamic_update_slice(values, jnp.minimum(corner, jnp.inf), [0] * values.ndim)
 
 
-def _run(images: Array, kernel: Array, *given: Array, adjoint: bool, padding: Padding) -> Array:
-    if not given and math.prod(_tiles(images.shape, padding)) < WORTH_A_KERNEL:
+def _run(images: Array, kernel: Array, *given: Array, adjoint: bool, padding: Padding, side: int) -> Array:
+    positions = images.shape[0] * math.prod(_outputs(images.shape, padding))
+    if not given and positions < WORTH_A_KERNEL:
         return _directly(images, kernel, adjoint=adjoint, padding=padding)
-    ready = given[0] if given else at_points(kernel, adjoint=adjoint)
-    return _by_tiles(images, ready, adjoint=adjoint, padding=padding)
+    ready = given[0] if given else at_points(kernel, adjoint=adjoint, side=side)
+    return _by_tiles(images, ready, adjoint=adjoint, padding=padding, side=side)
 
 
 def _directly(images: Array, kernel: Array, *, adjoint: bool, padding: Padding) -> Array:
@@ -170,42 +182,43 @@ def by_taps(g: Array, kernel: Array, padding: Padding) -> Array:
     return functools.reduce(jnp.add, moved)
 
 
-def _by_tiles(images: Array, kernel: Array, *, adjoint: bool, padding: Padding) -> Array:
+def _by_tiles(images: Array, kernel: Array, *, adjoint: bool, padding: Padding, side: int) -> Array:
     """Convolve with a kernel at the points, some images or some rows of tiles of one image at a time."""
-    (number, down, across), (height, width) = _tiles(images.shape, padding), _outputs(images.shape, padding)
-    inputs, outputs = images.shape[3], kernel.shape[1 if adjoint else 2]
-    lengths = zip(padding, (down, across), images.shape[1:3], strict=True)
-    border = [(before, SIDE * count + 2 - before - size) for (before, _), count, size in lengths]
+    (number, *sizes, inputs), (height, width) = images.shape, _outputs(images.shape, padding)
+    down, across, outputs = -(-height // side), -(-width // side), kernel.shape[1 if adjoint else 2]
+    lengths = zip(padding, (down, across), sizes, strict=True)
+    border = [(before, side * count + 2 - before - size) for (before, _), count, size in lengths]
     padded = jnp.pad(images, ((0, 0), *border, (0, 0)))
-    row = 36 * across * max(inputs, outputs)
+    row = len(kernel) * across * max(inputs, outputs)
     rows = min(down, max(1, AT_ONCE // row))
     some = min(number, max(1, AT_ONCE // (row * down)))
     turns, turns_of_image = -(-number // some) * -(-down // rows), -(-down // rows)
-    strip = functools.partial(_strip, kernel=kernel, down=rows, across=across, adjoint=adjoint)
+    strip = functools.partial(_strip, kernel=kernel, down=rows, across=across, adjoint=adjoint, side=side)
 
     def turn(i: Any, results: Array) -> Array:
         image, first = i // turns_of_image * some, i % turns_of_image * rows
         at = jnp.minimum(image, number - some), jnp.minimum(first, down - rows)  # the last may repeat some
-        sizes = (some, SIDE * rows + 2, *padded.shape[2:])
-        part = strip(lax.dynamic_slice(padded, (at[0], SIDE * at[1], 0, 0), sizes))
+        sizes = (some, side * rows + 2, *padded.shape[2:])
+        part = strip(lax.dynamic_slice(padded, (at[0], side * at[1], 0, 0), sizes))
         return lax.dynamic_update_slice(results, part, (*at, 0, 0, 0, 0))
 
     if turns == 1:
         results = strip(padded)
     else:
-        results = lax.fori_loop(0, turns, turn, jnp.zeros((number, down, SIDE, across, SIDE, outputs), images.dtype))
-    return _apart(results.reshape(number, down * SIDE, across * SIDE, outputs)[:, :height, :width])
+        results = lax.fori_loop(0, turns, turn, jnp.zeros((number, down, side, across, side, outputs), images.dtype))
+    return _apart(results.reshape(number, down * side, across * side, outputs)[:, :height, :width])
 
 
-def _strip(padded: Array, *, kernel: Array, down: int, across: int, adjoint: bool) -> Array:
-    """Return tiles of outputs, `(n, down, 4, across, 4, out)`."""
-    rows = _apart(_to_points(padded, down, 1, 0))  # (6, n, down, width, in)
-    values = _to_points(rows, across, 3, 1)  # (6, 6, n, down, across, in)
+def _strip(padded: Array, *, kernel: Array, down: int, across: int, adjoint: bool, side: int) -> Array:
+    """Return tiles of outputs, `(n, down, side, across, side, out)`."""
+    points, back = side + 2, matrices(side).back
+    rows = _apart(_to_points(padded, down, side, 1, 0))  # (points, n, down, width, in)
+    values = _to_points(rows, across, side, 3, 1)  # (points, points, n, down, across, in)
     numbers = (((2,), (2 if adjoint else 1,)), ((0,), (0,)))
-    results = lax.dot_general(values.reshape(36, -1, values.shape[-1]), kernel, numbers)
-    lines = jnp.asarray(BACK, results.dtype) @ results.reshape(6, -1)
-    lines = lines.reshape(SIDE, 6, *values.shape[2:5], -1).transpose(1, 2, 3, 0, 4, 5)  # (6, n, down, 4, across, out)
-    return _combined(BACK, [line[..., None, :] for line in lines], 4)
+    results = lax.dot_general(values.reshape(points**2, -1, values.shape[-1]), kernel, numbers)
+    lines = jnp.asarray(back, results.dtype) @ results.reshape(points, -1)
+    lines = lines.reshape(side, points, *values.shape[2:5], -1).transpose(1, 2, 3, 0, 4, 5)
+    return _combined(back, [line[..., None, :] for line in lines], 4)
 
 
 # The primitive: bilinear in images and kernel; a kernel at the points says nothing new, and has no derivative
@@ -221,9 +234,10 @@ def _jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
     return winograd_p.bind(*primals, **params), functools.reduce(jnp.add, changes)
 
 
-def _transposed(g: Any, images: Any, kernel: Any, *given: Any, adjoint: bool, padding: Padding) -> list[Any]:
+def _transposed(g: Any, images: Any, kernel: Any, *given: Any, adjoint: bool, padding: Padding, side: int) -> list[Any]:
     if ad.is_undefined_primal(images):
-        result = winograd_p.bind(g, kernel, adjoint=not adjoint, padding=_turned(padding))
+        # On the way back nothing is decided, so that larger tiles will do.
+        result = winograd_p.bind(g, kernel, adjoint=not adjoint, padding=_turned(padding), side=FAST)
         return [result, None, *(None for _ in given)]
     plain = functools.partial(_directly, images, adjoint=adjoint, padding=padding)
     return [None, *jax.linear_transpose(plain, kernel.aval)(g), *(None for _ in given)]
@@ -238,11 +252,11 @@ def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
     return result.reshape(*images.shape[:2], *result.shape[1:]), 0
 
 
-def _abstract(images: Any, kernel: Any, *_: Any, adjoint: bool, padding: Padding) -> Any:
+def _abstract(images: Any, kernel: Any, *_: Any, adjoint: bool, padding: Padding, side: int) -> Any:
     return images.update(shape=(images.shape[0], *_outputs(images.shape, padding), kernel.shape[2 if adjoint else 3]))
 
 
-winograd_p.def_impl(jax.jit(_run, static_argnames=("adjoint", "padding")))
+winograd_p.def_impl(jax.jit(_run, static_argnames=("adjoint", "padding", "side")))
 winograd_p.def_abstract_eval(_abstract)
 mlir.register_lowering(winograd_p, mlir.lower_fun(_run, multiple_results=False))
 ad.primitive_jvps[winograd_p] = _jvp

@@ -1,5 +1,6 @@
 """Winograd's convolution: the same values and derivatives, for what it knows; the rest is left alone."""
 
+import functools
 import re
 
 import jax
@@ -29,6 +30,12 @@ def is_swapped(fn, *args):
     return "jaxviz_winograd" in str(jax.make_jaxpr(accelerate(fn))(*args))
 
 
+@pytest.fixture(autouse=True)
+def few_channels(monkeypatch):
+    """Use it for fewer channels than would pay."""
+    monkeypatch.setattr(_winograd, "WORTH_TRANSFORMS", dict.fromkeys((_winograd.FAST, _winograd.EXACT), 16))
+
+
 def exact(fn, *args):
     """Return what a function gives in float64."""
     with jax.enable_x64(True):
@@ -43,7 +50,7 @@ def agree(got, expected):
         np.testing.assert_allclose(a / scale, b / scale, atol=TOLERANCE)
 
 
-@pytest.fixture(params=[(1, 24, 24), (2, 17, 22), (9, 5, 6)], ids=str)
+@pytest.fixture(params=[(1, 24, 24), (2, 17, 22), (9, 7, 9)], ids=str)
 def data(request):
     return 0.1 * random(3, 3, 32, 48, seed=1), random(*request.param, 32)
 
@@ -58,20 +65,26 @@ def form(request, monkeypatch):
     _winograd.winograd_p.impl.clear_cache()
 
 
-def test_values_and_gradients(data, form):
+@pytest.mark.parametrize("decides", [False, True])
+def test_values_and_gradients(data, form, decides):
     assert is_swapped(plain, *data)
-    agree(accelerate(plain)(*data), exact(plain, *data))
+    fast = functools.partial(accelerate, exact=decides)
+    agree(fast(plain)(*data), exact(plain, *data))
     loss = lambda fn: lambda k, x: jnp.sum(jnp.sin(3 * fn(k, x)))  # noqa: E731
-    agree(jax.grad(loss(accelerate(plain)), (0, 1))(*data), exact(jax.grad(loss(plain), (0, 1)), *data))
+    agree(jax.grad(loss(fast(plain)), (0, 1))(*data), exact(jax.grad(loss(plain), (0, 1)), *data))
 
 
-def test_the_adjoint_is_the_adjoint(data):
+@pytest.mark.parametrize("side", [_winograd.FAST, _winograd.EXACT])
+def test_the_adjoint_is_the_adjoint(data, side):
     """<g, conv(x)> = <adjoint(g), x>, by tiles."""
     kernel, images = data
     g = random(*images.shape[:3], 48, seed=3)
-    bind, border = _winograd.winograd_p.bind, ((1, 1), (1, 1))
-    forth = bind(images, kernel, _winograd.at_points(kernel, adjoint=False), adjoint=False, padding=border)
-    back = bind(g, kernel, _winograd.at_points(kernel, adjoint=True), adjoint=True, padding=border)
+
+    def convolved(values, **options):
+        ready = _winograd.at_points(kernel, side=side, **options)
+        return _winograd.winograd_p.bind(values, kernel, ready, padding=((1, 1), (1, 1)), side=side, **options)
+
+    forth, back = convolved(images, adjoint=False), convolved(g, adjoint=True)
     np.testing.assert_allclose(jnp.vdot(forth, g), jnp.vdot(back, images), rtol=1e-4)
 
 
@@ -89,7 +102,7 @@ def test_other_borders(padding):
 
 
 def test_every_transformation():
-    kernel, images = 0.1 * random(3, 3, 32, 32, seed=1), random(2, 16, 13, 32)
+    kernel, images = 0.1 * random(3, 3, 32, 32, seed=1), random(2, 17, 16, 32)
     fn = lambda k, x: jnp.sum(jnp.sin(plain(k, x)), (1, 2, 3))  # noqa: E731
     total = lambda k, x: jnp.sum(fn(k, x))  # noqa: E731
     fast = accelerate(total)
@@ -152,17 +165,28 @@ def test_float64_and_another_layout_are_left_alone():
     assert not is_swapped(other, jnp.ones((32, 32, 3, 3)), jnp.ones((1, 32, 32, 32)))
 
 
-def test_attributions_decide_without_it():
-    """The way forward, where ReLUs and max-pools decide, is as exact as a plain convolution; the way back is fast."""
-    kernel, images = random(3, 3, 32, 32), random(1, 48, 48, 32)
-    assert "jaxviz_winograd" not in str(jax.make_jaxpr(accelerate(plain, exact=True))(kernel, images))
-    params = [random(3, 3, 3, 32), kernel]
+def test_small_tiles_decide_as_a_plain_convolution_does():
+    """They round no more, and what is flat stays flat, so that the same of equal values is the largest in a window."""
+    kernel, images = random(3, 3, 64, 64), jax.nn.relu(random(1, 24, 24, 64))
+    small = accelerate(plain, exact=True)
+    expected = exact(plain, kernel, images)
+    error, least = (np.std(np.asarray(fn(kernel, images)) - expected) for fn in (small, plain))
+    assert 0 < error < 1.5 * least  # another sum, as exact
+    inside = np.asarray(small(kernel, jnp.broadcast_to(images[:, :1, :1], images.shape)))[0, 1:-1, 1:-1]
+    np.testing.assert_array_equal(inside, np.broadcast_to(inside[0, 0], inside.shape))
+
+
+def test_attributions_decide_by_small_tiles():
+    """On the way forward, where ReLUs and max-pools decide. Nothing does on the way back, nor where no gradient is."""
+    params, images = [random(3, 3, 3, 32), random(3, 3, 32, 32)], random(1, 48, 48, 3)
     score = jaxviz.channel(lambda params, x: convolve(convolve(x, params[0]), params[1]), "conv_1", 0)
-    maps = str(jax.make_jaxpr(lambda x: jaxviz.saliency(score, params, x))(images[..., :3]))
-    assert re.findall(r"jaxviz_winograd\[\s*adjoint=(\w+)", maps) == ["True"]
-    assert "jaxviz_convolution" in maps
-    hidden = str(jax.make_jaxpr(lambda x: jaxviz.occlusion(score, params, x))(images[..., :3]))
-    assert set(re.findall(r"jaxviz_winograd\[\s*adjoint=(\w+)", hidden)) == {"False"}
+
+    def swapped(method):
+        program = str(jax.make_jaxpr(lambda x: method(score, params, x))(images))
+        return set(re.findall(r"jaxviz_winograd\[\s*adjoint=(\w+)[^\]]*side=(\d)", program))
+
+    assert swapped(jaxviz.saliency) == {("False", "2"), ("True", "4")}
+    assert swapped(jaxviz.occlusion) == {("False", "4")}
 
 
 def test_highest_precision_opts_out():
