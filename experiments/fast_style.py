@@ -5,7 +5,10 @@
 For each of ten photographs that the net never saw, at 256 px, `stylize` minimises the very loss the net was trained by,
 with L-BFGS from noise, and the iteration counts from which on its loss is below that of the net's one pass. Then the
 time of one pass at 256, 512 and 1024 px is compared with that of 500 iterations, of which `--timed` are taken; and the
-pictures are drawn: every style on every photograph, and the way from one style to another.
+pictures are drawn: every style on every photograph, and the way from one style to another. `--singles FILE ...` names
+nets of one style each, trained for as long (`train_fast_style.py --only scream --weights FILE --out FOLDER`); the
+content and style losses of the one net for all are compared with theirs on the same photographs, as Dumoulin et al.
+2017 did: they found +8.7 ± 3.9% and -8.9 ± 16.5%.
 
 To look for: no checkerboard, no blobs, no border; eyes and outlines where they were; and a way without jumps.
 
@@ -41,6 +44,7 @@ def main(
     steps: int = 100,
     sizes: tuple[int, ...] = (256, 512, 1024),
     timed: int = 5,
+    singles: tuple[Path, ...] = (),
     out: Path = FIGURES,
 ) -> None:
     """Print both tables and draw the pictures.
@@ -55,12 +59,14 @@ def main(
         steps: of L-BFGS.
         sizes: to be timed.
         timed: steps of L-BFGS that are timed at each size.
+        singles: nets of one of the styles each, to compare with.
         out: folder for the pictures.
     """
     made = jaxviz.load_style_net(weights)
     pictures = styles(paintings)
     photos = [jaxviz.load_image(path, size=size) for path in held_out(photographs)[1]]
     draw(made, photos, out)
+    against_singles(made, [jaxviz.load_style_net(path) for path in singles], pictures, photos, style_pixels)
     table_1(made, pictures[made.styles[0]], photos[0], sizes, style_pixels, timed)
     figure_5(made, [pictures[name] for name in made.styles], photos, style_pixels, styles_each, steps, out)
 
@@ -68,11 +74,30 @@ def main(
 def optimize(photo: jax.Array, style: jax.Array, style_pixels: int, **run) -> jaxviz.Synthesis:
     """Minimise the loss of training for one photograph and one style."""
     net, params = jaxviz.load("vgg16_features")
-    return jaxviz.stylize(
-        net, params, jax.random.key(0), photo, style, content_weight=LOSS["content_weight"],
-        style_weights=LOSS["style_weight"], smoothness=LOSS["smoothness"], content_layers=CONTENT_LAYERS,
-        style_layers=STYLE_LAYERS, style_size=style_pixels / max(photo.shape), **run,
-    )  # fmt: skip
+    weights = dict(zip(("content_weight", "style_weights", "smoothness"), LOSS.values(), strict=True))
+    layers = {"content_layers": CONTENT_LAYERS, "style_layers": STYLE_LAYERS}
+    size = style_pixels / max(photo.shape)
+    return jaxviz.stylize(net, params, jax.random.key(0), photo, style, **weights | layers | {"style_size": size} | run)
+
+
+def against_singles(made: jaxviz.StyleNet, singles: list, pictures: dict, photos: list, style_pixels: int) -> None:
+    """Print by how much the losses of the net of all styles are above those of nets of one style."""
+    nothing = {"content_weight": 0.0, "style_weights": 0.0, "smoothness": 0.0}
+    for single in singles:
+        (name,) = single.styles
+        changes = []
+        for photo in photos:
+            ours = jaxviz.restyle(made.params, photo, style=made.styles.index(name))
+            images = [jnp.asarray(ours), jnp.asarray(jaxviz.restyle(single.params, photo))]
+            terms = [
+                [float(optimize(photo, pictures[name], style_pixels, start=image, steps=1, **only).losses[0])
+                 for only in (nothing | {"content_weight": 1.0}, nothing | {"style_weights": 1.0})]
+                for image in images
+            ]  # fmt: skip
+            changes.append(np.divide(*terms) - 1)
+        percent = 100 * np.array(changes)
+        content, style = (f"{part.mean():+.1f} ± {part.std():.1f}%" for part in percent.T)
+        print(f"{name}: one net for all against its own, content {content}, style {style}", flush=True)
 
 
 def draw(made: jaxviz.StyleNet, photos: list, out: Path) -> None:
