@@ -18,7 +18,7 @@ cores; the times at three sizes another 5.
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -74,10 +74,13 @@ def main(
 def optimize(photo: jax.Array, style: jax.Array, style_pixels: int, **run) -> jaxviz.Synthesis:
     """Minimise the loss of training for one photograph and one style."""
     net, params = jaxviz.load("vgg16_features")
-    weights = dict(zip(("content_weight", "style_weights", "smoothness"), LOSS.values(), strict=True))
-    layers = {"content_layers": CONTENT_LAYERS, "style_layers": STYLE_LAYERS}
-    size = style_pixels / max(photo.shape)
-    return jaxviz.stylize(net, params, jax.random.key(0), photo, style, **weights | layers | {"style_size": size} | run)
+    options: dict[str, Any] = dict(
+        zip(("content_weight", "style_weights", "smoothness"), LOSS.values(), strict=True),
+        content_layers=CONTENT_LAYERS,
+        style_layers=STYLE_LAYERS,
+        style_size=style_pixels / max(photo.shape),
+    )
+    return jaxviz.stylize(net, params, jax.random.key(0), photo, style, **options | run)
 
 
 def against_singles(made: jaxviz.StyleNet, singles: list, pictures: dict, photos: list, style_pixels: int) -> None:
