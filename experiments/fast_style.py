@@ -88,18 +88,24 @@ def against_singles(made: jaxviz.StyleNet, singles: list, pictures: dict, photos
     nothing = {"content_weight": 0.0, "style_weights": 0.0, "smoothness": 0.0}
     for single in singles:
         (name,) = single.styles
+
+        def part(image: Any, photo: Any, style: Any = pictures[name], **weight: float) -> float:
+            start = jnp.asarray(image)
+            return float(optimize(photo, style, style_pixels, start=start, steps=1, **nothing | weight).losses[0])
+
         changes = []
         for photo in photos:
-            ours = jaxviz.restyle(made.params, photo, style=made.styles.index(name))
-            images = [jnp.asarray(ours), jnp.asarray(jaxviz.restyle(single.params, photo))]
-            terms = [
-                [float(optimize(photo, pictures[name], style_pixels, start=image, steps=1, **only).losses[0])
-                 for only in (nothing | {"content_weight": 1.0}, nothing | {"style_weights": 1.0})]
+            images = [
+                jaxviz.restyle(made.params, photo, style=made.styles.index(name)),
+                jaxviz.restyle(single.params, photo),
+            ]
+            ours, its = (
+                np.array([part(image, photo, content_weight=1.0), part(image, photo, style_weights=1.0)])
                 for image in images
-            ]  # fmt: skip
-            changes.append(np.divide(*terms) - 1)
+            )
+            changes.append(ours / its - 1)
         percent = 100 * np.array(changes)
-        content, style = (f"{part.mean():+.1f} ± {part.std():.1f}%" for part in percent.T)
+        content, style = (f"{of.mean():+.1f} ± {of.std():.1f}%" for of in percent.T)
         print(f"{name}: one net for all against its own, content {content}, style {style}", flush=True)
 
 
