@@ -107,8 +107,14 @@ def convolve(images: Array, kernel: Array, padding: Padding, *, side: int = FAST
 
 
 def gradient(g: Array, kernel: Array, padding: Padding) -> Array:
-    """Return the gradient of such a convolution with respect to the images, from that of its results."""
-    return winograd_p.bind(g, kernel, adjoint=True, padding=_turned(padding), side=FAST)
+    """Return the gradient of such a convolution with respect to the images from that of its results.
+
+    Where no result that has one depends on the images it is zero, and no rounding: units have receptive fields.
+    """
+    rest = _turned(padding)
+    values = winograd_p.bind(g, kernel, adjoint=True, padding=rest, side=FAST)
+    reached = lax.reduce_window((g != 0).any(-1), False, lax.bitwise_or, (1, 3, 3), (1, 1, 1), ((0, 0), *rest))
+    return jnp.where(reached[..., None], values, 0)
 
 
 def _turned(padding: Padding) -> Padding:
@@ -236,8 +242,10 @@ def _jvp(primals: Any, tangents: Any, **params: Any) -> tuple[Any, Any]:
 
 def _transposed(g: Any, images: Any, kernel: Any, *given: Any, adjoint: bool, padding: Padding, side: int) -> list[Any]:
     if ad.is_undefined_primal(images):
-        # On the way back nothing is decided, so that larger tiles will do.
-        result = winograd_p.bind(g, kernel, adjoint=not adjoint, padding=_turned(padding), side=FAST)
+        if side == EXACT and not adjoint:  # on the way back nothing is decided, so that larger tiles will do
+            result = gradient(g, kernel, padding)
+        else:
+            result = winograd_p.bind(g, kernel, adjoint=not adjoint, padding=_turned(padding), side=FAST)
         return [result, None, *(None for _ in given)]
     plain = functools.partial(_directly, images, adjoint=adjoint, padding=padding)
     return [None, *jax.linear_transpose(plain, kernel.aval)(g), *(None for _ in given)]

@@ -176,6 +176,16 @@ def test_small_tiles_decide_as_a_plain_convolution_does():
     np.testing.assert_array_equal(inside, np.broadcast_to(inside[0, 0], inside.shape))
 
 
+@pytest.mark.parametrize("channels", [64, 32], ids=["small tiles", "plain"])
+def test_what_is_out_of_reach_has_no_gradient(channels, monkeypatch):
+    monkeypatch.setitem(_winograd.WORTH_TRANSFORMS, _winograd.EXACT, 32)
+    kernel, images = random(3, 3, channels, channels), random(2, 24, 24, channels)
+    found = jax.grad(lambda x: accelerate(plain, exact=True)(kernel, x)[1, 7, 9, 0])(images)
+    expected = jax.grad(lambda x: plain(kernel, x)[1, 7, 9, 0])(images)
+    np.testing.assert_array_equal(found != 0, expected != 0)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_attributions_decide_by_small_tiles():
     """On the way forward, where ReLUs and max-pools decide. Nothing does on the way back, nor where no gradient is."""
     params, images = [random(3, 3, 3, 32), random(3, 3, 32, 32)], random(1, 48, 48, 3)
