@@ -80,7 +80,7 @@ def main(images: Path, *, out: Path = FIGURES, photographs: int = 4) -> None:
         axis.tick_params(axis="x", rotation=70)
         axis.axhline(0, color="grey", linewidth=0.5)
     axes[0].set_ylabel("rank correlation with the original map")
-    axes[0].legend(fontsize=8)
+    axes[-1].legend(fontsize=8)  # the one with all methods
     figure.savefig(out / "sanity_checks.png", dpi=90)
     jaxviz.save_image(out / "sanity_maps.png", jaxviz.montage(rows, columns=6))
 
