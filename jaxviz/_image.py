@@ -83,9 +83,9 @@ def load_image(
     >>> load_image(np.zeros((480, 640, 3), np.uint8), longest=256).shape
     (192, 256, 3)
     """
-    _check_size(size)
     if longest is None:
-        return jnp.asarray(_fit(_pixels(source), size))
+        return jnp.asarray(read_pixels(source, size))
+    _check_size(size)
     if size is not None or longest < 1:
         raise ImageError(f"longest: expected at least 1 pixel and no size beside it, got {longest} and size {size}")
     pixels = _pixels(source)
@@ -321,6 +321,12 @@ def write_atomically(path: Path, data: bytes | Callable[[Any], None]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_pixels(source: object, size: int | tuple[int, int] | None) -> np.ndarray:
+    """What `load_image` returns, before it is put on a device."""
+    _check_size(size)
+    return _fit(_pixels(source), size)
 
 
 def _pixels(source: object) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxviz._image import ImageError, load_image
+from jaxviz._image import ImageError, read_pixels
 from jaxviz._verbs import SUFFIXES
 
 _TFDS = re.compile(r"tfds:(?P<name>[^\[]+)\[(?P<split>.+)\]")
@@ -110,20 +110,22 @@ def _checked(source: Source) -> Source:
 
 
 def batches(
-    source: Source, indices: Sequence[int], *, size: int | tuple[int, int], batch_size: int, threads: int = 16
+    source: Source, indices: Sequence[int], *, size: int | tuple[int, int], batch_size: int, threads: int = 0
 ) -> Iterator[Loaded]:
-    """Read images in batches of one shape, ahead of their use, in `threads` by Grain.
+    """Read images in batches of one shape, ahead of their use, in `threads` by Grain; 0: one for each core.
 
+    More of them only wait for each other: on 2 cores, 16 took 4.5 ms of processor time an image, 2 take 2.9.
     One that cannot be read leaves its place in its batch empty; the batches do not depend on what can be read.
     """
     import grain
 
     def load(index: Any) -> tuple[int, Any]:
         try:
-            return int(index), np.asarray(load_image(source.read(int(index)), size=size))
+            return int(index), read_pixels(source.read(int(index)), size)
         except ImageError as error:
             return int(index), str(error)
 
+    threads = threads or os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * batch_size))
     loaded = iter(grain.MapDataset.source(list(indices)).map(load).to_iter_dataset(options))
     shape = (size, size) if isinstance(size, int) else size
