@@ -13,7 +13,7 @@ grey) and RISE (500 masks of 7x7 cells, keep 0.5, grey; the paper has 4000 for V
 gradients: 25 steps from mean grey; SmoothGrad: 16 samples, noise 0.15. Grad-CAM at "head", the last 7x7 maps. "centre"
 ranks pixels by their distance from the middle and "random" at random: what a method has to beat.
 
-Cost: 13 to 40 s a photograph on two cores, by the machine. Each is kept as it is done, in a file of lines beside this
+Cost: 15 to 43 s a photograph on two cores, by the machine. Each is kept as it is done, in a file of lines beside this
 one, and a rerun goes on after the last: the photographs come in one fixed random order, so that those done are a fair
 sample of all.
 

@@ -74,12 +74,14 @@ def main(
 def optimize(photo: jax.Array, style: jax.Array, style_pixels: int, **run) -> jaxviz.Synthesis:
     """Minimise the loss of training for one photograph and one style."""
     net, params = jaxviz.load("vgg16_features")
-    options: dict[str, Any] = dict(
-        zip(("content_weight", "style_weights", "smoothness"), LOSS.values(), strict=True),
-        content_layers=CONTENT_LAYERS,
-        style_layers=STYLE_LAYERS,
-        style_size=style_pixels / max(photo.shape),
-    )
+    options: dict[str, Any] = {
+        "content_weight": LOSS["content_weight"],
+        "style_weights": LOSS["style_weight"],
+        "smoothness": LOSS["smoothness"],
+        "content_layers": CONTENT_LAYERS,
+        "style_layers": STYLE_LAYERS,
+        "style_size": style_pixels / max(photo.shape),
+    }
     return jaxviz.stylize(net, params, jax.random.key(0), photo, style, **options | run)
 
 
