@@ -19,7 +19,6 @@ In loops, `hoist` makes what depends on kernels only before the loop.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +32,7 @@ from jaxtyping import Array
 
 from jaxviz import _winograd
 from jaxviz._interpret import Value, bind, evaluate, trace
+from jaxviz._taps import gradient_of_kernel, spread, taps_of
 
 # A primitive, and not a custom_vjp, because it then composes with everything: forward mode, second derivatives, vmap.
 convolution_p = Primitive("jaxviz_convolution")
@@ -148,14 +148,11 @@ def _depthwise(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
     numbers = params["dimension_numbers"]
     channels, space = numbers.lhs_spec[1], numbers.lhs_spec[2:]
 
-    def spread(values: Any, rest: Any) -> tuple:
-        """Return one value for each axis of the images, in the order they have: another order costs copies."""
-        given = dict(zip(space, values, strict=True))
-        return tuple(given.get(axis, rest) for axis in range(images.ndim))
-
+    across = functools.partial(spread, space, ndim=images.ndim)  # in the order they have: another order costs copies
     weights = kernel.transpose(numbers.rhs_spec)  # (c, 1, *space)
-    window, strides = spread(weights.shape[2:], 1), spread(params["window_strides"], 1)
-    taps = _taps(images, 0.0, window, strides, spread(params["padding"], (0, 0)), spread(params["rhs_dilation"], 1))
+    window, strides = across(weights.shape[2:], 1), across(params["window_strides"], 1)
+    padding, dilation = across(params["padding"], (0, 0)), across(params["rhs_dilation"], 1)
+    taps = taps_of(images, 0.0, window, strides, padding, dilation)
     factors = weights.reshape(weights.shape[0], -1).T
     total = functools.reduce(
         jnp.add, [tap * lax.broadcast_in_dim(w, tap.shape, (channels,)) for tap, w in zip(taps, factors, strict=True)]
@@ -199,7 +196,7 @@ def _exchange(kernel: Array, spec: tuple[int, ...], groups: int) -> Array:
 
 
 def _gradient_of_kernel(g: Array, images: Array, kernel: Any, **params: Any) -> Array:
-    return jax.linear_transpose(lambda w: _plain(images, w, **params), kernel.aval)(g)[0]
+    return gradient_of_kernel(g, images, kernel.aval, **params)
 
 
 def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
@@ -254,29 +251,15 @@ def _max_pool(images: Array, **params: Any) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _pool(images: Array, window: Any, strides: Any, padding: Any) -> Array:
-    return functools.reduce(jnp.maximum, _taps(images, -jnp.inf, window, strides, padding))
+    return functools.reduce(jnp.maximum, taps_of(images, -jnp.inf, window, strides, padding))
 
 
 @_pool.defjvp
 def _pool_jvp(window: Any, strides: Any, padding: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     """Pass the tangent of each window's maximum; the first of several equal ones wins, as in PyTorch."""
-    best, *values = _taps(primals[0], -jnp.inf, window, strides, padding)
-    tangent, *changes = _taps(tangents[0], 0.0, window, strides, padding)
+    best, *values = taps_of(primals[0], -jnp.inf, window, strides, padding)
+    tangent, *changes = taps_of(tangents[0], 0.0, window, strides, padding)
     for value, change in zip(values, changes, strict=True):
         tangent = jnp.where(value > best, change, tangent)
         best = jnp.maximum(best, value)
     return best, tangent
-
-
-def _taps(images: Array, fill: float, window: Any, strides: Any, padding: Any, dilation: Any = None) -> list[Array]:
-    """Return one strided slice for each place in the window: together they hold every window."""
-    if any(low or high for low, high in padding):
-        images = lax.pad(images, jnp.asarray(fill, images.dtype), [(low, high, 0) for low, high in padding])
-    apart = dilation or (1,) * images.ndim
-    sizes = zip(images.shape, window, strides, apart, strict=True)
-    counts = [(n - (k - 1) * d - 1) // s + 1 for n, k, s, d in sizes]
-    places = itertools.product(*(range(0, k * d, d) for k, d in zip(window, apart, strict=True)))
-    return [
-        lax.slice(images, at, [a + (c - 1) * s + 1 for a, c, s in zip(at, counts, strides, strict=True)], strides)
-        for at in places
-    ]

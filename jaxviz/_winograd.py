@@ -27,6 +27,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
+from jaxviz._taps import gradient_of_kernel
+
 FAST, EXACT = 4, 2  # sides of a tile of outputs; a tile of inputs has two more, shared with its neighbours
 POINTS = {FAST: (0, 0.75, -0.75, 1.5, -1.5), EXACT: (0, 1, -1)}  # 3/4: a fifth of the rounding error of 0, ±1, ±2
 # Channels, in times out over in plus out, from which the products that are saved outweigh the transforms: measured.
@@ -58,6 +60,11 @@ def matrices(side: int) -> Matrices:
 
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+_PLAIN = {
+    "dimension_numbers": lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)),
+    "window_strides": (1, 1), "lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1,
+    "batch_group_count": 1, "precision": None, "preferred_element_type": None,
+}  # fmt: skip
 
 Padding = tuple[tuple[int, int], ...]
 """Rows and columns of zeros around the images: before and after, down and across."""
@@ -247,8 +254,10 @@ def _transposed(g: Any, images: Any, kernel: Any, *given: Any, adjoint: bool, pa
         else:
             result = winograd_p.bind(g, kernel, adjoint=not adjoint, padding=_turned(padding), side=FAST)
         return [result, None, *(None for _ in given)]
-    plain = functools.partial(_directly, images, adjoint=adjoint, padding=padding)
-    return [None, *jax.linear_transpose(plain, kernel.aval)(g), *(None for _ in given)]
+    # The adjoint is a convolution with a kernel turned around, and its kernel's gradient is turned around likewise.
+    shape = jax.ShapeDtypeStruct(tuple(kernel.aval.shape[i] for i in (0, 1, 3, 2)), g.dtype) if adjoint else kernel.aval
+    result = gradient_of_kernel(g, images, shape, **_PLAIN, padding=padding)
+    return [None, result[::-1, ::-1].swapaxes(2, 3) if adjoint else result, *(None for _ in given)]
 
 
 def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:

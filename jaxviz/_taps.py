@@ -1,0 +1,78 @@
+"""Windows over images as strided slices, one for each place in the window, and the gradient of a kernel made of them."""
+
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import primitives
+from jaxtyping import Array
+
+MOST_TAPS = 25  # of a kernel whose gradient is a product for each; of more, the slices take longer than the products
+LEAST_CHANNELS = 12  # of a product of matrices that is worth its slice
+
+
+def taps_of(images: Array, fill: float, window: Any, strides: Any, padding: Any, dilation: Any = None) -> list[Array]:
+    """Return one strided slice for each place in the window: together they hold every window."""
+    if any(low or high for low, high in padding):
+        images = lax.pad(images, jnp.asarray(fill, images.dtype), [(low, high, 0) for low, high in padding])
+    apart = dilation or (1,) * images.ndim
+    sizes = zip(images.shape, window, strides, apart, strict=True)
+    counts = [(n - (k - 1) * d - 1) // s + 1 for n, k, s, d in sizes]
+    places = itertools.product(*(range(0, k * d, d) for k, d in zip(window, apart, strict=True)))
+    return [
+        lax.slice(images, at, [a + (c - 1) * s + 1 for a, c, s in zip(at, counts, strides, strict=True)], strides)
+        for at in places
+    ]
+
+
+def spread(axes: Any, values: Any, rest: Any, ndim: int) -> tuple:
+    """Return one value for each axis of an array: those given for some axes, and the same for the rest."""
+    given = dict(zip(axes, values, strict=True))
+    return tuple(given.get(axis, rest) for axis in range(ndim))
+
+
+def gradient_of_kernel(g: Array, images: Array, kernel: Any, **params: Any) -> Array:
+    """Return the gradient of a convolution with respect to its kernel, whose shape is that of `kernel`.
+
+    JAX's own is a convolution with images and channels exchanged by its dimension numbers. Inside loops, XLA on CPU
+    takes that literally, and 20 times as long. A product of matrices for each place in the kernel takes a half or less
+    of what it takes outside of loops; where the channels are too few for that, they are exchanged by hand.
+    """
+    numbers, ndim, shape = params["dimension_numbers"], images.ndim, kernel.shape
+    if {params["feature_group_count"], params["batch_group_count"], *params["lhs_dilation"]} != {1}:
+        plain = primitives.conv_general_dilated_p.bind
+        return jax.linear_transpose(lambda w: plain(images, w, **params), kernel)(g)[0]
+    (row, channel, *space), (outputs, inputs, *places), (out_row, out_channel, *out_space) = numbers
+    sides = [shape[axis] for axis in places]
+    options = {name: params[name] for name in ("precision", "preferred_element_type")}
+    if math.prod(sides) <= MOST_TAPS and min(shape[inputs], shape[outputs]) >= LEAST_CHANNELS:
+        window, strides, dilation = (
+            spread(space, values, 1, ndim) for values in (sides, params["window_strides"], params["rhs_dilation"])
+        )
+        taps = taps_of(images, 0.0, window, strides, spread(space, params["padding"], (0, 0), ndim), dilation)
+        # As matrices, (positions, channels): XLA would transpose each slice to sum over several of its axes.
+        flat = g.transpose(out_row, *out_space, out_channel).reshape(-1, shape[outputs])
+        rows = [tap.transpose(row, *space, channel).reshape(-1, shape[inputs]) for tap in taps]
+        products = jnp.stack([lax.dot_general(tap, flat, (((0,), (0,)), ((), ())), **options) for tap in rows])
+        result = products.reshape(*sides, shape[inputs], shape[outputs])
+        return result.transpose([[*places, inputs, outputs].index(axis) for axis in range(ndim)])
+    span = [(g.shape[a] - 1) * step + 1 for a, step in zip(out_space, params["window_strides"], strict=True)]
+    reach = [(side - 1) * apart for side, apart in zip(sides, params["rhs_dilation"], strict=True)]
+    sizes = zip(space, params["padding"], span, reach, strict=True)
+    # At least one row and column of zeros, without which XLA on CPU has no fast code; what they add is cut off again.
+    padding = [(low, max(1, covered + far - low - images.shape[a])) for a, (low, _), covered, far in sizes]
+    like_images, last = (0, ndim - 1, *range(1, ndim - 1)), ndim - 1
+    exchanged = lax.conv_general_dilated(
+        images.transpose(channel, *space, row),
+        g.transpose(*out_space, out_row, out_channel),
+        params["rhs_dilation"],
+        padding,
+        rhs_dilation=params["window_strides"],
+        dimension_numbers=lax.ConvDimensionNumbers(like_images, (last, last - 1, *range(last - 1)), like_images),
+        **options,
+    )
+    result = lax.slice(exchanged, [0] * ndim, [shape[inputs], *sides, shape[outputs]])
+    return result.transpose([[inputs, *places, outputs].index(axis) for axis in range(ndim)])
