@@ -1,4 +1,4 @@
-"""Windows over images as strided slices, one for each place in the window, and the gradient of a kernel made of them."""
+"""Windows over images as strided slices, one for each place in a window, and a kernel's gradient made of them."""
 
 import itertools
 import math

@@ -1,5 +1,7 @@
 """Convolutions and pools with faster derivatives: the same values and gradients, under every transformation."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,9 +35,10 @@ def data(x64):
     return jax.random.normal(keys[0], (2, 11, 9, 4), jnp.float64), jax.random.normal(keys[1], (3, 3, 4, 6), jnp.float64)
 
 
+@pytest.mark.parametrize("wide", [False, True], ids=["few channels", "many"])
 @pytest.mark.parametrize("case", list(CASES))
-def test_convolution(case, data):
-    x, w = data
+def test_convolution(case, wide, data):
+    x, w = (jnp.tile(data[0], 4), jnp.tile(data[1], (1, 1, 4, 2))) if wide else data
     fn = lambda w, x: jnp.sum(jnp.sin(convolve(x, w, **CASES[case])))  # noqa: E731
     agree(lambda a: (a(fn)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
 
@@ -75,6 +78,30 @@ def test_another_layout(data):
     x, w = x.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1)
     fn = lambda w, x: jnp.sum(jnp.sin(lax.conv_general_dilated(x, w, (2, 1), "SAME")))  # noqa: E731
     agree(lambda a: jax.grad(a(fn), (0, 1))(w, x))
+
+
+@pytest.mark.parametrize("layout", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")], ids="-".join)
+@pytest.mark.parametrize("wide", [False, True], ids=["few channels", "many"])
+def test_the_gradient_of_a_kernel_in_a_loop(wide, layout, data):
+    """XLA has fast code for one order of axes only, and does not rewrite others inside of loops."""
+    x, w = (jnp.tile(data[0], 4), jnp.tile(data[1], (1, 1, 4, 2))) if wide else data
+    x, w = as_in(layout[0], x, "NHWC"), as_in(layout[1], w, "HWIO")
+
+    def descend(a):
+        plain = lambda w: lax.conv_general_dilated(x, w, (2, 1), "SAME", dimension_numbers=layout)  # noqa: E731
+        loss = lambda w: jnp.sum(jnp.sin(a(plain)(w)))  # noqa: E731
+        return jax.jit(lambda w: lax.fori_loop(0, 3, lambda _, w: w - 1e-3 * jax.grad(loss)(w), w))
+
+    agree(lambda a: descend(a)(w))
+    orders = {
+        re.search(r"dim_labels=(\S+?)[, ]", line)[1] for line in lines_of(descend(accelerate), w, " convolution(")
+    }
+    assert "f01b_i01o->01bf" not in orders
+    assert wide or "b01f_01io->b01f" in orders
+
+
+def lines_of(fn, value, wanted):
+    return [line for line in fn.lower(value).compile().as_text().splitlines() if wanted in line]
 
 
 # A 1x1 convolution is a product of matrices

@@ -15,7 +15,7 @@ from jaxviz.gradient._saliency import guided_backprop
 
 
 def grad_cam(
-    score: Score, params: Any, images: Images, *, layer: str, batch_size: int = 16
+    score: Score, params: Any, images: Images, *, layer: str, batch_size: int | None = None
 ) -> Float[Array, "n *k h w"]:
     """Sum a layer's maps, each weighted by its mean gradient, and keep what speaks for the score.
 
@@ -27,7 +27,7 @@ def grad_cam(
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
         layer: a name that `layers` lists, of maps `(n, h, w, channels)`; usually the last such.
-        batch_size: of a score `(n, k)`, the backward passes at once, over all images.
+        batch_size: of a score `(n, k)`, the backward passes at once, over all images; by default 4 on CPU, else 16.
 
     Raises:
         ValueError: for a layer that is unknown or no image map, and as for `gradient`.
@@ -47,7 +47,7 @@ def grad_cam(
 
 
 def guided_grad_cam(
-    score: Score, params: Any, images: Images, *, layer: str, batch_size: int = 16
+    score: Score, params: Any, images: Images, *, layer: str, batch_size: int | None = None
 ) -> Float[Array, "n *k h w 3"]:
     """Multiply guided backprop, which is sharp, with Grad-CAM, which tells classes apart.
 

@@ -18,12 +18,27 @@ Fill = ArrayLike | tuple[float, float, float] | Literal["blur"]
 """What is put in place of pixels: a brightness, a colour `(3,)`, an image, an image each; or the image, blurred."""
 
 
-def run(method: Callable[..., Any], score: Score, params: Any, images: Any, *arrays: Any, **options: Any) -> Any:
+def run(
+    method: Callable[..., Any],
+    score: Score,
+    params: Any,
+    images: Any,
+    *arrays: Any,
+    batch_size: int | None,
+    **options: Any,
+) -> Any:
     """Return `method(score, params, images, *arrays, **options)`, compiled if the score is data; `options` are static.
 
-    A plain function runs as it is, for it may read what changes between calls.
+    A plain function runs as it is, for it may read what changes between calls. One of the options is `batch_size`: None
+    stands for what is fast here.
     """
     check_images(images)
+    # For VGG-16's gradient at 224 px on 2 cores, 0.18 s for one at a time, 0.20 for four, 0.24 to 0.34 for sixteen:
+    # what is more than a cache holds is fetched again. EfficientNet-Lite0's is fastest by four.
+    if batch_size is None:
+        batch_size = 4 if jax.default_backend() == "cpu" else 16
+    check_positive(batch_size=batch_size)
+    options |= {"batch_size": batch_size}
     if not is_pytree(score):
         return method(score, params, images, *arrays, **options)
     check_score(score, params, images)
@@ -57,7 +72,6 @@ def sum_over(
 
     Each index stands for a copy of all images; batches are of one size, so that they share a program.
     """
-    check_positive(batch_size=batch_size)
     batches = -(-count // max(1, batch_size // len(images)))
     size = -(-count // batches)
 
@@ -93,7 +107,6 @@ def differentiate(
 
 def of_each_score(backward: Callable[[Array], Array], values: Array, batch_size: int) -> Array:
     """Return `backward` of the cotangent that picks the score of each image; of k scores, side by side on axis 1."""
-    check_positive(batch_size=batch_size)
     if values.ndim == 1:
         return backward(jnp.ones_like(values))
     number, count = values.shape

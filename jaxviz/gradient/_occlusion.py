@@ -21,7 +21,7 @@ def occlusion(
     window: int | tuple[int, int] = 32,
     stride: int | tuple[int, int] = 8,
     fill: Fill = 0.5,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> Float[Array, "n *k h w"]:
     """Mark each pixel by how much the score drops, on average, when a window that covers it is hidden.
 
@@ -35,7 +35,7 @@ def occlusion(
         window: height and width in pixels, one number if they are equal.
         stride: from one window to the next, in pixels, at most `window`.
         fill: what hides: a brightness, a colour `(3,)`, an image, one image for each, or "blur", the image blurred.
-        batch_size: copies of images that are evaluated at once.
+        batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Returns:
         `(n, h, w)` or `(n, k, h, w)`, in units of the score; positive where hiding lowers it.
@@ -127,7 +127,7 @@ def rise(
     cells: int = 7,
     keep: float | int = 0.5,
     fill: Fill = 0.5,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> Float[Array, "n *k h w"]:
     """Mark each pixel by the mean score of the randomly masked copies in which it can be seen.
 
@@ -144,7 +144,7 @@ def rise(
         keep: chance that a cell is seen, in (0, 1].
         fill: what is seen instead: a brightness, a colour `(3,)`, an image, one image for each, or "blur". The paper's
             is the mean of ImageNet, which is nearly grey.
-        batch_size: copies of images that are evaluated at once.
+        batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz

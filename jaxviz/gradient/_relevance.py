@@ -27,7 +27,7 @@ def lrp(
     epsilon: float = 1e-6,
     gamma: float = 0.25,
     baseline: Fill = 0.5,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> Float[Array, "n *k h w 3"]:
     """Hand the score back from layer to layer, in the proportions in which values made it up (LRP).
 
@@ -45,7 +45,7 @@ def lrp(
         epsilon: what keeps the denominator from zero; a larger one takes weak and contradictory evidence away.
         gamma: how much positive weights are favoured; used by the gamma rule.
         baseline: where the network's own normalization has its zero: a brightness, a colour `(3,)` or images.
-        batch_size: of a score `(n, k)`, the backward passes at once, over all images.
+        batch_size: of a score `(n, k)`, the backward passes at once, over all images; by default 4 on CPU, else 16.
 
     Returns:
         `(n, h, w, 3)` or `(n, k, h, w, 3)`; they add up to the score, but for what biases and epsilon take.

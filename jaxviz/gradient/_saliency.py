@@ -20,14 +20,14 @@ from jaxviz._types import Images, Score
 from jaxviz.gradient._copies import beside, differentiate, run
 
 
-def gradient(score: Score, params: Any, images: Images, *, batch_size: int = 16) -> Float[Array, "n *k h w 3"]:
+def gradient(score: Score, params: Any, images: Images, *, batch_size: int | None = None) -> Float[Array, "n *k h w 3"]:
     """Differentiate each image's score with respect to its pixels, signed.
 
     Args:
         score: any function `score(params, images) -> (n,)`, one number per image, or `(n, k)`.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
-        batch_size: of a score `(n, k)`, the backward passes at once, over all images.
+        batch_size: of a score `(n, k)`, the backward passes at once, over all images; by default 4 on CPU, else 16.
 
     Returns:
         `(n, h, w, 3)`, for a score `(n, k)`, `(n, k, h, w, 3)`.
@@ -46,7 +46,7 @@ def gradient(score: Score, params: Any, images: Images, *, batch_size: int = 16)
     return run(_gradient, score, params, images, batch_size=batch_size)
 
 
-def saliency(score: Score, params: Any, images: Images, *, batch_size: int = 16) -> Float[Array, "n *k h w"]:
+def saliency(score: Score, params: Any, images: Images, *, batch_size: int | None = None) -> Float[Array, "n *k h w"]:
     """Mark the pixels that change the score most: the largest absolute gradient over RGB.
 
     Returns:
@@ -68,7 +68,9 @@ def saliency(score: Score, params: Any, images: Images, *, batch_size: int = 16)
     return run(_gradient, score, params, images, batch_size=batch_size, finish=_largest)
 
 
-def input_x_gradient(score: Score, params: Any, images: Images, *, batch_size: int = 16) -> Float[Array, "n *k h w 3"]:
+def input_x_gradient(
+    score: Score, params: Any, images: Images, *, batch_size: int | None = None
+) -> Float[Array, "n *k h w 3"]:
     """Multiply each pixel with its gradient: its share of the score, were the network linear around zero.
 
     Example:
@@ -83,7 +85,9 @@ def input_x_gradient(score: Score, params: Any, images: Images, *, batch_size: i
     return gradients * beside(images, gradients)
 
 
-def guided_backprop(score: Score, params: Any, images: Images, *, batch_size: int = 16) -> Float[Array, "n *k h w 3"]:
+def guided_backprop(
+    score: Score, params: Any, images: Images, *, batch_size: int | None = None
+) -> Float[Array, "n *k h w 3"]:
     """Differentiate a score with every ReLU passing only positive gradients of active units.
 
     Raises:
@@ -101,7 +105,9 @@ def guided_backprop(score: Score, params: Any, images: Images, *, batch_size: in
     return run(_gradient, score, params, images, rule="guided", batch_size=batch_size)
 
 
-def deconvnet(score: Score, params: Any, images: Images, *, batch_size: int = 16) -> Float[Array, "n *k h w 3"]:
+def deconvnet(
+    score: Score, params: Any, images: Images, *, batch_size: int | None = None
+) -> Float[Array, "n *k h w 3"]:
     """Project a score back to pixels with every ReLU passing positive gradients, be its unit active or not.
 
     Raises:

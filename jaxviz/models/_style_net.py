@@ -238,11 +238,11 @@ def save_style_net(path: str | os.PathLike[str], params: Any, styles: Sequence[s
     write_atomically(Path(path), save(tensors, {_STYLES: json.dumps(list(styles))}))
 
 
-def load_style_net(path: str | os.PathLike[str]) -> StyleNet:
-    """Read a net that `save_style_net` wrote.
+def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
+    """Read a net that `save_style_net` wrote, or the one that comes with jaxviz.
 
     Args:
-        path: of the file.
+        path: of the file; None: the net that comes with jaxviz, of five styles.
 
     Returns:
         The parameters, as float32, and the names of the styles.
@@ -253,14 +253,13 @@ def load_style_net(path: str | os.PathLike[str]) -> StyleNet:
 
     Example:
         >>> import jaxviz
-        >>> try:
-        ...     jaxviz.load_style_net("LICENSE")
-        ... except (ValueError, FileNotFoundError):
-        ...     print("no net")
-        no net
+        >>> params, styles = jaxviz.load_style_net()
+        >>> print(styles)
+        ['starry_night', 'scream', 'mosaic', 'ink', 'paper']
     """
     from safetensors import safe_open
 
+    path = _ours() if path is None else path
     tensors = read_tensors(Path(path))
     params: dict[str, Any] = {}
     for name, tensor in tensors.items():
@@ -283,6 +282,12 @@ def load_style_net(path: str | os.PathLike[str]) -> StyleNet:
             f"{path}: expected a net that save_style_net wrote, got another file ({type(error).__name__}: {error})"
         ) from error
     return StyleNet(params, styles)
+
+
+def _ours() -> Path:
+    folder = Path(__file__).parent
+    installed, checkout = folder / "fast_style.safetensors", folder.parents[1] / "weights" / "fast_style.safetensors"
+    return installed if installed.is_file() else checkout
 
 
 def export_style_net(params: Any) -> bytes:

@@ -397,6 +397,20 @@ def stylize(tour: Tour) -> Pictures:
     yield "style", f"The photograph in that manner ({steps} steps)", found[0]
 
 
+# Fast style
+
+
+def call_fast_style(photo):
+    params, styles = jaxviz.load_style_net()
+    return {name: jaxviz.restyle(params, photo, style=i) for i, name in enumerate(styles)}
+
+
+def fast_style(tour: Tour) -> Pictures:
+    photo = tour.images(512 if tour.full else 288)[0]
+    for name, image in call_fast_style(photo).items():
+        yield f"fast-style-{name}", f"The photograph in one pass of a net that has learned “{name}”", image
+
+
 def _best_class(images: jax.Array) -> str:
     net, params = jaxviz.load("efficientnet_lite0")
     chances = jax.nn.softmax(jax.jit(net)(params, images))[0]
@@ -540,5 +554,15 @@ METHODS = (
         "image's averages at five.",
         call=call_stylize,
         pictures=stylize,
+    ),
+    Method(
+        id="fast-style",
+        title="Fast style",
+        question=IMAGES,
+        paper="Johnson, Alahi & Fei-Fei 2016; Dumoulin, Shlens & Kudlur 2017",
+        text="A second network learns, on many photographs, to make in one pass what neural style makes in hundreds of "
+        "steps. This one has learned five styles, which share all of its kernels and differ in scale and offset.",
+        call=call_fast_style,
+        pictures=fast_style,
     ),
 )

@@ -187,7 +187,7 @@ def apply(
         tile: Side in pixels of what is computed at once: larger images are made in tiles.
         out: Folder for the results, NAME-STYLE.png, and .mp4 for videos.
     """
-    chosen = _chosen(found := _load(net), style, mix)
+    chosen = _chosen(found := jaxviz.load_style_net(net), style, mix)
     videos = [path for path in images if path.suffix.lower() in VIDEOS]
     pictures = [path for path in images if path not in videos]
     for path in videos:
@@ -206,18 +206,6 @@ def apply(
             print(f"jaxviz: {error}", file=sys.stderr, flush=True)
     if failed:
         raise ValueError(f"{failed} of {len(work)} files could not be read, see above")
-
-
-def _load(net: Path | None) -> StyleNet:
-    """Return a net, by default the one that comes with jaxviz."""
-    if net is not None:
-        return jaxviz.load_style_net(net)
-    root = Path(jaxviz.__file__).parent
-    installed, checkout = root / "models" / "fast_style.safetensors", root.parent / "weights" / "fast_style.safetensors"
-    path = installed if installed.is_file() else checkout
-    if not path.is_file():
-        raise ValueError(f"no net comes with this jaxviz ({path}): train one, and name it by --net")
-    return jaxviz.load_style_net(path)
 
 
 def _chosen(net: StyleNet, style: Sequence[str], mix: str | None) -> dict[str, np.ndarray]:
@@ -284,7 +272,7 @@ def list_(nets: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(
 
     table = Table("net", "styles", "width", "parameters")
     for path in nets or (None,):
-        net = _load(path)
+        net = jaxviz.load_style_net(path)
         width = net.params["first"]["kernel"].shape[-1]
         count = sum(leaf.size for leaf in jax.tree.leaves(net.params))
         table.add_row(path.name if path else "fast_style", ", ".join(net.styles), str(width), f"{count:,}")
