@@ -16,6 +16,7 @@ With 2 styles a photograph, 100 iterations each at 256 px take 10 photographs x 
 cores; the times at three sizes another 5.
 """
 
+import itertools
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,6 +47,7 @@ def main(
     timed: int = 5,
     singles: tuple[Path, ...] = (),
     out: Path = FIGURES,
+    judged: Path = Path("out/fast_style_judged.png"),
 ) -> None:
     """Print both tables and draw the pictures.
 
@@ -61,11 +63,12 @@ def main(
         timed: steps of L-BFGS that are timed at each size.
         singles: nets of one of the styles each, to compare with.
         out: folder for the pictures.
+        judged: where every style on every photograph held out is drawn, to be looked at.
     """
     made = jaxviz.load_style_net(weights)
     pictures = styles(paintings)
     photos = [jaxviz.load_image(path, size=size) for path in held_out(photographs)[1]]
-    draw(made, photos, out)
+    draw(made, photos, out, judged)
     against_singles(made, [jaxviz.load_style_net(path) for path in singles], pictures, photos, style_pixels)
     table_1(made, pictures[made.styles[0]], photos[0], sizes, style_pixels, timed)
     figure_5(made, [pictures[name] for name in made.styles], photos, style_pixels, styles_each, steps, out)
@@ -111,15 +114,27 @@ def against_singles(made: jaxviz.StyleNet, singles: list, pictures: dict, photos
         print(f"{name}: one net for all against its own, content {content}, style {style}", flush=True)
 
 
-def draw(made: jaxviz.StyleNet, photos: list, out: Path) -> None:
-    """Draw every style on every photograph, and the way from the first style to the second."""
-    numbers = range(len(made.styles))
-    rows = [[photo, *(jaxviz.restyle(made.params, photo, style=i) for i in numbers)] for photo in photos]
-    cells = [cell for row in rows for cell in row]
-    jaxviz.save_image(out / "fast_style.png", jaxviz.montage(cells, columns=len(rows[0])))
+def draw(made: jaxviz.StyleNet, photos: list, out: Path, judged: Path) -> None:
+    """Draw every style on the photographs held out, and on scikit-image's; and the way from one style to another."""
+    from skimage import data
+
+    def sheet(photos: list) -> jax.Array:
+        rows = [
+            [photo, *(jaxviz.restyle(made.params, photo, style=i) for i in range(len(made.styles)))] for photo in photos
+        ]
+        return jaxviz.montage([cell for row in rows for cell in row], columns=1 + len(made.styles))
+
+    judged.parent.mkdir(parents=True, exist_ok=True)
+    jaxviz.save_image(judged, sheet(photos))
+    free = [jaxviz.load_image(photo, size=224) for photo in (data.chelsea(), data.astronaut(), data.coffee())]
+    jaxviz.save_image(out / "fast_style.png", sheet(free))
     first, second, *_ = np.eye(len(made.styles), dtype=np.float32)
     way = [(1 - t) * first + t * second for t in np.linspace(0, 1, 6, dtype=np.float32)]
-    row = [jaxviz.restyle(made.params, photos[0], style=weights) for weights in way]
+    row = [jaxviz.restyle(made.params, free[0], style=weights) for weights in way]
+    print(
+        "mean step between neighbours on the way:",
+        *(f"{np.abs(a - b).mean():.4f}" for a, b in itertools.pairwise(row)),
+    )
     jaxviz.save_image(out / "fast_style_mix.png", jaxviz.montage(row, columns=len(row)))
 
 

@@ -47,6 +47,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 Run = Callable[[], Any]
 CLASSES = 281
+WIDTH = 24
 
 
 def picture(size: int, number: int = 1) -> np.ndarray:
@@ -94,6 +95,12 @@ def our_style(size: int, steps: int, optimizer: str) -> Run:
     key = jax.random.key(0)
     run = {"steps": steps, "optimizer": optimizer}
     return lambda: jax.block_until_ready(jaxviz.stylize(net, params, key, content, style, **run).images)
+
+
+def our_pass(size: int) -> Run:
+    """Return one pass of a net of fast style transfer, as wide as the one that comes with jaxviz."""
+    params, image = jaxviz.init_style_net(jax.random.key(0), width=WIDTH, styles=2), picture(size)[0]
+    return lambda: jaxviz.restyle(params, image, style=1)
 
 
 def our_features(number: int) -> Run:
@@ -289,6 +296,25 @@ def their_style(size: int, steps: int, optimizer: str) -> Run:
     return in_layouts(make)
 
 
+def their_pass(size: int) -> Run:
+    """Return one pass of the parity tests' twin of the style net."""
+    twin = importlib.import_module("parity.test_style_net").twin
+
+    def make(prepare: Callable[[Any], Any], less: bool) -> Run:
+        torch, device = torch_side()
+        params = jax.tree.map(np.array, jaxviz.init_style_net(jax.random.key(0), width=WIDTH, styles=2))
+        weights = jax.tree.map(lambda x: torch.tensor(x, device=device), params)
+        images = prepare(as_tensor(picture(size)))
+
+        def run() -> Any:
+            with torch.no_grad():
+                return finished(twin(weights, images))
+
+        return run
+
+    return in_layouts(make)
+
+
 def lbfgs(torch: Any, images: Any, evaluations: int) -> Any:
     """Return PyTorch's L-BFGS, to be stopped after so many evaluations and by nothing else."""
     limits = {"max_iter": evaluations, "max_eval": evaluations, "tolerance_grad": 0, "tolerance_change": 0}
@@ -334,6 +360,7 @@ class Case:
     goal: float | None = None  # the least ratio that is asked for
 
 
+FORWARD = 30.7e9  # floating-point operations of VGG-16's convolutions at 224 px
 PIXELS = (512 / 224) ** 2
 STEPS = 8  # one chunk of `minimize`
 
@@ -398,6 +425,9 @@ CASES = {
         lambda: their_style(512, STEPS, "lbfgs"),
         2 * PIXELS * (STEPS + 1) * 0.94,
     ),
+    "fast_style": Case(
+        "fast style, one pass at 512 px", lambda: our_pass(512), lambda: their_pass(512), 46.9e9 / FORWARD
+    ),
     "features": Case(
         "EfficientNet-Lite0's last vectors, 64 images",
         lambda: our_features(64),
@@ -405,7 +435,6 @@ CASES = {
         64 * 0.0254,
     ),
 }
-FORWARD = 30.7e9  # floating-point operations of VGG-16's convolutions at 224 px
 LONG = {
     "style_500": Case(
         "style, 256 px, 500 evaluations of L-BFGS, end to end",

@@ -102,6 +102,7 @@ def features(
         placed, waiting = params, None
         for batch in batches(opened, share(wanted, batch_size), size=size, batch_size=batch_size):
             images, placed = over_devices(batch.images, placed)
+            jax.block_until_ready(waiting)  # or else the network may run twice at once, with twice the memory
             values = _values(net, layer, pool, placed, images)  # runs on while the batch before is written
             if waiting is not None:
                 yield _rows(opened.ids, *waiting, kept.needs_hashes)

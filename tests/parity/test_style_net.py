@@ -41,7 +41,7 @@ def twin(weights, images):
     double = nn.Upsample(scale_factor=2, mode="nearest")
     x = torch.relu(layer("first", images - 0.5))
     x = torch.relu(layer("down2", torch.relu(layer("down1", x, 2)), 2))
-    for i in range(1, BLOCKS + 1):
+    for i in range(1, sum(name.startswith("block") for name in weights) // 2 + 1):
         x = x + layer(f"block{i}_2", torch.relu(layer(f"block{i}_1", x)))
     x = torch.relu(layer("up2", double(torch.relu(layer("up1", double(x))))))
     return torch.sigmoid(layer("last", x))
