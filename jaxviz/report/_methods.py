@@ -402,12 +402,13 @@ def stylize(tour: Tour) -> Pictures:
 
 def call_fast_style(photo):
     params, styles = jaxviz.load_style_net()
-    return {name: jaxviz.restyle(params, photo, style=i) for i, name in enumerate(styles)}
+    images = [jaxviz.restyle(params, photo, style=i) for i in range(len(styles))]
+    return styles, images
 
 
 def fast_style(tour: Tour) -> Pictures:
     photo = tour.images(512 if tour.full else 288)[0]
-    for name, image in call_fast_style(photo).items():
+    for name, image in zip(*call_fast_style(photo), strict=True):
         yield f"fast-style-{name}", f"The photograph in one pass of a net that has learned “{name}”", image
 
 
