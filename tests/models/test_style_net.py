@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.data
 from safetensors.numpy import save_file
+from scipy import ndimage
 
 import jaxviz
 from jaxviz.models._style_net import apply, mixture, reach
@@ -133,6 +135,23 @@ def test_a_file_keeps_a_net(params, tmp_path):
     assert (tmp_path / "net.safetensors").stat().st_size < 2 * count + 5000
     images = picture(20, 20)
     assert jnp.abs(numbered(read, images, 1) - numbered(params, images, 1)).max() < 0.02
+
+
+def test_the_net_that_comes_with_it():
+    """Its palettes are those of its styles, whatever the photograph: night is blue, the scream red, ink without colour."""
+    params, styles = jaxviz.load_style_net()
+    photo = jaxviz.load_image(skimage.data.chelsea(), size=96)[None]
+    made = {name: np.asarray(jaxviz.style_net(params, photo, style=i)[0]) for i, name in enumerate(styles)}
+    assert styles == ["starry_night", "scream", "mosaic", "ink", "paper"]
+    red, _, blue = np.moveaxis(np.stack([image.mean((0, 1)) for image in made.values()]), -1, 0)
+    assert blue[0] > red[0] + 0.1
+    assert red[1] > blue[1] + 0.1
+    saturation = {name: np.ptp(image, -1).mean() for name, image in made.items()}
+    assert min(saturation, key=lambda name: saturation[name]) == "ink"
+    # Outlines stay: where the photograph is light, so is what is made of it.
+    for image in made.values():
+        smooth = [ndimage.gaussian_filter(picture.mean(-1), 3) for picture in (np.asarray(photo[0]), image)]
+        assert np.corrcoef(*(picture.ravel() for picture in smooth))[0, 1] > 0.2
 
 
 def test_files_that_are_refused(params, tmp_path):
