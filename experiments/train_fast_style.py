@@ -10,8 +10,8 @@ that this script draws (mosaic, ink, paper). The photographs are 600 of ImageNet
 The same command goes on where it was stopped, by Ctrl-C or otherwise; `--out` has checkpoints, a sheet of samples and
 the losses, every `--every` steps. `--hours` ends a run after so much time.
 
-The defaults are what the net in `weights/` was made with: 6,000 steps, each of two crops of 192 px, in 84 minutes on two
-cores (Intel with AVX-512) that other work shared, 0.67 to 0.78 s a step. Its last 500 steps had losses of 1.83 for
+The defaults are what the net in `weights/` was made with: 6,000 steps, each of two crops of 192 px, in 84 minutes on
+two cores (Intel with AVX-512) that other work shared, 0.67 to 0.78 s a step. Its last 500 steps had losses of 1.83 for
 content, 1.39 for style and 0.026 for smoothness. `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` makes a step 10% shorter.
 """
 
@@ -127,6 +127,7 @@ def main(
     *,
     out: Path = Path("out/fast_style"),
     weights: Path = WEIGHTS,
+    start: Path | None = None,
     steps: int = 6000,
     hours: float = math.inf,
     width: int = 24,
@@ -144,6 +145,7 @@ def main(
         paintings: folder with the paintings.
         out: folder for checkpoints, samples and losses.
         weights: where the net is written at the end of each run.
+        start: a net of the same styles to begin with.
         steps: how many; without a cooldown, more of them can be asked for later.
         hours: end this run, not counting its start, after so much time.
         width: channels of the net's first layer.
@@ -158,10 +160,11 @@ def main(
     chosen = {name: image for name, image in styles(paintings).items() if name in only or not only}
     photos = jnp.stack([jaxviz.load_image(path, size=256) for path in judged[:4]])
     net, params = jaxviz.load("vgg16_features")
+    begin = None if start is None else jaxviz.load_style_net(start).params
     run = functools.partial(
-        jaxviz.train_style_net, net, params, jax.random.key(0), learned, list(chosen.values()), **LOSS, width=width,
-        size=size, batch_size=batch_size, steps=steps, style_size=2.0, learning_rate=learning_rate, cooldown=cooldown,
-        store=out, every=every,
+        jaxviz.train_style_net, net, params, jax.random.key(0), learned, list(chosen.values()), **LOSS, start=begin,
+        width=width, size=size, batch_size=batch_size, steps=steps, style_size=2.0, learning_rate=learning_rate,
+        cooldown=cooldown, store=out, every=every,
     )  # fmt: skip
     found = follow_training(run, out, list(chosen), photos, steps=steps, every=every, seconds=3600 * hours)
     jaxviz.save_style_net(weights, found.params, list(chosen))

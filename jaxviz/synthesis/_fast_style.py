@@ -63,6 +63,7 @@ def train_style_net(
     source: Any,
     styles: Sequence[Image],
     *,
+    start: Any = None,
     add_to: Any = None,
     width: int = 32,
     blocks: int = 5,
@@ -95,10 +96,11 @@ def train_style_net(
         key: of the net's first parameters, the order of images, and the crops.
         source: photographs: a folder, a list, an array, or whatever else `features` takes.
         styles: an image of any size for each style.
+        start: parameters of a net of as many styles to begin with; None: random ones.
         add_to: parameters of a trained net, to which the styles are added: nothing but the new styles' own scales and
             offsets is trained.
-        width: channels of the net's first layer; see `style_net`.
-        blocks: its residual blocks.
+        width: channels of the net's first layer, if it starts at random; see `style_net`.
+        blocks: its residual blocks, likewise.
         size: of the crops, in pixels; photographs are read with a shorter side a quarter longer.
         batch_size: crops a step; rounded up to a multiple of the number of local devices.
         steps: how many, those before a resumption counted; a finished training can be given more of them.
@@ -143,10 +145,11 @@ def train_style_net(
     longest = style_size * size
     grams = [grams_of(net, tuple(style_of), params, _fit(style, longest), None) for style in styles]
     job = _Job(add_to, params, jax.tree.map(lambda *x: jnp.concatenate(x), *grams), content_of, style_of, smoothness)
-    trained = _start(key, add_to, width, blocks, len(styles))
+    trained = _start(key, start, add_to, width, blocks, len(styles))
     state = (trained, _ADAM.init(trained))
     told = {
         "styles": [digest_of(style) for style in styles], "add_to": add_to and digest_of(add_to),
+        "start": start and digest_of(start),
         "network": digest_of(params), "source": _digest(opened), "key": _entropy(key), "width": width, "blocks": blocks,
         "size": size, "batch_size": batch_size, "content": content_of, "style": style_of, "style_size": style_size,
         "smoothness": smoothness, "learning_rate": learning_rate, "precision": precision, "cooldown": cooldown,
@@ -196,8 +199,14 @@ def _fit(style: Image, longest: float) -> Images:
     return resized(images, scaled(images, longest))
 
 
-def _start(key: Key, add_to: Any, width: int, blocks: int, styles: int) -> Any:
+def _start(key: Key, start: Any, add_to: Any, width: int, blocks: int, styles: int) -> Any:
     """Return what is trained: a net, or the scales and offsets of new styles, each the mean of those there are."""
+    if start is not None:
+        if add_to is not None:
+            raise ValueError("start, add_to: expected one of them; styles that are added start from those there are")
+        if count_styles(start) != styles:
+            raise ValueError(f"start: expected a net of {styles} styles, got one of {count_styles(start)}")
+        return jax.tree.map(jnp.array, start)  # a copy, whose memory the training may use again
     if add_to is None:
         return init_style_net(key, width=width, blocks=blocks, styles=styles)
     mean = lambda rows: jnp.repeat(rows.mean(0, keepdims=True), styles, 0)  # noqa: E731

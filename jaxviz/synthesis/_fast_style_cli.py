@@ -34,6 +34,7 @@ def train(
     /,
     *,
     out: Path = Path("fast-style"),
+    start: _File = None,
     add_to: _File = None,
     model: str = "vgg16_features",
     width: int = 32,
@@ -59,6 +60,7 @@ def train(
         source: Photographs to learn from: a folder, with the folders in it, or tfds:NAME[SPLIT].
         styles: An image for each style, which is called by the file's name.
         out: Folder for the net (net.safetensors), checkpoints, the losses and a sheet of samples.
+        start: A net of as many styles to begin with; by default random numbers.
         add_to: A trained net to add the styles to; nothing but the new styles' scales and offsets is trained.
         model: The network that compares; see `jaxviz weights list`.
         width: Channels of the net's first layer.
@@ -79,7 +81,7 @@ def train(
     if not styles:
         raise ValueError("expected an image for each style, got none")
     named = {path.stem: jaxviz.load_image(path) for path in styles}
-    old = None if add_to is None else jaxviz.load_style_net(add_to)
+    begun, old = (None if path is None else jaxviz.load_style_net(path) for path in (start, add_to))
     names = [*(old.styles if old else []), *named]
     if len(set(names)) < len(names) or len(named) < len(styles):
         raise ValueError(f"expected styles of different names, got {', '.join(names)}: rename a file")
@@ -89,9 +91,10 @@ def train(
     net, params = jaxviz.load(model)
     run = functools.partial(
         jaxviz.train_style_net, net, params, jax.random.key(seed), opened, list(named.values()),
-        add_to=old and old.params, width=width, size=size, batch_size=batch_size, steps=steps,
-        content_weight=content_weight, style_weight=style_weight, style_size=style_size, smoothness=smoothness,
-        learning_rate=learning_rate, cooldown=cooldown, precision=precision, store=out, every=every,
+        start=begun and begun.params, add_to=old and old.params, width=width, size=size, batch_size=batch_size,
+        steps=steps, content_weight=content_weight, style_weight=style_weight, style_size=style_size,
+        smoothness=smoothness, learning_rate=learning_rate, cooldown=cooldown, precision=precision, store=out,
+        every=every,
     )  # fmt: skip
     found = follow_training(run, out, names, photos, steps=steps, every=every)
     if not found.finished:

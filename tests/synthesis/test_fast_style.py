@@ -164,6 +164,17 @@ def test_another_training_is_not_gone_on_with(tmp_path):
             train(store=tmp_path, **options)
 
 
+def test_a_training_starts_from_a_net(whole):
+    again = train(start=whole.params, steps=1)
+    np.testing.assert_array_equal(again.losses, train(start=whole.params, steps=2).losses[:1])
+    assert again.losses.sum() < 0.9 * train(steps=1).losses.sum()  # the same photographs and styles
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(whole.params))  # its memory is its own
+    with pytest.raises(ValueError, match="start: expected a net of 1 styles, got one of 2"):
+        train(STYLES[:1], start=whole.params)
+    with pytest.raises(ValueError, match="start, add_to: expected one of them"):
+        train(start=whole.params, add_to=whole.params)
+
+
 def test_an_added_style_trains_its_own_scales_and_offsets(whole):
     found = train([STYLES[2]], add_to=whole.params, content_weight=0.0, smoothness=0.0, steps=30, learning_rate=0.02)
     assert found.losses[-4:].sum(1).mean() < 0.8 * found.losses[:2].sum(1).mean()
