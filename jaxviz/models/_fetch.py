@@ -64,13 +64,14 @@ class _SourceError(Exception):
 
 def read_manifest() -> dict[str, Entry]:
     """Return the manifest, by the networks' names."""
-    tables = tomllib.loads(_manifest_path().read_text(encoding="utf-8"))
+    tables = tomllib.loads(included("manifest.toml").read_text(encoding="utf-8"))
     return {name: _entry(table) for name, table in tables.items()}
 
 
-def _manifest_path() -> Path:
+def included(name: str) -> Path:
+    """Return where a file of `weights/` is: in the package if it is installed, in the checkout if not."""
     folder = Path(__file__).parent
-    installed, checkout = folder / "manifest.toml", folder.parents[1] / "weights" / "manifest.toml"
+    installed, checkout = folder / name, folder.parents[1] / "weights" / name
     return installed if installed.is_file() else checkout
 
 

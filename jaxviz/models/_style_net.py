@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from jaxviz._image import check_images, write_atomically
 from jaxviz._types import Images, Key
+from jaxviz.models._fetch import included
 from jaxviz.models._tensors import read_tensors
 
 STEP = 4  # pixels from one position of the residual blocks to the next
@@ -259,7 +260,7 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
     """
     from safetensors import safe_open
 
-    path = _ours() if path is None else path
+    path = included("fast_style.safetensors") if path is None else path
     tensors = read_tensors(Path(path))
     params: dict[str, Any] = {}
     for name, tensor in tensors.items():
@@ -282,12 +283,6 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
             f"{path}: expected a net that save_style_net wrote, got another file ({type(error).__name__}: {error})"
         ) from error
     return StyleNet(params, styles)
-
-
-def _ours() -> Path:
-    folder = Path(__file__).parent
-    installed, checkout = folder / "fast_style.safetensors", folder.parents[1] / "weights" / "fast_style.safetensors"
-    return installed if installed.is_file() else checkout
 
 
 def export_style_net(params: Any) -> bytes:
