@@ -16,7 +16,8 @@ PUBLIC = {
 FUNCTIONS = {name: value for name, value in PUBLIC.items() if callable(value) and not inspect.isclass(value)}
 
 # DESIGN.md section 3: these read well without their name, as in `logit(net, 281)`.
-POSITIONAL_DEFAULTS = {("logit", "target"), ("probability", "target"), ("neuron", "position"), ("load_style_net", "path")}
+POSITIONAL_DEFAULTS = {("logit", "target"), ("probability", "target"), ("neuron", "position")}
+POSITIONAL_DEFAULTS |= {("load_style_net", "path")}
 # What these have in place of an example that runs: it would fetch weights from the network.
 NEEDS_WEIGHTS = {"load": "```python", "import_weights": "Raises:", "verify": "Raises:"}
 HEAVY = {"flax", "tensorflow", "tensorflow_datasets", "grain", "matplotlib", "sklearn", "skimage", "PIL"}
