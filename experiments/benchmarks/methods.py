@@ -15,8 +15,8 @@ The floor is the time that the floating-point operations of the method would tak
 Peak memory is that of a fresh process that does nothing else, with the runtime and the weights. Compile time is that
 of the first call, less the second; "again" is the same in a new process that finds the first one's programs on disk.
 
-On two cores, which should have nothing else to do, five cases with two rounds and `--no-memory` took five minutes.
-Occlusion, L-BFGS and `--long`, 500 steps of style end to end, were not run yet.
+On two cores, which should have nothing else to do, seven cases with two rounds and `--no-memory` took seven minutes.
+L-BFGS and `--long`, 500 steps of style end to end, were not run yet.
 
 To look for: ratios above 1 everywhere; memory at most twice PyTorch's.
 """
