@@ -11,7 +11,8 @@ process for each number of images, the peak of resident memory.
 Measured on 2 idle cores, medians of five rounds: the network alone 68.0 images a second and 26.0 ms of processor time
 an image, reading alone 535 and 3.3, `features` 61.6 and 30.5: 80% to 96% of the network's rate in one round. Little is
 lost between them, but the network has to share the cores with the reading; an accelerator would not have to. Peak of
-memory in one run over 60,000 images (16 minutes): 0.99 GB after 96, 1.05 after 1,280, 1.11 after 19,200, 1.12 at the end.
+memory in one run over 60,000 images (16 minutes): 0.99 GB after 96, 1.05 after 1,280, 1.11 after 19,200 and 1.12 at the
+end.
 """
 
 import resource
