@@ -38,8 +38,8 @@ def gradient_of_kernel(g: Array, images: Array, kernel: Any, **params: Any) -> A
     """Return the gradient of a convolution with respect to its kernel, whose shape is that of `kernel`.
 
     JAX's own is a convolution with images and channels exchanged by its dimension numbers. Inside loops, XLA on CPU
-    takes that literally, and 20 times as long. A product of matrices for each place in the kernel takes a half or less
-    of what it takes outside of loops; where the channels are too few for that, they are exchanged by hand.
+    takes that literally: a step of `train_style_net` took 14 times as long. A product of matrices for each place in the
+    kernel takes 0.3 to 0.9 of what XLA takes outside of loops; where channels are few, they are exchanged by hand.
     """
     numbers, ndim, shape = params["dimension_numbers"], images.ndim, kernel.shape
     if {params["feature_group_count"], params["batch_group_count"], *params["lhs_dilation"]} != {1}:

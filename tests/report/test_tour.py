@@ -108,5 +108,5 @@ def test_the_code_shown_is_what_a_user_would_write():
     for method in METHODS:
         lines = method.code().strip().splitlines()
         assert 2 <= len(lines) <= 4
-        assert "= jaxviz.load" in lines[0]
+        assert any(f"jaxviz.{name}(" in lines[0] for name in ("load", "load_style_net"))
         compile(method.code(), method.id, "exec")
