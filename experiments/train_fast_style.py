@@ -117,7 +117,7 @@ def styles(paintings: Path) -> dict[str, jax.Array]:
 
 
 # The loss, which `experiments/fast_style.py` has `stylize` minimise too.
-LOSS = {"content_weight": 1.0, "style_weight": 10.0, "smoothness": 1.0}
+LOSS = {"content_weight": 3.0, "style_weight": 10.0, "smoothness": 8.0}
 
 
 def main(

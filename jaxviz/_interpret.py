@@ -34,6 +34,16 @@ KINDS = {
 }
 """The primitives of layers, and what their numbers begin with."""
 
+# Primitives whose result at a position depends on their operands at that position only.
+POINTWISE = frozenset(
+    """
+    abs add and atan2 cbrt ceil clamp convert_element_type copy cos div eq erf erf_inv erfc exp exp2 expm1
+    floor ge gt integer_pow is_finite le log log1p logistic lt max min mul name ne neg nextafter not
+    optimization_barrier or pow real reduce_precision rem round rsqrt select_n sign sin sqrt square
+    stop_gradient sub tan tanh xor
+    """.split()
+)
+
 Path = tuple[int, ...]
 """Where an equation stands: its index, one index for each call it is nested in."""
 
@@ -75,12 +85,16 @@ def trace(fn: Callable, *args: Any, last_only: bool = True) -> Program:
         for path, _ in jax.tree_util.tree_flatten_with_path(arg)[0]
     ]
     inputs = [
-        Value("input", var.aval, varies=varies and jnp.issubdtype(var.aval.dtype, jnp.floating), key=_module_path(path))
+        Value("input", var.aval, varies=varies and not _is_key(var.aval), key=_module_path(path))
         for var, (path, varies) in zip(jaxpr.jaxpr.invars, leaves, strict=True)
     ]
     program = Program(jaxpr, jax.tree.structure(shape), inputs)
     _inline(program, jaxpr, inputs, (), None)
     return program
+
+
+def _is_key(aval: Any) -> bool:
+    return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
 
 
 def call_body(eqn: JaxprEqn) -> ClosedJaxpr | None:
@@ -145,6 +159,42 @@ def _module_path(keys: Sequence[Any]) -> str:
         words.pop()
     words = words[1:] if words[:1] == ["params"] else words
     return "/".join(words[:-1])
+
+
+_KEEPS_AXES = POINTWISE | {"pad", "slice", "concatenate"}
+
+
+def channel_axis(value: Value) -> int:
+    """Return the axis of a map's channels: where the convolution that it comes from puts them, or else the last."""
+    last = len(value.aval.shape) - 1
+    moves: list[Callable[[int], int]] = []
+    while KINDS.get(value.op) != "conv":
+        sources = [operand for operand in value.inputs if operand.varies and len(operand.aval.shape) > 2]
+        if value.eqn is None or not sources:
+            return last
+        before, after = sources[0].aval.shape, value.aval.shape
+        if value.op == "transpose":
+            moves.append(value.eqn.params["permutation"].index)
+        elif value.op in ("reshape", "squeeze", "broadcast_in_dim") and _longer(before) == _longer(after):
+            moves.append(functools.partial(_among_longer, before, after))
+        elif len(before) != len(after) or not (value.op in _KEEPS_AXES or value.op.startswith("reduce_window")):
+            return last
+        value = sources[0]
+    numbers = value.eqn.params.get("dimension_numbers") if value.eqn else None
+    axis = numbers.out_spec[1] if numbers else len(value.aval.shape) - 1
+    for move in reversed(moves):
+        axis = move(axis)
+    return axis
+
+
+def _longer(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size > 1]
+
+
+def _among_longer(before: Sequence[int], after: Sequence[int], axis: int) -> int:
+    """Return where an axis is when only axes of length 1 came or went."""
+    place = len(_longer(before[:axis]))
+    return [i for i, size in enumerate(after) if size > 1][place]
 
 
 # Names
@@ -365,12 +415,10 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
 
 
 def shapes_of(net: Net, params: Any, names: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of some layers for one image of this size; raise ValueError for one that is not there."""
-    there = layers(net, params, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
-    for name in names:
-        if name not in there:
-            raise ValueError(f"there is no layer {name!r}; there are {', '.join(there)}")
-    return {name: there[name].shape for name in names}
+    """Return the shapes of some layers, channels last, for one image of this size."""
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    values = jax.eval_shape(read_layers(net, names), params, image)
+    return {name: values[name].shape for name in names}
 
 
 def capture(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
@@ -390,12 +438,30 @@ def capture(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], tuple[
     wanted = _as_names(names)
 
     def captured(params: Any, images: Any) -> tuple[Any, dict[str, jax.Array]]:
-        program = trace(net, params, images)
-        edits = {name: (value, lambda x: x) for name, value in find(program, wanted).items()}
-        outputs, taken = evaluate(program, (params, images), _edit_actions(edits))
-        return outputs, {name: taken[name] for name in wanted}
+        outputs, taken, _ = _taken(net, wanted, params, images)
+        return outputs, taken
 
     return captured
+
+
+def _taken(net: Net, wanted: Sequence[str], params: Any, images: Any) -> tuple[Any, dict[str, jax.Array], Any]:
+    """Return the outputs, and the arrays called `wanted` with what they are in the program."""
+    program = trace(net, params, images)
+    values = find(program, wanted)
+    edits = {name: (value, lambda x: x) for name, value in values.items()}
+    outputs, taken = evaluate(program, (params, images), _edit_actions(edits))
+    return outputs, {name: taken[name] for name in wanted}, values
+
+
+def read_layers(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], dict[str, jax.Array]]:
+    """Return a function that gives the values called `names`, their channels on the last axis."""
+    wanted = _as_names(names)
+
+    def read(params: Any, images: Any) -> dict[str, jax.Array]:
+        _, taken, values = _taken(net, wanted, params, images)
+        return {name: jnp.moveaxis(x, channel_axis(values[name]), -1) for name, x in taken.items()}
+
+    return read
 
 
 def replace(net: Net, replacements: Mapping[str, Any]) -> Callable[[Any, Any], Any]:

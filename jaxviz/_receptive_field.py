@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from jaxviz._interpret import Value, find, trace
+from jaxviz._interpret import POINTWISE, Value, find, trace
 from jaxviz._types import Net
 
 
@@ -43,21 +43,11 @@ class _Span(NamedTuple):
 
 _Spans = tuple[_Span, _Span]
 
-# Primitives whose result at a position depends on their operands at that position only.
-_POINTWISE = frozenset(
-    """
-    abs add and atan2 cbrt ceil clamp convert_element_type copy cos div eq erf erf_inv erfc exp exp2 expm1
-    floor ge gt integer_pow is_finite le log log1p logistic lt max min mul name ne neg nextafter not
-    optimization_barrier or pow real reduce_precision rem round rsqrt select_n sign sin sqrt square
-    stop_gradient sub tan tanh xor
-    """.split()
-)
-
-
 def receptive_field(net: Net, params: Any, images: Any, layer: str) -> ReceptiveField:
     """Return the exact window of input pixels that a unit of a layer can depend on.
 
-    Read from the network's convolutions, pools, paddings and slices; nothing is run.
+    Read from the network's convolutions, pools, paddings and slices; nothing is run. Where a reshape splits rows or
+    columns, or merges them with another axis, it is the whole image.
 
     Args:
         net: any JAX function `net(params, images)`.
@@ -109,17 +99,20 @@ def _spans(value: Value, known: dict[int, _Spans], image_size: Sequence[int]) ->
     passed = [
         tuple(_passed(value, i, span, n) for span, n in zip(known[id(x)], image_size, strict=True)) for i, x in sources
     ]
-    return _union([spans[0] for spans in passed]), _union([spans[1] for spans in passed])
+    shape = value.aval.shape
+    return _union([spans[0] for spans in passed], shape), _union([spans[1] for spans in passed], shape)
 
 
-def _union(spans: list[_Span]) -> _Span:
+def _union(spans: list[_Span], shape: Sequence[int]) -> _Span:
     """Return the smallest span that holds all; branches that differ in stride meet only where position is lost."""
+    if any(span.axis < 0 for span in spans):  # of the others, then, what all positions see
+        spans = [
+            _anywhere(span._replace(size=span.size + (shape[span.axis] - 1) * span.stride)) if span.axis >= 0 else span
+            for span in spans
+        ]
     first = spans[0]
     if any((span.axis, span.stride) != (first.axis, first.stride) for span in spans):
-        whole = next((span for span in spans if span.stride == 0), None)
-        if whole is None:
-            raise ValueError("branches of different strides are added here: their units see no common window")
-        return whole
+        raise ValueError("branches of different strides are added here: their units see no common window")
     start = min(span.start for span in spans)
     return first._replace(start=start, size=max(span.start + span.size for span in spans) - start)
 
@@ -132,10 +125,10 @@ def _passed(value: Value, operand: int, span: _Span, length: int) -> _Span:
     params, shape, axis = value.eqn.params, value.inputs[operand].aval.shape, span.axis
     whole = _Span(-1, length, 0, 0)
     rule = _RULES.get(value.op)
-    if value.op in _POINTWISE:
-        return span
+    if value.op in POINTWISE:
+        return _anywhere(span) if shape and shape[axis] == 1 < value.aval.shape[axis] else span
     if rule is not None:
-        return rule(span, params | {"kernel": value.inputs[-1].aval.shape}, operand)
+        return rule(span, params | {"kernel": value.inputs[-1].aval.shape, "operand": shape}, operand)
     if value.op == "reshape":
         return _reshaped(span, shape, value.aval.shape, whole)
     if value.op.startswith(("reduce_", "arg")) and "axes" in params:
@@ -193,7 +186,14 @@ def _transposed(span: _Span, params: dict[str, Any], _: int) -> _Span:
 
 
 def _broadcast(span: _Span, params: dict[str, Any], _: int) -> _Span:
-    return span._replace(axis=params["broadcast_dimensions"][span.axis])
+    axis = params["broadcast_dimensions"][span.axis]
+    grows = params["operand"][span.axis] == 1 < params["shape"][axis]
+    return _anywhere(span) if grows else span._replace(axis=axis)
+
+
+def _anywhere(span: _Span) -> _Span:
+    """Return the span of the only unit along an axis for units that have no position there."""
+    return span._replace(axis=-1, stride=0)
 
 
 def _concatenated(span: _Span, params: dict[str, Any], _: int) -> _Span:
@@ -203,11 +203,15 @@ def _concatenated(span: _Span, params: dict[str, Any], _: int) -> _Span:
 
 
 def _squeezed(span: _Span, params: dict[str, Any], _: int) -> _Span:
+    if span.axis in params["dimensions"]:
+        return _anywhere(span)
     return span._replace(axis=span.axis - sum(a < span.axis for a in params["dimensions"]))
 
 
 def _reshaped(span: _Span, before: Sequence[int], after: Sequence[int], whole: _Span) -> _Span:
-    """Follow an axis that a reshape leaves whole; one that is merged into another loses its positions."""
+    """Follow an axis that a reshape leaves whole; one that is merged into another, or split, loses its positions."""
+    if before[span.axis] == 1:
+        return _anywhere(span)
     ahead, size = _product(before[: span.axis]), before[span.axis]
     for axis, length in enumerate(after):
         if length == size and _product(after[:axis]) == ahead:

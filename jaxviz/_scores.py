@@ -21,7 +21,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from jaxviz._interpret import capture
+from jaxviz._interpret import read_layers
 from jaxviz._types import Net, Score
 
 Index = int | np.integer | np.ndarray | Array
@@ -109,7 +109,7 @@ class _OfLayer(_Read):
     layer: str
 
     def read(self, params: Any, images: Any) -> Array:
-        return capture(self.net, self.layer)(params, images)[1][self.layer]
+        return read_layers(self.net, self.layer)(params, images)[self.layer]
 
 
 @jax.tree_util.register_dataclass
@@ -137,6 +137,8 @@ class _Neuron(_OfLayer):
             row, column = (value.shape[1] // 2, value.shape[2] // 2) if self.position is None else self.position
             along_row = _pick(jnp.swapaxes(value, 1, -1), row, f"row of {self.layer!r}")  # (n, c, w)
             value = _pick(along_row, column, f"column of {self.layer!r}")
+        elif value.ndim != 2:
+            raise ValueError(f"neuron: expected a map (n, h, w, c) or a vector (n, c) at {self.layer!r}, got {value.shape}")
         elif self.position is not None:
             raise ValueError(f"{self.layer!r} has shape {value.shape}, so its units have no position")
         return _pick(value, self.index, f"channel of {self.layer!r}", several=True)
@@ -155,8 +157,8 @@ class _Energy(_OfLayer):
 def _pick(values: Array, index: Any, what: str, *, several: bool = False) -> Array:
     """Return `values[i, ..., index[i]]` for each image i; refuse an index out of range where it can be seen.
 
-    A traced index cannot be: one out of range gives NaN, which no reader takes for a result. With `several`, `index`
-    may be `(n, k)` or `(1, k)`, k of them for each image.
+    A traced index cannot be: one out of range gives NaN, as score and as gradient, which no reader takes for a result.
+    With `several`, `index` may be `(n, k)` or `(1, k)`, k of them for each image.
     """
     count, size = values.shape[0], values.shape[-1]
     if not isinstance(index, Tracer):
@@ -171,7 +173,9 @@ def _pick(values: Array, index: Any, what: str, *, several: bool = False) -> Arr
         raise ValueError(f"expected one {what} or one for each of {count} images{more}, got shape {shape}")
     wanted = (count, *(1,) * (values.ndim - 2), *(shape[1:] or (1,)))
     rows = jnp.asarray(index).reshape(-1, *wanted[1:])
-    chosen = jnp.take_along_axis(values, jnp.broadcast_to(rows, wanted), axis=-1, mode="fill")
+    chosen = jnp.take_along_axis(values, jnp.broadcast_to(rows % size, wanted), axis=-1)
+    if isinstance(index, Tracer):
+        chosen = chosen * jnp.where((rows >= -size) & (rows < size), 1, jnp.nan).astype(chosen.dtype)
     return chosen if len(shape) == 2 else chosen[..., 0]
 
 

@@ -270,6 +270,9 @@ def _features(
             f"Stopped after {len(opened.ids) - left} of {len(opened.ids)} images. The same command goes on from there."
         )
         raise SystemExit(130)
+    if not found.ids:
+        _list(found.skipped)
+        raise ValueError(f"{source}: expected images, got {len(opened.ids)} files of which none can be read")
     return found, opened
 
 
@@ -281,8 +284,6 @@ def _list(skipped: dict[str, str]) -> None:
 
 
 def _picture(source: Source, rows: dict[str, int], name: str, size: int) -> jax.Array:
-    if name not in rows:
-        raise ValueError(f"--store: it has features of {name}, which is not in the source; give another folder")
     return jaxviz.load_image(source.read(rows[name]), size=size)
 
 

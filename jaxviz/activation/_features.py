@@ -5,18 +5,19 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from jaxviz._accelerate import accelerate
 from jaxviz._devices import over_devices, whole_shares
 from jaxviz._image import write_atomically
-from jaxviz._interpret import capture, shapes_of
+from jaxviz._interpret import read_layers, shapes_of
 from jaxviz._processes import agreed, rounds, share, wait_for_all
 from jaxviz._types import Images, Net
 from jaxviz.data._source import Loaded, batches, open_source
@@ -51,7 +52,10 @@ def features(
     Images are read ahead by Grain while the network works; several local devices share each batch. A store is a folder
     with a zarr array, `values`, the names and hashes of its rows, `rows.jsonl`, and what it was made with,
     `settings.json`. A run that was stopped, even killed, goes on after the last whole batch and leaves the bytes that
-    an undisturbed one leaves; images that the source has and the store has not are added behind the others.
+    an undisturbed one leaves. Images that the source has and the store has not are added behind the others; so are
+    those that have changed since: files by their size and time of change, arrays by their content. Other sources are
+    taken by the names of their images alone. What comes back is of the source's images, in its order, whatever else
+    the store holds.
 
     Under `jax.distributed` all processes call it alike, on a source and a store that all of them can read. Each one
     reads and computes every n-th batch and gets all rows; the store has the bytes that one process would write.
@@ -70,7 +74,8 @@ def features(
 
     Raises:
         ImageError: for a source without images.
-        ValueError: for a layer that is unknown, another pool, or a store that was made with other settings.
+        ValueError: for a layer that is unknown, another pool, or a store that was made with other settings, or that
+            another run is writing to.
 
     Images that cannot be read are skipped and listed.
 
@@ -95,7 +100,8 @@ def features(
     else:
         settings = {"layer": layer, "pool": pool, "size": [height, width], "batch_size": batch_size}
         kept = _OnDisk(Path(store), row, settings | {"params": digest_of(params)})
-    wanted = [i for i, name in enumerate(opened.ids) if name not in kept.names]
+    marks = [opened.mark(i) if kept.on_disk else "" for i in range(len(opened.ids))]
+    wanted = [i for i, name in enumerate(opened.ids) if not kept.has(name, marks[i])]
     done, total = len(opened.ids) - len(wanted), len(opened.ids)
 
     def computed() -> Iterator[_Rows]:
@@ -105,18 +111,19 @@ def features(
             jax.block_until_ready(waiting)  # or else the network may run twice at once, with twice the memory
             values = _values(net, layer, pool, placed, images)  # runs on while the batch before is written
             if waiting is not None:
-                yield _rows(opened.ids, *waiting, kept.needs_hashes)
+                yield _rows(opened.ids, marks, *waiting, kept.on_disk)
             waiting = batch, values
         if waiting is not None:
-            yield _rows(opened.ids, *waiting, kept.needs_hashes)
+            yield _rows(opened.ids, marks, *waiting, kept.on_disk)
 
-    for some in rounds(computed(), -(-len(wanted) // batch_size)):
-        for rows in some:
-            kept.add(rows)
-            done += len(rows.names) + len(rows.skipped)
-        if agreed(callback is not None and callback(done, total)):
-            break
-    return kept.found()
+    with kept:
+        for some in rounds(computed(), -(-len(wanted) // batch_size)):
+            for rows in some:
+                kept.add(rows)
+                done += len(rows.names) + len(rows.skipped)
+            if agreed(callback is not None and callback(done, total)):
+                break
+        return kept.found(opened.ids)
 
 
 class _Rows(NamedTuple):
@@ -127,18 +134,22 @@ class _Rows(NamedTuple):
     """Of the images; none where nobody asks."""
     values: Any
     skipped: dict[str, str]
+    marks: dict[str, str]
+    """Of the images, and of those that could not be read, as their source gives them."""
 
 
-def _rows(ids: Sequence[str], batch: Loaded, values: Array, hashed: bool) -> _Rows:
+def _rows(ids: Sequence[str], marks: Sequence[str], batch: Loaded, values: Array, hashed: bool) -> _Rows:
     live = np.flatnonzero(batch.live)
+    there = {ids[i]: marks[i] for i in batch.indices.tolist()}
     names = [ids[int(batch.indices[i])] for i in live]
     hashes = [hashlib.sha256(batch.images[i].data).hexdigest() for i in live] if hashed else []
-    return _Rows(names, hashes, np.asarray(values)[live], batch.skipped)
+    marked = {name: there[name] for name in [*names, *batch.skipped] if there[name]}
+    return _Rows(names, hashes, np.asarray(values)[live], batch.skipped, marked)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _values(net: Net, layer: str, pool: Pool | None, params: Any, images: Images) -> Array:
-    return _pooled(accelerate(capture(net, layer))(params, images)[1][layer], pool=pool)
+    return _pooled(accelerate(read_layers(net, layer))(params, images)[layer], pool=pool)
 
 
 def _pooled(values: Array, *, pool: Pool | None) -> Array:
@@ -152,39 +163,75 @@ def digest_of(params: Any) -> str:
     """Return a hash of parameters: of their places, types, shapes and values."""
     whole = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.asarray(leaf)
+        is_key = jnp.issubdtype(getattr(leaf, "dtype", float), jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
         whole.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        whole.update(np.ascontiguousarray(array).data)
+        whole.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return whole.hexdigest()
 
 
-class _InMemory:
-    needs_hashes = False
+class _Kept:
+    """Which row each image has, and why others have none; of what a store lists twice the last counts."""
+
+    on_disk = False
 
     def __init__(self, row: tuple[int, ...]):
-        self.parts: list[np.ndarray] = [np.zeros((0, *row), np.float32)]
-        self.names: dict[str, None] = {}
+        self.row = row
+        self.count = 0
+        self.places: dict[str, int] = {}
         self.skipped: dict[str, str] = {}
+        self.marks: dict[str, str] = {}
+
+    def has(self, name: str, mark: str) -> bool:
+        return (name in self.places or name in self.skipped) and mark in ("", self.marks.get(name, mark))
+
+    def list_rows(self, names: Iterable[str], skipped: dict[str, str], marks: dict[str, str]) -> None:
+        for name in names:
+            self.skipped.pop(name, None)
+            self.places[name] = self.count
+            self.count += 1
+        for name, why in skipped.items():
+            self.places.pop(name, None)
+            self.skipped[name] = why
+        self.marks |= marks
+
+    def of_source(self, values: Any, ids: Sequence[str]) -> Features:
+        there = [name for name in ids if name in self.places]
+        places = [self.places[name] for name in there]
+        rows = slice(0, len(places)) if places == list(range(len(places))) else np.array(places)
+        return Features(values[rows], there, {name: self.skipped[name] for name in ids if name in self.skipped})
+
+
+class _InMemory(_Kept):
+    def __init__(self, row: tuple[int, ...]):
+        super().__init__(row)
+        self.parts: list[np.ndarray] = [np.zeros((0, *row), np.float32)]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
     def add(self, rows: _Rows) -> None:
         self.parts.append(rows.values)
-        self.names |= dict.fromkeys(rows.names)
-        self.skipped |= rows.skipped
+        self.list_rows(rows.names, rows.skipped, rows.marks)
 
-    def found(self) -> Features:
-        return Features(np.concatenate(self.parts[1:] or self.parts), list(self.names), self.skipped)
+    def found(self, ids: Sequence[str]) -> Features:
+        return self.of_source(np.concatenate(self.parts[1:] or self.parts), ids)
 
 
-class _OnDisk:
+class _OnDisk(_Kept):
     """A folder with rows. What `rows.jsonl` does not list yet counts as not written, whatever the array holds.
 
     Of several processes the first one writes, and the others, on whatever machines, read.
     """
 
-    needs_hashes = True
+    on_disk = True
 
     def __init__(self, folder: Path, row: tuple[int, ...], settings: dict[str, Any]):
-        self.folder, self.row, self.journal = folder, row, folder / "rows.jsonl"
+        super().__init__(row)
+        self.folder, self.journal = folder, folder / "rows.jsonl"
         self.writes = jax.process_index() == 0
         if not self.writes:
             wait_for_all()  # for the first one to come to its own, below
@@ -192,39 +239,63 @@ class _OnDisk:
         other = [f"{name} {kept[name]} and not {value}" for name, value in settings.items() if name in kept]
         if other:
             raise ValueError(f"{folder}: this store holds features with {', '.join(other)}; give another folder")
+        self.lock = _locked(folder / "settings.json") if self.writes else None
         lines = self.journal.read_bytes().splitlines(keepends=True) if self.journal.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
         if whole != lines:  # killed while the last one was written
             write_atomically(self.journal, b"".join(whole))
-        batches_done = [json.loads(line) for line in whole]
-        self.ids = [name for batch in batches_done for name in batch["hashes"]]
-        self.skipped = {name: why for batch in batches_done for name, why in batch["skipped"].items()}
-        self.names = {*self.ids, *self.skipped}
+        for line in whole:
+            batch = json.loads(line)
+            self.list_rows(batch["hashes"], batch["skipped"], batch.get("marks", {}))
         self.array = _open_array(folder / "values", row)
         if self.writes:
             wait_for_all()
 
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        if self.lock is not None:
+            os.close(self.lock)
+
     def add(self, rows: _Rows) -> None:
         if self.writes:
             self._write(rows)
-        self.ids += rows.names
-        self.skipped |= rows.skipped
+        self.list_rows(rows.names, rows.skipped, rows.marks)
 
     def _write(self, rows: _Rows) -> None:
-        first = len(self.ids)
-        self.array = self.array.resize(exclusive_max=[first + len(rows.names), *self.row]).result()
+        self.array = self.array.resize(exclusive_max=[self.count + len(rows.names), *self.row]).result()
         if rows.names:
-            self.array[first:].write(rows.values).result()
-        line = {"hashes": dict(zip(rows.names, rows.hashes, strict=True)), "skipped": rows.skipped}
+            self.array[self.count :].write(rows.values).result()
+        hashes = dict(zip(rows.names, rows.hashes, strict=True))
         with self.journal.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({"hashes": hashes, "skipped": rows.skipped, "marks": rows.marks}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def found(self) -> Features:
+    def found(self, ids: Sequence[str]) -> Features:
         wait_for_all()
-        array = self.array if self.writes else _open_array(self.folder / "values", self.row)
-        return Features(array[: len(self.ids)], self.ids, self.skipped)
+        return self.of_source(self.array if self.writes else _open_array(self.folder / "values", self.row), ids)
+
+
+def _locked(file: Path) -> int | None:
+    """Return a descriptor of the file, which no other run can lock until it is closed; None where nothing can be."""
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        return None
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ValueError(
+            f"{file.parent}: another run is writing to this store; wait for it, or give another folder"
+        ) from error
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def claim(file: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Nearest neighbours, exactly: in the space of a layer's features, or of pixels."""
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,8 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxviz._image import check_finite
 
 Metric = Literal["cosine", "l2"]
-MARGIN = 16  # candidates beyond k: those that rounding could put in each other's place
+MARGIN = 16  # candidates beyond k: most that rounding could put in each other's place
 QUERIES = 1024  # at once
+ORIGIN = 1024  # rows, whose mean is what all are taken to have in common
+TINY, LARGE = 1e-35, 1e37  # squares that float32 may lose
 
 
 class Neighbors(NamedTuple):
@@ -28,8 +31,10 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
 
     The bank goes through the device in blocks: a matrix product and a running top-k. Several local devices share each
     block. What comes out on top is measured once more in float64 and sorted, equal distances by their index, so that
-    a row is at distance 0 from itself. A memory-mapped bank is read once for every 1024 queries and never held whole:
-    of rows of 1280 numbers a block is 84 MB, and the products of 1024 queries with it are 67 MB.
+    a row is at distance 0 from itself. Where rounding could have kept a nearer row, or one as near, from the top, the
+    query is measured against the whole bank in float64. A memory-mapped bank is read once for every 1024 queries, once
+    more if there are such, and never held whole: of rows of 1280 numbers a block is 84 MB, and the products of 1024
+    queries with it are 67 MB.
 
     Args:
         bank: `(n, ...)`, an array in memory, memory-mapped, or of tensorstore; a vector, a map or an image a row:
@@ -65,12 +70,15 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
     indices, distances = [np.zeros((0, k), int)], [np.zeros((0, k))]
     for first in range(0, queries.shape[0], QUERIES):
         some = np.asarray(queries[first : min(first + QUERIES, queries.shape[0])])
-        candidates = _candidates(bank, some, min(k + MARGIN, bank.shape[0]), metric, block_size)
-        for query, near in zip(some, candidates, strict=True):
-            exact = _distances(np.asarray(bank[near]), query, metric)
-            best = np.lexsort((near, exact))[:k]
-            indices.append(near[None, best])
-            distances.append(exact[None, best])
+        found, unsure = [], []
+        for i, (near, suffices) in enumerate(_candidates(bank, some, k, metric, block_size)):
+            found.append(_measured(np.asarray(bank[near]), near, some[i], k, metric))
+            if len(near) < k or not suffices(float(found[i][1][-1])):
+                unsure.append(i)
+        for i, best in zip(unsure, _among_all(bank, some[unsure], k, metric, block_size), strict=True):
+            found[i] = best
+        indices += [best[0][None] for best in found]
+        distances += [best[1][None] for best in found]
     return Neighbors(np.concatenate(indices), np.concatenate(distances).astype(np.float32))
 
 
@@ -82,30 +90,85 @@ def _rows(name: str, values: Any) -> Any:
     return rows
 
 
-def _candidates(bank: Any, queries: Any, count: int, metric: Metric, block_size: int) -> np.ndarray:
-    """Return the rows that come out on top in float32, `(q, count)`, in no order that matters."""
+def _prepared(rows: Any, metric: Metric, origin: Any = 0.0) -> np.ndarray:
+    """Return rows `(n, f)` less an origin, for cosine of length 1, in a type that holds them.
+
+    In l2 the rows of length 1 are in the order of their cosines. Without what all have in common, which would be
+    nearly all of a product of two, rounding hides differences no longer.
+    """
+    exact = np.float32 if np.can_cast(rows.dtype, np.float32) else np.float64
+    flat = np.asarray(rows, exact).reshape(len(rows), -1)
+    if metric == "cosine":
+        flat = _of_length_1(flat)
+    with np.errstate(over="ignore"):  # then the query is measured against all rows
+        return np.subtract(flat, origin, dtype=exact)
+
+
+def _candidates(
+    bank: Any, queries: np.ndarray, k: int, metric: Metric, block_size: int
+) -> Iterator[tuple[np.ndarray, Callable[[float], bool]]]:
+    """Yield for each query the rows that come out on top in float32, and what tells if they are enough.
+
+    That is, given the distance of the k-th of them, if no other row can be as near: its score would have to be wrong by
+    more than rounding makes it. A sum of f products is wrong by about sqrt(f) units in the last place (Higham & Mary
+    2019, A New Approach to Probabilistic Rounding Error Analysis); eight times that is allowed for.
+    """
     devices = jax.local_devices()
     mesh = jax.sharding.Mesh(np.array(devices), ("rows",))
-    merge = _merging(mesh, metric)
+    merge = _merging(mesh)
     each, all_of_it = jax.NamedSharding(mesh, jax.P("rows")), jax.NamedSharding(mesh, jax.P())
-    size = min(block_size, -(-bank.shape[0] // len(devices)))
-    flat = jax.device_put(jnp.asarray(queries, jnp.float32).reshape(len(queries), -1), all_of_it)
+    size, count = min(block_size, -(-bank.shape[0] // len(devices))), min(k + MARGIN, bank.shape[0])
+    origin = _prepared(np.asarray(bank[: min(size, ORIGIN)]), metric).mean(0, dtype=np.float64)
+    asked = _prepared(queries, metric, origin)
+    flat = jax.device_put(asked.astype(np.float32), all_of_it)
     best = jax.device_put(_nothing(len(devices), len(queries), count), each)
     for first in range(0, bank.shape[0], size * len(devices)):
-        last = min(first + size * len(devices), bank.shape[0])
-        some = np.asarray(bank[first:last], np.float32)
+        rows = np.asarray(bank[first : min(first + size * len(devices), bank.shape[0])])
+        check_finite(f"bank, rows {first} to {first + len(rows) - 1}", rows)
         block = np.zeros((len(devices) * size, flat.shape[1]), np.float32)
-        block[: len(some)] = some.reshape(len(some), -1)
-        if not np.isfinite(block).all():
-            raise ValueError(
-                f"bank: expected finite numbers, got some that are NaN or infinite in rows {first} to {last - 1}"
-            )
+        block[: len(rows)] = _prepared(rows, metric, origin)
+        # Taken from scores: all for what is no row, and for cosine of a row of zeros, at distance 1 from everything,
+        # what puts it there; the square of a distance is twice the cosine's.
+        less = np.full(len(block), np.inf, np.float32)
+        less[: len(rows)] = (metric == "cosine") * ~rows.reshape(len(rows), -1).any(-1)
         indices = (first + np.arange(len(block), dtype=np.int32)).reshape(len(devices), size)
-        blocks = block.reshape(len(devices), size, -1)
-        best = merge(best, flat, *jax.device_put((blocks, indices, indices < bank.shape[0]), each))
+        parts = block.reshape(len(devices), size, -1), indices, less.reshape(indices.shape)
+        best = merge(best, flat, *jax.device_put(parts, each))
     scores, rows = (np.moveaxis(np.asarray(x), 0, 1).reshape(len(queries), -1) for x in best)
     order = np.lexsort((rows, -scores))[:, :count]
-    return np.take_along_axis(rows, order, axis=1)
+    lengths = np.linalg.norm(asked.astype(np.float64), axis=-1)
+    unit = 8 * math.sqrt(flat.shape[1]) * float(np.finfo(np.float32).eps) / 2
+    for i, near in enumerate(order):
+        least = -math.inf if count == bank.shape[0] else float(scores[i, near[-1]])
+        there = rows[i, near]  # and not behind the last, where all others are too large for float32
+        yield there[there < bank.shape[0]], functools.partial(_suffices, metric, float(lengths[i]), least, unit)
+
+
+def _suffices(metric: Metric, length: float, least: float, unit: float, distance: float) -> bool:
+    square = 2 * distance if metric == "cosine" else distance * distance
+    reach = length + math.sqrt(square)  # no row as near as that is longer
+    wrong = unit * (2 * length * reach + reach * reach) + TINY
+    return length * length - square > least + wrong and reach * reach < LARGE
+
+
+def _measured(rows: Any, indices: np.ndarray, query: Any, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the nearest of some rows, and their distances, in float64."""
+    exact = _distances(rows, query, metric)
+    best = np.lexsort((indices, exact))[:k]
+    return indices[best], exact[best]
+
+
+def _among_all(bank: Any, queries: Any, k: int, metric: Metric, block_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return for each query the nearest of all rows and their distances, in float64 throughout."""
+    best = [(np.zeros(0, int), np.zeros(0))] * len(queries)
+    for first in range(0, bank.shape[0] if len(queries) else 0, block_size):
+        rows = np.asarray(bank[first : min(first + block_size, bank.shape[0])])
+        for i, query in enumerate(queries):
+            near, exact = _measured(rows, first + np.arange(len(rows)), query, k, metric)
+            near, exact = np.concatenate([best[i][0], near]), np.concatenate([best[i][1], exact])
+            order = np.lexsort((near, exact))[:k]
+            best[i] = near[order], exact[order]
+    return best
 
 
 def _nothing(devices: int, queries: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,11 +177,11 @@ def _nothing(devices: int, queries: int, count: int) -> tuple[np.ndarray, np.nda
 
 
 @functools.cache
-def _merging(mesh: jax.sharding.Mesh, metric: Metric) -> Callable[..., Any]:
+def _merging(mesh: jax.sharding.Mesh) -> Callable[..., Any]:
     """Return what merges a block into the best so far, each device for itself: XLA would gather them for `top_k`."""
     each = jax.P("rows")
     specs = {"in_specs": ((each, each), jax.P(), each, each, each), "out_specs": (each, each)}
-    return jax.jit(jax.shard_map(functools.partial(_merge, metric=metric), mesh=mesh, **specs), donate_argnums=0)
+    return jax.jit(jax.shard_map(_merge, mesh=mesh, **specs), donate_argnums=0)
 
 
 def _merge(
@@ -126,16 +189,13 @@ def _merge(
     queries: Float[Array, "q f"],
     blocks: Float[Array, "d b f"],
     indices: Int[Array, "d b"],
-    live: Bool[Array, "d b"],
-    *,
-    metric: Metric,
+    less: Float[Array, "d b"],
 ) -> tuple[Float[Array, "d q c"], Int[Array, "d q c"]]:
-    """Keep the best of what there was and of new blocks. The order of scores is that of nearness."""
+    """Keep the best of what there was and of new blocks, by `|q|² - |q - x|²`: more is nearer."""
     products = jnp.einsum("qf,dbf->dqb", queries, blocks, precision="highest")
     squares = jnp.sum(blocks * blocks, axis=-1)[:, None]
-    # Less what all rows have in common: l2 is |q|² - |q - x|², and a query's own length changes no order of cosines.
-    like = products / jnp.sqrt(jnp.where(squares > 0, squares, 1))
-    scores = jnp.where(live[:, None], 2 * products - squares if metric == "l2" else like, -jnp.inf)
+    scores = 2 * products - squares - less[:, None]
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)  # of rows too large for float32
     rows = jnp.broadcast_to(indices[:, None], scores.shape)
     scores, rows = jnp.concatenate([best[0], scores], -1), jnp.concatenate([best[1], rows], -1)
     scores, places = jax.lax.top_k(scores, best[0].shape[-1])
@@ -143,8 +203,16 @@ def _merge(
 
 
 def _distances(rows: np.ndarray, query: np.ndarray, metric: Metric) -> np.ndarray:
-    rows, query = rows.reshape(len(rows), -1).astype(np.float64), query.ravel().astype(np.float64)
+    rows, query = rows.reshape(-1, query.size).astype(np.float64), query.ravel().astype(np.float64)
     if metric == "l2":
         return np.linalg.norm(rows - query, axis=-1)
-    lengths = np.linalg.norm(rows, axis=-1) * np.linalg.norm(query)
-    return np.maximum(0.0, 1 - rows @ query / np.where(lengths > 0, lengths, 1))
+    # 1 - x.y / |x||y| as half a square, which is as exact where it is near 0
+    unit, unit_query = _of_length_1(rows), _of_length_1(query[None])
+    near = np.minimum(2.0, 0.5 * ((unit - unit_query) ** 2).sum(-1))
+    return np.where(unit.any(-1) & unit_query.any(), near, 1.0)
+
+
+def _of_length_1(rows: np.ndarray) -> np.ndarray:
+    """Return rows of length 1, but for those of zeros."""
+    lengths = np.sqrt(np.einsum("nf,nf->n", rows, rows, dtype=np.float64))
+    return rows / np.where(lengths > 0, lengths, 1).astype(rows.dtype)[:, None]

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxviz._accelerate import accelerate
 from jaxviz._devices import over_devices, whole_shares
-from jaxviz._interpret import capture, shapes_of
+from jaxviz._interpret import read_layers, shapes_of
 from jaxviz._processes import agreed, rounds, share
 from jaxviz._receptive_field import receptive_field
 from jaxviz._types import Images, Net
@@ -206,7 +206,7 @@ def _resumed(state: dict[str, Any], shapes: dict[str, tuple[int, ...]], k: int, 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _strongest(net: Net, names: tuple[str, ...], params: Any, images: Images) -> dict[str, tuple[Array, Array]]:
     """Return the largest value of each channel in each image, `(n, c)`, and the first unit that has it."""
-    values = accelerate(capture(net, names))(params, images)[1]
+    values = accelerate(read_layers(net, names))(params, images)
     found = {}
     for name, value in values.items():
         units = value.reshape(len(value), -1, value.shape[-1]).astype(jnp.float32)

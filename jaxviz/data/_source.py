@@ -1,11 +1,13 @@
 """Images from anywhere, by number and by name: folders, lists, arrays, Grain and TensorFlow Datasets."""
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -21,6 +23,8 @@ class Source(NamedTuple):
     ids: Sequence[str]
     read: Callable[[int], Any]
     """Return what `load_image` takes."""
+    mark: Callable[[int], str] = lambda i: ""
+    """Return what changes with the image, without decoding it; nothing where that cannot be told."""
 
 
 class Loaded(NamedTuple):
@@ -58,7 +62,9 @@ def open_source(source: Any) -> Source:
             f"images at its numbers, got {type(source).__name__}"
         )
     names = [str(x) if isinstance(x, str | os.PathLike) else str(i) for i, x in enumerate(_paths(source))]
-    return _checked(Source(names, lambda i: _image_of(source[i])))
+    in_memory = isinstance(source, list | tuple | np.ndarray | jax.Array)
+    mark = (lambda i: _mark(source[i])) if in_memory else (lambda i: "")
+    return _checked(Source(names, lambda i: _image_of(source[i]), mark))
 
 
 def _paths(source: Any) -> Sequence[Any]:
@@ -68,7 +74,7 @@ def _paths(source: Any) -> Sequence[Any]:
 
 def _folder(folder: Path) -> Source:
     if folder.is_file():
-        return Source([folder.name], lambda i: folder)
+        return Source([folder.name], lambda i: folder, lambda i: _mark(folder))
     if not folder.is_dir():
         raise ImageError(f"{folder}: expected a folder of images, got a path where there is none")
     files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -76,7 +82,23 @@ def _folder(folder: Path) -> Source:
     names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     if not names:
         raise ImageError(f"{folder}: expected a folder with images ({', '.join(SUFFIXES)}), found none")
-    return Source(names, lambda i: folder / names[i])
+    return Source(names, lambda i: folder / names[i], lambda i: _mark(folder / names[i]))
+
+
+def _mark(image: Any) -> str:
+    """Return a file's size and time of change, or a hash of pixels or of an encoded file."""
+    if isinstance(image, str | os.PathLike):
+        try:
+            found = os.stat(image)
+        except OSError:
+            return "none"
+        return f"{found.st_size} {found.st_mtime_ns}"
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    if isinstance(image, np.ndarray | jax.Array):
+        pixels = np.ascontiguousarray(np.asarray(image))
+        return hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    return ""
 
 
 def _tfds(name: str) -> Source:

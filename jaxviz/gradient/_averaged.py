@@ -157,7 +157,7 @@ def _smoothed(
             gradients, weights = jax.vmap(sample)(indices), live.astype(images.dtype) / samples
             return jnp.tensordot(weights, gradients, 1), jnp.tensordot(weights, gradients**2, 1)
 
-        return _STATISTICS[statistic](*sum_over(samples, batch_size, part, images))
+        return sum_over(samples, batch_size, part, images, lambda total: _STATISTICS[statistic](*total))
 
     deviation = (noise * span).astype(images.dtype)
     return by_image(around, fixed(score, params, images), images, deviation, keys)

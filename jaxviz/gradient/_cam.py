@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
-from jaxviz._interpret import capture, replace
+from jaxviz._interpret import capture, channel_axis, find, replace, trace
 from jaxviz._scores import fixed
 from jaxviz._types import Images, Score
 from jaxviz.gradient._copies import of_each_score, run, values_of
@@ -84,11 +84,12 @@ def _cam(score: Score, params: Any, images: Images, *, layer: str, batch_size: i
         values, taken = moved(params, images)
         return values_of(lambda *_: values, params, images), taken[layer]
 
+    axis = channel_axis(find(trace(score, params, images), [layer])[layer])
     values, pull, maps = jax.vjp(from_layer, jnp.zeros(shape.shape, shape.dtype), has_aux=True)
 
     def backward(cotangent: Array) -> Array:
-        weights = pull(cotangent)[0].mean((1, 2))
-        small = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", maps, weights))
+        gradients = jnp.moveaxis(pull(cotangent)[0], axis, -1)
+        small = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", jnp.moveaxis(maps, axis, -1), gradients.mean((1, 2))))
         return jax.image.resize(small, images.shape[:3], "linear")
 
     return of_each_score(backward, values, batch_size)

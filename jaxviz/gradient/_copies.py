@@ -66,11 +66,16 @@ def by_image(fn: Callable[..., Any], score: Score, images: Images, *arrays: Any)
 
 
 def sum_over(
-    count: int, batch_size: int, part: Callable[[Int[Array, " b"], Bool[Array, " b"]], Any], images: Images
+    count: int,
+    batch_size: int,
+    part: Callable[[Int[Array, " b"], Bool[Array, " b"]], Any],
+    images: Images,
+    finish: Callable[[Any], Any] = lambda total: total,
 ) -> Any:
-    """Return the sum of `part(indices, live)` over batches of `range(count)`; what is not live must add nothing.
+    """Return `finish` of the sum of `part(indices, live)` over batches of `range(count)`; what is not live adds nothing.
 
-    Each index stands for a copy of all images; batches are of one size, so that they share a program.
+    Each index stands for a copy of all images; batches are of one size, so that they share a program. The sum is in
+    float32 at least, and so is what `finish` is given: in bfloat16 a sum of ones stays at 256.
     """
     batches = -(-count // max(1, batch_size // len(images)))
     size = -(-count // batches)
@@ -80,8 +85,10 @@ def sum_over(
         return part(jnp.minimum(indices, count - 1), indices < count)
 
     at = hoist(at, 0)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(at, 0))
-    return jax.lax.fori_loop(0, batches, lambda i, total: jax.tree.map(jnp.add, total, at(i)), zeros)
+    shapes = jax.eval_shape(at, 0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), shapes)
+    total = jax.lax.fori_loop(0, batches, lambda i, total: jax.tree.map(jnp.add, total, at(i)), zeros)
+    return jax.tree.map(lambda x: x.astype(jax.tree.leaves(shapes)[0].dtype), finish(total))
 
 
 def loop_over(fn: Callable[[Any], Any], values: Any, **options: Any) -> Any:

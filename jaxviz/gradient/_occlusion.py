@@ -188,7 +188,7 @@ def _masked(
             weights = jnp.where(live.reshape(-1, *(1,) * (values.ndim - 1)), values, 0)
             return jnp.einsum("b...,bhw->...hw", weights, mask)
 
-        return sum_over(masks, batch_size, part, images) / (masks * keep)
+        return sum_over(masks, batch_size, part, images, lambda total: total / (masks * keep))
 
     return by_image(seen, fixed(score, params, images), images, fill)
 

@@ -5,6 +5,7 @@ a pool, the gradient is not modified; so each rule is a change of one layer's ba
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -128,7 +129,9 @@ def _has_layer_below(layer: Value) -> bool:
 
 def _actions(layer: Value, epsilon: Array, gamma: Array | None) -> dict[Path, Any]:
     """Return what to do at a layer's product and at the additions of its bias: the last one has the rule."""
-    steps = [layer, *bias_additions(layer)]
+    # The gamma rule needs what the product was, which must not leave the call that it is in, such as remat.
+    together = lambda step: gamma is None or step.path[:-1] == layer.path[:-1]  # noqa: E731
+    steps = [layer, *itertools.takewhile(together, bias_additions(layer))]
     kept: list[Array] = []  # the product, and the product of absolute values
 
     def action(step: Value, operands: list[Any], go_on: Callable[[], list[Any]]) -> tuple[list[Any], dict]:

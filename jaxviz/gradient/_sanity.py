@@ -1,5 +1,6 @@
 """Does a map depend on what the network has learned? Adebayo et al.'s check: shuffle the layers, from the last down."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def randomize(net: Net, params: Any, key: Key, images: Images, *, down_to: str) 
     first_uses = [_first_use(value, order) for value in program.inputs[: len(leaves)]]
     return treedef.unflatten(
         jax.random.permutation(jax.random.fold_in(key, i), jnp.ravel(leaf)).reshape(jnp.shape(leaf))
-        if start <= use
+        if start <= use < math.inf
         else leaf
         for i, (leaf, use) in enumerate(zip(leaves, first_uses, strict=True))
     )
@@ -67,10 +68,10 @@ def _made_at(program: Program, value: Value, order: dict[int, int]) -> int:
     return max(places)
 
 
-def _first_use(value: Value, order: dict[int, int]) -> int:
-    """Return the place of the first value that depends on both this parameter and the images."""
+def _first_use(value: Value, order: dict[int, int]) -> int | float:
+    """Return the place of the first value that depends on both this parameter and the images; infinity for none."""
     places = [order[id(user)] if user.varies else _first_use(user, order) for user in value.users]
-    return min(places, default=-1)
+    return min(places, default=math.inf)
 
 
 def rank_correlation(maps: Float[Array, "n h w *c"], others: Float[Array, "n h w *c"]) -> Float[Array, " n"]:

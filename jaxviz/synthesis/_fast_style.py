@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from jaxviz._accelerate import accelerate, hoist
 from jaxviz._devices import over_devices, whole_shares
 from jaxviz._image import ImageError, check_images
-from jaxviz._interpret import capture
+from jaxviz._interpret import read_layers
 from jaxviz._types import Images, Key, Net
 from jaxviz.activation._features import claim, digest_of
 from jaxviz.data._source import Loaded, Source, batches, open_source
@@ -279,8 +279,8 @@ def _loss(net: Net, precision: str, trained: Any, job: _Job, images: Images, cho
     high = lambda tree: jax.tree.map(lambda x: x.astype(images.dtype), tree)  # noqa: E731
     painted = accelerate(apply)(whole, low(images), mix)[0]
     params, names = low(job.params), tuple(dict.fromkeys([*job.content_weights, *job.style_weights]))
-    targets = accelerate(capture(net, tuple(job.content_weights)))(params, low(images))[1]
-    values = accelerate(capture(net, names))(params, painted)[1]
+    targets = accelerate(read_layers(net, tuple(job.content_weights)))(params, low(images))
+    values = accelerate(read_layers(net, names))(params, painted)
     grams = {name: gram[chosen] for name, gram in job.grams.items()}
     terms = Terms(high(targets), [grams], None, job.content_weights, [job.style_weights], job.smoothness)
     parts = compare(high(painted), high(values), terms).mean(1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
-from jaxviz._interpret import capture
+from jaxviz._interpret import read_layers
 from jaxviz._scores import Summable
 from jaxviz._types import Images, Net
 from jaxviz.synthesis._losses import gram
@@ -90,7 +90,7 @@ def resemblance(net: Net, params: Any, images: Images, *, layer: str) -> _Resemb
 
 
 def _maps(net: Net, layer: str, params: Any, images: Images) -> Float[Array, "_ _ _ _"]:
-    values = capture(net, layer)(params, images)[1][layer]
+    values = read_layers(net, layer)(params, images)[layer]
     if values.ndim != 4:
         raise ValueError(f"{layer!r} has shape {values.shape}: expected a layer of image maps, (n, h, w, channels)")
     return values

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
 from jaxviz._image import check_images
-from jaxviz._interpret import capture, layers
+from jaxviz._interpret import read_layers, layers
 from jaxviz._types import Images, Key, Net
 from jaxviz.synthesis._dream import octave_sizes, resized
 from jaxviz.synthesis._losses import gram, relative_error, total_variation
@@ -49,7 +49,7 @@ class Terms(NamedTuple):
 @functools.cache
 def _loss(net: Net, names: tuple[str, ...]) -> Callable[..., Array]:
     def loss(images: Images, key: Key, params: Any, terms: Terms) -> Array:
-        _, values = accelerate(capture(net, names))(params, images)
+        values = accelerate(read_layers(net, names))(params, images)
         return jnp.sum(compare(images, values, terms))
 
     return loss
@@ -69,12 +69,12 @@ def compare(images: Images, values: Mapping[str, Array], terms: Terms) -> Float[
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _values(net: Net, names: tuple[str, ...], params: Any, images: Images) -> dict[str, Array]:
-    return accelerate(capture(net, names))(params, images)[1]
+    return accelerate(read_layers(net, names))(params, images)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def grams_of(net: Net, names: tuple[str, ...], params: Any, images: Images, mask: Mask | None) -> dict[str, Array]:
-    values = accelerate(capture(net, names))(params, images)[1]
+    values = accelerate(read_layers(net, names))(params, images)
     return {name: gram(value, None if mask is None else _fit(mask, value.shape)) for name, value in values.items()}
 
 
@@ -359,7 +359,7 @@ def weights_of(
     if isinstance(names, str) or not len(names):
         raise ValueError(f"{what}: expected names of layers, or a weight for each, got {names!r}")
     proportions = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, 1.0)
-    shapes = jax.eval_shape(capture(net, tuple(proportions)), params, images)[1]
+    shapes = jax.eval_shape(read_layers(net, tuple(proportions)), params, images)
     for name, value in shapes.items():
         if len(value.shape) != 4:
             maps = [n for n, v in layers(net, params, images).items() if len(v.shape) == 4]

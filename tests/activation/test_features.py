@@ -114,8 +114,18 @@ SCRIPT = """
 """
 
 
+class Lazy:
+    """Images that are read one by one, as a Grain source does it."""
+
+    def __len__(self):
+        return len(IMAGES)
+
+    def __getitem__(self, i):
+        return IMAGES[i]
+
+
 def test_kill_9_and_the_same_command_again(small_params, tmp_path):
-    find(small_params, store=tmp_path / "whole", batch_size=2)
+    find(small_params, Lazy(), store=tmp_path / "whole", batch_size=2)
     np.savez(tmp_path / "given.npz", images=IMAGES, **small_params)
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(jaxviz.__file__).parents[1]), str(Path(__file__).parents[1])])
@@ -133,8 +143,57 @@ def test_kill_9_and_the_same_command_again(small_params, tmp_path):
     assert 0 < sizes[0] < sizes[1] < (tmp_path / "whole" / "rows.jsonl").stat().st_size
     with journal.open("a") as file:
         file.write('{"hashes": {"no')  # as if killed in the middle of a line
-    find(small_params, store=tmp_path / "killed", batch_size=2)
+    find(small_params, Lazy(), store=tmp_path / "killed", batch_size=2)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def test_what_has_changed_is_computed_again(small_params, tmp_path):
+    """Arrays have numbers for names, and another one's rows would be taken for theirs."""
+    find(small_params, store=tmp_path / "store")
+    others = np.concatenate([IMAGES[:5], 1 - IMAGES[5:9]])
+    told = []
+    found = find(small_params, others, store=tmp_path / "store", callback=lambda *at: told.append(at))
+    assert told == [(9, 9)]  # four of them new, in one batch
+    assert found.ids == [str(i) for i in range(9)]
+    np.testing.assert_allclose(np.asarray(found.values), find(small_params, others).values, rtol=1e-5, atol=1e-7)
+    near = jaxviz.neighbors(found.values, np.asarray(found.values[2:4]), k=1, block_size=4)
+    np.testing.assert_array_equal(near.indices, [[2], [3]])
+
+
+def test_of_files_too_and_those_that_are_gone_are_left_out(small_params, tmp_path):
+    photos, store = tmp_path / "photos", tmp_path / "store"
+    for i, name in enumerate(["b.png", "c.png", "d.png"]):
+        jaxviz.save_image(photos / name, IMAGES[i])
+    (photos / "e.png").write_bytes(b"broken")
+    assert find(small_params, photos, store=store).ids == ["b.png", "c.png", "d.png"]
+    (photos / "c.png").unlink()
+    jaxviz.save_image(photos / "e.png", IMAGES[4])
+    jaxviz.save_image(photos / "a.png", IMAGES[5])
+    jaxviz.save_image(photos / "b.png", IMAGES[6])
+    found, fresh = find(small_params, photos, store=store), find(small_params, photos)
+    assert found.ids == fresh.ids == ["a.png", "b.png", "d.png", "e.png"]
+    assert found.skipped == {}
+    np.testing.assert_allclose(np.asarray(found.values), fresh.values, rtol=1e-5, atol=1e-7)
+
+
+def test_one_run_at_a_time_writes_a_store(small_params, tmp_path):
+    messages = []
+
+    def second(*_):
+        with pytest.raises(ValueError, match="another run is writing to this store") as error:
+            find(small_params, store=tmp_path / "store")
+        messages.append(error)
+
+    find(small_params, store=tmp_path / "store", callback=second)
+    assert len(messages) == 3
+    assert len(find(small_params, store=tmp_path / "store").ids) == 23
+
+
+@pytest.mark.parametrize("params", [{"key": jax.random.key(3)}, {"low": jax.numpy.ones(2, "bfloat16")}])
+def test_parameters_of_any_type_can_be_stored_for(params, small_params, tmp_path):
+    net = lambda given, images: small_net({name: given[name] for name in small_params}, images)  # noqa: E731
+    found = jaxviz.features(net, small_params | params, IMAGES[:2], layer="relu_1", size=32, store=tmp_path)
+    assert found.values.shape[0] == 2
 
 
 def test_a_store_of_other_settings_is_refused(small_params, tmp_path):
@@ -156,7 +215,7 @@ def test_a_store_of_other_settings_is_refused(small_params, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layer": "relu_7"}, "there is no layer 'relu_7'; there are .*relu_0"),
+        ({"layer": "relu_7"}, "no layer 'relu_7'.*relu_0"),
         ({"pool": "sum"}, "pool: expected 'mean', 'max' or None, got 'sum'"),
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
     ],
