@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import math
+import operator
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -85,7 +86,6 @@ def load_image(
     """
     if longest is None:
         return jnp.asarray(read_pixels(source, size))
-    _check_size(size)
     if size is not None or longest < 1:
         raise ImageError(f"longest: expected at least 1 pixel and no size beside it, got {longest} and size {size}")
     pixels = _pixels(source)
@@ -105,7 +105,7 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
         image: `(h, w, 3)` or grey `(h, w)`.
 
     Raises:
-        ImageError: another suffix, another shape, or values that are NaN or infinite; nothing is written.
+        ImageError: another suffix, another shape, integers, or values that are NaN or infinite; nothing is written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,10 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
     """
     from PIL import Image
 
-    path, values = Path(path), np.asarray(image, np.float32)
+    path, values = Path(path), np.asarray(image)
+    if values.dtype.kind in "iu":
+        raise ImageError(f"{path}: expected floats in [0, 1], got {values.dtype}; divide 0 to 255 by 255")
+    values = values.astype(np.float32)
     if path.suffix.lower() not in _FORMATS:
         raise ImageError(f"{path}: expected a name that ends in {', '.join(_FORMATS)}, got {path.suffix!r}")
     if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)) or values.size == 0:
@@ -275,6 +278,8 @@ def overlay(
         raise ImageError(
             f"overlay: expected one image (h, w, 3) and one map (h, w), got shapes {image.shape} and {map.shape}"
         )
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ImageError(f"overlay: expected an image of floats in [0, 1], got {image.dtype}; divide 0 to 255 by 255")
     image, heat = jnp.asarray(image), jnp.maximum(map, 0)
     if heat.shape != image.shape[:2]:
         heat = jax.image.resize(heat, image.shape[:2], "linear", antialias=True)
@@ -295,6 +300,21 @@ def check_images(images: Any) -> None:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"expected images of floats in [0, 1], got {images.dtype}; divide bytes by 255")
     check_finite("images", images)
+
+
+def check_range(name: str, images: Any) -> None:
+    """Raise ValueError for images that are plainly not in [0, 1], where the values are there to be looked at.
+
+    Resizing leaves it by a little; bytes, and images that are normalized as for PyTorch, by much.
+    """
+    if isinstance(images, Tracer) or not jnp.size(images):
+        return
+    low, high = float(jnp.min(images)), float(jnp.max(images))
+    if low < -0.5 or high > 1.5:
+        raise ValueError(
+            f"{name}: expected values in [0, 1], got {low:g} to {high:g}; divide 0 to 255 by 255, and leave a "
+            "network's own normalization to the network"
+        )
 
 
 def check_finite(name: str, values: Any) -> None:
@@ -325,8 +345,8 @@ def write_atomically(path: Path, data: bytes | Callable[[Any], None]) -> None:
 
 def read_pixels(source: object, size: int | tuple[int, int] | None) -> np.ndarray:
     """What `load_image` returns, before it is put on a device."""
-    _check_size(size)
-    return _fit(_pixels(source), size)
+    sides = _checked_size(size)
+    return _fit(_pixels(source), sides)
 
 
 def _pixels(source: object) -> np.ndarray:
@@ -466,10 +486,25 @@ def _unit_range(values: np.ndarray, name: str) -> np.ndarray:
     return np.clip(values.astype(np.float32), 0, 1)
 
 
-def _check_size(size: int | tuple[int, int] | None) -> None:
-    sides = (size,) if isinstance(size, int) else size
-    if sides is not None and (len(sides) not in (1, 2) or min(sides) < 1):
-        raise ImageError(f"size: expected None, an int or (height, width), of at least 1 pixel, got {size}")
+def _checked_size(size: Any) -> int | tuple[int, int] | None:
+    """Return a size as Python's integers, whatever integers it was given as."""
+    if size is None:
+        return None
+    try:
+        sides = [operator.index(side) for side in (size if np.ndim(size) else (size,))]
+    except TypeError:
+        sides = []
+    if len(sides) != (2 if np.ndim(size) else 1) or min(sides) < 1:
+        raise ImageError(f"size: expected an int or (height, width), of at least 1 pixel, got {size!r}")
+    return (sides[0], sides[1]) if np.ndim(size) else sides[0]
+
+
+def sides_of(size: Any) -> tuple[int, int]:
+    """Return the height and width that a size stands for: an int, or both."""
+    sides = _checked_size(size)
+    if sides is None:
+        raise ImageError("size: expected an int or (height, width), got None")
+    return (sides, sides) if isinstance(sides, int) else sides
 
 
 def _fit(pixels: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:

@@ -414,9 +414,15 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
     return {name: jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype) for name, value in table.items()}
 
 
+def dtype_of(params: Any) -> Any:
+    """Return the type that a network computes in: of its parameters, whatever images are made in."""
+    types = {leaf.dtype for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")}
+    return jnp.result_type(*([t for t in types if jnp.issubdtype(t, jnp.floating)] or [float]))
+
+
 def shapes_of(net: Net, params: Any, names: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of some layers, channels last, for one image of this size."""
-    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *size, 3), dtype_of(params))
     values = jax.eval_shape(read_layers(net, names), params, image)
     return {name: values[name].shape for name in names}
 

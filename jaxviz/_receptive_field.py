@@ -43,6 +43,7 @@ class _Span(NamedTuple):
 
 _Spans = tuple[_Span, _Span]
 
+
 def receptive_field(net: Net, params: Any, images: Any, layer: str) -> ReceptiveField:
     """Return the exact window of input pixels that a unit of a layer can depend on.
 

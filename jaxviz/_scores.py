@@ -138,7 +138,9 @@ class _Neuron(_OfLayer):
             along_row = _pick(jnp.swapaxes(value, 1, -1), row, f"row of {self.layer!r}")  # (n, c, w)
             value = _pick(along_row, column, f"column of {self.layer!r}")
         elif value.ndim != 2:
-            raise ValueError(f"neuron: expected a map (n, h, w, c) or a vector (n, c) at {self.layer!r}, got {value.shape}")
+            raise ValueError(
+                f"neuron: expected a map (n, h, w, c) or a vector (n, c) at {self.layer!r}, got {value.shape}"
+            )
         elif self.position is not None:
             raise ValueError(f"{self.layer!r} has shape {value.shape}, so its units have no position")
         return _pick(value, self.index, f"channel of {self.layer!r}", several=True)

@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import signal
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,6 +60,11 @@ def files(sources: Sequence[Path], out: Path) -> list[Path]:
         paths += _in_folder(source, out) if source.is_dir() else [source]
     if not paths:
         raise ImageError("expected the name of an image or a folder, got none")
+    return of_different_names(paths)
+
+
+def of_different_names(paths: Iterable[Path]) -> list[Path]:
+    """Return the paths, each once; raise ImageError for two whose results would have one name."""
     by_stem: dict[str, Path] = {}
     for path in dict.fromkeys(paths):
         other = by_stem.setdefault(path.stem, path)
@@ -70,11 +76,51 @@ def files(sources: Sequence[Path], out: Path) -> list[Path]:
     return list(by_stem.values())
 
 
-def _in_folder(folder: Path, out: Path) -> list[Path]:
-    if folder.resolve() == out.resolve():
+def each_of(work: Sequence[tuple[Path, Callable[[Path], None]]]) -> None:
+    """Do something with each file; one with which it fails does not keep the others from their turn.
+
+    But one after the other for the same reason, which says nothing about a file, ends it: an option is wrong.
+    """
+    failed: list[str] = []
+    for path, make in work:
+        try:
+            make(path)
+        except ValueError as error:
+            if len(work) == 1 or (failed[-1:] == [str(error)] and not isinstance(error, ImageError)):
+                raise
+            failed.append(str(error))
+            named = "" if str(path) in str(error) else f"{path}: "
+            print(f"jaxviz: {named}{error}", file=sys.stderr, flush=True)
+    if failed:
+        raise ValueError(f"nothing could be made of {len(failed)} of {len(work)} files, see above")
+
+
+def check_writable(out: Path) -> None:
+    """Raise ImageError if a folder cannot be made or written to, before hours go into what it is for."""
+    there = next((folder for folder in (out, *out.parents) if folder.exists()), Path())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "may not be written to" if there.is_dir() else "is a file"
+        raise ImageError(f"--out {out}: expected a folder for the results, but {there} {why}")
+
+
+def short(name: str) -> str:
+    """Return the name of a result, which of many targets would be longer than names of files may be."""
+    if len(name.encode()) <= 150:
+        return name
+    return f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}{name[name.rindex('-') :]}"
+
+
+def check_apart(folder: Path, out: Path, *, recursive: bool) -> None:
+    """Raise ImageError if images that are put into `out` would be found in `folder` the next time."""
+    inside = out.resolve().is_relative_to(folder.resolve()) if recursive else out.resolve() == folder.resolve()
+    if folder.is_dir() and inside:
         raise ImageError(
-            f"--out {out}: expected another folder than the images', where results would be taken for images"
+            f"--out {out}: expected a folder outside of {folder}, the images', where results would be taken for images"
         )
+
+
+def _in_folder(folder: Path, out: Path) -> list[Path]:
+    check_apart(folder, out, recursive=False)
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
     found = sorted(path for path in visible if path.suffix.lower() in SUFFIXES)
     if not found:

@@ -16,7 +16,7 @@ import tyro
 
 import jaxviz
 from jaxviz._image import write_atomically
-from jaxviz._verbs import UNREADABLE, interrupts
+from jaxviz._verbs import UNREADABLE, check_apart, interrupts
 from jaxviz.activation._features import digest_of
 from jaxviz.data._source import Source, open_source
 from jaxviz.report._map import lay_out
@@ -86,6 +86,7 @@ def neighbors(
         out: Folder for neighbors.png, a row for each query, and neighbors.json: names and distances.
         seed: Of the choice of queries.
     """
+    check_apart(Path(source), out, recursive=True)
     found, opened = _features(source, model, layer, "mean", size, batch_size, store)
     rows = {name: i for i, name in enumerate(opened.ids)}
     if queries:
@@ -143,6 +144,7 @@ def embed(
         seed: Of all randomness.
     """
     start = time.perf_counter()
+    check_apart(Path(source), out, recursive=True)
     found, opened = _features(source, model, layer, "mean", size, batch_size, store)
     rows = {name: i for i, name in enumerate(opened.ids)}
     if perplexity is None:
@@ -202,6 +204,7 @@ def patches(
             only what is new in the source.
         seed: Of the choice of channels.
     """
+    check_apart(Path(source), out, recursive=True)
     net, params = jaxviz.load(model)
     shapes = jaxviz.layers(net, params, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     for name in set(layer) & set(shapes):  # others are for top_patches to complain about

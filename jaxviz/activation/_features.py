@@ -16,8 +16,8 @@ from jaxtyping import Array
 
 from jaxviz._accelerate import accelerate
 from jaxviz._devices import over_devices, whole_shares
-from jaxviz._image import write_atomically
-from jaxviz._interpret import read_layers, shapes_of
+from jaxviz._image import sides_of, write_atomically
+from jaxviz._interpret import dtype_of, read_layers, shapes_of
 from jaxviz._processes import agreed, rounds, share, wait_for_all
 from jaxviz._types import Images, Net
 from jaxviz.data._source import Loaded, batches, open_source
@@ -91,7 +91,7 @@ def features(
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     opened = open_source(source)
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = sides_of(size)
     shape = shapes_of(net, params, (layer,), (height, width))[layer]
     row = shape[1:] if pool is None else shape[-1:]
     batch_size = whole_shares(batch_size)
@@ -138,7 +138,7 @@ class _Rows(NamedTuple):
     """Of the images, and of those that could not be read, as their source gives them."""
 
 
-def _rows(ids: Sequence[str], marks: Sequence[str], batch: Loaded, values: Array, hashed: bool) -> _Rows:
+def _rows(ids: Sequence[str], marks: list[str], batch: Loaded, values: Array, hashed: bool) -> _Rows:
     live = np.flatnonzero(batch.live)
     there = {ids[i]: marks[i] for i in batch.indices.tolist()}
     names = [ids[int(batch.indices[i])] for i in live]
@@ -149,7 +149,8 @@ def _rows(ids: Sequence[str], marks: Sequence[str], batch: Loaded, values: Array
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _values(net: Net, layer: str, pool: Pool | None, params: Any, images: Images) -> Array:
-    return _pooled(accelerate(read_layers(net, layer))(params, images)[layer], pool=pool)
+    values = accelerate(read_layers(net, layer))(params, images.astype(dtype_of(params)))[layer]
+    return _pooled(values, pool=pool).astype(jnp.float32)
 
 
 def _pooled(values: Array, *, pool: Pool | None) -> Array:

@@ -11,10 +11,12 @@ from jaxtyping import Array, Float, Int
 
 from jaxviz._accelerate import accelerate
 from jaxviz._devices import over_devices, whole_shares
-from jaxviz._interpret import read_layers, shapes_of
+from jaxviz._image import sides_of
+from jaxviz._interpret import dtype_of, read_layers, shapes_of
 from jaxviz._processes import agreed, rounds, share
 from jaxviz._receptive_field import receptive_field
 from jaxviz._types import Images, Net
+from jaxviz.activation._features import digest_of
 from jaxviz.data._source import Source, batches, open_source
 
 _Best = tuple[Float[Array, "c k"], Int[Array, "c k"], Int[Array, "c k"]]
@@ -101,9 +103,11 @@ def top_patches(
     if k < 1 or batch_size < 1:
         raise ValueError(f"expected a k and a batch_size of 1 or more, got {k} and {batch_size}")
     opened, names = open_source(source), (layer,) if isinstance(layer, str) else tuple(layer)
-    places = _Places(net, params, names, (size, size) if isinstance(size, int) else size)
+    places = _Places(net, params, names, sides_of(size))
     batch_size = whole_shares(batch_size)
-    state = _begin(places.shapes, k) if resume is None else _resumed(resume, places.shapes, k, opened.ids)
+    state = _begin(places, k, digest_of(params))
+    if resume is not None:
+        state = _resumed(resume, state, opened.ids)
     reading = _Reading(opened, state["ids"])
     best = {name: reading.ranked(each) for name, each in state["best"].items()}
     wanted = range(state["seen"], len(opened.ids))
@@ -181,19 +185,22 @@ class _Places:
         return positions, np.array(boxes).reshape(*units.shape, 4)
 
 
-def _begin(shapes: dict[str, tuple[int, ...]], k: int) -> dict[str, Any]:
+def _begin(places: _Places, k: int, params: str) -> dict[str, Any]:
     """Return the state before the first batch: as many as k of no image, which any image comes before."""
     best = {}
-    for name, (*_, channels) in shapes.items():
+    for name, (*_, channels) in places.shapes.items():
         none = np.zeros((channels, k), np.int32)
         best[name] = (np.full((channels, k), -np.inf, np.float32), none - 1, none)
-    return {"best": best, "seen": 0, "skipped": {}, "ids": []}
+    shapes = {name: list(shape) for name, shape in places.shapes.items()}
+    made_with = {"params": params, "size": list(places.size), "shapes": shapes}
+    return {"best": best, "seen": 0, "skipped": {}, "ids": [], "made_with": made_with}
 
 
-def _resumed(state: dict[str, Any], shapes: dict[str, tuple[int, ...]], k: int, ids: Sequence[str]) -> dict[str, Any]:
-    fresh = _begin(shapes, k)
+def _resumed(state: dict[str, Any], fresh: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
     if set(state) != set(fresh) or jax.tree.map(np.shape, state["best"]) != jax.tree.map(np.shape, fresh["best"]):
         raise ValueError("resume: this state is of a run of other layers or another k; start anew without it")
+    if state["made_with"] != fresh["made_with"]:
+        raise ValueError("resume: this state is of a run with other parameters or another size; start anew without it")
     seen = list(state["ids"][: state["seen"]])
     gone = {*seen} - {*ids}
     if gone:
@@ -206,7 +213,7 @@ def _resumed(state: dict[str, Any], shapes: dict[str, tuple[int, ...]], k: int, 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _strongest(net: Net, names: tuple[str, ...], params: Any, images: Images) -> dict[str, tuple[Array, Array]]:
     """Return the largest value of each channel in each image, `(n, c)`, and the first unit that has it."""
-    values = accelerate(read_layers(net, names))(params, images)
+    values = accelerate(read_layers(net, names))(params, images.astype(dtype_of(params)))
     found = {}
     for name, value in values.items():
         units = value.reshape(len(value), -1, value.shape[-1]).astype(jnp.float32)

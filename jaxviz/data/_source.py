@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxviz._image import ImageError, read_pixels
+from jaxviz._image import ImageError, read_pixels, sides_of
 from jaxviz._verbs import SUFFIXES
 
 _TFDS = re.compile(r"tfds:(?P<name>[^\[]+)\[(?P<split>.+)\]")
@@ -150,7 +150,7 @@ def batches(
     threads = threads or os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * batch_size))
     loaded = iter(grain.MapDataset.source(list(indices)).map(load).to_iter_dataset(options))
-    shape = (size, size) if isinstance(size, int) else size
+    shape = sides_of(size)
     for first in range(0, len(indices), batch_size):
         batch = [next(loaded) for _ in indices[first : first + batch_size]]
         images = np.zeros((batch_size, *shape, 3), np.float32)

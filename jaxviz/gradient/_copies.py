@@ -72,7 +72,7 @@ def sum_over(
     images: Images,
     finish: Callable[[Any], Any] = lambda total: total,
 ) -> Any:
-    """Return `finish` of the sum of `part(indices, live)` over batches of `range(count)`; what is not live adds nothing.
+    """Return `finish` of the sum of `part(indices, live)` over batches of `range(count)`; what is not live must add 0.
 
     Each index stands for a copy of all images; batches are of one size, so that they share a program. The sum is in
     float32 at least, and so is what `finish` is given: in bfloat16 a sum of ones stays at 256.

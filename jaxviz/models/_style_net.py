@@ -154,10 +154,10 @@ def count_styles(params: Any) -> int:
 def mixture(params: Any, style: Any) -> Float[Array, "n styles"]:
     """Return weights of styles, a row for each image or one for all."""
     there = count_styles(params)
-    if isinstance(style, int | np.integer):
-        if not 0 <= style < there:
+    if jnp.ndim(style) == 0 and jnp.issubdtype(jnp.result_type(style), jnp.integer):
+        if not isinstance(style, Tracer) and not 0 <= style < there:
             raise ValueError(f"style: expected one of 0 to {there - 1}, the styles of this net, got {style}")
-        return jnp.eye(there)[None, int(style)]
+        return jax.nn.one_hot(style, there)[None]
     weights = jnp.atleast_2d(jnp.asarray(style))
     if not jnp.issubdtype(weights.dtype, jnp.floating) or weights.ndim != 2 or weights.shape[1] != there:
         raise ValueError(
@@ -200,8 +200,12 @@ def _init(key: Key, width: int, blocks: int, styles: int) -> Any:
     he = jax.nn.initializers.he_normal()
     params = {}
     for at, (name, (size, before, after)) in zip(jax.random.split(key, len(layers)), layers.items(), strict=True):
-        kernel = he(at, (size, size, before, after))
-        params[name] = {"kernel": kernel, "scale": jnp.ones((styles, after)), "offset": jnp.zeros((styles, after))}
+        rows = (styles, after)
+        params[name] = {
+            "kernel": he(at, (size, size, before, after), jnp.float32),
+            "scale": jnp.ones(rows, jnp.float32),
+            "offset": jnp.zeros(rows, jnp.float32),
+        }
     return params
 
 

@@ -124,6 +124,8 @@ def call_neighbors(album, side):
 
 def neighbors(tour: Tour) -> Pictures:
     album, side = tour.photographs(96), 96 if tour.album is None else 224
+    if len(album.ids) < 4:
+        raise ValueError(f"--images: expected a folder of 4 images or more, got {len(album.ids)}")
     found, near = call_neighbors(album, side)
     queries = [0]
     while len(queries) < min(5, len(near)):  # whatever is least like those before
@@ -131,18 +133,19 @@ def neighbors(tour: Tour) -> Pictures:
         queries.append(int(nearest.distances.argmax()))
     near = near[queries]
     small = _thumbnails(album, found.ids, 64)
+    others = near.shape[1] - 1
     yield (
         "neighbors-features",
-        f"Among {len(small)} images: five of them, and after each the eight with the nearest features",
+        f"Among {len(small)} images: {len(near)} of them, and after each the {others} with the nearest features",
         jaxviz.montage(small[near.ravel()], columns=near.shape[1]),
     )
     pixels = jaxviz.neighbors(small, small[near[:, 0]], k=near.shape[1], metric="l2").indices
     yield (
         "neighbors-pixels",
-        "The eight that are nearest pixel by pixel",
-        jaxviz.montage(small[pixels.ravel()], columns=9),
+        f"The {others} that are nearest pixel by pixel",
+        jaxviz.montage(small[pixels.ravel()], columns=near.shape[1]),
     )
-    points = jaxviz.tsne(found.values, tour.key, perplexity=min(30, len(small) / 4))
+    points = jaxviz.tsne(found.values, tour.key, perplexity=min(30.0, (len(small) - 1) / 3))
     thumbnails = dict(zip(found.ids, jnp.clip(jaxviz.resize(small, (48, 48)), 0, 1), strict=True))
     layout = lay_out(points, found.values, found.ids, thumbnails.__getitem__, side=48)
     caption = "All of them, where t-SNE of the features puts them; in the grid, moved to squares of their own"

@@ -12,7 +12,8 @@ from jaxtyping import Array
 
 from jaxviz._accelerate import accelerate
 from jaxviz._devices import over_devices
-from jaxviz._image import check_finite
+from jaxviz._image import check_finite, check_range, sides_of
+from jaxviz._interpret import dtype_of
 from jaxviz._relu import revived
 from jaxviz._scores import as_data, check_score, one_per_image
 from jaxviz._types import Key, Score
@@ -68,7 +69,8 @@ def ascend(
         tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
         every: steps from one callback to the next.
         resume: `state` of a run with the same arguments that was stopped: it goes on from there.
-        callback: called as `callback(synthesis)` with the images so far; if it returns true, the run ends.
+        callback: called as `callback(synthesis)` with the images so far; if it returns true, the run ends. The memory
+            of its `state` is used again after it returns: copy what you keep.
 
     Returns:
         The images, and the losses: minus the sum of the scores, plus the penalties.
@@ -88,13 +90,13 @@ def ascend(
     Olah, Mordvintsev & Schubert 2017, Feature Visualization; Simonyan et al. 2013, Deep Inside Convolutional Networks;
     Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = sides_of(size)
     form = basis(height, width)
     start_key, step_key = jax.random.split(key)
     weights, functions = tuple(w for w, _ in penalties), tuple(f for _, f in penalties)
     shape = (_batch(score), height, width, 3)
     first = _start(form, start, start_key, shape)
-    check_score(score, params, jax.eval_shape(form.images, first))
+    check_score(score, params, jax.ShapeDtypeStruct(shape, dtype_of(params)))
     first, params = over_devices(first, params)
     return synthesize(
         functools.partial(_show, form),
@@ -115,6 +117,7 @@ def _start(form: Parameterization, start: Any, key: Key, shape: tuple[int, ...])
     if start is None:
         return form.init(key, shape[0])
     check_finite("start", start)
+    check_range("start", start)
     try:
         images = jnp.broadcast_to(jnp.asarray(start, jnp.result_type(float)), shape)
     except ValueError:
@@ -161,7 +164,7 @@ def _negative_score(form: Parameterization, transform: Transform | None, penalti
         images = form.images(variables)
         seen = images if transform is None else transform(key, images)
         # Of each image, to be added up: its gradient is then the same however many are optimized side by side.
-        values = -one_per_image(accelerate(revived(score))(params, seen), seen)
+        values = -one_per_image(accelerate(revived(score))(params, seen.astype(dtype_of(params))), seen)
         return values + sum(w * penalty(images) for w, penalty in zip(weights, penalties, strict=True))
 
     return loss

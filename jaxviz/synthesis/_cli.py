@@ -4,7 +4,6 @@ import functools
 import inspect
 import json
 import operator
-import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +15,8 @@ import numpy as np
 import tyro
 
 import jaxviz
-from jaxviz._image import ImageError, write_atomically
-from jaxviz._verbs import arguments, command, digest, documentation, files, interrupts
+from jaxviz._image import sides_of, write_atomically
+from jaxviz._verbs import arguments, command, digest, documentation, each_of, files, interrupts, short
 from jaxviz.synthesis._minimize import Synthesis
 from jaxviz.synthesis._recipes import RECIPES
 from jaxviz.synthesis._saved import read, save_as_it_comes
@@ -62,17 +61,11 @@ def _options(method: Callable[..., Any], *names: str, **annotations: Any) -> dic
 
 def _each(make: Callable[[Path], str], sources: Sequence[Path], out: Path) -> None:
     """Make something of each image; one that cannot be read does not keep the others from being made."""
-    paths, failed = files(sources, out), []
-    for path in paths:
-        try:
-            print(make(path), flush=True)
-        except ImageError as error:
-            if len(paths) == 1:
-                raise
-            failed.append(path)
-            print(f"jaxviz: {error}", file=sys.stderr, flush=True)
-    if failed:
-        raise ValueError(f"{len(failed)} of {len(paths)} images could not be read, see above")
+    each_of([(path, functools.partial(_print_made, make)) for path in files(sources, out)])
+
+
+def _print_made(make: Callable[[Path], str], path: Path) -> None:
+    print(make(path), flush=True)
 
 
 def _channels(layer: str, target: Sequence[str]) -> np.ndarray:
@@ -128,6 +121,7 @@ def ascend(
         wanted = {"size": size, "tolerance": options["tolerance"], **jaxviz.recipe(recipe)}
     if start is not None:
         wanted["start"] = jaxviz.load_image(start, size=size)
+    sides_of(size)
     if layer is None:
         outputs = jax.eval_shape(net, params, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
         if len(outputs.shape) != 2:
@@ -143,7 +137,9 @@ def ascend(
     )
     run = functools.partial(jaxviz.ascend, score, params, jax.random.key(seed), **wanted)
     name = "-".join([layer or model, *target])
-    print(save_as_it_comes(run, out / f"{name}-ascend", settings, every=every, snapshots=snapshots, resume=resume))
+    print(
+        save_as_it_comes(run, out / short(f"{name}-ascend"), settings, every=every, snapshots=snapshots, resume=resume)
+    )
 
 
 def sheet(

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
-from jaxviz._image import check_images, resize
+from jaxviz._image import check_images, check_range, resize
 from jaxviz._scores import as_data, check_score, one_per_image
 from jaxviz._types import Images, Key, Score
 from jaxviz.synthesis._minimize import Synthesis, Watch, in_stages, synthesize
@@ -48,6 +48,7 @@ def dream(
         every: steps from one callback to the next.
         resume: `state` of a run with the same arguments that was stopped: it goes on from there.
         callback: called as `callback(synthesis)`, with images of the octave's size; if it returns true, the run ends.
+            The memory of its `state` is used again after it returns: copy what you keep.
 
     Returns:
         The images and the losses of all octaves in order: minus the sum of the scores.
@@ -66,8 +67,14 @@ def dream(
     Mordvintsev, Olah & Tyka 2015, Inceptionism: Going Deeper into Neural Networks.
     """
     check_images(images)
+    check_range("images", images)
     check_score(score, params, images)
     sizes = octave_sizes(images.shape[1:3], octaves, octave_scale)
+    smallest = jax.ShapeDtypeStruct((len(images), *sizes[0], 3), images.dtype)
+    try:
+        check_score(score, params, smallest)
+    except ValueError as error:
+        raise ValueError(f"the smallest of {octaves} octaves, {sizes[0]}: {error}; take fewer of them") from error
     optimizer = _normalized_steps(step_size)
 
     def octave(i: int, before: Images | None, resume: Sequence[Any] | None, watch: Watch | None) -> Synthesis:

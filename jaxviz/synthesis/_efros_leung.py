@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 from jaxtyping import Key as PRNGKey
 
-from jaxviz._image import check_finite
+from jaxviz._image import check_finite, sides_of
 from jaxviz._types import Key
 
 # The authors' constants. Errors are means over the three channels, so that a grey sample has those of the paper.
@@ -96,7 +96,7 @@ def efros_leung(
     _check(image, window)
     image = jnp.asarray(image)
     # Which pixels are picked has no slope; their colours have.
-    source = _grown(key, jax.lax.stop_gradient(image), size=_pair(size), window=int(window))
+    source = _grown(key, jax.lax.stop_gradient(image), size=sides_of(size), window=int(window))
     return image.reshape(-1, 3)[source]
 
 
@@ -252,10 +252,3 @@ def _check(image: Float[Array, "h w 3"], window: int) -> None:
             f"image: expected at least {window}x{window} pixels, the window's, got {image.shape[0]}x{image.shape[1]}; "
             "take a smaller window or a larger sample"
         )
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    pair = size if isinstance(size, tuple) else (size, size)
-    if len(pair) != 2 or any(side != int(side) or side < 1 for side in pair):
-        raise ValueError(f"size: expected a number of pixels or (height, width), of at least 1, got {size}")
-    return int(pair[0]), int(pair[1])

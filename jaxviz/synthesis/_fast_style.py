@@ -139,7 +139,7 @@ def train_style_net(
     """
     _check(styles, size=size, steps=steps, every=every, batch_size=batch_size, cooldown=cooldown, precision=precision)
     opened, batch_size = open_source(source), whole_shares(batch_size)
-    sample = jnp.zeros((1, size, size, 3))
+    sample = jnp.zeros((1, size, size, 3), jnp.float32)
     content_of = weights_of(net, params, sample, "content_layers", content_layers, content_weight)
     style_of = weights_of(net, params, sample, "style_layers", style_layers, style_weight)
     longest = style_size * size

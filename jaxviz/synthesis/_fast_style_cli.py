@@ -1,10 +1,11 @@
 """`jaxviz fast-style train|apply|list`: nets that show images in a style in one pass."""
 
 import functools
+import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,8 +16,8 @@ import tyro
 
 import jaxviz
 from jaxviz._image import ImageError, write_atomically
-from jaxviz._verbs import files, interrupts
-from jaxviz.data._source import open_source
+from jaxviz._verbs import check_writable, each_of, files, interrupts, of_different_names
+from jaxviz.data._source import Source, open_source
 from jaxviz.models._style_net import StyleNet
 from jaxviz.synthesis._fast_style import StyleTraining
 from jaxviz.synthesis._video import VIDEOS, map_video
@@ -86,8 +87,10 @@ def train(
     if len(set(names)) < len(names) or len(named) < len(styles):
         raise ValueError(f"expected styles of different names, got {', '.join(names)}: rename a file")
     opened = open_source(source)
-    taken: list[Any] = list(samples) or [opened.read(i) for i in range(min(4, len(opened.ids)))]
-    photos = jnp.stack([jaxviz.load_image(photo, size=size) for photo in taken])
+    check_writable(out)
+    photos = list(itertools.islice(_samples(samples, opened, size), len(samples) or 4))
+    if not photos:
+        raise ImageError(f"{source}: expected photographs, got none that can be read")
     net, params = jaxviz.load(model)
     run = functools.partial(
         jaxviz.train_style_net, net, params, jax.random.key(seed), opened, list(named.values()),
@@ -96,11 +99,22 @@ def train(
         smoothness=smoothness, learning_rate=learning_rate, cooldown=cooldown, precision=precision, store=out,
         every=every,
     )  # fmt: skip
-    found = follow_training(run, out, names, photos, steps=steps, every=every)
+    found = follow_training(run, out, names, jnp.stack(photos), steps=steps, every=every)
     if not found.finished:
         print(f"Stopped after step {len(found.losses)}: {out}. The same command goes on from there.")
         raise SystemExit(130)
     print(f"{out / 'net.safetensors'}: {', '.join(names)}; loss {_recent(found):.4g} after {len(found.losses)} steps")
+
+
+def _samples(samples: Sequence[Path], source: Source, size: int) -> Iterator[jax.Array]:
+    """Yield the samples, or the photographs of the source that can be read."""
+    for photo in samples:
+        yield jaxviz.load_image(photo, size=size)
+    for i in range(len(source.ids)):
+        try:
+            yield jaxviz.load_image(source.read(i), size=size)
+        except ImageError as error:
+            print(f"jaxviz: {error}", file=sys.stderr, flush=True)
 
 
 def follow_training(
@@ -196,19 +210,15 @@ def apply(
     for path in videos:
         if not path.is_file():
             raise ImageError(f"{path}: expected a video, got a path where there is none")
-    work = [(path, _image) for path in (files(pictures, out) if pictures or not videos else [])]
-    work += [(path, _film) for path in videos]
-    failed = 0
-    for path, make in work:
-        try:
-            make(path, found, chosen, out, size=size, tile=tile)
-        except ImageError as error:
-            if len(work) == 1:
-                raise
-            failed += 1
-            print(f"jaxviz: {error}", file=sys.stderr, flush=True)
-    if failed:
-        raise ValueError(f"{failed} of {len(work)} files could not be read, see above")
+    options: dict[str, Any] = {"net": found, "chosen": chosen, "out": out, "size": size, "tile": tile}
+    work = [
+        *(
+            (path, functools.partial(_image, **options))
+            for path in (files(pictures, out) if pictures or not videos else [])
+        ),
+        *((path, functools.partial(_film, **options)) for path in of_different_names(videos)),
+    ]
+    each_of(work)
 
 
 def _chosen(net: StyleNet, style: Sequence[str], mix: str | None) -> dict[str, np.ndarray]:
@@ -238,7 +248,7 @@ def _row(rows: dict[str, np.ndarray], name: str) -> np.ndarray:
     return rows[name]
 
 
-def _image(path: Path, net: StyleNet, chosen: dict[str, np.ndarray], out: Path, *, size: int | None, tile: int) -> None:
+def _image(path: Path, *, net: StyleNet, chosen: dict[str, np.ndarray], out: Path, size: int | None, tile: int) -> None:
     image = np.asarray(jaxviz.load_image(path, longest=size))
     for name, weights in chosen.items():
         start = time.perf_counter()
@@ -248,7 +258,7 @@ def _image(path: Path, net: StyleNet, chosen: dict[str, np.ndarray], out: Path, 
         print(f"{out / path.stem}-{name}.png: {made.shape[1]}x{made.shape[0]} px in {seconds:.2f} s", flush=True)
 
 
-def _film(path: Path, net: StyleNet, chosen: dict[str, np.ndarray], out: Path, *, size: int | None, tile: int) -> None:
+def _film(path: Path, *, net: StyleNet, chosen: dict[str, np.ndarray], out: Path, size: int | None, tile: int) -> None:
     from rich.console import Console
 
     for name, weights in chosen.items():

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxviz._image import check_images
-from jaxviz._scores import Index, logit
+from jaxviz._image import check_images, check_range
+from jaxviz._interpret import dtype_of
+from jaxviz._scores import Index, check_score, logit
 from jaxviz._types import Images, Net
 from jaxviz.synthesis._ascent import ascend
 from jaxviz.synthesis._minimize import Synthesis
@@ -23,6 +24,7 @@ def fool(
     """Change images until the network takes each of them for a class that they are not.
 
     Steps along the gradient of that class's logit, each of a fixed length, until the class ranks first in every image.
+    It is looked at after each step, so this cannot be jitted.
     `found.images - images` is what was changed.
 
     Args:
@@ -48,9 +50,14 @@ def fool(
     are Easily Fooled.
     """
     check_images(images)
+    check_range("images", images)
     target = np.broadcast_to(np.asarray(target), len(images))
+    score = logit(net, target)
+    check_score(score, params, images)
+    if jnp.all(_classes(net, params, images) == target):
+        return Synthesis(jnp.asarray(images), jnp.zeros(0), [], False)
     return ascend(
-        logit(net, target),
+        score,
         params,
         jax.random.key(0),  # nothing here is random
         size=(images.shape[1], images.shape[2]),
@@ -66,4 +73,4 @@ def fool(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _classes(net: Net, params: Any, images: Images) -> Int[Array, " n"]:
-    return jnp.argmax(net(params, images), -1)
+    return jnp.argmax(net(params, images.astype(dtype_of(params))), -1)

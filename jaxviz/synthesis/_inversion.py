@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxviz._accelerate import accelerate
-from jaxviz._image import IMAGENET_MEAN, check_images
+from jaxviz._image import IMAGENET_MEAN, check_images, check_range
 from jaxviz._interpret import capture
 from jaxviz._types import Images, Key, Net
 from jaxviz.synthesis._losses import relative_error, total_variation
@@ -66,7 +66,8 @@ def invert(
         tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
         every: steps from one callback to the next.
         resume: `state` of a run with the same arguments that was stopped: it goes on from there.
-        callback: called as `callback(synthesis)` with the images so far; if it returns true, the run ends.
+        callback: called as `callback(synthesis)` with the images so far; if it returns true, the run ends. The memory
+            of its `state` is used again after it returns: copy what you keep.
 
     Raises:
         ValueError: for an unknown layer, and a start of another shape.
@@ -83,13 +84,14 @@ def invert(
     Mahendran & Vedaldi 2014, Understanding Deep Image Representations by Inverting Them.
     """
     check_images(images)
+    check_range("images", images)
     form = basis(images.shape[1], images.shape[2])
     if start is not None and jnp.shape(start) != images.shape:
         raise ValueError(f"start: expected the images' shape {images.shape}, got {jnp.shape(start)}")
     wanted = _features(net, layer, params, images)
     return synthesize(
         functools.partial(_show, form),
-        _loss(net, layer, form),
+        _loss(net, layer, form, images.dtype),
         form.init(key, len(images)) if start is None else form.variables(jnp.asarray(start)),
         key,
         data=(params, wanted, smoothness, norm, alpha, beta),
@@ -113,12 +115,12 @@ def _show(form: Parameterization, variables: Any) -> Images:
 
 
 @functools.cache
-def _loss(net: Net, layer: str, form: Parameterization) -> Callable[..., Array]:
+def _loss(net: Net, layer: str, form: Parameterization, dtype: Any) -> Callable[..., Array]:
     def loss(
         variables: Any, key: Key, params: Any, wanted: Array, smoothness: Any, norm: Any, alpha: Any, beta: Any
     ) -> Array:
         images = form.images(variables)
-        found = accelerate(capture(net, layer))(params, images)[1][layer]
+        found = accelerate(capture(net, layer))(params, images.astype(dtype))[1][layer]
         far = jnp.abs(images - jnp.asarray(IMAGENET_MEAN, images.dtype)) / RANGE
         rough = smoothness * total_variation(images, beta=beta) + norm * jnp.mean(far**alpha, (1, 2, 3))
         # A sum, and not a mean: each image's gradient is then the same however many are inverted side by side.

@@ -50,7 +50,7 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
         return np.asarray(_whole(params, pixels[None], mix)[0])
     moments = _moments(params, _shrunk(pixels, tile), mix)
     result = np.empty_like(pixels)
-    inner = tile - 2 * margin
+    inner = (tile - 2 * margin) // STEP * STEP  # so that all begin where the net steps
     for top in range(0, height, inner):
         for left in range(0, width, inner):
             rows, columns = _window(top, inner, margin, height), _window(left, inner, margin, width)

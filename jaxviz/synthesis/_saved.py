@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxviz
 from jaxviz._image import write_atomically
-from jaxviz._verbs import UNREADABLE, interrupts
+from jaxviz._verbs import UNREADABLE, check_writable, interrupts
 from jaxviz.synthesis._minimize import DivergedError, Synthesis
 
 
@@ -115,6 +115,7 @@ def save_as_it_comes(
 
     if every < 1:
         raise ValueError(f"--every: expected 1 step or more, got {every}")
+    check_writable(at.parent)
     if settings.get("tolerance") is not None:
         settings = settings | {"every": every}  # when a run stalls is looked at so often
     told = json.dumps(settings | {"jaxviz": version("jaxviz-cnn")}, sort_keys=True, default=str)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxviz._devices import whole_shares
-from jaxviz._interpret import shapes_of
+from jaxviz._interpret import dtype_of, shapes_of
 from jaxviz._scores import channel
 from jaxviz._types import Key, Net
 from jaxviz.synthesis._ascent import ascend
@@ -71,7 +71,7 @@ def sheet(
     wanted = _wanted(net, params, layer, channels, size)
     count = whole_shares(min(batch_size, len(wanted)))
     images, losses = [jnp.asarray(x) for x in resume] if resume else (jnp.zeros((0, size, size, 3)), jnp.zeros(0))
-    if len(images) > len(wanted):
+    if len(images) > len(wanted) or images.shape[1:] != (size, size, 3):
         raise ValueError("resume: this state is of a run of another kind or size; start anew without it")
     form, start = basis(size, size), options.pop("start", None)
     found = Synthesis(images, losses, [images, losses], len(images) == len(wanted))
@@ -127,4 +127,4 @@ def _noise(form: Any, key: Key, channels: np.ndarray) -> Any:
 
 @jax.jit
 def _evaluate(score: Any, params: Any, images: Any) -> Any:
-    return score(params, images)
+    return score(params, images.astype(dtype_of(params)))

@@ -17,8 +17,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
-from jaxviz._image import check_images
-from jaxviz._interpret import read_layers, layers
+from jaxviz._image import check_images, check_range, sides_of
+from jaxviz._interpret import layers, read_layers
 from jaxviz._types import Images, Key, Net
 from jaxviz.synthesis._dream import octave_sizes, resized
 from jaxviz.synthesis._losses import gram, relative_error, total_variation
@@ -130,7 +130,8 @@ def texture(
         tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
         every: steps from one callback to the next.
         resume: `state` of a run with the same arguments that was stopped: it goes on from there.
-        callback: called as `callback(synthesis)` with the image so far; if it returns true, the run ends.
+        callback: called as `callback(synthesis)` with the image so far; if it returns true, the run ends. The
+            memory of its `state` is used again after it returns: copy what you keep.
 
     Raises:
         ValueError: for layers that are empty, unknown or no image maps, and an image of another shape.
@@ -147,7 +148,7 @@ def texture(
     Gatys, Ecker & Bethge 2015, Texture Synthesis Using Convolutional Neural Networks.
     """
     sample = _as_batch("image", image)
-    whole = sample.shape[1:3] if size is None else (size, size) if isinstance(size, int) else size
+    whole = sample.shape[1:3] if size is None else sides_of(size)
     weights = weights_of(net, params, sample, "layers", layers)
     sizes = octave_sizes(whole, octaves, 2.0)
     shrunk = octave_sizes(sample.shape[1:3], octaves, 2.0)
@@ -218,7 +219,8 @@ def stylize(
         tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
         every: steps from one callback to the next.
         resume: `state` of a run with the same arguments that was stopped: it goes on from there.
-        callback: called as `callback(synthesis)` with the image so far; if it returns true, the run ends.
+        callback: called as `callback(synthesis)` with the image so far; if it returns true, the run ends. The
+            memory of its `state` is used again after it returns: copy what you keep.
 
     Raises:
         ValueError: for layers that are empty, unknown or no image maps, images or masks of another shape, weights that
@@ -349,6 +351,7 @@ def _as_batch(name: str, image: Any) -> Batch:
         check_images(images)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+    check_range(name, images)
     return images
 
 
@@ -424,8 +427,9 @@ def _noise_like(sample: Batch, key: Key, size: tuple[int, int]) -> Batch:
     What noise there is in the finest detail stays, since no layer has much to say against it; colours that the sample
     does not have would stand out.
     """
-    values, vectors = jnp.linalg.eigh(jnp.cov(sample.reshape(-1, 3).T, bias=True))
-    root = (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+    wide = jnp.promote_types(sample.dtype, jnp.float32)
+    values, vectors = jnp.linalg.eigh(jnp.cov(sample.reshape(-1, 3).T.astype(wide), bias=True))
+    root = ((vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T).astype(sample.dtype)
     return sample.mean((1, 2), keepdims=True) + jax.random.normal(key, (1, *size, 3), sample.dtype) @ root
 
 
@@ -474,9 +478,11 @@ def _with_chroma(content: Batch, painted: Batch) -> Batch:
 
 def _color_matched(style: Batch, content: Batch) -> Batch:
     """Return a style whose colours have the content's mean and covariance: a linear map of colours."""
-    (mean, root), (wanted_mean, wanted_root) = (_color_moments(images) for images in (style, content))
+    wide = style.astype(jnp.promote_types(style.dtype, jnp.float32))
+    (mean, root), (wanted_mean, wanted_root) = (_color_moments(x.astype(wide.dtype)) for x in (style, content))
     change = jnp.matmul(wanted_root, jnp.linalg.inv(root), precision="highest")
-    return jnp.clip(jnp.matmul(style - mean, change.T, precision="highest") + wanted_mean, 0, 1)
+    matched = jnp.matmul(wide - mean, change.T, precision="highest") + wanted_mean
+    return jnp.clip(matched, 0, 1).astype(style.dtype)
 
 
 def _color_moments(images: Batch) -> tuple[Array, Array]:

@@ -22,8 +22,9 @@ def map_video(
 ) -> int:
     """Write an .mp4 of a video's frames, each changed, at the pace and with the sound that it had; return how many.
 
-    Frames are `(h, w, 3)` in [0, 1], before and after, their longer side at most `longest` pixels; `tell(done, total)`
-    is called after each, with a total of 0 where the file does not say. The new file appears whole or not at all.
+    Frames are `(h, w, 3)` in [0, 1], upright, before and after, their longer side at most `longest` pixels;
+    `tell(done, total)` is called after each, with a total of 0 where the file does not say. Sound that an .mp4 cannot
+    hold is encoded anew, as AAC. The new file appears whole or not at all.
 
     Raises:
         ImageError: for what is no video, or where PyAV is not installed.
@@ -39,16 +40,23 @@ def map_video(
 
     def write(file: Any) -> None:
         nonlocal frames
-        frames = _write(av, change, reading, file, longest, tell)
+        frames = _write(av, change, reading, file, longest, quarters, tell)
 
     try:
         with av.open(str(source)) as reading:
             if not reading.streams.video:
                 raise ImageError(f"{source}: expected a video, got a file without pictures")
+            quarters = _quarter_turns(next(reading.decode(video=0), None))
+        with av.open(str(source)) as reading:
             write_atomically(target, write)
     except FFmpegError as error:
         raise ImageError(f"{source}: expected a video that FFmpeg reads, got: {error}") from error
     return frames
+
+
+def _quarter_turns(frame: Any) -> int:
+    """Return how often a picture has to be turned to the left by 90 degrees to be upright, as telephones write it."""
+    return 0 if frame is None else round(frame.rotation / 90) % 4
 
 
 def _write(
@@ -57,6 +65,7 @@ def _write(
     reading: Any,
     file: Any,
     longest: int | None,
+    quarters: int,
     tell: Callable[[int, int], Any],
 ) -> int:
     pictures, done = reading.streams.video[0], 0
@@ -64,19 +73,18 @@ def _write(
     scale = min(1.0, (longest or math.inf) / max(pictures.width, pictures.height))
     with av.open(file, "w", format="mp4") as writing:
         made = writing.add_stream("libx264", rate=pictures.average_rate)
-        made.width, made.height = (max(1, round(side * scale)) for side in (pictures.width, pictures.height))
+        width, height = (max(1, round(side * scale)) for side in (pictures.width, pictures.height))
+        made.width, made.height = (height, width) if quarters % 2 else (width, height)
         # Colours at half the resolution are what every player shows; sides that are odd do not have one.
         made.pix_fmt = "yuv444p" if made.width % 2 or made.height % 2 else "yuv420p"
         made.time_base = pictures.time_base
-        copied = None if sound is None else writing.add_stream_from_template(sound)
+        play = None if sound is None else _sound(writing, sound)
         for packet in reading.demux([stream for stream in (pictures, sound) if stream is not None]):
-            if packet.stream is not pictures:
-                if packet.dts is not None:  # the last one, empty
-                    packet.stream = copied
-                    writing.mux(packet)
+            if play is not None and packet.stream is not pictures:
+                play(packet)
                 continue
             for frame in packet.decode():
-                pixels = frame.to_ndarray(format="rgb24", width=made.width, height=made.height)
+                pixels = np.rot90(frame.to_ndarray(format="rgb24", width=width, height=height), quarters)
                 changed = change(pixels.astype(np.float32) / 255)
                 new = av.VideoFrame.from_ndarray(np.round(255 * np.clip(changed, 0, 1)).astype(np.uint8), "rgb24")
                 new.pts, new.time_base = frame.pts, frame.time_base
@@ -85,3 +93,27 @@ def _write(
                 tell(done, pictures.frames)
         writing.mux(made.encode(None))
     return done
+
+
+def _sound(writing: Any, sound: Any) -> Callable[[Any], None]:
+    """Return what takes each packet of the sound into the new file; the last one is empty."""
+    try:
+        copied = writing.add_stream_from_template(sound)
+    except ValueError:  # an .mp4 cannot hold it
+        made = writing.add_stream("aac", rate=sound.rate)
+
+        def encode(packet: Any) -> None:
+            for frame in packet.decode():
+                frame.pts = None  # counted from the start by the encoder
+                writing.mux(made.encode(frame))
+            if packet.dts is None:
+                writing.mux(made.encode(None))
+
+        return encode
+
+    def copy(packet: Any) -> None:
+        if packet.dts is not None:
+            packet.stream = copied
+            writing.mux(packet)
+
+    return copy
