@@ -301,10 +301,17 @@ def test_floats_out_of_range(value, got):
         load_image(values)
 
 
-@pytest.mark.parametrize("size", [0, -1, (0, 5), (5, 0)])
-def test_sizes_below_one(size):
-    with pytest.raises(ImageError, match=r"size: expected None, an int or \(height, width\), of at least 1 pixel, got"):
+@pytest.mark.usefixtures("users_view")
+@pytest.mark.parametrize("size", [0, -1, (0, 5), (5, 0), 4.0, "4", (4, 5, 6)])
+def test_sizes_that_are_none(size):
+    with pytest.raises(ImageError, match=r"size: expected an int or \(height, width\), of at least 1 pixel, got"):
         load_image(COLORS, size=size)
+
+
+@pytest.mark.usefixtures("users_view")
+@pytest.mark.parametrize("size", [np.int64(4), [4, 4], np.array([4, 4])])
+def test_integers_of_any_kind_are_sizes(size):
+    assert load_image(COLORS, size=size).shape == (4, 4, 3)
 
 
 # Sizes
@@ -456,6 +463,7 @@ def test_values_outside_are_clipped(tmp_path):
     assert_pixels(load_image(tmp_path / "wide.png"), [[[0] * 3, [1] * 3]])
 
 
+@pytest.mark.usefixtures("users_view")
 @pytest.mark.parametrize(
     ("name", "image", "match"),
     [
@@ -463,6 +471,11 @@ def test_values_outside_are_clipped(tmp_path):
         ("cat", np.zeros((4, 4, 3)), r"cat: expected a name that ends in .*, got ''"),
         ("batch.png", np.zeros((1, 4, 4, 3)), r"expected one image \(h, w, 3\) or \(h, w\), got shape \(1, 4, 4, 3\)"),
         ("empty.png", np.zeros((0, 4, 3)), r"got shape \(0, 4, 3\)"),
+        (
+            "bytes.png",
+            np.full((4, 4), 60, np.uint8),
+            r"bytes\.png: expected floats in \[0, 1\], got uint8; divide 0 to",
+        ),
         ("nan.png", np.full((4, 4), np.nan), r"nan\.png: expected finite values, got 16 that are NaN or infinite"),
         ("inf.png", np.array([[0, np.inf]]), r"inf\.png: expected finite values, got 1 that are NaN or infinite"),
     ],

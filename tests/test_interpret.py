@@ -291,3 +291,66 @@ def test_facts_the_interpreter_rests_on():
     assert {"prevent_cse", "policy"} <= set(eqns[1].params)
     remat = functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
     assert jax.make_jaxpr(remat(f))(jnp.ones(3)).eqns[0].params["policy"] is not None
+
+
+# Channels on another axis
+
+
+def rows_of(name, net):
+    """Return a score, features and a map that read the same layer of a network."""
+    params, images = (
+        jax.random.normal(jax.random.key(2), (3, 3, 3, 4)),
+        jax.random.uniform(jax.random.key(3), (2, 8, 9, 3)),
+    )
+    found = jaxviz.features(net, params, images, layer=name, size=(8, 9))
+    patches = jaxviz.top_patches(net, params, images, layer=name, size=(8, 9), k=2).layers[name]
+    score = jaxviz.logit(lambda p, x: net(p, x), 1)
+    return [
+        jaxviz.channel(net, name, 2)(params, images),
+        jaxviz.neuron(net, name, 2, (1, 3))(params, images),
+        jaxviz.grad_cam(score, params, images, layer=name),
+        np.asarray(found.values),
+        patches.boxes,
+        patches.values,
+    ]
+
+
+HEAD = jax.random.normal(jax.random.key(4), (4, 5))
+
+
+def channels_last(params, images):
+    x = jax.nn.relu(convolve(images, params))
+    x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
+    return checkpoint_name(x, "pool").mean((1, 2)) @ HEAD
+
+
+def channels_first(params, images):
+    """In PyTorch's order."""
+    x = jax.lax.conv_general_dilated(images.transpose(0, 3, 1, 2), params.transpose(3, 2, 0, 1), (1, 1), "SAME")
+    x = jax.lax.reduce_window(jax.nn.relu(x), -jnp.inf, jax.lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "SAME")
+    return checkpoint_name(x, "pool").mean((2, 3)) @ HEAD
+
+
+def one_by_one(params, images):
+    """As Equinox does it: a function of one image (c, h, w), mapped."""
+
+    def net(image):
+        x = jax.lax.conv_general_dilated(image.transpose(2, 0, 1)[None], params.transpose(3, 2, 0, 1), (1, 1), "SAME")
+        x = jax.lax.reduce_window(jax.nn.relu(x[0]), -jnp.inf, jax.lax.max, (1, 2, 2), (1, 2, 2), "SAME")
+        return checkpoint_name(x, "pool").mean((1, 2)) @ HEAD
+
+    return jax.vmap(net)(images)
+
+
+@pytest.mark.parametrize("net", [channels_first, one_by_one])
+@pytest.mark.parametrize("name", ["relu_0", "pool"])
+def test_channels_are_found_where_the_convolution_puts_them(net, name):
+    for one, other in zip(rows_of(name, net), rows_of(name, channels_last), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_images_of_bytes(small_params):
+    net = lambda params, images: small_net(params, images.astype(jnp.float32) / 255)  # noqa: E731
+    images = jnp.full((1, 12, 12, 3), 7, jnp.uint8)
+    assert list(jaxviz.layers(net, small_params, images)) == list(jaxviz.layers(small_net, small_params, images / 255))
+    assert jaxviz.capture(net, "relu_1")(small_params, images)[1]["relu_1"].shape == (1, 3, 3, 6)

@@ -77,6 +77,39 @@ def test_vgg16_by_its_gradient():
         assert start + field.size[0] - 8 <= seen[-1] + 1 <= start + field.size[0]
 
 
+def squeezed(params, images):
+    """Squeeze and excitation, as Flax writes it: a pool of everything, and a product that spreads it out again."""
+    x = convolve(images, params)
+    pooled = lax.reduce_window(x, 0.0, lax.add, (1, *x.shape[1:3], 1), (1, 1, 1, 1), "VALID")
+    return jax.ad_checkpoint.checkpoint_name(x * jax.nn.sigmoid(1e-3 * pooled), "out")
+
+
+ONE_POSITION = {
+    "squeezed": (squeezed, (0, 11), (0, 8)),
+    "a column": (lambda p, x: jax.ad_checkpoint.checkpoint_name(convolve(x, p)[:, :, 4], "out"), (4, 6), (3, 5)),
+    "spread out": (
+        lambda p, x: jax.ad_checkpoint.checkpoint_name(
+            jnp.broadcast_to(convolve(x, p)[:, 2:3, 4:5], (*x.shape[:3], 2)), "out"
+        ),
+        (1, 3),
+        (3, 5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("net", "rows", "columns"), ONE_POSITION.values(), ids=ONE_POSITION)
+def test_units_that_share_a_position(net, rows, columns):
+    """The window of a unit in row 5 is what its gradient is not zero in."""
+    params, images = jnp.ones((3, 3, 3, 2)), jnp.ones((1, 12, 9, 3))
+    field = jaxviz.receptive_field(net, params, images, "out")
+    seen = lambda x: net(params, x)[0, 5].reshape(-1, 2)[-1, 0]  # noqa: E731
+    support = jnp.abs(jax.grad(seen)(images))[0].sum(-1) > 0
+    last = (5, 0 if net is ONE_POSITION["a column"][0] else 8)
+    for window, axis, expected in zip(field.window(last, (12, 9)), (0, 1), (rows, columns), strict=True):
+        places = np.flatnonzero(support.any(1 - axis))
+        assert (places[0], places[-1]) == expected == (window.start, window.stop - 1)
+
+
 def test_errors():
     images = jnp.ones((1, 16, 16, 3))
     with pytest.raises(ValueError, match="no layer 'nope'"):

@@ -141,6 +141,15 @@ def test_out_of_range(small_params, images):
 def test_a_traced_index_out_of_range_is_nan(small_params, images):
     values = jax.jit(lambda i: jaxviz.logit(small_net, i)(small_params, images))(9)
     assert jnp.all(jnp.isnan(values))
+    explain = jax.jit(lambda i: jaxviz.saliency(jaxviz.logit(small_net, i), small_params, images))
+    assert not jnp.any(jnp.isfinite(explain(9)))  # XLA's maximum over colours of NaN is minus infinity
+    np.testing.assert_array_equal(explain(-1), explain(4))
+
+
+def test_a_neuron_of_tokens_is_refused(images):
+    net = lambda params, images: jax.nn.relu(images.reshape(len(images), -1, 3))  # noqa: E731
+    with pytest.raises(ValueError, match=r"neuron: expected a map \(n, h, w, c\) or a vector \(n, c\) at 'relu_0'"):
+        jaxviz.neuron(net, "relu_0", 0)(None, images)
 
 
 # Sums

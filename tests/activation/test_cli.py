@@ -247,7 +247,7 @@ def test_a_broken_state_is_no_obstacle(broken, capsys):
     ("line", "message"),
     [
         ("features nowhere", "nowhere: expected a folder of images, got a path where there is none"),
-        (f"features photographs --layer nope {SIZES}", "there is no layer 'nope'; there are "),
+        (f"features photographs --layer nope {SIZES}", "no layer 'nope'"),
         (f"patches photographs --layer relu_1 --target 6 {SIZES}", "--target: expected channels of relu_1, 0 to 5"),
         (f"patches photographs --layer relu_1 --k 0 {SIZES}", "expected a k and a batch_size of 1 or more, got 0"),
         (f"neighbors photographs --layer relu_1 {SIZES} --queries photographs/a.jpg", "photographs/a.jpg: "),
@@ -263,11 +263,30 @@ def test_errors_in_one_line(line, message, capsys):
     assert "Traceback" not in said
 
 
-def test_a_store_of_other_images_is_refused(capsys):
-    line = f"neighbors photographs --layer relu_1 {SIZES}".split()
+def test_a_store_that_knows_other_images_too(capsys):
+    line = f"neighbors photographs --layer relu_1 --k 2 {SIZES}".split()
     cli.main(line)
     for path in Path("photographs/b").iterdir():
         path.rename(path.with_name(f"new-{path.name}"))
+    cli.main(line)
+    told = json.loads(Path("out/neighbors.json").read_text())
+    there = {path.relative_to("photographs").as_posix() for path in Path("photographs").rglob("*.*")}
+    assert {row["name"] for rows in told.values() for row in rows} <= there
+
+
+@pytest.mark.parametrize("verb", ["neighbors", "embed", "patches"])
+def test_results_are_not_put_among_the_images(verb, capsys):
     with pytest.raises(SystemExit):
-        cli.main(line)
-    assert "--store: it has features of b/" in capsys.readouterr().err
+        cli.main(f"{verb} . --layer relu_1 {SIZES}".split())
+    assert "--out out: expected a folder outside of ., the images'" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_nothing_that_can_be_read(capsys):
+    Path("broken").mkdir()
+    Path("broken/a.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit):
+        cli.main(f"neighbors broken --layer relu_1 {SIZES}".split())
+    said = capsys.readouterr().err
+    assert "broken: expected images, got 1 files of which none can be read" in said
+    assert "a.png: expected an image file" in said

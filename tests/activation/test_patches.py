@@ -1,5 +1,6 @@
 """Top patches against a plain loop over all images, in any order, any batches, stopped and gone on with."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_several_devices_find_the_same(small_params, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layer": "relu_7"}, "there is no layer 'relu_7'; there are .*relu_0"),
+        ({"layer": "relu_7"}, "no layer 'relu_7'.*relu_0"),
         ({"k": 0}, "expected a k and a batch_size of 1 or more, got 0 and 8"),
         ({"batch_size": 0}, "expected a k and a batch_size of 1 or more, got 4 and 0"),
     ],
@@ -167,5 +168,9 @@ def test_the_state_of_another_run_is_refused(small_params):
     for other in ({"k": 3}, {"layer": "relu_0"}):
         with pytest.raises(ValueError, match="resume: this state is of a run of other layers or another k"):
             find(small_params, resume=state, **other)
+    others = ({"size": 16}, jax.tree.map(lambda x: x + 1, small_params))
+    for params, options in ((small_params, others[0]), (others[1], {})):
+        with pytest.raises(ValueError, match="resume: this state is of a run with other parameters or another size"):
+            find(params, resume=state, **options)
     with pytest.raises(ValueError, match="resume: this state is of a run over other images"):
         find(small_params, IMAGES[:20], resume=state)

@@ -331,3 +331,14 @@ def test_errors_of_options(small_params, images):
     for keep in (0, -0.5, 1.5, float("nan")):
         with pytest.raises(ValueError, match=rf"keep: expected a chance in \(0, 1\], got {keep}"):
             rise(keep=keep)
+
+
+def test_rise_of_many_masks_in_half_precision():
+    """A sum of 4,000 in bfloat16 would stay where it is long before its end."""
+    same = lambda params, images: images.mean((1, 2, 3))  # noqa: E731
+    images = jnp.ones((1, 8, 8, 3))
+    low, high = (
+        jaxviz.rise(same, None, KEY, images.astype(dtype), masks=4000, fill=1.0) for dtype in ("bfloat16", "float32")
+    )
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(low.astype(float), high, rtol=2**-7)  # two units in bfloat16's last place

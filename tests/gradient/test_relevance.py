@@ -218,6 +218,8 @@ def test_a_bias_outside_the_remat_of_its_product(small_params, images):
     nets = [functools.partial(net, convolve_first=fn) for fn in (convolve, jax.checkpoint(convolve))]
     maps = [jaxviz.lrp(score(1, net), small_params, images) for net in nets]
     np.testing.assert_allclose(maps[1], maps[0], atol=1e-7)
+    gamma = [jaxviz.lrp(score(1, net), small_params, images, rule="gamma") for net in nets]
+    assert jnp.linalg.norm(gamma[1] - gamma[0]) < 0.5 * jnp.linalg.norm(gamma[0])  # the bias has its share apart
 
 
 @every_rule

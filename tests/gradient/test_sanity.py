@@ -67,6 +67,19 @@ def test_jit_gives_the_same(small_params, images):
     jax.tree.map(np.testing.assert_array_equal, jax.jit(shuffle)(small_params, KEY), raw)
 
 
+def test_what_leads_nowhere_is_no_use(small_params, images):
+    """A penalty on the weights beside the logits, as training has it, which is then left out."""
+
+    def net(params, images):
+        penalty = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+        first, _ = jnp.split(params["w3"], 2)
+        del penalty
+        return small_net(params | {"w3": jnp.concatenate([first, first])}, images)
+
+    shuffled = jaxviz.randomize(net, small_params, KEY, images, down_to="conv_1")
+    assert changed(small_params, shuffled) == {name: name in ("w2", "w3") for name in small_params}
+
+
 def test_a_parameter_used_twice_counts_where_it_is_used_first(images):
     net = lambda params, x: jnp.tanh(jnp.tanh(x.mean((1, 2)) @ params["twice"]) @ params["once"]) @ params["twice"]  # noqa: E731
     params = {"twice": jnp.arange(9.0).reshape(3, 3), "once": jnp.arange(9.0).reshape(3, 3)}

@@ -274,6 +274,31 @@ def test_a_transform_of_ones_own(small_params):
     assert jnp.any(ascend(score, small_params, KEY, transform=still).images != found.images)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_a_network_is_given_images_of_its_own_type(dtype, x64, small_params):
+    """Whatever type JAX makes numbers of by default: convolutions refuse two types."""
+    params = jax.tree.map(lambda x: x.astype(dtype), small_params)
+    seen = []
+    net = lambda params, images: (seen.append(images.dtype), small_net(params, images))[1]  # noqa: E731
+    photo = jnp.full((1, 16, 16, 3), 0.5, dtype)
+    runs = [
+        ascend(jaxviz.logit(net, 1), params, KEY),
+        jaxviz.fool(net, params, photo, target=2, steps=3),
+        jaxviz.invert(net, params, KEY, photo, layer="relu_1", steps=3),
+        jaxviz.sheet(net, params, KEY, layer="relu_1", channels=[1, 2], size=16, steps=3),
+    ]
+    assert {str(each) for each in seen} == {dtype}
+    assert all(jnp.all(jnp.isfinite(found.images)) for found in runs)
+
+
+def test_images_of_bytes_are_refused(small_params):
+    score = jaxviz.logit(small_net, 1)
+    with pytest.raises(ValueError, match=r"start: expected values in \[0, 1\], got 60 to 60; divide 0 to 255 by 255"):
+        ascend(score, small_params, KEY, start=np.full((16, 16, 3), 60))
+    with pytest.raises(ValueError, match=r"images: expected values in \[0, 1\], got 0 to 255"):
+        jaxviz.dream(score, small_params, KEY, jnp.linspace(0, 255, 768).reshape(1, 16, 16, 3))
+
+
 @pytest.mark.usefixtures("users_view")
 def test_errors(small_params):
     with pytest.raises(ValueError, match=r"numbers of this score are for \[2, 3\] images: give one length"):

@@ -336,14 +336,24 @@ def test_a_folder(capsys):
         cli.main("invert images --layer relu_0 --size 16 --steps 8".split())
     assert stopped.value.code == 1
     said = capsys.readouterr()
-    assert "1 of 3 images could not be read, see above" in said.err
+    assert "nothing could be made of 1 of 3 files, see above" in said.err
     assert "out/cat-relu_0-invert.png" in said.out
     assert "out/cup-relu_0-invert.png" in said.out
+
+
+def test_many_targets_make_a_short_name():
+    cli.main(f"ascend --layer relu_1 --size 8 --steps 2 --target {' '.join(['1', '2'] * 40)}".split())
+    (name,) = (path.name for path in Path("out").glob("*.png"))
+    assert name.startswith("relu_1-1-2-1-2")
+    assert name.endswith("-ascend.png")
+    assert len(name) < 150
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("ascend --layer relu_1 --target 1 --size 0", "size: expected an int or (height, width), of at least 1 pixel"),
+        ("ascend --layer relu_1 --target 1 --out images/cat.png/x", "images/cat.png is a file"),
         ("ascend --layer relu_1 --target nose", "--target: expected numbers of channels of relu_1, got nose"),
         ("ascend", "--target: expected a class, or several, by name or number"),
         (
@@ -360,7 +370,7 @@ def test_a_folder(capsys):
             "--style-masks: expected one for each of 1 styles, got 2",
         ),
         ("ascend --target tabby --recipe nobody", "there is no recipe 'nobody'; there are simonyan"),
-        ("sheet --layer relu_7", "there is no layer 'relu_7'"),
+        ("sheet --layer relu_7", "no layer 'relu_7'"),
         ("dream images/none.png", "images/none.png: expected an image file or a folder of them"),
         ("dream images/cat.png --layer relu_1 --target 1 --guide images/cup.png", "--guide and --target: expected one"),
         ("invert images/cat.png --layer relu_0 --every 0", "--every: expected 1 step or more, got 0"),

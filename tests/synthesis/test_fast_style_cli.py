@@ -100,8 +100,24 @@ def test_a_broken_image_does_not_keep_the_others_from_being_made(capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main("fast-style apply images --net net.safetensors --style night".split())
     assert stopped.value.code == 1
-    assert "1 of 3 files could not be read, see above" in capsys.readouterr().err
+    assert "nothing could be made of 1 of 3 files, see above" in capsys.readouterr().err
     assert {path.name for path in Path("out").iterdir()} == {"cat-night.png", "cup-night.png"}
+
+
+def test_two_videos_of_one_name(capsys):
+    for folder in ("first", "second"):
+        Path(folder).mkdir()
+        write_video(f"{folder}/clip.mp4")
+    with pytest.raises(SystemExit):
+        cli.main("fast-style apply first/clip.mp4 second/clip.mp4 --net net.safetensors --style night".split())
+    assert "first/clip.mp4 and second/clip.mp4 have the same name" in capsys.readouterr().err
+
+
+def test_a_broken_photograph_comes_first_in_a_training(capsys):
+    Path("images/a.png").write_bytes(b"no image")
+    cli.main([*TRAIN.split(), "--steps", "1"])
+    assert Path("fast-style/net.safetensors").exists()
+    assert "images/a.png: expected an image file" in capsys.readouterr().err
 
 
 def test_list(capsys):

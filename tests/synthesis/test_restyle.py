@@ -1,5 +1,6 @@
 """Large images in tiles, and videos."""
 
+import struct
 import sys
 
 import jax
@@ -32,7 +33,7 @@ def test_a_small_image_is_what_the_net_makes_of_it(params, image):
 def test_tiles_have_no_seam(params, image):
     """They are, to rounding, what one pass with the same moments gives."""
     mix = mixture(params, 1)
-    for tile in (96, 128):
+    for tile in (96, 97, 98, 99, 128):
         made = jaxviz.restyle(params, image, style=1, tile=tile)
         moments = _restyle._moments(params, _restyle._shrunk(image, tile), mix)
         np.testing.assert_allclose(made, _restyle._with_moments(params, image[None], mix, moments)[0], atol=1e-5)
@@ -53,21 +54,22 @@ def test_errors(params, image):
 # Videos
 
 
-def write_video(path, size=(48, 64), frames=7, sound=False):
+def write_video(path, size=(48, 64), frames=7, sound=None):
     """Write a video that becomes red from the left, with a second of silence."""
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as file:
         pictures = file.add_stream("libx264", rate=10)
         pictures.height, pictures.width = size
         pictures.pix_fmt = "yuv444p"
-        silence = file.add_stream("aac", rate=44100) if sound else None
+        silence = file.add_stream(sound, rate=44100) if sound else None
         for i in range(frames):
             pixels = np.zeros((*size, 3), np.uint8)
             pixels[:, : i * size[1] // frames, 0] = 200
             file.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
         file.mux(pictures.encode(None))
         if silence is not None:
-            samples = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono")
+            kind, format = (np.float32, "fltp") if sound == "aac" else (np.uint8, "u8")
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 44100), kind), format=format, layout="mono")
             samples.sample_rate, samples.pts = 44100, 0
             file.mux(silence.encode(samples))
             file.mux(silence.encode(None))
@@ -83,7 +85,7 @@ def read_video(path):
 
 @pytest.mark.parametrize(("size", "longest", "expected"), [((48, 64), None, (48, 64)), ((45, 63), 32, (23, 32))])
 def test_a_video_is_changed_frame_by_frame(tmp_path, size, longest, expected):
-    write_video(tmp_path / "clip.mp4", size, sound=longest is None)
+    write_video(tmp_path / "clip.mp4", size, sound="aac" if longest is None else None)
     told = []
     count = map_video(
         lambda frame: 1 - frame, tmp_path / "clip.mp4", tmp_path / "new.mp4", longest=longest,
@@ -97,6 +99,33 @@ def test_a_video_is_changed_frame_by_frame(tmp_path, size, longest, expected):
     for (_, old), (_, new) in zip(before, after, strict=True):
         assert new.shape == (*expected, 3)
         assert abs(old.mean() + new.mean() - 255) < 4
+
+
+def test_a_video_that_was_filmed_upright(tmp_path):
+    """Telephones write it lying, with a matrix that says how to turn it: here to the right, so that red comes from
+    above."""
+    write_video(tmp_path / "clip.mp4")
+    data = bytearray((tmp_path / "clip.mp4").read_bytes())
+    at = data.find(b"tkhd") + 4 + 40
+    data[at : at + 36] = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0x10000 * 48, 0, 0x40000000)
+    (tmp_path / "clip.mp4").write_bytes(data)
+    map_video(lambda frame: frame, tmp_path / "clip.mp4", tmp_path / "new.mp4", tell=lambda *_: None)
+    _, frame = read_video(tmp_path / "new.mp4")[0][3]
+    assert frame.shape == (64, 48, 3)
+    red = frame[..., 0].astype(float).mean(1)
+    assert red[:24].min() > 150
+    assert red[32:].max() < 50
+
+
+def test_sound_that_an_mp4_cannot_hold(tmp_path):
+    write_video(tmp_path / "clip.avi", sound="pcm_u8")
+    assert map_video(lambda frame: frame, tmp_path / "clip.avi", tmp_path / "new.mp4", tell=lambda *_: None) == 7
+    import av
+
+    with av.open(str(tmp_path / "new.mp4")) as file:
+        assert file.streams.audio[0].codec_context.name == "aac"
+        samples = sum(frame.samples for frame in file.decode(audio=0))
+    assert samples == pytest.approx(44100, abs=2100)  # the encoder's blocks have 1024
 
 
 def test_what_is_no_video(tmp_path, monkeypatch):
