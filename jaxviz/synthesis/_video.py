@@ -104,7 +104,6 @@ def _sound(writing: Any, sound: Any) -> Callable[[Any], None]:
 
         def encode(packet: Any) -> None:
             for frame in packet.decode():
-                frame.pts = None  # counted from the start by the encoder
                 writing.mux(made.encode(frame))
             if packet.dts is None:
                 writing.mux(made.encode(None))
