@@ -71,14 +71,16 @@ def _write(
     pictures, done = reading.streams.video[0], 0
     sound = next(iter(reading.streams.audio), None)
     scale = min(1.0, (longest or math.inf) / max(pictures.width, pictures.height))
+    rate = pictures.average_rate or pictures.guessed_rate or 25
     with av.open(file, "w", format="mp4") as writing:
-        made = writing.add_stream("libx264", rate=pictures.average_rate)
+        made = writing.add_stream("libx264", rate=rate)
         width, height = (max(1, round(side * scale)) for side in (pictures.width, pictures.height))
         made.width, made.height = (height, width) if quarters % 2 else (width, height)
         # Colours at half the resolution are what every player shows; sides that are odd do not have one.
         made.pix_fmt = "yuv444p" if made.width % 2 or made.height % 2 else "yuv420p"
         made.time_base = pictures.time_base
         play = None if sound is None else _sound(writing, sound)
+        at, step = None, max(1, round(1 / (rate * pictures.time_base)))
         for packet in reading.demux([stream for stream in (pictures, sound) if stream is not None]):
             if play is not None and packet.stream is not pictures:
                 play(packet)
@@ -87,7 +89,10 @@ def _write(
                 pixels = np.rot90(frame.to_ndarray(format="rgb24", width=width, height=height), quarters)
                 changed = change(pixels.astype(np.float32) / 255)
                 new = av.VideoFrame.from_ndarray(np.round(255 * np.clip(changed, 0, 1)).astype(np.uint8), "rgb24")
-                new.pts, new.time_base = frame.pts, frame.time_base
+                # Frames come in their order, but an .avi does not know when each is shown.
+                later = 0 if at is None else at + step
+                at = frame.pts if frame.pts is not None and (at is None or frame.pts > at) else later
+                new.pts, new.time_base = at, frame.time_base
                 writing.mux(made.encode(new))
                 done += 1
                 tell(done, pictures.frames)
@@ -97,9 +102,14 @@ def _write(
 
 def _sound(writing: Any, sound: Any) -> Callable[[Any], None]:
     """Return what takes each packet of the sound into the new file; the last one is empty."""
+    plain = sound.codec_context.name.startswith(
+        "pcm_"
+    )  # what few players find in an .mp4, and FFmpeg rarely puts there
     try:
-        copied = writing.add_stream_from_template(sound)
+        copied = None if plain else writing.add_stream_from_template(sound)
     except ValueError:  # an .mp4 cannot hold it
+        copied = None
+    if copied is None:
         made = writing.add_stream("aac", rate=sound.rate)
 
         def encode(packet: Any) -> None:
