@@ -124,8 +124,6 @@ def call_neighbors(album, side):
 
 def neighbors(tour: Tour) -> Pictures:
     album, side = tour.photographs(96), 96 if tour.album is None else 224
-    if len(album.ids) < 4:
-        raise ValueError(f"--images: expected a folder of 4 images or more, got {len(album.ids)}")
     found, near = call_neighbors(album, side)
     queries = [0]
     while len(queries) < min(5, len(near)):  # whatever is least like those before

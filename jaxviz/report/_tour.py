@@ -45,14 +45,17 @@ def run_tour(
 
     Raises:
         ImageError: if there is no image in `image`.
-        ValueError: for an unknown section.
+        ValueError: for an unknown section, and an album of fewer than four images.
         WeightsUnavailableError: if weights can be had from none of their sources.
     """
     unknown = set(only) - {method.id for method in METHODS}
     if unknown:
         raise ValueError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(m.id for m in METHODS)}")
     tour = Tour(jaxviz.load_image(image), jax.random.key(seed), full, report, album)
-    names = "" if album is None else hashlib.sha256("\0".join(open_source(album).ids).encode()).hexdigest()
+    ids = [] if album is None else open_source(album).ids
+    if album is not None and len(ids) < 4:
+        raise ValueError(f"{album}: expected a folder of 4 images or more to look for neighbours in, got {len(ids)}")
+    names = hashlib.sha256("\0".join(ids).encode()).hexdigest() if ids else ""
     settings = {"size": "full" if full else "small", "jax": jax.__version__, "jaxviz": version("jaxviz-cnn")}
     marks = {method.id: f"{_fingerprint(method, tour, seed, settings)} {album} {names}" for method in METHODS}
     folder.mkdir(parents=True, exist_ok=True)

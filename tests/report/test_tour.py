@@ -60,11 +60,13 @@ def test_a_rerun_makes_only_what_is_missing_or_has_changed(tour):
 
 def test_another_album_is_another_tour(tour, tmp_path):
     tour()
-    jaxviz.save_image(tmp_path / "album" / "one.png", np.zeros((8, 8, 3), np.float32))
+    for name in ("a", "b", "c", "d"):
+        assert name == "a" or pytest.raises(ValueError, tour, album=tmp_path / "album").match("4 images or more")
+        jaxviz.save_image(tmp_path / "album" / f"{name}.png", np.zeros((8, 8, 3), np.float32))
     tour(album=tmp_path / "album")
     tour(album=tmp_path / "album")
     assert made == ["first", "second"] * 2
-    jaxviz.save_image(tmp_path / "album" / "two.png", np.zeros((8, 8, 3), np.float32))
+    jaxviz.save_image(tmp_path / "album" / "e.png", np.zeros((8, 8, 3), np.float32))
     tour(album=tmp_path / "album")
     assert made == ["first", "second"] * 3
     with pytest.raises(jaxviz.ImageError, match="expected a folder of images"):
