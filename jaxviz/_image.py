@@ -31,6 +31,8 @@ AnyArray = Array | np.ndarray
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """The mean colour of ImageNet's photographs, in RGB."""
+LUMINANCE = (0.299, 0.587, 0.114)
+"""How much of each colour a brightness has (ITU-R BT.601)."""
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _JPEG = {"quality": 95, "subsampling": 0}  # pictures of pixels: no colour is averaged over its neighbours
@@ -289,7 +291,7 @@ def overlay(
     # Interpolated rather than looked up, so that a NaN in the map stays visible as NaN.
     lookup = jax.vmap(jnp.interp, in_axes=(None, None, 1), out_axes=-1)
     colors = lookup((heat / jnp.where(peak == 0, 1, peak)).astype(image.dtype), levels, table)
-    grey = jnp.matmul(image, jnp.array([0.299, 0.587, 0.114], image.dtype), precision="highest")
+    grey = jnp.matmul(image, jnp.asarray(LUMINANCE, image.dtype), precision="highest")
     return jnp.where(peak == 0, image, (1 - alpha) * grey[..., None] + alpha * colors)
 
 

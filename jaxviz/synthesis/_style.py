@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
-from jaxviz._image import check_images, check_range, sides_of
+from jaxviz._image import LUMINANCE, check_images, check_range, sides_of
 from jaxviz._interpret import layers, read_layers
 from jaxviz._types import Images, Key, Net
 from jaxviz.synthesis._dream import octave_sizes, resized
@@ -441,8 +441,6 @@ def scaled(images: Batch, longest: float) -> tuple[int, int]:
 
 # Colours
 
-_LUMINANCE = (0.299, 0.587, 0.114)
-
 
 def _colored(colors: str, content: Batch, styles: list[Batch]) -> tuple[Batch, list[Batch]]:
     """Return the content and the styles as they are to be compared, for the colours that are wanted."""
@@ -457,7 +455,7 @@ def _colored(colors: str, content: Batch, styles: list[Batch]) -> tuple[Batch, l
 
 
 def _luminance(images: Batch) -> Float[Array, "1 _ _"]:
-    return jnp.matmul(images, jnp.asarray(_LUMINANCE, images.dtype), precision="highest")
+    return jnp.matmul(images, jnp.asarray(LUMINANCE, images.dtype), precision="highest")
 
 
 def _grey(luminance: Float[Array, "1 _ _"]) -> Batch:
