@@ -14,8 +14,8 @@ To look for: no checkerboard, no blobs, no border; eyes and outlines where they 
 
 Measured with `--styles-each 1 --steps 60`, seven minutes on two cores (Intel with AVX-512): one pass is as good as 23
 iterations (median of ten pictures; least 13, most 32), where the paper has 50 to 100; a net that was trained for 6,000
-steps with a third of the content weight was as good as 24, and lost faces. 500 iterations take 312, 1,342 and 5,259 s at
-256, 512 and 1024 px, one pass 0.113, 0.539 and 1.827 s. Nets of one style were not trained yet.
+steps with a third of the content weight was as good as 24, and lost faces. 500 iterations take 312, 1,342 and 5,259 s
+at 256, 512 and 1024 px, one pass 0.113, 0.539 and 1.827 s. Nets of one style were not trained yet.
 """
 
 import itertools
