@@ -89,7 +89,7 @@ def our_channels(steps: int) -> Run:
 
 
 def our_style(size: int, steps: int, optimizer: str) -> Run:
-    """Return so many steps of style transfer, without the targets' computation."""
+    """Return so many steps of style transfer; both sides compute the targets each time."""
     net, params = jaxviz.load("vgg16_features")
     content, style = jnp.asarray(picture(size)[0]), jnp.asarray(picture(size)[0, ::-1])
     key = jax.random.key(0)
