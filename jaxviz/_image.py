@@ -309,9 +309,12 @@ def check_range(name: str, images: Any) -> None:
 
     Resizing leaves it by a little; bytes, and images that are normalized as for PyTorch, by much.
     """
-    if isinstance(images, Tracer) or not jnp.size(images):
+    if isinstance(images, Tracer):
         return
-    low, high = float(jnp.min(images)), float(jnp.max(images))
+    values = jnp.asarray(images)
+    if not values.size:
+        return
+    low, high = float(values.min()), float(values.max())
     if low < -0.5 or high > 1.5:
         raise ValueError(
             f"{name}: expected values in [0, 1], got {low:g} to {high:g}; divide 0 to 255 by 255, and leave a "

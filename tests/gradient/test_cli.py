@@ -288,7 +288,7 @@ ERRORS = [
     (["saliency", "images", "more/cat.png"], "images/cat.png and more/cat.png have the same name"),
     (
         ["saliency", "images", "--out", "more/../images"],
-        "--out more/../images: expected another folder than the",
+        "--out more/../images: expected a folder outside of",
     ),
     (["saliency", CAT, "--target", "tabi"], "expected the name or index of an ImageNet class, got 'tabi'; similar: "),
     (["saliency", CAT, "--target", "crane"], "got 'crane', which may be 134 'crane (bird)'; 517 'crane (machine)'"),
