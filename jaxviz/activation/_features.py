@@ -1,5 +1,6 @@
 """Features of a whole data set, streamed: in memory, or into a store on disk that outlives an interruption."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -95,29 +96,29 @@ def features(
     shape = shapes_of(net, params, (layer,), (height, width))[layer]
     row = shape[1:] if pool is None else shape[-1:]
     batch_size = whole_shares(batch_size)
-    if store is None:
-        kept: _InMemory | _OnDisk = _InMemory(row)
-    else:
-        settings = {"layer": layer, "pool": pool, "size": [height, width], "batch_size": batch_size}
-        kept = _OnDisk(Path(store), row, settings | {"params": digest_of(params)})
-    marks = [opened.mark(i) if kept.on_disk else "" for i in range(len(opened.ids))]
-    wanted = [i for i, name in enumerate(opened.ids) if not kept.has(name, marks[i])]
-    done, total = len(opened.ids) - len(wanted), len(opened.ids)
+    settings = {"layer": layer, "pool": pool, "size": [height, width], "batch_size": batch_size}
+    total = len(opened.ids)
 
-    def computed() -> Iterator[_Rows]:
+    def computed(wanted: list[int], marks: list[str], hashed: bool) -> Iterator[_Rows]:
         placed, waiting = params, None
         for batch in batches(opened, share(wanted, batch_size), size=size, batch_size=batch_size):
             images, placed = over_devices(batch.images, placed)
             jax.block_until_ready(waiting)  # or else the network may run twice at once, with twice the memory
             values = _values(net, layer, pool, placed, images)  # runs on while the batch before is written
             if waiting is not None:
-                yield _rows(opened.ids, marks, *waiting, kept.on_disk)
+                yield _rows(opened.ids, marks, *waiting, hashed)
             waiting = batch, values
         if waiting is not None:
-            yield _rows(opened.ids, marks, *waiting, kept.on_disk)
+            yield _rows(opened.ids, marks, *waiting, hashed)
 
-    with kept:
-        for some in rounds(computed(), -(-len(wanted) // batch_size)):
+    with contextlib.nullcontext() if store is None else _alone_in(Path(store)):
+        kept: _InMemory | _OnDisk = _InMemory(row)
+        if store is not None:
+            kept = _OnDisk(Path(store), row, settings | {"params": digest_of(params)})
+        marks = [opened.mark(i) if kept.on_disk else "" for i in range(total)]
+        wanted = [i for i, name in enumerate(opened.ids) if not kept.has(name, marks[i])]
+        done = total - len(wanted)
+        for some in rounds(computed(wanted, marks, kept.on_disk), -(-len(wanted) // batch_size)):
             for rows in some:
                 kept.add(rows)
                 done += len(rows.names) + len(rows.skipped)
@@ -208,12 +209,6 @@ class _InMemory(_Kept):
         super().__init__(row)
         self.parts: list[np.ndarray] = [np.zeros((0, *row), np.float32)]
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
     def add(self, rows: _Rows) -> None:
         self.parts.append(rows.values)
         self.list_rows(rows.names, rows.skipped, rows.marks)
@@ -240,7 +235,6 @@ class _OnDisk(_Kept):
         other = [f"{name} {kept[name]} and not {value}" for name, value in settings.items() if name in kept]
         if other:
             raise ValueError(f"{folder}: this store holds features with {', '.join(other)}; give another folder")
-        self.lock = _locked(folder / "settings.json") if self.writes else None
         lines = self.journal.read_bytes().splitlines(keepends=True) if self.journal.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
         if whole != lines:  # killed while the last one was written
@@ -251,13 +245,6 @@ class _OnDisk(_Kept):
         self.array = _open_array(folder / "values", row)
         if self.writes:
             wait_for_all()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *error: object) -> None:
-        if self.lock is not None:
-            os.close(self.lock)
 
     def add(self, rows: _Rows) -> None:
         if self.writes:
@@ -279,24 +266,31 @@ class _OnDisk(_Kept):
         return self.of_source(self.array if self.writes else _open_array(self.folder / "values", self.row), ids)
 
 
-def _locked(file: Path) -> int | None:
-    """Return a descriptor of the file, which no other run can lock until it is closed; None where nothing can be."""
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other runs from writing to a store, where the system and the file system can."""
+    if jax.process_index() > 0:  # the first process writes, and has the lock
+        yield
+        return
     try:
         import fcntl
     except ImportError:  # on Windows
-        return None
-    descriptor = os.open(file, os.O_RDWR)
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder}: another run is writing to this store; wait for it, or give another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
         os.close(descriptor)
-        raise ValueError(
-            f"{file.parent}: another run is writing to this store; wait for it, or give another folder"
-        ) from error
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def claim(file: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def guided_grad_cam(
 
 def _cam(score: Score, params: Any, images: Images, *, layer: str, batch_size: int) -> Array:
     score = fixed(score, params, images)
-    shape = jax.eval_shape(capture(score, layer), params, images)[1][layer]
+    value = find(trace(score, params, images), [layer])[layer]
+    shape, axis = value.aval, channel_axis(value)
     if len(shape.shape) != 4:
         raise ValueError(
             f"grad_cam needs a layer of image maps (n, h, w, channels); {layer!r} has shape {shape.shape}; layers(net, "
@@ -84,7 +85,6 @@ def _cam(score: Score, params: Any, images: Images, *, layer: str, batch_size: i
         values, taken = moved(params, images)
         return values_of(lambda *_: values, params, images), taken[layer]
 
-    axis = channel_axis(find(trace(score, params, images), [layer])[layer])
     values, pull, maps = jax.vjp(from_layer, jnp.zeros(shape.shape, shape.dtype), has_aux=True)
 
     def backward(cotangent: Array) -> Array:

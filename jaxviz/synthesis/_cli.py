@@ -61,11 +61,7 @@ def _options(method: Callable[..., Any], *names: str, **annotations: Any) -> dic
 
 def _each(make: Callable[[Path], str], sources: Sequence[Path], out: Path) -> None:
     """Make something of each image; one that cannot be read does not keep the others from being made."""
-    each_of([(path, functools.partial(_print_made, make)) for path in files(sources, out)])
-
-
-def _print_made(make: Callable[[Path], str], path: Path) -> None:
-    print(make(path), flush=True)
+    each_of([(path, lambda path: print(make(path), flush=True)) for path in files(sources, out)])
 
 
 def _channels(layer: str, target: Sequence[str]) -> np.ndarray:

@@ -102,9 +102,8 @@ def _write(
 
 def _sound(writing: Any, sound: Any) -> Callable[[Any], None]:
     """Return what takes each packet of the sound into the new file; the last one is empty."""
-    plain = sound.codec_context.name.startswith(
-        "pcm_"
-    )  # what few players find in an .mp4, and FFmpeg rarely puts there
+    # What few players find in an .mp4, and FFmpeg rarely puts there.
+    plain = sound.codec_context.name.startswith("pcm_")
     try:
         copied = None if plain else writing.add_stream_from_template(sound)
     except ValueError:  # an .mp4 cannot hold it
