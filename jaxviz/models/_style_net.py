@@ -28,6 +28,7 @@ STEP = 4  # pixels from one position of the residual blocks to the next
 _EPSILON = 1e-5  # of instance normalization
 _DOWN = ("down1", "down2")
 _UP = ("up1", "up2")
+STYLE_NET = "fast_style.safetensors"  # the file that comes with jaxviz
 _STYLES = "jaxviz_style_net"  # the one entry of a file's metadata: of several the order, and so the file, varies
 
 Moments = list[tuple[Array, Array]]
@@ -264,7 +265,7 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
     """
     from safetensors import safe_open
 
-    path = included("fast_style.safetensors") if path is None else path
+    path = included(STYLE_NET) if path is None else path
     tensors = read_tensors(Path(path))
     params: dict[str, Any] = {}
     for name, tensor in tensors.items():

@@ -1,5 +1,6 @@
 """`jaxviz tour`: every method on one photograph, as a web page."""
 
+import functools
 import hashlib
 import os
 import platform
@@ -13,7 +14,8 @@ import numpy as np
 
 import jaxviz
 from jaxviz.data._source import open_source
-from jaxviz.report import _methods
+from jaxviz.models._fetch import included
+from jaxviz.models._style_net import STYLE_NET
 from jaxviz.report._methods import METHODS, Method, Tour
 from jaxviz.report._page import Figure, Section, load_section, save_section, write_page
 
@@ -30,8 +32,8 @@ def run_tour(
 ) -> Path:
     """Make the page, or bring it up to date; return `index.html`'s path.
 
-    A section whose pictures are there, of the same photograph, size, seed and versions, is not made again. The page is
-    written after each section, so it is valid whenever the tour stops.
+    A section whose pictures are there, of the same photograph, size and seed, by the same code and nets, is not made
+    again. The page is written after each section, so it is valid whenever the tour stops.
 
     Args:
         image: what `load_image` takes.
@@ -94,10 +96,16 @@ def _make(method: Method, tour: Tour, folder: Path, seed: int, settings: dict[st
 
 
 def _fingerprint(method: Method, tour: Tour, seed: int, settings: dict[str, str]) -> str:
-    """Return what a section depends on, in a form that can be compared; the module's source holds its numbers."""
-    source = Path(_methods.__file__).read_bytes()
-    digest = hashlib.sha256(source + np.asarray(tour.photo).tobytes() + str(tour.photo.shape).encode())
-    return f"{method.id} {seed} {sorted(settings.items())} {digest.hexdigest()}"
+    """Return what a section depends on, in a form that can be compared."""
+    photo = hashlib.sha256(np.asarray(tour.photo).tobytes() + str(tour.photo.shape).encode()).hexdigest()
+    return f"{method.id} {seed} {sorted(settings.items())} {photo} {_own_digest()}"
+
+
+@functools.cache
+def _own_digest() -> str:
+    """Return a digest of all of this package's code and of what it comes with: any of it may change any picture."""
+    files = [*sorted(Path(jaxviz.__file__).parent.rglob("*.py")), included("manifest.toml"), included(STYLE_NET)]
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
 def _write(folder: Path, done: dict[str, Section], tour: Tour) -> Path:

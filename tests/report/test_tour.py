@@ -75,6 +75,19 @@ def test_another_album_is_another_tour(tour, tmp_path):
         tour(album=tmp_path / "none")
 
 
+def test_another_net_or_other_code_is_another_tour(tour, monkeypatch, tmp_path):
+    tour()
+    weights = {name: tmp_path / name for name in ("manifest.toml", _tour.STYLE_NET)}
+    for name, copy in weights.items():
+        copy.write_bytes(_tour.included(name).read_bytes())
+    monkeypatch.setattr(_tour, "included", weights.__getitem__)
+    for addition, times in ((b"", 1), (b"a new net", 2)):
+        weights[_tour.STYLE_NET].write_bytes(weights[_tour.STYLE_NET].read_bytes() + addition)
+        _tour._own_digest.cache_clear()
+        tour()
+        assert made == ["first", "second"] * times
+
+
 def test_interrupted_it_leaves_a_valid_page_and_goes_on(tour, monkeypatch, tmp_path):
     first, second = _tour.METHODS
 
