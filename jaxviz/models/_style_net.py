@@ -25,6 +25,7 @@ from jaxviz.models._fetch import included
 from jaxviz.models._tensors import read_tensors
 
 STEP = 4  # pixels from one position of the residual blocks to the next
+BORDER = 16  # pixels, a multiple of STEP
 _EPSILON = 1e-5  # of instance normalization
 _DOWN = ("down1", "down2")
 _UP = ("up1", "up2")
@@ -104,6 +105,16 @@ def apply(
         x = checkpoint_name(jax.nn.relu(layer(name, _enlarged(x, sizes.pop()))), name)
     # Normalized as all others, or else Adam's first steps on 9x9 kernels drive the colours to where nothing is learned.
     return jax.nn.sigmoid(layer("last", x)), taken
+
+
+def with_border(params: Any, images: Any, mix: Float[Array, "#n styles"]) -> Any:
+    """Return what the net makes of images with a border of reflected pixels, which is cut off again.
+
+    Where it pads its maps, it sees that it does, and leaves a line along the edge.
+    """
+    reach = (BORDER, BORDER)
+    around = jnp.pad(images, ((0, 0), reach, reach, (0, 0)), mode="reflect")
+    return apply(params, around, mix)[0][:, BORDER:-BORDER, BORDER:-BORDER]
 
 
 def _moments(x: Array) -> tuple[Array, Array]:
@@ -291,10 +302,10 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
 
 
 def export_style_net(params: Any) -> bytes:
-    """Return the net with its parameters as a program that needs jax alone, for images of any size.
+    """Return the net with its parameters as a program that needs jax alone: what `restyle` does, of any size.
 
     `jax.export.deserialize(program).call(image, weights)` takes an image `(1, h, w, 3)` of float32 in [0, 1], each side
-    at least 16 pixels, and the weights of the styles, `(styles,)`. It runs on CPUs, NVIDIA GPUs and TPUs.
+    at least 32 pixels, and the weights of the styles, `(styles,)`. It runs on CPUs, NVIDIA GPUs and TPUs.
 
     Args:
         params: of the net.
@@ -303,14 +314,14 @@ def export_style_net(params: Any) -> bytes:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> params = jaxviz.init_style_net(jax.random.key(0), width=4, blocks=1, styles=2)
         >>> program = jax.export.deserialize(jaxviz.export_style_net(params))
-        >>> print(program.call(jnp.zeros((1, 21, 34, 3)), jnp.array([1.0, 0.0])).shape)
-        (1, 21, 34, 3)
+        >>> print(program.call(jnp.zeros((1, 33, 54, 3)), jnp.array([1.0, 0.0])).shape)
+        (1, 33, 54, 3)
     """
     from jax import export
 
-    shape = export.symbolic_shape("1, h, w, 3", constraints=("h >= 16", "w >= 16"))
+    shape = export.symbolic_shape("1, h, w, 3", constraints=("h >= 32", "w >= 32"))
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
     weights = jax.ShapeDtypeStruct((count_styles(params),), jnp.float32)
-    program = jax.jit(lambda images, mix: apply(params, images, mix[None])[0])
+    program = jax.jit(lambda images, mix: with_border(params, images, mix[None]))
     exported = export.export(program, platforms=("cpu", "cuda", "tpu"))(image, weights)
     return bytes(exported.serialize())

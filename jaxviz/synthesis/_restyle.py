@@ -10,19 +10,20 @@ from jaxtyping import Array, Float
 
 from jaxviz._image import check_images
 from jaxviz._types import Images
-from jaxviz.models._style_net import STEP, Moments, apply, mixture, reach
+from jaxviz.models._style_net import BORDER, STEP, Moments, apply, mixture, reach, with_border
 from jaxviz.synthesis._dream import resized
 
 
 def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: int = 1024) -> Float[np.ndarray, "_ _ 3"]:
     """Show an image of any size in a style, within the memory that `tile` x `tile` pixels need.
 
-    An image of at most so many pixels is what `style_net` makes of it. A larger one is made in tiles. What makes them
-    fit is that all take the same mean and variance at every normalization, those of the image reduced to `tile` x
-    `tile` pixels; and that each sees as far beyond its edge as the net does. So there is no seam: to rounding, the
-    tiles are what one pass with those means and variances gives. They are not quite the large image's own: where a
-    photograph of 768x576 was made in tiles of 384, pixels differed by 0.014 (starry_night) and 0.028 (mosaic) on
-    average.
+    An image of at most so many pixels is what `style_net` makes of it with a border of 16 reflected pixels, which is
+    cut off again: along the edge of what it is given, a net leaves a line of another colour. A larger one is made in
+    tiles. What makes them fit is that all take the same mean and variance at every normalization, those of the image
+    reduced to `tile` x `tile` pixels; and that each sees as far beyond its edge as the net does. So there is no seam:
+    to rounding, the tiles are what one pass with those means and variances gives. They are not quite the large image's
+    own: where a photograph of 768x576 was made in tiles of 384, pixels differed by 0.014 (starry_night) and 0.028
+    (mosaic) on average.
 
     Args:
         params: of the net.
@@ -46,9 +47,10 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
         raise ValueError(f"style: expected a number or one row of weights for the image, got {len(mix)} rows")
     if tile < 3 * margin:
         raise ValueError(f"tile: expected at least {3 * margin} px, three times as far as this net sees, got {tile}")
-    height, width = pixels.shape[:2]
-    if height * width <= tile**2:
+    if math.prod(pixels.shape[:2]) <= tile**2:
         return np.asarray(_whole(params, pixels[None], mix)[0])
+    pixels = np.pad(pixels, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="reflect")
+    height, width = pixels.shape[:2]
     moments = _moments(params, _shrunk(pixels, tile), mix)
     result = np.empty_like(pixels)
     inner = (tile - 2 * margin) // STEP * STEP  # so that all begin where the net steps
@@ -58,7 +60,7 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
             made = _with_moments(params, pixels[None, rows[0] : rows[1], columns[0] : columns[1]], mix, moments)[0]
             kept = np.asarray(made)[top - rows[0] :, left - columns[0] :][:inner, :inner]
             result[top : top + len(kept), left : left + kept.shape[1]] = kept
-    return result
+    return result[BORDER:-BORDER, BORDER:-BORDER].copy()
 
 
 def _window(start: int, inner: int, margin: int, length: int) -> tuple[int, int]:
@@ -81,9 +83,7 @@ def _shrunk(pixels: np.ndarray, tile: int) -> Images:
     return resized(jnp.asarray(pixels)[None], (max(1, int(height * scale)), max(1, int(width * scale))))
 
 
-@jax.jit
-def _whole(params: Any, images: Array, mix: Array) -> Array:
-    return apply(params, images, mix)[0]
+_whole = jax.jit(with_border)
 
 
 @jax.jit

@@ -1,5 +1,6 @@
 """Large images in tiles, and videos."""
 
+import functools
 import struct
 import sys
 
@@ -24,10 +25,34 @@ def image():
     return np.asarray(jaxviz.blur(jax.random.uniform(jax.random.key(1), (1, 190, 253, 3)), 1.5)[0])
 
 
-def test_a_small_image_is_what_the_net_makes_of_it(params, image):
+def bordered(image):
+    return np.pad(image, ((16, 16), (16, 16), (0, 0)), mode="reflect")
+
+
+def test_a_small_image_is_what_the_net_makes_of_it_with_a_border(params, image):
     mix = np.array([0.3, 0.7], np.float32)
-    expected = jax.jit(jaxviz.style_net)(params, image[None], style=mix)[0]
+    expected = jax.jit(jaxviz.style_net)(params, bordered(image)[None], style=mix)[0, 16:-16, 16:-16]
     np.testing.assert_allclose(jaxviz.restyle(params, image, style=mix, tile=220), expected, atol=1e-6)
+
+
+def test_the_net_that_comes_with_jaxviz_leaves_no_line_along_the_edge():
+    """Without the border, neighbouring pixels differ more in the last columns than elsewhere."""
+    from skimage import data
+
+    params, styles = jaxviz.load_style_net()
+    photo, style = np.asarray(jaxviz.load_image(data.coffee(), size=224)), styles.index("scream")
+
+    def edge(made):
+        steps = np.abs(np.diff(np.asarray(made), axis=1)).mean((0, 2))
+        return steps[-8:].mean() / steps[20:-20].mean()
+
+    whole = jax.jit(functools.partial(jaxviz.style_net, style=style))(params, photo[None])[0]
+    assert edge(jaxviz.restyle(params, photo, style=style)) < 1 < edge(whole)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (5, 3), (17, 16)])
+def test_the_smallest_images(params, size):
+    assert jaxviz.restyle(params, np.full((*size, 3), 0.5, np.float32)).shape == (*size, 3)
 
 
 def test_tiles_have_no_seam(params, image):
@@ -35,8 +60,10 @@ def test_tiles_have_no_seam(params, image):
     mix = mixture(params, 1)
     for tile in (96, 97, 98, 99, 128):
         made = jaxviz.restyle(params, image, style=1, tile=tile)
-        moments = _restyle._moments(params, _restyle._shrunk(image, tile), mix)
-        np.testing.assert_allclose(made, _restyle._with_moments(params, image[None], mix, moments)[0], atol=1e-5)
+        whole = bordered(image)
+        moments = _restyle._moments(params, _restyle._shrunk(whole, tile), mix)
+        expected = _restyle._with_moments(params, whole[None], mix, moments)[0, 16:-16, 16:-16]
+        np.testing.assert_allclose(made, expected, atol=1e-5)
 
 
 @pytest.mark.usefixtures("users_view")
