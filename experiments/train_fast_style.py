@@ -108,8 +108,8 @@ def paper(size: int = 384, seed: int = 2) -> jax.Array:
     ranks = np.argsort(np.argsort(height.ravel())).reshape(side, side) / side**2
     levels = np.floor(ranks * 9) / 8
     picture = _shaded(np.clip(levels, 0, 1), ["2d1e45", "7b2d5b", "d1495b", "f0a35e", "f7e3af", "66a182", "1d5c63"])
-    shadow = np.roll(levels, (10, 10), (0, 1)) > levels
-    return _averaged(picture * np.where(shadow, 0.55, 1.0)[..., None] * rng.normal(1, 0.03, (side, side, 1)))
+    shadow = np.pad(levels, ((10, 0), (10, 0)), mode="edge")[:side, :side] > levels
+    return _averaged(picture * np.where(shadow, 0.55, 1.0)[..., None])  # no grain: a net would make a grid of it
 
 
 def styles(paintings: Path) -> dict[str, jax.Array]:

@@ -32,7 +32,9 @@ from jaxtyping import Array
 
 from jaxviz import _winograd
 from jaxviz._interpret import Value, bind, evaluate, trace
-from jaxviz._taps import gradient_of_kernel, spread, taps_of
+from jaxviz._taps import MOST_TAPS, gradient_of_kernel, spread, taps_of
+
+MOST_SHIFTS = 121  # of a depthwise kernel; each is an operation to compile
 
 # A primitive, and not a custom_vjp, because it then composes with everything: forward mode, second derivatives, vmap.
 convolution_p = Primitive("jaxviz_convolution")
@@ -113,6 +115,7 @@ def _convolve(images: Array, kernel: Array, *, exact: bool, **params: Any) -> Ar
     if _is_product(kernel, params):
         return _product(images, kernel, params)
     depthwise = groups == images.shape[numbers.lhs_spec[1]] == kernel.shape[numbers.rhs_spec[0]]
+    depthwise &= kernel.size // groups <= MOST_SHIFTS
     if groups == 1 or not depthwise or any(d != 1 for d in params["lhs_dilation"]):
         side = _winograd.EXACT if exact else _winograd.FAST
         if _winograd.pays(images, kernel, params, side=side):
@@ -145,7 +148,8 @@ def _product(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
 
 def _depthwise(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
     """Convolve each channel with a kernel of its own: a sum of shifted images, each times a number a channel."""
-    numbers = params["dimension_numbers"]
+    numbers, wanted = params["dimension_numbers"], params["preferred_element_type"] or images.dtype
+    images, kernel = images.astype(wanted), kernel.astype(wanted)
     channels, space = numbers.lhs_spec[1], numbers.lhs_spec[2:]
 
     across = functools.partial(spread, space, ndim=images.ndim)  # in the order they have: another order costs copies
@@ -244,9 +248,16 @@ batching.primitive_batchers[convolution_p] = _batched
 
 def _max_pool(images: Array, **params: Any) -> Array:
     dilated = any(d != 1 for d in (*params["base_dilation"], *params["window_dilation"]))
-    if dilated or not jnp.issubdtype(images.dtype, jnp.floating):
+    window, strides, padding = (params[name] for name in ("window_dimensions", "window_strides", "padding"))
+    if dilated or not jnp.issubdtype(images.dtype, jnp.floating) or max(window) > MOST_TAPS:
         return primitives.reduce_window_max_p.bind(images, **params)
-    return _pool(images, *(params[name] for name in ("window_dimensions", "window_strides", "padding")))
+    if math.prod(window) <= MOST_TAPS:
+        return _pool(images, window, strides, padding)
+    # One axis after another, from the last: of equal values the same one wins, the first row by row.
+    for axis in reversed(range(images.ndim)):
+        along = functools.partial(spread, [axis], ndim=images.ndim)
+        images = _pool(images, along([window[axis]], 1), along([strides[axis]], 1), along([padding[axis]], (0, 0)))
+    return images
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))

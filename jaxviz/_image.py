@@ -362,7 +362,7 @@ def _pixels(source: object) -> np.ndarray:
         name = "the PIL image"
         with _named_errors(name):
             return _from_pil(source, name)
-    if hasattr(source, "__array__"):
+    if hasattr(source, "__array__") and not isinstance(source, str | bytes):  # np.str_ is both
         return _from_array(np.asarray(source), "the array")
     name, data = _contents(source)
     try:

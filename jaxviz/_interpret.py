@@ -172,11 +172,16 @@ def channel_axis(value: Value) -> int:
         sources = [operand for operand in value.inputs if operand.varies and len(operand.aval.shape) > 2]
         if value.eqn is None or not sources:
             return last
+        sources.sort(
+            key=lambda source: source.aval.shape != value.aval.shape
+        )  # a gate times a map: the map is followed
         before, after = sources[0].aval.shape, value.aval.shape
         if value.op == "transpose":
             moves.append(value.eqn.params["permutation"].index)
         elif value.op in ("reshape", "squeeze", "broadcast_in_dim") and _longer(before) == _longer(after):
             moves.append(functools.partial(_among_longer, before, after))
+        elif free := _free_axes(value, sources[0]):
+            moves.append(free.index)
         elif len(before) != len(after) or not (value.op in _KEEPS_AXES or value.op.startswith("reduce_window")):
             return last
         value = sources[0]
@@ -187,12 +192,30 @@ def channel_axis(value: Value) -> int:
     return axis
 
 
+def _free_axes(value: Value, source: Value) -> list[int]:
+    """Return where the axes of a product of a map with a matrix come from, as in resizing; none for another value.
+
+    The matrix's own axis stands for the one that is summed over: that has been resized, or is of channels still.
+    """
+    if value.op != "dot_general" or value.eqn is None:
+        return []
+    at = value.inputs.index(source)
+    contracted, batch = value.eqn.params["dimension_numbers"]
+    matrix = value.inputs[1 - at]
+    if matrix.varies or len(matrix.aval.shape) != 2 or any(batch) or len(contracted[at]) != 1:
+        return []
+    kept = [axis for axis in range(len(source.aval.shape)) if axis != contracted[at][0]]
+    return [*kept, contracted[at][0]] if at == 0 else [contracted[at][0], *kept]
+
+
 def _longer(shape: Sequence[int]) -> list[int]:
     return [size for size in shape if size > 1]
 
 
 def _among_longer(before: Sequence[int], after: Sequence[int], axis: int) -> int:
-    """Return where an axis is when only axes of length 1 came or went."""
+    """Return where an axis is when only axes of length 1 came or went; the last, if it is of length 1 itself."""
+    if before[axis] == 1:
+        return len(after) - 1
     place = len(_longer(before[:axis]))
     return [i for i, size in enumerate(after) if size > 1][place]
 

@@ -39,7 +39,7 @@ def tour(
 
     from jaxviz.report._tour import run_tour
 
-    console, start = Console(), time.perf_counter()
+    console, start = Console(markup=False), time.perf_counter()  # a path may have brackets
     with console.status("Starting") as status:
 
         def report(line: str) -> None:

@@ -205,7 +205,8 @@ def test_every_transformation(data):
 
 
 @pytest.mark.parametrize(
-    ("size", "stride", "padding"), [(2, 2, "VALID"), (3, 2, "VALID"), (3, 2, "SAME"), (2, 1, "SAME")]
+    ("size", "stride", "padding"),
+    [(2, 2, "VALID"), (3, 2, "VALID"), (3, 2, "SAME"), (2, 1, "SAME"), (7, 1, "SAME"), (6, 2, "SAME"), (9, 9, "VALID")],
 )
 def test_max_pool(size, stride, padding, data):
     x, _ = data
@@ -213,6 +214,32 @@ def test_max_pool(size, stride, padding, data):
     pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), padding)  # noqa: E731
     fn = lambda x: jnp.sum(jnp.sin(pool(x) * jnp.arange(4.0)))  # noqa: E731
     agree(lambda a: (a(fn)(x), jax.grad(a(fn))(x), jax.jvp(a(fn), (x,), (x + 1,))[0]))
+
+
+@pytest.mark.parametrize("size", [5, 13, 25, 56])
+def test_pools_of_large_windows_are_few_operations(size):
+    window = (1, size, size, 1)
+    pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")  # noqa: E731
+    program = str(jax.make_jaxpr(jax.grad(lambda x: accelerate(pool)(x).sum()))(jnp.zeros((1, 56, 56, 4))))
+    assert program.count("\n") < 700
+    assert ("select_and_scatter" in program) == (size == 56)
+
+
+def test_depthwise_convolution_keeps_the_type_it_is_asked_for(data):
+    x, w = data[0].astype(jnp.bfloat16), data[1][:, :, :1, :4].astype(jnp.bfloat16)
+    options = {"feature_group_count": 4, "preferred_element_type": jnp.float32, "padding": "SAME"}
+    fn = lambda w, x: convolve(x, w, **options) + jnp.ones(4, jnp.float32)  # noqa: E731
+    assert accelerate(fn)(w, x).dtype == jnp.float32
+    agree(lambda a: a(fn)(w, x), rtol=1e-5)
+
+
+def test_a_depthwise_kernel_that_is_too_large_stays_a_convolution(data):
+    x, _ = data
+    fn = lambda w, x: jnp.sum(jnp.sin(convolve(x, w, feature_group_count=4, padding="SAME")))  # noqa: E731
+    for side, swapped in ((11, False), (13, True)):
+        w = jnp.tile(data[1][:1, :1, :1, :4], (side, side, 1, 1))
+        assert ("jaxviz_convolution" in str(jax.make_jaxpr(accelerate(fn))(w, x))) == swapped
+    agree(lambda a: (a(fn)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
 
 
 def test_what_it_does_not_know_is_left_alone(data):

@@ -58,6 +58,16 @@ def test_errors_are_one_line_and_write_nothing(args, message, capsys, monkeypatc
     assert not (tmp_path / "tour").exists()
 
 
+def test_a_folder_may_have_brackets(capsys, monkeypatch, tmp_path):
+    from jaxviz.report import _tour
+
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(_tour, "run_tour", lambda image, folder, **_: folder / "index.html")
+    for name in ("trips[rome]", "a[", "a[/b]"):
+        cli.main(["tour", "--out", name])
+        assert f"{name}/index.html after 0 s" in capsys.readouterr().out
+
+
 def test_an_interruption_is_one_line(capsys, monkeypatch):
     def interrupted() -> None:
         raise KeyboardInterrupt

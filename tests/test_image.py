@@ -167,6 +167,11 @@ def test_16_bit_pgm():
     assert_pixels(load_image(data), [[[0] * 3, [0.2] * 3, [1] * 3]])
 
 
+def test_a_path_may_be_an_element_of_an_array(tmp_path):
+    save_image(tmp_path / "a.png", np.full((2, 2, 3), 0.2))
+    assert_pixels(load_image(np.array([str(tmp_path / "a.png")])[0]), np.full((2, 2, 3), 0.2))
+
+
 def test_alpha_is_flattened_on_white():
     grey_alpha = Image.fromarray(np.array([[[100, 0], [100, 51], [100, 255]]], np.uint8))
     assert grey_alpha.mode == "LA"

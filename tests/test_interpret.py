@@ -349,6 +349,49 @@ def test_channels_are_found_where_the_convolution_puts_them(net, name):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+def gated(first, gate_first=False, resized=False):
+    """Return a network with a gate for each channel, or a map resized, in either order of axes."""
+    space = (2, 3) if first else (1, 2)
+
+    def net(params, images):
+        x = images.transpose(0, 3, 1, 2) if first else images
+        numbers = ("NCHW", "HWIO", "NCHW") if first else ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(x, params, (1, 1), "SAME", dimension_numbers=numbers)
+        if resized:
+            x = jax.image.resize(x, [12 if axis in space else n for axis, n in enumerate(x.shape)], "linear")
+        gate = jax.nn.sigmoid(x.mean(space, keepdims=True))
+        x = jax.nn.relu(gate * x if gate_first else x * gate)
+        return checkpoint_name(x, "gated").mean(space) @ HEAD
+
+    return net
+
+
+@pytest.mark.parametrize("options", [{"gate_first": True}, {}, {"resized": True, "gate_first": True}], ids=str)
+def test_channels_are_followed_through_gates_and_resizing(options):
+    first, last = (rows_of("gated", gated(first, **options)) for first in (True, False))
+    for one, other in zip(first, last, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_map_of_one_channel():
+    kernel, images = (
+        jax.random.normal(jax.random.key(0), (3, 3, 3, 1)),
+        jax.random.uniform(jax.random.key(1), (2, 8, 8, 3)),
+    )
+    flat = lambda params, images: jax.nn.relu(convolve(images, params)[..., 0])  # noqa: E731
+    assert jaxviz.energy(flat, "relu_0")(kernel, images).shape == (2,)
+
+    def first(params, images):
+        numbers = ("NCHW", "HWIO", "NCHW")
+        x = jax.lax.conv_general_dilated(
+            images.transpose(0, 3, 1, 2), params, (1, 1), "SAME", dimension_numbers=numbers
+        )
+        return jax.nn.relu(x.reshape(len(x), 8, 8, 1))
+
+    expected = first(kernel, images).mean((1, 2, 3))
+    np.testing.assert_allclose(jaxviz.channel(first, "relu_0", 0)(kernel, images), expected, rtol=1e-6)
+
+
 def test_images_of_bytes(small_params):
     net = lambda params, images: small_net(params, images.astype(jnp.float32) / 255)  # noqa: E731
     images = jnp.full((1, 12, 12, 3), 7, jnp.uint8)

@@ -4,7 +4,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +18,7 @@ import jaxviz
 from jaxviz._image import write_atomically
 from jaxviz._verbs import UNREADABLE, check_apart, interrupts
 from jaxviz.activation._features import digest_of
+from jaxviz.activation._patches import OtherRunError
 from jaxviz.data._source import Source, open_source
 from jaxviz.report._map import lay_out
 from jaxviz.report._page import Figure, Section, write_page
@@ -157,7 +158,7 @@ def embed(
     _save(out / "embedding.npz", {"ids": np.array(found.ids), "points": points, "cells": layout.cells})
     code = f'net, params = jaxviz.load("{model}")\n'
     code += f'found = jaxviz.features(net, params, "{source}", layer="{layer}", size={size})\n'
-    code += f"points = jaxviz.tsne(found.values, jax.random.key({seed}), perplexity={perplexity:g})"
+    code += f"points = jaxviz.tsne(found.values, jax.random.key({seed}), perplexity={perplexity!r})"
     caption = f"t-SNE of the features at {layer} of {model}; in the grid, moved to squares of their own"
     section = Section(
         id="embedding",
@@ -225,8 +226,12 @@ def patches(
             return stop
 
         options: dict[str, Any] = {"layer": layer, "k": k, "size": size, "batch_size": batch_size}
-        state = _read_state(kept, told, opened.ids)
-        found = jaxviz.top_patches(net, params, opened, resume=state, callback=watch, **options)
+        state = _read_state(kept, told)
+        try:
+            found = jaxviz.top_patches(net, params, opened, resume=state, callback=watch, **options)
+        except OtherRunError as error:
+            print(f"{error}; so it starts anew", flush=True)
+            found = jaxviz.top_patches(net, params, opened, callback=watch, **options)
     if found.seen < len(opened.ids):
         print(f"Stopped after {found.seen} of {len(opened.ids)} images. The same command goes on from there.")
         raise SystemExit(130)
@@ -319,12 +324,12 @@ def _write_state(path: Path, state: dict[str, Any], settings: str) -> None:
     _save(path, arrays | {"rest": json.dumps(rest), "settings": settings})
 
 
-def _read_state(path: Path, settings: str, ids: Sequence[str]) -> dict[str, Any] | None:
-    """Return what a run with the same settings kept of images that are there; None if there is none to be read."""
+def _read_state(path: Path, settings: str) -> dict[str, Any] | None:
+    """Return what a run with the same settings kept; None if there is none to be read."""
     try:
         with np.load(io.BytesIO(path.read_bytes())) as kept:
             rest = json.loads(str(kept["rest"]))
-            if str(kept["settings"]) != settings or not {*rest["ids"]} <= {*ids}:
+            if str(kept["settings"]) != settings:
                 return None
             best = {name: tuple(kept[f"{name}/{i}"] for i in range(3)) for name in json.loads(settings)["layers"]}
             return rest | {"best": best}

@@ -81,12 +81,14 @@ def top_patches(
         size: an int scales an image's shorter side to it and cuts out the centre; (h, w) scales to exactly that.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
         resume: `state` of a run with the same network, layers, k and size: images that it has not seen are read. A run
-            that was stopped goes on after the last whole batch; one that was finished grows with its source.
+            that was stopped goes on after the last whole batch; one that was finished grows with its source. What
+            could not be read is tried again once it has changed.
         callback: called as `callback(found)` after each batch; if it returns true, the run ends.
 
     Raises:
         ImageError: for a source without images.
-        ValueError: for a layer that is unknown, a k that is less than 1, and a state of another run.
+        ValueError: for a layer that is unknown, a k that is less than 1, and a state of another run or of images that
+            have changed (files: size or time of change; arrays: content).
 
     Images that cannot be read are skipped and listed.
 
@@ -107,8 +109,8 @@ def top_patches(
     batch_size = whole_shares(batch_size)
     state = _begin(places, k, digest_of(params))
     if resume is not None:
-        state = _resumed(resume, state, opened.ids)
-    reading = _Reading(opened, state["ids"])
+        state = _resumed(resume, state, opened)
+    reading, marks = _Reading(opened, state["ids"]), list(state["marks"])
     best = {name: reading.ranked(each) for name, each in state["best"].items()}
     wanted = range(state["seen"], len(opened.ids))
 
@@ -121,12 +123,13 @@ def top_patches(
 
     def found() -> TopPatches:
         kept = {name: reading.numbered(each) for name, each in best.items()}
-        return _found(state | {"best": kept, "ids": reading.source.ids}, places, reading.rows)
+        return _found(state | {"best": kept, "ids": reading.source.ids, "marks": [*marks]}, places, reading.rows)
 
     for some in rounds(computed(), -(-len(wanted) // batch_size)):
         for new in some:
             best = {name: _merge(best[name], new.strongest[name], new.ranks) for name in names}
             seen = min(state["seen"] + batch_size, len(opened.ids))
+            marks += [reading.source.mark(i) for i in range(state["seen"], seen)]
             state = state | {"seen": seen, "skipped": state["skipped"] | new.skipped}
         if agreed(callback is not None and callback(found())):
             break
@@ -148,7 +151,8 @@ class _Reading:
         self.rows = {name: i for i, name in enumerate(opened.ids)}
         before = {*read}
         ids = read + [name for name in opened.ids if name not in before]
-        self.source = Source(ids, lambda i: opened.read(self.rows[ids[i]]))
+        at = [self.rows[name] for name in ids]
+        self.source = Source(ids, lambda i: opened.read(at[i]), lambda i: opened.mark(at[i]))
         self.order = np.argsort(np.array(ids, dtype=str), kind="stable")
         self.ranks = np.append(np.argsort(self.order), _NONE).astype(np.int32)  # the last one of number -1: no image
 
@@ -193,21 +197,37 @@ def _begin(places: _Places, k: int, params: str) -> dict[str, Any]:
         best[name] = (np.full((channels, k), -np.inf, np.float32), none - 1, none)
     shapes = {name: list(shape) for name, shape in places.shapes.items()}
     made_with = {"params": params, "size": list(places.size), "shapes": shapes}
-    return {"best": best, "seen": 0, "skipped": {}, "ids": [], "made_with": made_with}
+    return {"best": best, "seen": 0, "skipped": {}, "ids": [], "marks": [], "made_with": made_with}
 
 
-def _resumed(state: dict[str, Any], fresh: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+class OtherRunError(ValueError):
+    """A state to go on from is of another run."""
+
+
+def _resumed(state: dict[str, Any], fresh: dict[str, Any], opened: Source) -> dict[str, Any]:
+    """Return a state to go on from, without the images that could not be read and have changed since."""
     if set(state) != set(fresh) or jax.tree.map(np.shape, state["best"]) != jax.tree.map(np.shape, fresh["best"]):
-        raise ValueError("resume: this state is of a run of other layers or another k; start anew without it")
+        raise OtherRunError("resume: this state is of a run of other layers or another k; start anew without it")
     if state["made_with"] != fresh["made_with"]:
-        raise ValueError("resume: this state is of a run with other parameters or another size; start anew without it")
-    seen = list(state["ids"][: state["seen"]])
-    gone = {*seen} - {*ids}
-    if gone:
-        raise ValueError(
-            f"resume: this state is of a run over other images, {min(gone)} among them; start anew without it"
+        raise OtherRunError(
+            "resume: this state is of a run with other parameters or another size; start anew without it"
         )
-    return state | {"ids": seen}
+    seen, skipped = list(state["ids"][: state["seen"]]), state["skipped"]
+    rows = {name: i for i, name in enumerate(opened.ids)}
+    marks = [opened.mark(rows[name]) if name in rows else None for name in seen]
+    other = {name for name, before, now in zip(seen, state["marks"], marks, strict=True) if before != now}
+    if other - {*skipped}:
+        raise OtherRunError(
+            f"resume: this state is of a run over other images, {min(other - {*skipped})} among them, which is gone or "
+            "has changed; start anew without it"
+        )
+    kept = [i for i, name in enumerate(seen) if name not in other]
+    numbers = np.full(len(seen) + 1, -1)  # the last one for none, -1
+    numbers[kept] = np.arange(len(kept))
+    best = {name: (values, numbers[np.asarray(of)], units) for name, (values, of, units) in state["best"].items()}
+    ids, marks = ([of[i] for i in kept] for of in (seen, state["marks"]))
+    skipped = {name: why for name, why in skipped.items() if name not in other}
+    return state | {"best": best, "seen": len(kept), "skipped": skipped, "ids": ids, "marks": marks}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

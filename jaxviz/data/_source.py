@@ -68,7 +68,9 @@ def open_source(source: Any) -> Source:
 
 
 def _paths(source: Any) -> Sequence[Any]:
-    """Return a list as it is; what reads on being asked is not read for its names."""
+    """Return a list, or an array of names, as it is; what reads on being asked is not read for its names."""
+    if isinstance(source, np.ndarray) and source.dtype.kind == "U":
+        return source.tolist()
     return source if isinstance(source, list | tuple) else range(len(source))
 
 
@@ -111,7 +113,8 @@ def _tfds(name: str) -> Source:
         data: Any = tfds.data_source(parts["name"], split=parts["split"])
     except Exception as error:  # whatever its download, its files or its version say
         raise ImageError(f"{name}: {error}") from error
-    return Source([f"{parts['split']}/{i}" for i in range(len(data))], lambda i: _image_of(data[i]))
+    # With the name: of two sets in one store, each has rows of its own.
+    return Source([f"{parts['name']}/{parts['split']}/{i}" for i in range(len(data))], lambda i: _image_of(data[i]))
 
 
 def _image_of(element: Any) -> Any:

@@ -8,6 +8,7 @@ If a score gives k numbers for each image, all of them are explained from one fo
 `(n, k, h, w, 3)` or `(n, k, h, w)`. Then `batch_size` says how many backward passes are made at once.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -133,8 +134,11 @@ def _gradient(
     rule: Rule | None = None,
     finish: Callable[[Array], Array] = lambda g: g,
 ) -> Array:
-    fast = accelerate(score if rule is None else with_relu(score, rule), exact=True)
-    return differentiate(fast, params, images, batch_size=batch_size, finish=finish)
+    def ruled(params: Any, images: Images) -> Array:
+        of_images = functools.partial(score, params)  # a ReLU of parameters alone is none to swap
+        return (of_images if rule is None else with_relu(of_images, rule))(images)
+
+    return differentiate(accelerate(ruled, exact=True), params, images, batch_size=batch_size, finish=finish)
 
 
 def _largest(gradients: Array) -> Array:

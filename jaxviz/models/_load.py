@@ -272,6 +272,12 @@ def _metadata(path: Path) -> dict[str, str]:
     return dict(header.get("__metadata__", {}))
 
 
+def imported_digest(name: str) -> str:
+    """Return the digest of weights that were imported by hand, "" for those that the manifest names."""
+    path = _cache_path(name)
+    return _metadata(path).get("digest", "") if _origin(path) == _BY_HAND else ""
+
+
 def _origin(path: Path) -> str | None:
     try:
         return _metadata(path).get("origin")

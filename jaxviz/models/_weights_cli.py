@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from jaxviz.models import _load
@@ -30,7 +31,7 @@ def fetch(names: tuple[str, ...], /) -> None:
     for name in names:
         _load.cached_or_fetched(name)
         origin = _load.verify(name)
-        table.add_row(name, origin.source, origin.source_sha256)
+        table.add_row(name, escape(origin.source), origin.source_sha256)
     Console().print(table)
 
 
@@ -43,7 +44,7 @@ def verify(names: tuple[str, ...] = (), /) -> None:
     rows = [(name, *_verdict(name)) for name in names or _cached()]
     table = Table("name", "verdict", Column("source or reason", overflow="fold"))
     for name, good, text in rows:
-        table.add_row(name, "[green]good[/]" if good else "[red]refused[/]", text)
+        table.add_row(name, "[green]good[/]" if good else "[red]refused[/]", escape(text))
     Console().print(table)
     if not all(good for _, good, _ in rows):
         raise SystemExit(1)

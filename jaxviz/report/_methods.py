@@ -164,7 +164,9 @@ def top_patches(tour: Tour) -> Pictures:
     for layer in ("relu3_3", "relu4_3") if tour.full else ("relu3_3",):
         patches = call_top_patches(album, side, layer)
         weakest = np.where(patches.indices < 0, np.inf, patches.values).min(axis=1)
-        spread = np.flatnonzero((weakest > 0.5 * patches.values[:, 0]) & (weakest > 0))  # more than one image has it
+        alive = patches.values[:, 0] > 0
+        shared = alive & (weakest > 0.5 * patches.values[:, 0]) & (weakest > 0)  # more than one image has it
+        spread = np.flatnonzero(shared if shared.any() else alive)
         chosen = np.random.default_rng(0).permutation(spread)[:6]
         rows = {name: i for i, name in enumerate(album.ids)}
         crops = []

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 
 import jaxviz
+from jaxviz._verbs import check_apart
 from jaxviz.data._source import open_source
 from jaxviz.models._fetch import included
+from jaxviz.models._load import imported_digest
 from jaxviz.models._style_net import STYLE_NET
 from jaxviz.report._methods import METHODS, Method, Tour
 from jaxviz.report._page import Figure, Section, load_section, save_section, write_page
@@ -54,12 +56,11 @@ def run_tour(
     if unknown:
         raise ValueError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(m.id for m in METHODS)}")
     tour = Tour(jaxviz.load_image(image), jax.random.key(seed), full, report, album)
-    ids = [] if album is None else open_source(album).ids
-    if album is not None and len(ids) < 4:
-        raise ValueError(f"{album}: expected a folder of 4 images or more to look for neighbours in, got {len(ids)}")
-    names = hashlib.sha256("\0".join(ids).encode()).hexdigest() if ids else ""
+    photos = _digest_of(album, folder) if album is not None else ""
+    weights = [imported_digest(name) for name in ("vgg16_features", "efficientnet_lite0")]
     settings = {"size": "full" if full else "small", "jax": jax.__version__, "jaxviz": version("jaxviz-cnn")}
-    marks = {method.id: f"{_fingerprint(method, tour, seed, settings)} {album} {names}" for method in METHODS}
+    others = f"{album} {photos} {weights}"
+    marks = {method.id: f"{_fingerprint(method, tour, seed, settings)} {others}" for method in METHODS}
     folder.mkdir(parents=True, exist_ok=True)
     done = {m.id: section for m in METHODS if (section := load_section(folder, m.id, marks[m.id]))}
     page = _write(folder, done, tour)
@@ -73,6 +74,18 @@ def run_tour(
             page = _write(folder, done, tour)
             report(f"{method.title}: {done[method.id].seconds:.1f} s")
     return page
+
+
+def _digest_of(album: Path, folder: Path) -> str:
+    """Return a digest of an album's images, by name, size and time of change."""
+    check_apart(album, folder, recursive=True)
+    opened = open_source(album)
+    if len(opened.ids) < 4:
+        raise ValueError(
+            f"{album}: expected a folder of 4 images or more to look for neighbours in, got {len(opened.ids)}"
+        )
+    lines = "\0".join(f"{name} {opened.mark(i)}" for i, name in enumerate(opened.ids))
+    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
 
 def _make(method: Method, tour: Tour, folder: Path, seed: int, settings: dict[str, str]) -> Section:

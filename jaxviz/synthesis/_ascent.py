@@ -105,7 +105,7 @@ def ascend(
         step_key,
         data=(as_data(score), params, weights),
         steps=steps,
-        optimizer=_bounded(optimizer or _adam(learning_rate), form),
+        optimizer=within_bounds(optimizer or _adam(learning_rate), form),
         tolerance=tolerance,
         every=every,
         resume=resume,
@@ -141,18 +141,19 @@ def _adam_step(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
     return jax.tree.map(lambda direction: -state[1] * direction, directions), (memory, state[1])
 
 
-def _bounded(optimizer: optax.GradientTransformation, form: Parameterization) -> optax.GradientTransformation:
+def within_bounds(optimizer: optax.GradientTransformation, form: Parameterization) -> optax.GradientTransformation:
+    """Return an optimizer that keeps the variables of a form within its bounds, if it has any."""
     if form.bounds is None:
         return optimizer
-    return optax.GradientTransformation(optimizer.init, _then_kept(optimizer.update, form.bounds))
+    return type(optimizer)(optimizer.init, _then_kept(optimizer.update, form.bounds))
 
 
 @functools.cache
 def _then_kept(update: Callable, bounds: tuple[float, float]) -> Callable:
     """Return an optimizer's update with the variables kept within bounds: one function for each, as jit knows it."""
 
-    def bounded(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, state = update(updates, state, params)
+    def bounded(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+        updates, state = update(updates, state, params, **more)
         return jax.tree.map(lambda u, x: jnp.clip(x + u, *bounds) - x, updates, params), state
 
     return bounded

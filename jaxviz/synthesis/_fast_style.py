@@ -275,7 +275,8 @@ def _loss(net: Net, precision: str, trained: Any, job: _Job, images: Images, cho
     whole = _joined(job.fixed, trained)
     there = count_styles(whole)
     mix = jnp.eye(there)[chosen + there - count_styles(trained)]
-    low = lambda tree: jax.tree.map(lambda x: x.astype(precision), tree)  # noqa: E731
+    cast = lambda x: x.astype(precision) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+    low = functools.partial(jax.tree.map, cast)
     high = lambda tree: jax.tree.map(lambda x: x.astype(images.dtype), tree)  # noqa: E731
     painted = accelerate(apply)(whole, low(images), mix)[0]
     params, names = low(job.params), tuple(dict.fromkeys([*job.content_weights, *job.style_weights]))

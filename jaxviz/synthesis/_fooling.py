@@ -54,6 +54,7 @@ def fool(
     target = np.broadcast_to(np.asarray(target), len(images))
     score = logit(net, target)
     check_score(score, params, images)
+    target = target % jax.eval_shape(net, params, images.astype(dtype_of(params))).shape[-1]  # -1 is the last
     if jnp.all(_classes(net, params, images) == target):
         return Synthesis(jnp.asarray(images), jnp.zeros(0), [], False)
     return ascend(

@@ -14,6 +14,7 @@ from jaxviz._accelerate import accelerate
 from jaxviz._image import IMAGENET_MEAN, check_images, check_range
 from jaxviz._interpret import capture
 from jaxviz._types import Images, Key, Net
+from jaxviz.synthesis._ascent import within_bounds
 from jaxviz.synthesis._losses import relative_error, total_variation
 from jaxviz.synthesis._minimize import Synthesis, Watch, lbfgs, synthesize
 from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier
@@ -96,7 +97,7 @@ def invert(
         key,
         data=(params, wanted, smoothness, norm, alpha, beta),
         steps=steps,
-        optimizer=lbfgs(LONGEST) if optimizer is None else optimizer,
+        optimizer=within_bounds(lbfgs(LONGEST) if optimizer is None else optimizer, form),
         tolerance=tolerance,
         every=every,
         resume=resume,

@@ -130,6 +130,7 @@ def test_embed():
     expected = jaxviz.load_image("photographs/b/2.png", size=8)
     np.testing.assert_allclose(picture[row : row + 8, column : column + 8], expected, atol=0.51 / 255)
     page = Path("out/embedding.html").read_text()
+    assert f"perplexity={(len(ids) - 1) / 3!r})" in page  # rounded, it could be more than there may be
     told = json.loads(page.split('<script type="application/json">')[1].split("</script>")[0])
     assert told["names"] == list(ids)
     assert told["cells"] == cells.tolist()
@@ -214,7 +215,20 @@ def test_finished_patches_grow_with_the_folder(capsys):
         path.unlink()
     capsys.readouterr()
     cli.main(line)  # what it has seen is gone: anew
-    assert capsys.readouterr().out.startswith("4 of 7 images\n")
+    assert re.match("resume: .* b/0.png among them, .*; so it starts anew\n4 of 7 images\n", capsys.readouterr().out)
+
+
+def test_patches_of_images_that_have_changed(capsys):
+    line = f"patches photographs --layer relu_1 --k 4 {SIZES}".split()
+    cli.main(line)
+    shutil.copy("photographs/b/2.png", "photographs/b/5.png")
+    shutil.copy("photographs/b/1.png", "photographs/a.jpg")  # one that was broken
+    cli.main(line)
+    assert "b/5.png among them, which is gone or has changed" in capsys.readouterr().out
+    with np.load("out/relu_1-patches.npz") as again:
+        cli.main([*line, "--out", "anew"])
+        with np.load("anew/relu_1-patches.npz") as anew:
+            np.testing.assert_array_equal(again["ids"], anew["ids"])
 
 
 def test_hard_images_are_reported_and_the_others_used(capsys):

@@ -172,5 +172,26 @@ def test_the_state_of_another_run_is_refused(small_params):
     for params, options in ((small_params, others[0]), (others[1], {})):
         with pytest.raises(ValueError, match="resume: this state is of a run with other parameters or another size"):
             find(params, resume=state, **options)
-    with pytest.raises(ValueError, match="resume: this state is of a run over other images"):
-        find(small_params, IMAGES[:20], resume=state)
+    changed = np.concatenate([IMAGES[:7], 1 - IMAGES[7:8], IMAGES[8:]])
+    for images, name in ((IMAGES[:20], 20), (changed, 7)):
+        with pytest.raises(ValueError, match=f"resume: this state is of a run over other images, {name} among them"):
+            find(small_params, images, resume=state)
+
+
+def test_what_could_not_be_read_is_tried_again_once_it_has_changed(small_params, tmp_path):
+    for i, image in enumerate(IMAGES):
+        jaxviz.save_image(tmp_path / f"{i:02d}.png", image)
+    good = (tmp_path / "03.png").read_bytes()
+    (tmp_path / "03.png").write_bytes(b"bad")
+    (tmp_path / "05.png").write_bytes(b"bad")
+    first, seen = find(small_params, tmp_path), []
+    assert len(first.skipped) == 2
+    (tmp_path / "03.png").write_bytes(good)
+    (tmp_path / "05.png").unlink()
+    again = find(small_params, tmp_path, resume=first.state, callback=lambda found: seen.append(found.seen))
+    assert seen == [22]
+    assert not again.skipped
+    for name, patches in find(small_params, tmp_path).layers.items():
+        assert again.layers[name].ids == patches.ids
+        np.testing.assert_array_equal(again.layers[name].boxes, patches.boxes)
+        np.testing.assert_allclose(again.layers[name].values, patches.values, rtol=1e-5)

@@ -59,6 +59,9 @@ def test_what_holds_images(source):
 def test_a_list_of_paths_keeps_their_names(folder):
     paths = [folder / "grey.png", str(folder / "b" / "0.png")]
     assert open_source(paths).ids == [str(path) for path in paths]
+    names = np.array([str(path) for path in paths])
+    assert open_source(names).ids == [str(path) for path in paths]
+    assert open_source(names).read(1) == names[1]
 
 
 def test_tensorflow_datasets(monkeypatch):
@@ -74,8 +77,9 @@ def test_tensorflow_datasets(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", types.SimpleNamespace(data_source=data_source))
     source = open_source("tfds:cifar10/plain[test[:5]]")
     assert asked == [("cifar10/plain", "test[:5]")]
-    assert source.ids[4] == "test[:5]/4"
+    assert source.ids[4] == "cifar10/plain/test[:5]/4"
     np.testing.assert_allclose(read(source), PIXELS, atol=1 / 255)
+    assert not {*source.ids} & {*open_source("tfds:mnist[test[:5]]").ids}  # each has rows of its own in a store
     with pytest.raises(ImageError, match=r"tfds:none.test.: no such dataset"):
         open_source("tfds:none[test]")
     with pytest.raises(ImageError, match=r"expected 'tfds:NAME\[SPLIT\]', as in .*, got 'tfds:mnist'"):

@@ -266,3 +266,7 @@ def test_errors(method, small_params, images):
 def test_a_score_without_relu_is_refused(method, images):
     with pytest.raises(ValueError, match="found no ReLU to swap"):
         method(linear, jnp.ones((32, 32, 3)), images)
+    params = {"w": jnp.ones((3, 5)), "variance": jnp.ones(5)}
+    net = lambda p, x: jnp.tanh((x @ p["w"]).mean((1, 2)) / jnp.sqrt(jnp.maximum(p["variance"], 0) + 1e-5))  # noqa: E731
+    with pytest.raises(ValueError, match="found no ReLU to swap"):  # but one of parameters
+        method(jaxviz.logit(net, 0), params, images)

@@ -1,5 +1,8 @@
 """The tour's driver, on two small methods; the real ones run in .ci/run."""
 
+import os
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from nets import small_net
 
 import jaxviz
 from jaxviz.report import _tour
-from jaxviz.report._methods import METHODS, Method
+from jaxviz.report._methods import METHODS, Method, Tour, top_patches
 
 made = []
 
@@ -71,8 +74,36 @@ def test_another_album_is_another_tour(tour, tmp_path):
     jaxviz.save_image(tmp_path / "album" / "e.png", np.zeros((8, 8, 3), np.float32))
     tour(album=tmp_path / "album")
     assert made == ["first", "second"] * 3
+    jaxviz.save_image(tmp_path / "album" / "e.png", np.ones((9, 9, 3), np.float32))  # another under the same name
+    tour(album=tmp_path / "album")
+    assert made == ["first", "second"] * 4
     with pytest.raises(jaxviz.ImageError, match="expected a folder of images"):
         tour(album=tmp_path / "none")
+    with pytest.raises(jaxviz.ImageError, match="where results would be taken for images"):
+        tour(album=tmp_path)
+
+
+def test_an_album_whose_names_are_not_utf_8(tour, tmp_path):
+    for name in (b"a", b"b", b"c", b"caf\xe9"):
+        jaxviz.save_image(tmp_path / "one.png", np.zeros((8, 8, 3), np.float32))
+        (tmp_path / "album").mkdir(exist_ok=True)
+        (tmp_path / "one.png").rename(tmp_path / "album" / os.fsdecode(name + b".png"))
+    tour(album=tmp_path / "album")
+    assert made == ["first", "second"]
+
+
+@pytest.mark.weights
+def test_patches_of_an_album_in_which_one_image_is_plain(tmp_path):
+    """Then no channel responds to all of them, and what responds to one is shown."""
+    from skimage import data
+
+    for name in ("chelsea", "coffee", "astronaut"):
+        jaxviz.save_image(tmp_path / f"{name}.png", jaxviz.load_image(getattr(data, name)(), size=224))
+    jaxviz.save_image(tmp_path / "plain.png", np.full((224, 224, 3), 0.5, np.float32))
+    tour = Tour(jaxviz.load_image(data.chelsea()), jax.random.key(0), False, print, tmp_path)
+    ((name, _, picture),) = top_patches(tour)
+    assert name == "patches-relu3_3"
+    assert picture.shape[0] > 400  # six rows
 
 
 def test_another_net_or_other_code_is_another_tour(tour, monkeypatch, tmp_path):
@@ -86,6 +117,9 @@ def test_another_net_or_other_code_is_another_tour(tour, monkeypatch, tmp_path):
         _tour._own_digest.cache_clear()
         tour()
         assert made == ["first", "second"] * times
+    monkeypatch.setattr(_tour, "imported_digest", lambda name: f"{name} imported by hand")
+    tour()
+    assert made == ["first", "second"] * 3
 
 
 def test_interrupted_it_leaves_a_valid_page_and_goes_on(tour, monkeypatch, tmp_path):

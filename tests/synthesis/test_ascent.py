@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.ndimage
 import scipy.special
@@ -297,6 +298,15 @@ def test_images_of_bytes_are_refused(small_params):
         ascend(score, small_params, KEY, start=np.full((16, 16, 3), 60))
     with pytest.raises(ValueError, match=r"images: expected values in \[0, 1\], got 0 to 255"):
         jaxviz.dream(score, small_params, KEY, jnp.linspace(0, 255, 768).reshape(1, 16, 16, 3))
+
+
+def test_any_optimizer_in_any_basis(small_params):
+    """Optax's L-BFGS takes more than gradients; pixels keep it between 0 and 1."""
+    score = jaxviz.logit(small_net, 1)
+    for basis in (jaxviz.fourier, jaxviz.pixels):
+        found = ascend(score, small_params, KEY, basis=basis, optimizer=optax.lbfgs(), steps=5, transform=None)
+        assert found.losses[-1] < found.losses[0]
+        assert 0 <= found.images.min() < found.images.max() <= 1
 
 
 @pytest.mark.usefixtures("users_view")

@@ -215,6 +215,14 @@ def test_bfloat16_is_near(whole):
     assert {x.dtype for x in jax.tree.leaves(found.params)} == {jnp.dtype("float32")}
 
 
+def test_a_network_with_whole_numbers_among_its_parameters():
+    turned = lambda params, images: net(params, images)[..., params["order"]]  # noqa: E731
+    params = PARAMS | {"order": jnp.arange(6)[::-1]}
+    options = SMALL | {"content_layers": ["relu_0"], "steps": 1}
+    found = jaxviz.train_style_net(turned, params, KEY, PHOTOS, STYLES[:2], **options)
+    assert np.isfinite(found.losses).all()
+
+
 def test_photographs_that_cannot_be_read(tmp_path):
     for i, photo in enumerate(PHOTOS[:2]):
         jaxviz.save_image(tmp_path / f"{i}.png", photo)

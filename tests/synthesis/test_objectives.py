@@ -90,6 +90,13 @@ def test_fool_stops_as_soon_as_the_network_is_fooled(images):
     assert jnp.any(net(params, one_less.images).argmax(-1) != target)
 
 
+def test_the_last_class_may_be_called_minus_one(images):
+    net = lambda params, images: images.mean((1, 2)) @ params  # noqa: E731
+    last, minus_one = (jaxviz.fool(net, jnp.eye(3), images, target=target) for target in (2, -1))
+    assert not minus_one.finished
+    np.testing.assert_array_equal(minus_one.images, last.images)
+
+
 def test_a_step_has_the_length_that_was_asked_for(small_params):
     grey = jnp.full((1, 16, 16, 3), 0.5)
     target = int(small_net(small_params, grey).argmin())
