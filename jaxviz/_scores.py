@@ -12,7 +12,7 @@ channel(net, layer, 8)` with `t = jnp.linspace(0, 1, 5)` goes from one channel t
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from jaxtyping import Array
 from jaxviz._interpret import read_layers
 from jaxviz._types import Net, Score
 
-Index = int | np.integer | np.ndarray | Array
+Index = int | np.integer | np.ndarray | Array | Sequence[Any]
 
 
 def _static() -> Any:
@@ -199,7 +199,7 @@ def logit(net: Net, target: Index | None = None) -> _Class:
         [[0.25 1.  ]
          [0.25 1.  ]]
     """
-    return _Class(net, target)
+    return _Class(net, _numbers(target))
 
 
 def probability(net: Net, target: Index | None = None) -> _Class:
@@ -215,7 +215,7 @@ def probability(net: Net, target: Index | None = None) -> _Class:
         >>> print(jaxviz.probability(net, 1)(jnp.eye(3), jnp.ones((1, 4, 4, 3)) * jnp.log(jnp.array([1.0, 2.0, 1.0]))))
         [0.5]
     """
-    return _Class(net, target, softmax=True)
+    return _Class(net, _numbers(target), softmax=True)
 
 
 def channel(net: Net, layer: str, index: Index) -> _Channel:
@@ -229,7 +229,7 @@ def channel(net: Net, layer: str, index: Index) -> _Channel:
         >>> print(jaxviz.channel(net, "dense_0", jnp.array([0, 2]))(jnp.diag(jnp.arange(3.0)), jnp.ones((2, 4, 4, 3))))
         [0. 2.]
     """
-    return _Channel(net, layer, index)
+    return _Channel(net, layer, _numbers(index))
 
 
 def neuron(net: Net, layer: str, index: Index, position: tuple[Index, Index] | None = None) -> _Neuron:
@@ -243,7 +243,7 @@ def neuron(net: Net, layer: str, index: Index, position: tuple[Index, Index] | N
         >>> print(jaxviz.neuron(net, "dense_0", 1)(jnp.eye(3), jnp.ones((2, 4, 4, 3))))
         [1. 1.]
     """
-    return _Neuron(net, layer, index, position)
+    return _Neuron(net, layer, _numbers(index), position)
 
 
 def energy(net: Net, layer: str) -> _Energy:
@@ -256,6 +256,11 @@ def energy(net: Net, layer: str) -> _Energy:
         [4. 4.]
     """
     return _Energy(net, layer)
+
+
+def _numbers(index: Any) -> Any:
+    """Return a list as an array: in a pytree it would be several numbers, each by itself."""
+    return np.asarray(index) if isinstance(index, list | tuple) else index
 
 
 # What the methods ask of any score

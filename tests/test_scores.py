@@ -21,6 +21,13 @@ def test_logit(small_params, images):
     np.testing.assert_array_equal(each, [logits[0, 4], logits[1, 0]])
 
 
+def test_a_list_of_numbers_is_an_array(small_params, images):
+    for make in (jaxviz.logit, jaxviz.probability, lambda net, index: jaxviz.channel(net, "relu_1", index)):
+        for index in ([0, 3], [[0, 1, 2]]):
+            expected = make(small_net, jnp.array(index))(small_params, images)
+            np.testing.assert_array_equal(make(small_net, index)(small_params, images), expected)
+
+
 def test_probability(small_params, images):
     expected = jax.nn.softmax(small_net(small_params, images))
     close = lambda score, values: np.testing.assert_allclose(score(small_params, images), values, rtol=1e-6)  # noqa: E731

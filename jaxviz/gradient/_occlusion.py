@@ -104,8 +104,8 @@ def _spans(size: int, window: int, stride: int) -> np.ndarray:
     return (places >= starts) & (places < starts + window)
 
 
-def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    pair = value if isinstance(value, tuple) else (value, value)
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"{name}: expected a number of pixels or (height, width), got {value}")
     for side in pair:

@@ -73,7 +73,7 @@ def dream(
     smallest = jax.ShapeDtypeStruct((len(images), *sizes[0], 3), images.dtype)
     try:
         check_score(score, params, smallest)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # a network of one size only may fail in any way
         raise ValueError(f"the smallest of {octaves} octaves, {sizes[0]}: {error}; take fewer of them") from error
     optimizer = _normalized_steps(step_size)
 

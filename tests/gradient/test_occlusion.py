@@ -108,9 +108,11 @@ def test_occlusion_equals_a_plain_loop(window, stride, weights, images):
     assert np.abs(expected).max() > 1e-2
 
 
+@pytest.mark.usefixtures("users_view")  # a list is more than the annotation says
 def test_one_number_is_a_square(weights, images):
     pairs = jaxviz.occlusion(curved, weights, images, window=(4, 4), stride=(3, 3))
-    np.testing.assert_array_equal(jaxviz.occlusion(curved, weights, images, window=4, stride=3), pairs)
+    for window in (4, [4, 4]):
+        np.testing.assert_array_equal(jaxviz.occlusion(curved, weights, images, window=window, stride=3), pairs)
     turned = jaxviz.occlusion(curved, weights, images, window=(4, 3), stride=(3, 3))
     assert jnp.abs(turned - pairs).max() > 1e-3
 

@@ -188,6 +188,10 @@ def test_errors(small_params, photo):
         run(photo, octave_scale=1.0)
     with pytest.raises(ValueError, match=r"12 octaves of scale 1\.4 leave no pixels of 21x16; use fewer"):
         run(photo, octaves=12)
+    weights = jnp.ones((photo[0].size, 5))
+    one_size = jaxviz.logit(lambda params, images: images.reshape(len(images), -1) @ params, 1)
+    with pytest.raises(ValueError, match=r"the smallest of 2 octaves, \(15, 11\): .*; take fewer of them"):
+        jaxviz.dream(one_size, weights, KEY, photo, octaves=2)
     with pytest.raises(ValueError, match="steps: expected 1 step or more, got 0"):
         run(photo, steps=0)
     with pytest.raises(ValueError, match=r"one number per image, here \(2,\); this one gave \(2, 5\); jaxviz.logit"):
