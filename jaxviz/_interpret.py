@@ -172,9 +172,8 @@ def channel_axis(value: Value) -> int:
         sources = [operand for operand in value.inputs if operand.varies and len(operand.aval.shape) > 2]
         if value.eqn is None or not sources:
             return last
-        sources.sort(
-            key=lambda source: source.aval.shape != value.aval.shape
-        )  # a gate times a map: the map is followed
+        # Of a gate and the map that it multiplies, the map is followed.
+        sources.sort(key=lambda source: source.aval.shape != value.aval.shape)
         before, after = sources[0].aval.shape, value.aval.shape
         if value.op == "transpose":
             moves.append(value.eqn.params["permutation"].index)

@@ -110,9 +110,11 @@ def top_patches(
     state = _begin(places, k, digest_of(params))
     if resume is not None:
         state = _resumed(resume, state, opened)
-    reading, marks = _Reading(opened, state["ids"]), list(state["marks"])
+    reading = _Reading(opened, state["ids"])
     best = {name: reading.ranked(each) for name, each in state["best"].items()}
     wanted = range(state["seen"], len(opened.ids))
+    # Before anything is read: an image that changes meanwhile is then found to have changed, next time.
+    marks = state["marks"] + [reading.source.mark(i) for i in wanted]
 
     def computed() -> Iterator[_Responses]:
         placed = params
@@ -123,13 +125,13 @@ def top_patches(
 
     def found() -> TopPatches:
         kept = {name: reading.numbered(each) for name, each in best.items()}
-        return _found(state | {"best": kept, "ids": reading.source.ids, "marks": [*marks]}, places, reading.rows)
+        whole = state | {"best": kept, "ids": reading.source.ids, "marks": marks[: state["seen"]]}
+        return _found(whole, places, reading.rows)
 
     for some in rounds(computed(), -(-len(wanted) // batch_size)):
         for new in some:
             best = {name: _merge(best[name], new.strongest[name], new.ranks) for name in names}
             seen = min(state["seen"] + batch_size, len(opened.ids))
-            marks += [reading.source.mark(i) for i in range(state["seen"], seen)]
             state = state | {"seen": seen, "skipped": state["skipped"] | new.skipped}
         if agreed(callback is not None and callback(found())):
             break
