@@ -131,9 +131,14 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
         raise ImageError(f"{path}: expected finite values, got {np.sum(~np.isfinite(values))} that are NaN or infinite")
     format = _FORMATS[path.suffix.lower()]
     buffer = io.BytesIO()
-    picture = Image.fromarray(np.round(np.clip(values, 0, 1) * 255).astype(np.uint8))
+    picture = Image.fromarray(as_bytes(values))
     picture.save(buffer, format, **(_JPEG if format == "JPEG" else {}))
     write_atomically(path, buffer.getvalue())
+
+
+def as_bytes(values: np.ndarray) -> np.ndarray:
+    """Return values in [0, 1] as uint8, 0 to 255."""
+    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
 def resize(images: Float[AnyArray, "*n h w c"], size: tuple[int, int]) -> Float[Array, "*n h2 w2 c"]:

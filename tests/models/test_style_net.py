@@ -48,6 +48,19 @@ def test_the_output_has_the_size_of_the_input(params, size):
     assert jnp.all((made >= 0) & (made <= 1))
 
 
+def test_sums_in_two_steps_as_on_gpus_are_the_same(params, monkeypatch):
+    def made():
+        images = picture(17, 30, n=2)
+        return jax.value_and_grad(lambda params: jnp.sum(jaxviz.style_net(params, images, style=1) ** 2))(params)
+
+    once = made()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "optimization_barrier" in str(jax.make_jaxpr(jaxviz.style_net)(params, picture(8, 8)))
+    largest = max(jnp.abs(x).max() for x in jax.tree.leaves(once))  # that of an offset before a normalization is 0
+    for x, y in zip(jax.tree.leaves(once), jax.tree.leaves(made()), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5 * largest)
+
+
 def test_layers_have_names(params):
     found = jaxviz.layers(jaxviz.style_net, params, picture(17, 22))
     for name, shape in {

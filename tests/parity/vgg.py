@@ -27,7 +27,7 @@ class Preprocessing(nn.Module):
     """RGB in [0, 1] to what Keras trained VGG on, so that gradients on both sides are those of the same pixels."""
 
     def forward(self, images):
-        mean = torch.tensor([103.939, 116.779, 123.68], dtype=images.dtype)
+        mean = images.new_tensor([103.939, 116.779, 123.68])
         return 255 * images[:, [2, 1, 0]] - mean[:, None, None]
 
 
