@@ -10,8 +10,9 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(tmp_path_factory):
-    """Keep compiled programs for the session: tests, and processes that they start, compile many of them alike."""
-    folder = tmp_path_factory.mktemp("programs")
+    """Keep compiled programs for the session: tests, and processes beside and below theirs, compile many of them alike."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
     settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.2}
     for name, value in settings.items():
         jax.config.update(name, value)
