@@ -305,7 +305,7 @@ def claim(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _open_array(folder: Path, row: tuple[int, ...]) -> Any:
     import tensorstore
 
-    where = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder)}}
+    where = {"driver": "zarr3", "kvstore": {"driver": "file", "path": os.path.abspath(folder)}}
     if (folder / "zarr.json").exists():
         return tensorstore.open(where, open=True).result()
     rows = max(1, 2**22 // (4 * max(1, math.prod(row))))  # 4 MB a chunk

@@ -61,6 +61,8 @@ def open_source(source: Any) -> Source:
             "source: expected a folder, 'tfds:NAME[SPLIT]', or a list, an array or another object with a length and "
             f"images at its numbers, got {type(source).__name__}"
         )
+    if isinstance(source, np.ndarray | jax.Array) and source.ndim == 3 and source.shape[-1] == 3:
+        raise ImageError(f"source: expected images (n, h, w, 3), got one of shape {source.shape}: give image[None]")
     names = [str(x) if isinstance(x, str | os.PathLike) else str(i) for i, x in enumerate(_paths(source))]
     in_memory = isinstance(source, list | tuple | np.ndarray | jax.Array)
     mark = (lambda i: _mark(source[i])) if in_memory else (lambda i: "")

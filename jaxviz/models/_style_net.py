@@ -78,7 +78,10 @@ def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
     Style; Odena, Dumoulin & Olah 2016, Deconvolution and Checkerboard Artifacts.
     """
     check_images(images)
-    return apply(params, images, mixture(params, style))[0]
+    mix = mixture(params, style)
+    if len(mix) not in (1, len(images)):
+        raise ValueError(f"style: expected one row of weights, or one for each of {len(images)} images, got {len(mix)}")
+    return apply(params, images, mix)[0]
 
 
 def apply(
@@ -232,7 +235,7 @@ def _init(key: Key, width: int, blocks: int, styles: int) -> Any:
     layers |= {"up1": (3, wide, 2 * width), "up2": (3, 2 * width, width), "last": (9, width, 3)}
     shapes = [(size, size, before, after) for size, before, after in layers.values()]
     ends = np.cumsum([math.prod(shape) for shape in shapes])
-    drawn = jax.random.truncated_normal(key, -2, 2, ends[-1:], jnp.float32)  # a draw for each compiles for 5 s
+    drawn = jax.random.truncated_normal(key, -2, 2, (int(ends[-1]),), jnp.float32)  # a draw for each compiles for 5 s
     params = {}
     for name, shape, values in zip(layers, shapes, jnp.split(drawn, ends[:-1]), strict=True):
         deviation = math.sqrt(2 / math.prod(shape[:3])) / _DEVIATION

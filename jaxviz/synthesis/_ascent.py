@@ -97,13 +97,13 @@ def ascend(
     shape = (_batch(score), height, width, 3)
     first = _start(form, start, start_key, shape)
     check_score(score, params, jax.ShapeDtypeStruct(shape, dtype_of(params)))
-    first, params = over_devices(first, params)
+    first, (step_key, *data) = over_devices(first, (step_key, as_data(score), params, weights))
     return synthesize(
         functools.partial(_show, form),
         _negative_score(form, transform, functions),
         first,
         step_key,
-        data=(as_data(score), params, weights),
+        data=tuple(data),
         steps=steps,
         optimizer=within_bounds(optimizer or _adam(learning_rate), form),
         tolerance=tolerance,

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from jaxviz._accelerate import accelerate, hoist
 from jaxviz._devices import over_devices, whole_shares
-from jaxviz._image import ImageError, check_images
+from jaxviz._image import ImageError, as_bytes, check_images, check_range, read_pixels
 from jaxviz._interpret import read_layers
 from jaxviz._types import Images, Key, Net
 from jaxviz.activation._features import claim, digest_of
@@ -124,7 +124,7 @@ def train_style_net(
             kept in `store` and ends. The memory of its parameters is used again after it returns: copy what you keep.
 
     Raises:
-        ImageError: for a source without images, or a batch of which none can be read.
+        ImageError: for a source without images, or of which none can be read.
         ValueError: for layers that are unknown or no maps, images of another shape, or a store of another training.
         DivergedError: if the loss or its gradient stops being finite; its `found` has the last good parameters.
 
@@ -143,6 +143,7 @@ def train_style_net(
     """
     _check(styles, size=size, steps=steps, every=every, batch_size=batch_size, cooldown=cooldown, precision=precision)
     opened, batch_size = open_source(source), whole_shares(batch_size)
+    params, styles = jax.tree.map(functools.partial(_cast, "float32"), (params, list(styles)))
     sample = jnp.zeros((1, size, size, 3), jnp.float32)
     content_of = weights_of(net, params, sample, "content_layers", content_layers, content_weight)
     style_of = weights_of(net, params, sample, "style_layers", style_layers, style_weight)
@@ -161,7 +162,8 @@ def train_style_net(
     told |= {"steps": steps} if cooldown else {}
     keeper = _Keeper(store, told)
     state, losses = keeper.restored(state)
-    found = StyleTraining(_joined(add_to, state[0]), losses, len(losses) >= steps)
+    state, job = over_devices(np.zeros(batch_size), (state, job))[1]
+    found = StyleTraining(_joined(job.fixed, state[0]), losses, len(losses) >= steps)
     crops = _crops(opened, key, len(losses), steps, size, batch_size)
     look = LOOK if jax.default_backend() == "cpu" else 4 * LOOK
 
@@ -175,7 +177,6 @@ def train_style_net(
         rates = np.array([learning_rate * _falling(i / steps, cooldown) for i in numbers], np.float32)
         return *jax.device_put(over_devices((images, chosen), ())[0]), rates, count
 
-    state, job = over_devices(np.zeros(batch_size), (state, job))[1]
     reader = ThreadPoolExecutor(1)  # reads while the devices compute; what goes wrong is raised when its turn has come
     ahead = reader.submit(chunk, len(losses))
     while not found.finished:
@@ -183,7 +184,7 @@ def train_style_net(
         ahead = reader.submit(chunk, len(losses) + count)
         state, parts = _take_steps(net, precision, state, job, *given, count)
         losses = np.concatenate([losses, np.asarray(parts)[:count]])
-        found = StyleTraining(_joined(add_to, state[0]), losses, len(losses) >= steps)
+        found = StyleTraining(_joined(job.fixed, state[0]), losses, len(losses) >= steps)
         _check_finite(found)
         stopped = callback is not None and callback(found)
         if stopped or found.finished or len(losses) % every == 0:
@@ -202,9 +203,11 @@ def _check(styles: Sequence[Any], *, cooldown: float, precision: str, **counts: 
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
     if not isinstance(styles, Sequence) or not len(styles):
-        raise ValueError("styles: expected a list of images (h, w, 3), one for each style, got none")
+        got = "none" if isinstance(styles, Sequence) else f"{type(styles).__name__}: list(styles) is one"
+        raise ValueError(f"styles: expected a list of images (h, w, 3), one for each style, got {got}")
     for style in styles:
         check_images(jnp.asarray(style)[None])
+        check_range("styles", style)
 
 
 def _fit(style: Image, longest: float) -> Images:
@@ -289,8 +292,7 @@ def _loss(net: Net, precision: str, trained: Any, job: _Job, images: Images, cho
     whole = _joined(job.fixed, trained)
     there = count_styles(whole)
     mix = jnp.eye(there)[chosen + there - count_styles(trained)]
-    cast = lambda x: x.astype(precision) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-    low = functools.partial(jax.tree.map, cast)
+    low = functools.partial(jax.tree.map, functools.partial(_cast, precision))
     high = lambda tree: jax.tree.map(lambda x: x.astype(images.dtype), tree)  # noqa: E731
     painted = accelerate(apply)(whole, low(images), mix)[0]
     params, names = low(job.params), tuple(dict.fromkeys([*job.content_weights, *job.style_weights]))
@@ -300,6 +302,11 @@ def _loss(net: Net, precision: str, trained: Any, job: _Job, images: Images, cho
     terms = Terms(high(targets), [grams], None, job.content_weights, [job.style_weights], job.smoothness)
     parts = compare(high(painted), high(values), terms).mean(1)
     return parts.sum(), parts
+
+
+def _cast(dtype: str, x: Any) -> Any:
+    x = jnp.asarray(x)
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def _falling(done: float, cooldown: float) -> float:
@@ -322,7 +329,9 @@ def _entropy(key: Key) -> list[int]:
 
 
 def _digest(source: Source) -> str:
-    return hashlib.sha256("\n".join(map(str, source.ids)).encode()).hexdigest()
+    """Tell sources apart by the names of their images; those without, by their content."""
+    told = [name if name != str(i) else name + source.mark(i) for i, name in enumerate(source.ids)]
+    return hashlib.sha256("\n".join(told).encode(errors="surrogateescape")).hexdigest()
 
 
 def _crops(source: Source, key: Key, first: int, steps: int, size: int, batch_size: int) -> Iterator[np.ndarray]:
@@ -331,12 +340,14 @@ def _crops(source: Source, key: Key, first: int, steps: int, size: int, batch_si
     rounds = range(-(-steps * batch_size // count))
     order = np.concatenate([np.random.default_rng([*entropy, 0, i]).permutation(count) for i in rounds])
     wanted = order[first * batch_size : steps * batch_size].tolist()
-    photos = _photos(source, wanted, size + size // 4)
+    side = size + size // 4
+    photos = _photos(source, wanted, side)
     for step in range(first, steps):
+        batch = list(itertools.islice(photos, batch_size))
         rng = np.random.default_rng([*entropy, 1, step])
         corners = rng.integers(0, size // 4 + 1, (batch_size, 2))
         mirrored = rng.random(batch_size) < 0.5
-        whole = zip(_readable(list(itertools.islice(photos, batch_size))), corners, mirrored, strict=True)
+        whole = zip(_readable(batch, source, int(order[step * batch_size]), side), corners, mirrored, strict=True)
         crops = [(image[y : y + size, x : x + size], flip) for image, (y, x), flip in whole]
         yield np.stack([crop[:, ::-1] if flip else crop for crop, flip in crops])
 
@@ -357,11 +368,22 @@ def _photos(source: Source, wanted: list[int], side: int) -> Iterator[np.ndarray
         yield photo
 
 
-def _readable(photos: list[np.ndarray | ImageError]) -> list[np.ndarray]:
-    """Return the photographs of a batch, with others of it in the places of those that cannot be read."""
+def _readable(photos: list[np.ndarray | ImageError], source: Source, after: int, side: int) -> list[np.ndarray]:
+    """Return the photographs of a batch, with others in the places of those that cannot be read.
+
+    They are of the batch, or if it has none, the next that can be read `after` one: a training that goes on knows
+    nothing of the steps before.
+    """
     good = [photo for photo in photos if isinstance(photo, np.ndarray)]
+    count = len(source.ids)
+    for i in () if good else range(after + 1, after + count + 1):
+        try:
+            good.append(as_bytes(read_pixels(source.read(i % count), side)))
+            break
+        except ImageError:
+            continue
     if not good:
-        raise ImageError(f"source: expected photographs, got a batch of which none can be read, as {photos[0]}")
+        raise ImageError(f"source: expected photographs, got {count} of which none can be read, as {photos[0]}")
     others = itertools.cycle(good)
     return [photo if isinstance(photo, np.ndarray) else next(others) for photo in photos]
 
@@ -386,20 +408,23 @@ class _Keeper:
                 "with it, or another folder"
             )
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-        self.manager, self.args = ocp.CheckpointManager(folder / "checkpoints", options=options), ocp.args
+        # Not as one database: what Orbax makes of it in a folder with brackets in its path cannot be read again.
+        handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
+        self.manager = ocp.CheckpointManager(folder / "checkpoints", options=options, item_handlers=handler)
+        self.args = ocp.args
 
     def keep(self, state: Any, losses: np.ndarray) -> None:
         if self.manager is None or self.manager.latest_step() == len(losses):
             return
         # As arrays of the host, which any number of devices can go on from.
         leaves = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-        self.manager.save(len(losses), args=self.args.StandardSave({"state": leaves, "losses": losses}))
+        self.manager.save(len(losses), args=self.args.PyTreeSave({"state": leaves, "losses": losses}))
 
     def restored(self, fresh: Any) -> tuple[Any, np.ndarray]:
         """Return the state and the losses to go on from."""
         step = None if self.manager is None else self.manager.latest_step()
         if self.manager is None or step is None:
             return fresh, np.zeros((0, 3), np.float32)
-        kept: Any = self.manager.restore(step, args=self.args.StandardRestore())
+        kept: Any = self.manager.restore(step, args=self.args.PyTreeRestore())
         leaves = [jnp.asarray(kept["state"][name]) for name in sorted(kept["state"])]
         return jax.tree.unflatten(jax.tree.structure(fresh), leaves), np.asarray(kept["losses"])

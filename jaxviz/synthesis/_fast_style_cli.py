@@ -16,7 +16,7 @@ import tyro
 
 import jaxviz
 from jaxviz._image import ImageError, write_atomically
-from jaxviz._verbs import check_writable, each_of, files, interrupts, of_different_names
+from jaxviz._verbs import check_apart, check_writable, each_of, files, interrupts, of_different_names
 from jaxviz.data._source import Source, open_source
 from jaxviz.models._style_net import StyleNet
 from jaxviz.synthesis._fast_style import StyleTraining
@@ -87,6 +87,7 @@ def train(
     if len(set(names)) < len(names) or len(named) < len(styles):
         raise ValueError(f"expected styles of different names, got {', '.join(names)}: rename a file")
     opened = open_source(source)
+    check_apart(Path(source), out, recursive=True)
     check_writable(out)
     photos = list(itertools.islice(_samples(samples, opened, size), len(samples) or 4))
     if not photos:

@@ -72,7 +72,7 @@ def minimize(
         steps: how many, those before a resumption counted.
         optimizer: any optax transformation; projections such as clipping to [0, 1] are part of it.
         tolerance: stop when the least loss has not fallen by more than this fraction of itself over 32 steps; None:
-            take all steps.
+            take all steps, as under `jit` and `vmap`.
         every: steps from one callback to the next.
         resume: the `state` of an earlier run with the same arguments, to go on from where it was.
         callback: called as `callback(minimized)` every few steps and after the last; if it returns true, the run ends.
@@ -107,10 +107,10 @@ def minimize(
     take = _chunk if traced else _chunk_in_place  # vmap cannot reuse memory, and warns
     takes_more = isinstance(optimizer, optax.GradientTransformationExtraArgs)
     done = sum(map(len, losses))
-    stalled = done > 0 and tolerance is not None and _has_stalled(np.asarray(losses[0]), tolerance)
+    stalled = done > 0 and not traced and tolerance is not None and _has_stalled(np.asarray(losses[0]), tolerance)
     found = _where(state, losses, finished=done >= steps or stalled)
     while not found.finished:
-        count = min(CHUNK, steps - done, every - done % every)
+        count = min(CHUNK - done % CHUNK, steps - done, every - done % every)
         state, chunk, taken = take(loss, optimizer.update, takes_more, state, key, data, done, count)
         good = count if traced else int(taken)
         losses.append(chunk[:count] if traced else np.asarray(chunk)[:good])
@@ -146,7 +146,10 @@ def _resumed(state: Any, resume: Sequence[Any]) -> tuple[Any, Any]:
     if not len(resume) or got != expected:
         raise ValueError("resume: this state is of a run of another kind or size; start anew without it")
     put = [_like(jnp.array(x), fresh) for x, fresh in zip(leaves, jax.tree.leaves(state), strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(state), put), np.asarray(resume[-1])
+    earlier = resume[-1]
+    return jax.tree.unflatten(jax.tree.structure(state), put), earlier if isinstance(earlier, Tracer) else np.asarray(
+        earlier
+    )
 
 
 def _like(values: Array, fresh: Array) -> Array:
@@ -156,6 +159,7 @@ def _like(values: Array, fresh: Array) -> Array:
 
 
 def _has_stalled(losses: np.ndarray, tolerance: float) -> bool:
+    losses = losses[: len(losses) // CHUNK * CHUNK]  # or else it would depend on where the run was looked at
     if len(losses) <= PATIENCE:
         return False
     before, now = losses[:-PATIENCE].min(), losses.min()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxviz._image import check_images
+from jaxviz._image import check_images, check_range
 from jaxviz._types import Images
 from jaxviz.models._style_net import BORDER, STEP, Moments, apply, mixture, reach, with_border
 from jaxviz.synthesis._dream import resized
@@ -42,6 +42,7 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
     """
     pixels = np.asarray(image)
     check_images(pixels[None])
+    check_range("image", pixels)
     mix, margin = mixture(params, style), reach(params)
     if len(mix) != 1:
         raise ValueError(f"style: expected a number or one row of weights for the image, got {len(mix)} rows")

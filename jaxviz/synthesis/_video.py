@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxviz._image import ImageError, write_atomically
+from jaxviz._image import ImageError, as_bytes, write_atomically
 
+_MATRIX = 1  # BT.709's, of red, green and blue to brightness and colour; without its name, players guess it by the size
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
@@ -36,6 +38,8 @@ def map_video(
         raise ImageError(
             f"{source}: videos are read by PyAV, which is not installed: pip install 'jaxviz-cnn[video]'"
         ) from None
+    if longest is not None and longest < 1:
+        raise ImageError(f"longest: expected at least 1 pixel, got {longest}")
     frames = 0
 
     def write(file: Any) -> None:
@@ -79,6 +83,9 @@ def _write(
         # Colours at half the resolution are what every player shows; sides that are odd do not have one.
         made.pix_fmt = "yuv444p" if made.width % 2 or made.height % 2 else "yuv420p"
         made.time_base = pictures.time_base
+        made.codec_context.colorspace = _MATRIX
+        shape = Fraction(pictures.sample_aspect_ratio or 1)  # of a pixel
+        made.codec_context.sample_aspect_ratio = 1 / shape if quarters % 2 else shape
         play = None if sound is None else _sound(writing, sound)
         at, step = None, max(1, round(1 / (rate * pictures.time_base)))
         for packet in reading.demux([stream for stream in (pictures, sound) if stream is not None]):
@@ -88,7 +95,8 @@ def _write(
             for frame in packet.decode():
                 pixels = np.rot90(frame.to_ndarray(format="rgb24", width=width, height=height), quarters)
                 changed = change(pixels.astype(np.float32) / 255)
-                new = av.VideoFrame.from_ndarray(np.round(255 * np.clip(changed, 0, 1)).astype(np.uint8), "rgb24")
+                new = av.VideoFrame.from_ndarray(as_bytes(changed), "rgb24")
+                new = new.reformat(format=made.pix_fmt, dst_colorspace=_MATRIX)
                 # Frames come in their order, but an .avi does not know when each is shown.
                 later = 0 if at is None else at + step
                 at = frame.pts if frame.pts is not None and (at is None or frame.pts > at) else later

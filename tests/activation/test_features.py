@@ -68,7 +68,9 @@ def test_a_store_keeps_them(small_params, tmp_path):
 
 
 def test_what_is_there_is_not_computed_again(small_params, tmp_path, monkeypatch):
-    find(small_params, IMAGES[:10], store=tmp_path / "store")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    find(small_params, IMAGES[:10], store="../store")
     before = content(tmp_path / "store")
     given = []
     plain = _features._values

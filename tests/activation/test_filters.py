@@ -74,3 +74,10 @@ def test_no_kernel_or_several(params, kernel):
         jaxviz.filters({"a": kernel, "b": kernel})
     with pytest.raises(ValueError, match="found none"):
         jaxviz.filters(kernel.transpose(3, 2, 0, 1))  # PyTorch's order
+
+
+def test_kernels_in_pytorchs_order(kernel):
+    square = kernel[:, :5]  # (5, 5, 3, 4)
+    layers = {"conv1": jnp.transpose(square, (3, 2, 0, 1)), "conv2": jnp.ones((64, 64, 3, 3))}
+    np.testing.assert_array_equal(jaxviz.filters(layers), jaxviz.filters(square))
+    assert jaxviz.filters(jnp.ones((16, 3, 3, 3))).shape == (16, 3, 3, 3)

@@ -126,3 +126,8 @@ def test_images_of_a_dataset_without_images_are_skipped():
     found = list(batches(open_source([{"label": 1}, PIXELS[0]]), [0, 1], size=8, batch_size=2))
     assert found[0].skipped == {"0": "expected an image called 'image', got label"}
     np.testing.assert_array_equal(found[0].live, [False, True])
+
+
+def test_one_image_is_no_source():
+    with pytest.raises(ImageError, match=r"got one of shape \(8, 9, 3\): give image\[None\]"):
+        open_source(np.zeros((8, 9, 3), np.float32))

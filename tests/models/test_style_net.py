@@ -212,3 +212,8 @@ def test_the_export_needs_jax_alone(params, tmp_path):
     for name, image in images.items():
         expected = jaxviz.restyle(params, image[0], style=weights)
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy")[0], expected, atol=1e-5)
+
+
+def test_rows_of_weights_are_one_for_each_image(params):
+    with pytest.raises(ValueError, match="expected one row of weights, or one for each of 2 images, got 3"):
+        jaxviz.style_net(params, picture(8, 8, n=2), style=jnp.eye(3))

@@ -106,13 +106,18 @@ def test_photographs_that_there_is_memory_for_are_read_once(room, monkeypatch):
 
 
 def test_what_was_taken_before_a_source_broke_is_kept(tmp_path):
-    """Eight steps read ahead must not cost those that are done: here the ninth batch cannot be read."""
-    photos = [photo[..., :3] for photo in PHOTOS] * 3
-    order = np.random.default_rng([*_fast_style._entropy(KEY), 0, 0]).permutation(18)
-    for i in order[16:18]:
-        photos[i] = np.full((2, 2, 7), np.nan)
-    with pytest.raises(ImageError, match="none can be read"):
-        train(source=photos, store=tmp_path, every=8)
+    """Eight steps are read ahead, which must not cost those that are done: here a disk fails after 16 photographs."""
+    photos, reads = [*PHOTOS] * 3, []
+
+    def read(i):
+        reads.append(i)
+        if len(reads) > 16:
+            raise ImageError("no such disk")
+        return photos[i]
+
+    source = open_source(photos)._replace(read=read)
+    with pytest.raises(ImageError, match=r"18 of which none can be read, as .*no such disk"):
+        train(source=source, store=tmp_path, every=8)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["8"]
 
 
@@ -144,15 +149,21 @@ def test_stopped_by_the_callback_and_gone_on_with(whole, tmp_path):
     assert len(more.losses) == 13
 
 
+class Slow:
+    """A source in which there is time to be killed."""
+
+    def __len__(self):
+        return len(PHOTOS)
+
+    def __getitem__(self, i):
+        time.sleep(0.05)
+        return PHOTOS[i]
+
+
 SCRIPT = """
-    import sys, time
+    import sys
     from synthesis import test_fast_style
-    class Slow:  # so that there is time to be killed in
-        def __len__(self): return len(test_fast_style.PHOTOS)
-        def __getitem__(self, i):
-            time.sleep(0.05)
-            return test_fast_style.PHOTOS[i]
-    test_fast_style.train(source=Slow(), store=sys.argv[1], steps=100000, every=1)
+    test_fast_style.train(source=test_fast_style.Slow(), store=sys.argv[1], steps=100000, every=1)
 """
 
 
@@ -173,7 +184,7 @@ def test_kill_9_and_the_same_command_again(tmp_path):
         steps.append(last())
     assert 2 <= steps[0] < steps[1]
     total = steps[1] + 3
-    same(train(store=tmp_path, steps=total), train(steps=total))
+    same(train(source=Slow(), store=tmp_path, steps=total), train(steps=total))
 
 
 def test_another_training_is_not_gone_on_with(tmp_path):
@@ -251,8 +262,47 @@ def test_photographs_that_cannot_be_read(tmp_path):
         jaxviz.save_image(tmp_path / f"{i}.png", photo)
     (tmp_path / "2.png").write_bytes(b"no image")
     assert np.isfinite(train(source=tmp_path, steps=3).losses).all()
-    with pytest.raises(ImageError, match=r"a batch of which none can be read, as .*2.png: "):
-        train(source=[tmp_path / "2.png"], steps=1)
+    alone = train(source=tmp_path, steps=6, batch_size=1)  # the next one by name is taken
+    part = train(source=tmp_path, steps=6, batch_size=1, store=tmp_path / "store", callback=lambda found: True)
+    assert len(part.losses) == 4
+    same(train(source=tmp_path, steps=6, batch_size=1, store=tmp_path / "store"), alone)
+    for i in (0, 1):
+        (tmp_path / f"{i}.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"expected photographs, got 3 of which none can be read, as .*.png: "):
+        train(source=tmp_path, steps=3)
+
+
+def test_folders_of_any_name(tmp_path):
+    """Brackets, which Orbax takes for a pattern, and a name that is no UTF-8."""
+    photos, store = tmp_path / "photos", tmp_path / "runs [2026]" / "a"
+    for i, photo in enumerate(PHOTOS):
+        jaxviz.save_image(photos / f"{i}.png", photo)
+    os.rename(photos / "5.png", os.fsencode(photos) + b"/caf\xe9.png")
+    whole = train(source=photos, steps=5)
+    train(source=photos, steps=3, store=store)
+    same(train(source=photos, steps=5, store=store), whole)
+
+
+def test_other_photographs_of_the_same_number_are_another_training(tmp_path):
+    train(steps=2, store=tmp_path)
+    with pytest.raises(ValueError, match="holds a training with another source"):
+        train(source=1 - PHOTOS, steps=3, store=tmp_path)
+
+
+def test_a_network_of_another_type(x64):
+    """Bare JAX does not promote: what the network is given has the type of its parameters."""
+    whole = train(steps=2)
+    params, *styles = jax.tree.map(lambda x: x.astype(jnp.float64), [PARAMS, *STYLES[:2]])
+    found = jaxviz.train_style_net(net, params, KEY, PHOTOS, styles, **SMALL | {"steps": 2})
+    np.testing.assert_array_equal(found.losses, whole.losses)
+
+
+@pytest.mark.usefixtures("users_view")
+def test_styles_that_are_none():
+    with pytest.raises(ValueError, match=r"styles: expected values in \[0, 1\], got .*divide 0 to 255 by 255"):
+        train([255 * style for style in STYLES])
+    with pytest.raises(ValueError, match=r"styles: expected a list of images .* got ndarray: list\(styles\) is one"):
+        train(np.zeros((2, 12, 14, 3), np.float32))
 
 
 def test_what_diverges_keeps_the_parameters_before():

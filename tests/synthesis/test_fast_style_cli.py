@@ -152,6 +152,7 @@ def test_help_names_the_options(capsys):
         ("apply images --net images/cat.png", "expected a file of weights"),
         ("apply none.mp4 --net net.safetensors", "none.mp4: expected a video, got a path where there is none"),
         ("apply none.png --net net.safetensors", "none.png: expected an image file or a folder"),
+        ("train images styles/night.png --out images/new", "--out images/new: expected a folder outside of images"),
         ("train nowhere styles/night.png", "nowhere: expected a folder of images"),
         (
             "train images styles/night.png --add-to net.safetensors",

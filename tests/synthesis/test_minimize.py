@@ -254,6 +254,28 @@ def test_it_stops_when_the_loss_stops_falling():
     assert len(run(tolerance=0.5).losses) == 72  # from -39, 32 steps ago, to -50 it fell by less than a half
 
 
+def test_when_it_stops_does_not_depend_on_looks_and_stops():
+    """This loss stays until step 36, then falls."""
+    loss = lambda x, key: jnp.where(x > -36, 0.0, x)  # noqa: E731
+    run = lambda **options: jaxviz.minimize(  # noqa: E731
+        loss, jnp.zeros(()), KEY, optimizer=optax.chain(_onwards, optax.sgd(1.0)), tolerance=0.0, **options
+    )
+    expected = run(steps=100, every=8).losses
+    np.testing.assert_array_equal(run(steps=100, every=35).losses, expected)
+    np.testing.assert_array_equal(run(steps=100, resume=run(steps=35).state).losses, expected)
+
+
+_onwards = optax.GradientTransformation(
+    lambda params: (), lambda updates, state, params: (jnp.ones_like(updates), state)
+)
+
+
+def test_going_on_under_jit():
+    state = run(steps=5).state
+    under_jit = jax.jit(lambda state: run(steps=9, resume=state).variables)(state)
+    np.testing.assert_allclose(under_jit, run(steps=9).variables, rtol=1e-6)
+
+
 def test_an_optimizer_that_evaluates_the_loss_itself(x64):
     """L-BFGS with a line search finds the minimum of Rosenbrock's function."""
     loss = lambda x, key: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2  # noqa: E731

@@ -216,7 +216,8 @@ SCRIPT = """
     seen = []
     score = jaxviz.channel(small_net, "relu_1", np.arange(8) % 6)
     options = {"size": 16, "steps": 12, "callback": lambda found: seen.append(found.images.sharding)}
-    found = jaxviz.ascend(score, params, jax.random.key(0), **options)
+    key = jax.device_put(jax.random.key(0), jax.devices()[0])  # where a user may have put it
+    found = jaxviz.ascend(score, params, key, **options)
     assert len(seen[0].device_set) == 8, seen
     np.save(sys.argv[1], np.asarray(found.images))
     sheet = jaxviz.sheet(small_net, params, jax.random.key(0), layer="relu_1", size=16, steps=12, batch_size=4)

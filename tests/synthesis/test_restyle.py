@@ -155,6 +155,32 @@ def test_sound_that_an_mp4_cannot_hold(tmp_path):
     assert samples == pytest.approx(44100, abs=2100)  # the encoder's blocks have 1024
 
 
+def test_colours_and_the_shape_of_pixels_stay(tmp_path):
+    """A clip whose colours are named by BT.709, as most are, and whose pixels are twice as wide as high."""
+    import av
+
+    with av.open(str(tmp_path / "clip.mp4"), "w") as file:
+        pictures = file.add_stream("libx264", rate=10)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv444p"
+        pictures.codec_context.colorspace, pictures.codec_context.sample_aspect_ratio = 1, 2
+        green = av.VideoFrame.from_ndarray(np.full((48, 64, 3), [30, 180, 60], np.uint8), "rgb24")
+        file.mux(pictures.encode(green.reformat(format="yuv444p", dst_colorspace=1)))
+        file.mux(pictures.encode(None))
+    map_video(lambda frame: frame, tmp_path / "clip.mp4", tmp_path / "new.mp4", tell=lambda *_: None)
+    with av.open(str(tmp_path / "new.mp4")) as file:
+        made = file.streams.video[0]
+        assert (made.codec_context.colorspace, made.sample_aspect_ratio) == (1, 2)
+    _, frame = read_video(tmp_path / "new.mp4")[0][0]
+    np.testing.assert_allclose(frame.mean((0, 1)), [30, 180, 60], atol=4)
+    with pytest.raises(ImageError, match="longest: expected at least 1 pixel, got -5"):
+        map_video(lambda x: x, tmp_path / "clip.mp4", tmp_path / "new.mp4", longest=-5, tell=print)
+
+
+def test_bytes_are_no_image(params):
+    with pytest.raises(ValueError, match=r"image: expected values in \[0, 1\], got 0 to 255"):
+        jaxviz.restyle(params, np.eye(12, dtype=np.float32)[..., None] * np.full(3, 255, np.float32))
+
+
 def test_what_is_no_video(tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").write_bytes(b"no video")
     with pytest.raises(ImageError, match=r"clip.mp4: expected a video that FFmpeg reads"):
