@@ -136,6 +136,12 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
     write_atomically(path, buffer.getvalue())
 
 
+def largest(values: Any, axis: int | None = None) -> Array:
+    """Return the maximum, or NaN if there is one: from 64x64 values on, XLA's own on CPU loses NaN."""
+    values = jnp.asarray(values)
+    return jnp.where(jnp.isnan(values).any(axis), jnp.nan, values.max(axis))
+
+
 def as_bytes(values: np.ndarray) -> np.ndarray:
     """Return values in [0, 1] as uint8, 0 to 255."""
     return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
@@ -290,7 +296,7 @@ def overlay(
     image, heat = jnp.asarray(image), jnp.maximum(map, 0)
     if heat.shape != image.shape[:2]:
         heat = jax.image.resize(heat, image.shape[:2], "linear", antialias=True)
-    peak = jnp.max(heat)
+    peak = largest(heat)
     table = jnp.asarray(_colors(colormap), image.dtype)
     levels = jnp.linspace(0, 1, len(table), dtype=image.dtype)
     # Interpolated rather than looked up, so that a NaN in the map stays visible as NaN.

@@ -165,11 +165,13 @@ _KEEPS_AXES = POINTWISE | {"pad", "slice", "concatenate"}
 
 
 def channel_axis(value: Value) -> int:
-    """Return the axis of a map's channels: where the convolution that it comes from puts them, or else the last."""
+    """Return the axis of channels: where the convolution or the product that they come from puts them, or the last."""
     last = len(value.aval.shape) - 1
     moves: list[Callable[[int], int]] = []
-    while KINDS.get(value.op) != "conv":
-        sources = [operand for operand in value.inputs if operand.varies and len(operand.aval.shape) > 2]
+    while KINDS.get(value.op) != "conv" and not _is_mapped_product(value):
+        sources = [
+            operand for operand in value.inputs if operand.varies and len(operand.aval.shape) >= min(3, last + 1)
+        ]
         if value.eqn is None or not sources:
             return last
         # Of a gate and the map that it multiplies, the map is followed.
@@ -185,10 +187,17 @@ def channel_axis(value: Value) -> int:
             return last
         value = sources[0]
     numbers = value.eqn.params.get("dimension_numbers") if value.eqn else None
-    axis = numbers.out_spec[1] if numbers else len(value.aval.shape) - 1
+    axis = 0 if _is_mapped_product(value) else numbers.out_spec[1] if numbers else len(value.aval.shape) - 1
     for move in reversed(moves):
         axis = move(axis)
     return axis
+
+
+def _is_mapped_product(value: Value) -> bool:
+    """Tell a matrix times vectors of mapped images, which stand on the last axis."""
+    return (
+        KINDS.get(value.op) == "dense" and len(value.aval.shape) == 2 and is_layer(value) and not value.inputs[0].varies
+    )
 
 
 def _free_axes(value: Value, source: Value) -> list[int]:
@@ -257,27 +266,54 @@ def _sources(value: Value) -> Iterator[Value]:
         yield value
 
 
+MOVES = ("reshape", "squeeze", "broadcast_in_dim", "transpose")
+
+
 def is_layer(value: Value) -> bool:
     """Tell a convolution or dense product, images times parameters, from products of activations such as attention."""
     return value.op in KINDS and value.varies and not all(operand.varies for operand in value.inputs)
 
 
 def _with_bias(value: Value) -> Value:
-    """Follow a product to the addition of its bias, if that is all that becomes of it."""
-    return [value, *bias_additions(value)][-1]
+    """Follow a product to the addition of its bias, if that is all that becomes of it.
+
+    A product of a matrix with mapped vectors has images on its last axis: without a bias it is followed to where they
+    are first again.
+    """
+    *_, last = [value, *bias_additions(value)]
+    while last is not value and len(last.users) == 1 and _drops_axes(last, last.users[0]):
+        last = last.users[0]
+    if last is value and KINDS[value.op] == "dense" and not value.inputs[0].varies and len(value.users) == 1:
+        return value.users[0] if value.users[0].op == "transpose" else value
+    return last
+
+
+def _drops_axes(value: Value, user: Value) -> bool:
+    """Tell what only removes axes of length 1."""
+    before, after = value.aval.shape, user.aval.shape
+    return user.op in ("reshape", "squeeze") and len(after) < len(before) and _longer(before) == _longer(after)
 
 
 def bias_additions(value: Value) -> list[Value]:
-    """Return the additions of what does not vary that are all that becomes of a product."""
-    additions: list[Value] = []
+    """Return the additions of what does not vary that are all that becomes of a product.
+
+    Before the first of them may stand what only orders its axes anew, or adds and removes some of length 1, as `vmap`
+    does; they are part of the list then.
+    """
+    steps: list[Value] = []
+    moves: list[Value] = []
     while len(value.users) == 1:
         user = value.users[0]
         other = [operand for operand in user.inputs if operand is not value]
-        if user.op != "add" or len(other) != 1 or other[0].varies:
+        if not steps and user.op in MOVES and sorted(_longer(user.aval.shape)) == sorted(_longer(value.aval.shape)):
+            moves.append(user)
+        elif user.op == "add" and len(other) == 1 and not other[0].varies:
+            steps += [*moves, user]
+            moves = []
+        else:
             break
-        additions.append(user)
         value = user
-    return additions
+    return steps
 
 
 def _paths(program: Program) -> Iterator[tuple[str, Value]]:
@@ -483,11 +519,18 @@ def _taken(net: Net, wanted: Sequence[str], params: Any, images: Any) -> tuple[A
 
 def read_layers(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], dict[str, jax.Array]]:
     """Return a function that gives the values called `names`, their channels on the last axis."""
-    wanted = _as_names(names)
+    read = read_with_outputs(net, _as_names(names))
+    return lambda params, images: read(params, images)[1]
 
-    def read(params: Any, images: Any) -> dict[str, jax.Array]:
-        _, taken, values = _taken(net, wanted, params, images)
-        return {name: jnp.moveaxis(x, channel_axis(values[name]), -1) for name, x in taken.items()}
+
+def read_with_outputs(net: Net, names: Sequence[str]) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
+    """Return a function that gives what the network returns, and those values."""
+
+    def read(params: Any, images: Any) -> tuple[Any, dict[str, jax.Array]]:
+        if not names:
+            return net(params, images), {}
+        outputs, taken, values = _taken(net, names, params, images)
+        return outputs, {name: jnp.moveaxis(x, channel_axis(values[name]), -1) for name, x in taken.items()}
 
     return read
 

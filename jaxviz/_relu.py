@@ -11,6 +11,8 @@ from jax.core import Tracer
 
 from jaxviz._interpret import KINDS, Program, Value, evaluate, loop_bodies, trace
 
+_SAME = ("convert_element_type", "broadcast_in_dim", "copy", "reshape")
+
 Rule = Literal["guided", "deconvnet"] | Callable[[jax.Array, jax.Array], jax.Array]
 
 _RULES = {
@@ -55,7 +57,7 @@ def _match(value: Value) -> tuple[int, Literal["relu", "clamp", "leaky_relu"]] |
         case "max":
             for i, x in enumerate(inputs):
                 other = inputs[1 - i]
-                if _is_zero(other) and not _is_variance(x):
+                if _is_zero(other) and not _is_variance(value):
                     return i, "relu"
                 if _is_scaled(other, x):
                     return i, "leaky_relu"
@@ -84,7 +86,7 @@ def _bounded(value: Value) -> Value:
 
 def _through(value: Value) -> Value:
     """Look through what only converts or broadcasts a value."""
-    while value.op in ("convert_element_type", "broadcast_in_dim", "copy", "reshape"):
+    while value.op in _SAME:
         value = value.inputs[0]
     return value
 
@@ -112,14 +114,22 @@ def _is_sign_test(value: Value, x: Value, *, positive: bool) -> bool:
     return right is x and _is_zero(left) and above != positive
 
 
-def _is_variance(value: Value) -> bool:
-    """Tell `E[x²] - E[x]²`, which Flax's normalizations clip at zero against rounding: no activation."""
-    if value.op != "sub":
+def _is_variance(maximum: Value) -> bool:
+    """Tell the maximum by which normalizations keep a variance from being negative: a deviation becomes of it.
+
+    All that a function with a derivative of its own returns, as `jax.nn.relu` does, is an activation all the same.
+    """
+    if maximum.rule_at is not None and len(maximum.home[0]) <= len(maximum.rule_at):
         return False
-    right = value.inputs[1]
-    if right.op == "mul":
-        return right.inputs[0] is right.inputs[1]
-    return right.op == "square" or (right.op == "integer_pow" and right.eqn is not None and right.eqn.params["y"] == 2)
+    later = list(_users(maximum))
+    later += [user for value in later if value.op == "add" for user in _users(value)]
+    return any(value.op in ("rsqrt", "sqrt", "pow") for value in later)
+
+
+def _users(value: Value) -> Iterator[Value]:
+    """Yield what uses a value, through what only converts or broadcasts it."""
+    for user in value.users:
+        yield from _users(user) if user.op in _SAME else [user]
 
 
 def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:

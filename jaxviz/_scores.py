@@ -12,7 +12,7 @@ channel(net, layer, 8)` with `t = jnp.linspace(0, 1, 5)` goes from one channel t
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from jaxviz._interpret import read_layers
+from jaxviz._interpret import read_layers, read_with_outputs
 from jaxviz._types import Net, Score
 
 Index = int | np.integer | np.ndarray | Array | Sequence[Any]
@@ -40,7 +40,7 @@ class Summable:
         return _Sum((self, other), (1.0, 1.0)) if isinstance(other, Summable) else NotImplemented
 
     def __mul__(self, weight: Any) -> "_Sum":
-        return NotImplemented if callable(weight) else _Sum((self,), (weight,))
+        return NotImplemented if callable(weight) else _Sum((self,), (_numbers(weight),))
 
     __rmul__ = __mul__
 
@@ -58,12 +58,16 @@ class _Sum(Summable):
     weights: tuple[Any, ...]
 
     def __call__(self, params: Any, images: Any) -> Array:
-        parts = [some_per_image(score(params, images), images) for score in self.scores]
+        terms = list(_terms(self))
+        values = _read_together([term for term, _ in terms], params, images)
+        parts = [some_per_image(value, images) for value in values]
         if len({part.shape for part in parts}) > 1:
             shapes = [part.shape for part in parts]
             raise ValueError(f"scores that are added: expected as many numbers for the same images, got {shapes}")
-        weighted = [self._weighted(*pair, len(images)) for pair in zip(self.weights, parts, strict=True)]
-        return functools.reduce(jnp.add, weighted)
+        for i, (_, weights) in enumerate(terms):
+            for weight in reversed(weights):
+                parts[i] = self._weighted(weight, parts[i], len(images))
+        return functools.reduce(jnp.add, parts)
 
     def _weighted(self, weight: Any, values: Array, count: int) -> Any:
         if jnp.shape(weight) not in ((), (count,)):
@@ -73,9 +77,42 @@ class _Sum(Summable):
         return jnp.reshape(jnp.asarray(weight, values.dtype), (-1, *(1,) * (values.ndim - 1))) * values
 
 
+def _terms(score: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Yield what a score is the sum of, each term with all weights that multiply it, the outermost first."""
+    if not isinstance(score, _Sum):
+        yield score, ()
+        return
+    for part, weight in zip(score.scores, score.weights, strict=True):
+        yield from ((term, (weight, *within)) for term, within in _terms(part))
+
+
+def _read_together(terms: Sequence[Any], params: Any, images: Any) -> list[Array]:
+    """Return the value of each score, from one evaluation of a network that several read.
+
+    So a layer, or a ReLU, is there once, and what a method does to it, it does for all terms.
+    """
+    readers: dict[int, list[Any]] = {}
+    for term in terms:
+        if isinstance(term, _Read):
+            readers.setdefault(id(term.net), []).append(term)
+    read: dict[int, Array] = {}
+    for same in readers.values():
+        names = list(dict.fromkeys(term.layer for term in same if isinstance(term, _OfLayer)))
+        outputs, values = read_with_outputs(same[0].net, names)(params, images)
+        for term in same:
+            read[id(term)] = values[term.layer] if isinstance(term, _OfLayer) else term.checked(outputs)
+    return [term.pick(read[id(term)]) if id(term) in read else term(params, images) for term in terms]
+
+
+def nets_of(score: Score) -> int:
+    """Return how many networks a score reads, as far as that is known."""
+    return len({id(term.net) for term, _ in _terms(score) if isinstance(term, _Read)})
+
+
 class _Read(Summable):
     """A score that picks what it reads of the network."""
 
+    net: Net
     read: Callable[[Any, Any], Array]
     pick: Callable[[Array], Array]
 
@@ -91,7 +128,9 @@ class _Class(_Read):
     softmax: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def read(self, params: Any, images: Any) -> Array:
-        logits = self.net(params, images)
+        return self.checked(self.net(params, images))
+
+    def checked(self, logits: Any) -> Array:
         if jnp.ndim(logits) != 2:
             raise ValueError(f"a class score needs a network that returns (n, classes), got shape {jnp.shape(logits)}")
         return logits
@@ -243,7 +282,7 @@ def neuron(net: Net, layer: str, index: Index, position: tuple[Index, Index] | N
         >>> print(jaxviz.neuron(net, "dense_0", 1)(jnp.eye(3), jnp.ones((2, 4, 4, 3))))
         [1. 1.]
     """
-    return _Neuron(net, layer, _numbers(index), position)
+    return _Neuron(net, layer, _numbers(index), position and tuple(_numbers(x) for x in position))
 
 
 def energy(net: Net, layer: str) -> _Energy:

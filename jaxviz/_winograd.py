@@ -121,7 +121,16 @@ def gradient(g: Array, kernel: Array, padding: Padding) -> Array:
     rest = _turned(padding)
     values = winograd_p.bind(g, kernel, adjoint=True, padding=rest, side=FAST)
     reached = lax.reduce_window((g != 0).any(-1), False, lax.bitwise_or, (1, 3, 3), (1, 1, 1), ((0, 0), *rest))
-    return jnp.where(reached[..., None], values, 0)
+    return _only(values, reached[..., None])
+
+
+@jax.custom_jvp
+def _only(values: Array, reached: Array) -> Array:
+    """Return zero where nothing reaches; not so in a derivative, in which others count than in what is derived."""
+    return jnp.where(reached, values, 0)
+
+
+_only.defjvp(lambda primals, tangents: (_only(*primals), tangents[0]))
 
 
 def _turned(padding: Padding) -> Padding:

@@ -16,6 +16,7 @@ import skimage.data
 from jax.test_util import check_grads
 from PIL import Image, ImageOps
 
+import jaxviz
 from jaxviz._image import ImageError, blur, load_image, montage, normalize, overlay, resize, save_image
 
 CAT = skimage.data.chelsea()  # (300, 451, 3) uint8
@@ -619,3 +620,11 @@ def test_overlay_errors():
         overlay(image, np.ones((4, 4), np.float32), colormap="infernal")
     with pytest.raises(ImageError, match=r"one map \(h, w\), got shapes \(4, 4, 3\) and \(1, 4, 4\)"):
         overlay(image, np.ones((1, 4, 4), np.float32))
+
+
+def test_a_nan_is_not_lost():
+    """XLA's maximum on CPU loses them from some size on."""
+    image, bad = jnp.full((64, 64, 3), 0.5), jnp.zeros((64, 64)).at[3, 4].set(jnp.nan)
+    assert jnp.isnan(jaxviz.overlay(image, bad)).any()
+    score = lambda params, images: jnp.sqrt(images[..., 2] * 0).sum((1, 2)) + images[..., 0].sum((1, 2))  # noqa: E731
+    assert jnp.isnan(jaxviz.saliency(score, None, image[None])).all()

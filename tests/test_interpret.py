@@ -397,3 +397,35 @@ def test_images_of_bytes(small_params):
     images = jnp.full((1, 12, 12, 3), 7, jnp.uint8)
     assert list(jaxviz.layers(net, small_params, images)) == list(jaxviz.layers(small_net, small_params, images / 255))
     assert jaxviz.capture(net, "relu_1")(small_params, images)[1]["relu_1"].shape == (1, 3, 3, 6)
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.3])
+def test_a_network_of_one_image_that_is_mapped(bias):
+    """`vmap` puts axes between a product and its bias, and images on the last axis of a matrix times a vector."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {"w": jax.random.normal(keys[0], (3, 3, 3, 6)), "v": jax.random.normal(keys[1], (5, 6))}
+    images = jax.random.uniform(keys[2], (7, 8, 8, 3))
+
+    def one(params, image):
+        maps = convolve(image[None], params["w"])[0]
+        vector = params["v"] @ jax.nn.relu(maps + bias if bias else maps).mean((0, 1))
+        return jax.nn.relu(vector + bias if bias else vector)
+
+    def net(params, images):
+        return jax.vmap(one, (None, 0))(params, images)
+
+    outputs, found = jaxviz.capture(net, ["conv_0", "relu_0"])(params, images)
+    np.testing.assert_allclose(jax.nn.relu(found["conv_0"]), found["relu_0"], atol=1e-6)
+    for layer in ("dense_0", "relu_1"):
+        vectors = jaxviz.features(net, params, images, layer=layer, size=8, batch_size=3).values
+        np.testing.assert_allclose(jax.nn.relu(vectors), outputs, rtol=1e-5)
+        np.testing.assert_allclose(jaxviz.channel(net, layer, 1)(params, images), vectors[:, 1], rtol=1e-5)
+    ours = jaxviz.lrp(jaxviz.channel(net, "relu_1", 2), params, images, rule="gamma")
+
+    def batched(params, images):
+        maps = convolve(images, params["w"])
+        vectors = jax.nn.relu(maps + bias if bias else maps).mean((1, 2)) @ params["v"].T
+        return jax.nn.relu(vectors + bias if bias else vectors)
+
+    expected = jaxviz.lrp(jaxviz.channel(batched, "relu_1", 2), params, images, rule="gamma")
+    np.testing.assert_allclose(ours, expected, atol=1e-5 * jnp.abs(expected).max())

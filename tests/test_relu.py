@@ -138,3 +138,27 @@ def test_noise_is_no_relu(images):
 def test_an_unknown_rule(rule):
     with pytest.raises(ValueError, match="expected the rule 'guided', 'deconvnet' or a function"):
         jaxviz.with_relu(jax.nn.relu, rule)
+
+
+def test_a_variance_that_is_clipped_is_no_relu(images, x64):
+    """As Equinox's normalizations write it; and a difference to a square is no variance for that alone."""
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 3, 4), jnp.float64)
+
+    def normalized(x, clip):
+        variance = jnp.var(x, (1, 2), keepdims=True)
+        return (x - x.mean((1, 2), keepdims=True)) * jax.lax.rsqrt(
+            (jnp.maximum(0.0, variance) if clip else variance) + 1e-5
+        )
+
+    def net(clip):
+        return lambda images: jax.nn.relu(normalized(convolve(images, kernel), clip)).sum((1, 2, 3))
+
+    images = images.astype(jnp.float64)
+    assert [name for name in jaxviz.layers(lambda _, x: net(True)(x), None, images) if "relu" in name] == ["relu_0"]
+    for rule in TWINS:
+        grads = [
+            jax.grad(lambda x, c=clip, r=rule: jaxviz.with_relu(net(c), r)(x).sum())(images) for clip in (True, False)
+        ]
+        np.testing.assert_allclose(*grads, atol=1e-12)
+    squares = lambda _, x: jax.nn.relu(convolve(x, kernel) - jnp.square(x.mean(-1, keepdims=True)))  # noqa: E731
+    assert "relu_0" in jaxviz.layers(squares, None, images)

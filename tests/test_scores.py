@@ -77,6 +77,17 @@ def test_several_numbers_for_each_image(make, small_params, images):
     )
 
 
+def test_positions_and_weights_in_lists(small_params, images):
+    found, expected = (
+        jaxviz.gradient(jaxviz.neuron(small_net, "relu_1", 0, at) * weights, small_params, images)
+        for at, weights in (
+            (([1, 2], [3, 4]), [2.0, 1.0]),
+            ((jnp.array([1, 2]), jnp.array([3, 4])), jnp.array([2.0, 1.0])),
+        )
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_channel_neuron_energy(small_params, images):
     value = values_of(small_params, images, "relu_1")
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)  # noqa: E731

@@ -264,3 +264,16 @@ def test_names_are_found_in_an_accelerated_network():
     params = {"conv": {"kernel": kernel}}
     assert list(jaxviz.layers(fast, params, images)) == ["conv_0", "relu_0"]
     agree(jaxviz.capture(fast, "conv")(params, images)[1]["conv"], exact(plain, kernel, images))
+
+
+def test_the_derivative_of_a_gradient_that_is_zero():
+    """Where a gradient is zero, its derivative need not be: here of the weight of a score that nothing has yet."""
+    images, kernel, (one, other) = random(1, 24, 24, 32), random(3, 3, 32, 48, seed=1), random(2, 1, 24, 24, 48, seed=2)
+    maps = accelerate(lambda images: convolve(images, kernel))
+    assert is_swapped(lambda images: convolve(images, kernel), images)
+
+    def gradient(weight):
+        return jax.grad(lambda x: jnp.sum(maps(x) * ((1 - weight) * one * (one > 1) + weight * other)))(images)
+
+    slope = jax.jvp(gradient, (0.0,), (1.0,))[1]
+    np.testing.assert_allclose(slope, gradient(1.0) - gradient(0.0), atol=TOLERANCE * jnp.abs(slope).max() * 10)

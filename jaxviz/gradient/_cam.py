@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
 from jaxviz._interpret import capture, channel_axis, find, replace, trace
-from jaxviz._scores import fixed
+from jaxviz._scores import fixed, nets_of
 from jaxviz._types import Images, Score
 from jaxviz.gradient._copies import of_each_score, run, values_of
 from jaxviz.gradient._saliency import guided_backprop
@@ -71,6 +71,8 @@ def guided_grad_cam(
 
 
 def _cam(score: Score, params: Any, images: Images, *, layer: str, batch_size: int) -> Array:
+    if nets_of(score) > 1:
+        raise ValueError("grad_cam: expected scores of one network to be added, got some of several")
     score = fixed(score, params, images)
     value = find(trace(score, params, images), [layer])[layer]
     shape, axis = value.aval, channel_axis(value)

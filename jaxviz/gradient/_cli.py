@@ -20,7 +20,7 @@ import tyro
 import jaxviz
 from jaxviz._image import ImageError, write_atomically
 from jaxviz._scores import Score
-from jaxviz._verbs import UNREADABLE, arguments, command, digest, documentation, files
+from jaxviz._verbs import UNREADABLE, arguments, check_writable, command, digest, documentation, files
 from jaxviz.report._draw import overlaid, raw
 
 
@@ -130,6 +130,7 @@ def _attribute(
     seed: int | None = None,
 ) -> None:
     paths = files(sources, out)
+    check_writable(out)
     given = {name: _replacement(name, options[name], size) for name in _REPLACEMENTS if name in options}
     net, params = jaxviz.load(model)
     with _ended_by_interrupts():

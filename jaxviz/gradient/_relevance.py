@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
-from jaxviz._interpret import KINDS, Path, Program, Value, bias_additions, evaluate, is_layer, loop_bodies, trace
+from jaxviz._interpret import KINDS, MOVES, Path, Program, Value, bias_additions, evaluate, is_layer, loop_bodies, trace
 from jaxviz._types import Images, Score
 from jaxviz.gradient._copies import Fill, beside, differentiate, filled, run
 
@@ -138,6 +138,8 @@ def _actions(layer: Value, epsilon: Array, gamma: Array | None) -> dict[Path, An
         (result,) = go_on()
         if step is layer and gamma is not None:
             kept.extend((result, _of_absolute_values(layer, operands)))
+        elif step.op in MOVES and step.eqn is not None:
+            kept[:] = [step.eqn.primitive.bind(x, **step.eqn.params) for x in kept]
         if step is steps[-1]:
             size, favour = jnp.zeros_like(result), jnp.zeros(())
             if gamma is not None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
+from jaxviz._image import largest
 from jaxviz._relu import Rule, with_relu
 from jaxviz._types import Images, Score
 from jaxviz.gradient._copies import beside, differentiate, run
@@ -142,4 +143,4 @@ def _gradient(
 
 
 def _largest(gradients: Array) -> Array:
-    return jnp.abs(gradients).max(axis=-1)
+    return largest(jnp.abs(gradients), axis=-1)

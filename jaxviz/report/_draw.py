@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxviz._image import blur, normalize, overlay
+from jaxviz._image import blur, largest, normalize, overlay
 
 
 def raw(map: Float[Array, "h w *c"], *, fine: bool) -> Float[Array, "h w 3"]:
@@ -18,7 +18,7 @@ def overlaid(image: Float[Array, "h w 3"], map: Float[Array, "h w *c"], *, fine:
 
     A map of single bright pixels, `fine`, would not be seen over a photograph: it is blurred by 3 pixels.
     """
-    heat = abs(map).max(-1) if map.ndim == 3 else map
+    heat = largest(abs(map), -1) if map.ndim == 3 else map
     return overlay(image, blur(heat[None, ..., None], 3.0)[0, ..., 0] if fine else _above_least(heat))
 
 

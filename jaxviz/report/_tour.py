@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import jaxviz
-from jaxviz._verbs import check_apart
+from jaxviz._verbs import check_apart, check_writable
 from jaxviz.data._source import open_source
 from jaxviz.models._fetch import included
 from jaxviz.models._load import imported_digest
@@ -55,6 +55,7 @@ def run_tour(
     unknown = set(only) - {method.id for method in METHODS}
     if unknown:
         raise ValueError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(m.id for m in METHODS)}")
+    check_writable(folder)
     tour = Tour(jaxviz.load_image(image), jax.random.key(seed), full, report, album)
     photos = _digest_of(album, folder) if album is not None else ""
     weights = [imported_digest(name) for name in ("vgg16_features", "efficientnet_lite0")]

@@ -1,6 +1,7 @@
 """The synthesis methods as verbs of the command line: what they make is saved as it comes, and can be gone on with."""
 
 import functools
+import glob
 import inspect
 import json
 import operator
@@ -16,7 +17,7 @@ import tyro
 
 import jaxviz
 from jaxviz._image import sides_of, write_atomically
-from jaxviz._verbs import arguments, command, digest, documentation, each_of, files, interrupts, short
+from jaxviz._verbs import arguments, check_writable, command, digest, documentation, each_of, files, interrupts, short
 from jaxviz.synthesis._minimize import Synthesis
 from jaxviz.synthesis._recipes import RECIPES
 from jaxviz.synthesis._saved import read, save_as_it_comes
@@ -61,7 +62,9 @@ def _options(method: Callable[..., Any], *names: str, **annotations: Any) -> dic
 
 def _each(make: Callable[[Path], str], sources: Sequence[Path], out: Path) -> None:
     """Make something of each image; one that cannot be read does not keep the others from being made."""
-    each_of([(path, lambda path: print(make(path), flush=True)) for path in files(sources, out)])
+    paths = files(sources, out)
+    check_writable(out)
+    each_of([(path, lambda path: print(make(path), flush=True)) for path in paths])
 
 
 def _channels(layer: str, target: Sequence[str]) -> np.ndarray:
@@ -220,6 +223,9 @@ def _fall(
     kept, done = read(last), 0
     if kept is not None and kept.settings == told:
         done, image = int(kept.state[0]), jnp.asarray(kept.state[1])
+    elif kept is not None:  # frames of a zoom with other settings would be taken for the last ones of this
+        for old in at.parent.glob(f"{glob.escape(at.name)}-[0-9][0-9][0-9][0-9].png"):
+            old.unlink()
     with interrupts() as interrupted, Console(stderr=True).status("Starting") as status:
         for frame in jaxviz.dream_zoom(score, params, key, image, frames=frames, first=done, **options):
             jaxviz.save_image(f"{at}-{done:04d}.png", frame[0])

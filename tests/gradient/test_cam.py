@@ -178,3 +178,26 @@ def test_errors(method, small_params, images):
         method(lambda p, x: small_net(p, x).sum(), small_params, images, layer="relu_1")
     with pytest.raises(ValueError, match="batch_size: expected a whole number of at least 1, got 0"):
         method(score(), small_params, images, layer="relu_1", batch_size=0)
+
+
+@every_method
+def test_a_sum_of_scores_is_one_score(method, small_params, images):
+    """Each term runs a network of its own, in which the layer is found; a name of the user's too."""
+
+    def named(params, images):
+        return small_net(params, jax.ad_checkpoint.checkpoint_name(images * 1.0, "input"))
+
+    def difference(params, images):
+        logits = small_net(params, images)
+        return 2 * logits[:, 1] - logits[:, 2]
+
+    expected = method(difference, small_params, images, layer="relu_1")
+    terms = 2 * jaxviz.logit(named, 1) - jaxviz.logit(named, 2)
+    np.testing.assert_allclose(method(terms, small_params, images, layer="relu_1"), expected, atol=1e-6)
+    assert jnp.abs(expected - method(jaxviz.logit(small_net, 1), small_params, images, layer="relu_1")).max() > 1e-3
+
+
+def test_a_sum_over_two_networks(small_params, images):
+    other = jaxviz.logit(lambda params, images: small_net(params, 2 * images), 1)
+    with pytest.raises(ValueError, match="expected scores of one network to be added"):
+        jaxviz.grad_cam(score() + other, small_params, images, layer="relu_1")

@@ -344,7 +344,7 @@ def test_an_unknown_network(capsys, tmp_path):
 def test_results_that_cannot_be_written(small, capsys, tmp_path):
     (tmp_path / "taken").touch()
     (line,) = error_of(capsys, "saliency", CAT, "--out", "taken")
-    assert "taken: expected a folder that can be written to, got Not a directory; choose another as --out" in line
+    assert "--out taken: expected a folder for the results, but taken is a file" in line
 
 
 def test_pictures_of_other_settings_do_not_pass_for_done(small, capsys, monkeypatch):
