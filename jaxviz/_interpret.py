@@ -489,7 +489,8 @@ def capture(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], tuple[
     """Return a function that also gives the values called `names`.
 
     The result, `fn(params, images) -> (outputs, {name: array})`, composes with jit, vmap, grad and remat. An unknown
-    name, one that is used twice and one inside a loop raise ValueError when it is called.
+    name, one that is used twice and one inside a loop raise ValueError when it is called. To a value from within a
+    function with a `custom_vjp` that function's own derivative does not apply, nor to what comes after it.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz

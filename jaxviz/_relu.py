@@ -1,4 +1,4 @@
-"""Find every ReLU of a function, however it is spelled, and swap its backward rule."""
+"""Find every ReLU of a function, in the spellings that people use, and swap its backward rule."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -135,9 +135,10 @@ def _users(value: Value) -> Iterator[Value]:
 def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
     """Return `fn` with the backward rule of every ReLU swapped; its values stay the same.
 
-    A ReLU is found however it is spelled: `jax.nn.relu`, `jnp.maximum(x, 0)`, `relu6`, `jnp.clip(x, 0, c)`,
-    `jnp.where(x > 0, x, 0)`, `x * (x > 0)`; reused, inside jit or remat, in a model nobody prepared. Where the
-    activation is also bounded from above, as in relu6, the bound keeps its own derivative.
+    A ReLU is found in each of these spellings: `jax.nn.relu`, `jnp.maximum(x, 0)`, `relu6`, `jnp.clip(x, 0, c)`,
+    `jnp.where(x > 0, x, 0)`, `x * (x > 0)`; reused, inside jit or remat, in a model nobody prepared. Others, such as
+    `-jnp.minimum(-x, 0)` or `(x + abs(x)) / 2`, keep their derivative. Where the activation is also bounded from above,
+    as in relu6, the bound keeps its own.
 
     Args:
         fn: any function of arrays, such as a network or a score.
