@@ -333,6 +333,12 @@ def check_range(name: str, images: Any) -> None:
         )
 
 
+def check_not_negative(name: str, number: Any) -> None:
+    """Raise ValueError for a negative number, infinity and NaN, where it is there to be looked at."""
+    if not isinstance(number, Tracer) and not np.all((np.asarray(number) >= 0) & (np.asarray(number) < np.inf)):
+        raise ValueError(f"{name}: expected a number of at least 0, got {number}")
+
+
 def check_finite(name: str, values: Any) -> None:
     """Raise ValueError if there is a NaN or an infinity, where the values are there to be looked at."""
     if isinstance(values, Tracer):

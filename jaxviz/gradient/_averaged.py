@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
+from jaxviz._image import check_not_negative
 from jaxviz._scores import fixed
 from jaxviz._types import Images, Key, Score
 from jaxviz.gradient._copies import (
@@ -124,6 +125,7 @@ def smoothgrad(
     Smilkov et al. 2017, SmoothGrad; Hooker et al. 2019 (squared); Adebayo et al. 2018 (variance).
     """
     check_positive(samples=samples)
+    check_not_negative("noise", noise)
     if statistic not in _STATISTICS:
         raise ValueError(f"statistic: expected one of {', '.join(_STATISTICS)}, got {statistic!r}")
     options = {"samples": samples, "statistic": statistic, "batch_size": batch_size}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
+from jaxviz._image import check_not_negative
 from jaxviz._interpret import KINDS, MOVES, Path, Program, Value, bias_additions, evaluate, is_layer, loop_bodies, trace
 from jaxviz._types import Images, Score
 from jaxviz.gradient._copies import Fill, beside, differentiate, filled, run
@@ -66,6 +67,8 @@ def lrp(
     (epsilon); Montavon et al. 2019, Layer-wise Relevance Propagation: An Overview (gamma);
     Andéol et al. 2021 (gamma where inputs have both signs).
     """
+    for name, number in (("epsilon", epsilon), ("gamma", gamma)):
+        check_not_negative(name, number)
     if rule not in ("epsilon", "gamma"):
         raise ValueError(f"rule: expected 'epsilon' or 'gamma', got {rule!r}")
     start = filled("baseline", baseline, images)

@@ -309,7 +309,7 @@ def texture(
         image = jaxviz.load_image(path, longest=sample)
         at, told = out / f"{path.stem}-texture", settings | {"image": digest(path)}
         if method == "efros-leung":
-            run = functools.partial(_grow, key, image, size=size or 128, window=window)
+            run = functools.partial(_grow, key, image, size=128 if size is None else size, window=window)
         else:
             net, params = jaxviz.load(model)
             run = functools.partial(jaxviz.texture, net, params, key, image, layers=layers, size=size, **options)

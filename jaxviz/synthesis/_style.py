@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
-from jaxviz._image import LUMINANCE, check_images, check_range, sides_of
+from jaxviz._image import LUMINANCE, check_images, check_not_negative, check_range, sides_of
 from jaxviz._interpret import layers, read_layers
 from jaxviz._types import Images, Key, Net
 from jaxviz.synthesis._dream import octave_sizes, resized
@@ -372,13 +372,8 @@ def weights_of(
     total = sum(proportions.values())
     if not total > 0 or min(proportions.values()) < 0:
         raise ValueError(f"{what}: expected weights of at least 0, not all of them 0, got {proportions}")
-    _check_weight(f"the weight of {what}", weight)
+    check_not_negative(f"the weight of {what}", weight)
     return {name: weight * share / total for name, share in proportions.items()}
-
-
-def _check_weight(name: str, weight: ArrayLike) -> None:
-    if not isinstance(weight, Tracer) and not 0 <= np.asarray(weight) < np.inf:
-        raise ValueError(f"{name}: expected a number of at least 0, got {weight}")
 
 
 def _shares(weights: Any, count: int) -> list[ArrayLike]:

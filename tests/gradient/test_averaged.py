@@ -279,3 +279,13 @@ def test_errors_of_options(small_params, images):
         smooth(samples=0)
     with pytest.raises(ValueError, match="statistic: expected one of mean, squared, variance, got 'median'"):
         smooth(statistic="median")
+
+
+@pytest.mark.parametrize("number", [-0.3, float("nan"), float("inf")])
+def test_strengths_are_numbers_of_at_least_0(number, small_params, images):
+    score, message = jaxviz.logit(small_net, 1), f": expected a number of at least 0, got {number}"
+    with pytest.raises(ValueError, match=f"noise{message}"):
+        jaxviz.smoothgrad(score, small_params, KEY, images, noise=number)
+    for name in ("epsilon", "gamma"):
+        with pytest.raises(ValueError, match=f"{name}{message}"):
+            jaxviz.lrp(score, small_params, images, **{name: number})
