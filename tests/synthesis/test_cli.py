@@ -297,6 +297,8 @@ def test_a_zoom_goes_on_after_its_last_frame(stop_at, capsys):
         name = f"cat-dream-{i:04d}.png"
         assert Path(f"out/{name}").read_bytes() == Path(f"whole/{name}").read_bytes()
     assert jnp.any(jaxviz.load_image("out/cat-dream-0000.png") != jaxviz.load_image("out/cat-dream-0002.png"))
+    cli.main([*line.replace("--zoom 3", "--zoom 1").split(), "--seed", "1"])  # another zoom, of which no other frame is
+    assert [path.name for path in Path("out").glob("cat-dream-*.png")] == ["cat-dream-0000.png"]
 
 
 def test_the_two_textures_do_not_vouch_for_each_other(capsys):
