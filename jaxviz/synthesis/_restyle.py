@@ -29,7 +29,7 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
         params: of the net.
         image: `(h, w, 3)` in [0, 1].
         style: a number or weights; see `style_net`.
-        tile: side in pixels of what is computed at once. A net of width 24 took 0.6 GB for 1024.
+        tile: side in pixels of what is computed at once. The net that comes with jaxviz takes 0.75 GB for 1024.
 
     Raises:
         ValueError: for an image of another shape, a style the net does not have, or tiles that are too small for it.
