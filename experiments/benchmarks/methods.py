@@ -279,7 +279,8 @@ def their_style(size: int, steps: int, optimizer: str) -> Run:
 
         def run() -> Any:
             twin = twins.Twin(params, content, style, torch.float32, prepare)
-            images = twin.tensor(content).contiguous().requires_grad_()  # its L-BFGS takes no other layout
+            start = twin.tensor(content)
+            images = (start if optimizer == "adam" else start.contiguous()).requires_grad_()  # as its L-BFGS needs them
             count = 1 if less else steps
             step = torch.optim.Adam([images], lr=0.02) if optimizer == "adam" else lbfgs(torch, images, count)
 

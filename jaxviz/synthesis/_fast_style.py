@@ -117,7 +117,7 @@ def train_style_net(
         cooldown: the last part of the steps, in [0, 1], over which the learning rate falls to zero.
         precision: "bfloat16" computes the net and the network that compares in bfloat16, and the norms, the losses and
             the parameters in float32: meant for accelerators. An H100 took 8.5 ms a step of the default size in place
-            of 11.5, and after 400 steps the loss was 0.1% higher; CPUs are slower.
+            of 11.5, and after 400 steps the loss was 0.2% higher; CPUs are slower.
         store: folder for checkpoints; None: the training cannot be gone on with.
         every: steps from one checkpoint to the next.
         callback: called as `callback(training)` every few steps and at the end; if it returns true, the training is

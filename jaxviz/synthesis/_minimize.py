@@ -147,9 +147,8 @@ def _resumed(state: Any, resume: Sequence[Any]) -> tuple[Any, Any]:
         raise ValueError("resume: this state is of a run of another kind or size; start anew without it")
     put = [_like(jnp.array(x), fresh) for x, fresh in zip(leaves, jax.tree.leaves(state), strict=True)]
     earlier = resume[-1]
-    return jax.tree.unflatten(jax.tree.structure(state), put), earlier if isinstance(earlier, Tracer) else np.asarray(
-        earlier
-    )
+    earlier = earlier if isinstance(earlier, Tracer) else np.asarray(earlier)
+    return jax.tree.unflatten(jax.tree.structure(state), put), earlier
 
 
 def _like(values: Array, fresh: Array) -> Array:

@@ -22,8 +22,8 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
     tiles. What makes them fit is that all take the same mean and variance at every normalization, those of the image
     reduced to `tile` x `tile` pixels; and that each sees as far beyond its edge as the net does. So there is no seam:
     to rounding, the tiles are what one pass with those means and variances gives. They are not quite the large image's
-    own: of a portrait of 768x576 in tiles of 384, pixels differed by 0.02 (scream) to 0.09 (ink) on average, where
-    strokes lie elsewhere.
+    own: with an earlier net, pixels of a portrait of 768x576 in tiles of 384 differed by 0.02 (scream) to 0.09 (ink) on
+    average, where strokes lie elsewhere.
 
     Args:
         params: of the net.

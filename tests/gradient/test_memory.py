@@ -6,6 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,6 @@ def test_peak_memory_does_not_grow_with_the_copies(method):
         for options in ((few, 8), (many, 8), (many, 64))
     ]
     first, second, large_batch = (int(process.communicate(timeout=120)[0]) for process in running)
-    # With jax 0.10 it is 1.05 at most. With 0.11 it was 340 to 430 MB for any number of copies from 64 to 1024.
-    assert second <= 1.35 * first
+    # With jax 0.11 it was 340 to 430 MB for any number of copies from 64 to 1024.
+    assert second <= (1.05 if jax.__version_info__ < (0, 11) else 1.35) * first
     assert large_batch > 1.5 * first
