@@ -68,8 +68,8 @@ def accelerate(fn: Callable[..., Any], *, exact: bool = False) -> Callable[..., 
 def hoist(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     """Return `fn`, the body of a loop, with what its convolutions make of their kernels made here, outside of the loop.
 
-    Those are flipped kernels, for gradients, and Winograd's; XLA makes them again each turn. `args` are such as the
-    loop will give it; a kernel that depends on them is left inside.
+    Those are flipped kernels, for gradients; XLA makes them again each turn. `args` are such as the loop will give it;
+    a kernel that depends on them is left inside.
     """
     program = trace(fn, *args)
     known: dict[int, Any] = {}
@@ -85,22 +85,15 @@ def hoist(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
 
     actions = {}
     for value in program.values:
-        if value.op in ("jaxviz_convolution", "jaxviz_winograd") and len(value.inputs) == 2 and value.rule_at is None:
+        if value.op == "jaxviz_convolution" and value.rule_at is None:
             kernel = value_of(value.inputs[1])
             if kernel is not None:
-                actions[value.path] = functools.partial(_with_kernel, value.eqn, _made_ready(value.eqn, kernel))
+                actions[value.path] = functools.partial(_with_kernel, value.eqn, kernel)
     return lambda *args: evaluate(program, args, actions)[0]
 
 
-def _made_ready(eqn: Any, kernel: Array) -> tuple[Array, ...]:
-    """Return what a convolution of ours takes after the images."""
-    if eqn.primitive is convolution_p:
-        return (kernel,)
-    return kernel, _winograd.at_points(kernel, **{name: eqn.params[name] for name in ("adjoint", "side")})
-
-
-def _with_kernel(eqn: Any, kernel: tuple[Array, ...], operands: list[Any], _: Callable) -> tuple[list[Any], dict]:
-    return bind(eqn, [operands[0], *kernel])
+def _with_kernel(eqn: Any, kernel: Array, operands: list[Any], _: Callable) -> tuple[list[Any], dict]:
+    return bind(eqn, [operands[0], kernel])
 
 
 def _apply(swap: Callable, params: dict[str, Any], operands: list[Any], _: Callable) -> tuple[list[Any], dict]:
@@ -117,8 +110,8 @@ def _convolve(images: Array, kernel: Array, *, exact: bool, **params: Any) -> Ar
     depthwise = groups == images.shape[numbers.lhs_spec[1]] == kernel.shape[numbers.rhs_spec[0]]
     depthwise &= kernel.size // groups <= MOST_SHIFTS
     if groups == 1 or not depthwise or any(d != 1 for d in params["lhs_dilation"]):
-        side = _winograd.EXACT if exact else _winograd.FAST
-        if _winograd.pays(images, kernel, params, side=side):
+        if _winograd.pays(images, kernel, params):
+            side = _winograd.EXACT if exact else _winograd.FAST
             return _winograd.convolve(images, kernel, params["padding"], side=side)
         return convolution_p.bind(images, kernel, **params)
     return _depthwise(images, kernel, params)
