@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TILES = 56  # of a block, at most: a multiple of the rows of a product; then all of a step fits into 2 MB of cache
+TILES = {4: 56, 2: 112}  # of a block, at most, for each side of a tile: all of a step then fits into 2 MB of cache
 CHANNELS = 64  # that are multiplied at once, in and out
 WORK = 2e7  # products for which another thread pays
 GRAIN = 32  # channels in and out have to be a multiple of
@@ -610,11 +610,14 @@ def convolve(images: Any, kernel: Any, *, adjoint: bool, padding: Any, side: int
     tiles, points = count * tiles_down * tiles_across, (side + 2) ** 2
     products = points * tiles * inputs * outputs
     threads = int(min(len(os.sched_getaffinity(0)), 1023, max(1, products // WORK)))
-    blocks = -(-tiles // TILES)
-    block = min(TILES, -(-tiles // blocks // rows) * rows)
+    # As many items for each thread: blocks of tiles, or where those are too few, groups of channels out.
+    blocks = -(-tiles // TILES[side])
+    if blocks >= threads:
+        blocks = -(-blocks // threads) * threads
+    block = -(-tiles // blocks)
     blocks = -(-tiles // block)
+    groups = min(outputs // (2 * lanes), -(-threads // blocks))
     panels = CHANNELS // (2 * lanes)
-    groups = 1 if threads == 1 else min(outputs // (2 * lanes), -(-3 * threads // blocks))
     next_value, next_kernel, next_sum = map(_apart, (block * inputs, CHANNELS**2, block * CHANNELS))
     sizes = {
         "values": points * next_value, "zeros": inputs, "nowhere": outputs, "kernels": points * next_kernel,
