@@ -20,7 +20,7 @@ In loops, `hoist` makes what depends on kernels only before the loop.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -111,8 +111,7 @@ def _convolve(images: Array, kernel: Array, *, exact: bool, **params: Any) -> Ar
     depthwise &= kernel.size // groups <= MOST_SHIFTS
     if groups == 1 or not depthwise or any(d != 1 for d in params["lhs_dilation"]):
         if _winograd.pays(images, kernel, params):
-            side = _winograd.EXACT if exact else _winograd.FAST
-            return _winograd.convolve(images, kernel, params["padding"], side=side)
+            return _winograd.convolve(images, kernel, params["padding"], exact=exact)
         return convolution_p.bind(images, kernel, **params)
     return _depthwise(images, kernel, params)
 
@@ -261,9 +260,30 @@ def _pool(images: Array, window: Any, strides: Any, padding: Any) -> Array:
 @_pool.defjvp
 def _pool_jvp(window: Any, strides: Any, padding: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     """Pass the tangent of each window's maximum; the first of several equal ones wins, as in PyTorch."""
+    if window == strides and not any(pad for pair in padding for pad in pair):
+        return _side_by_side(window, *primals, *tangents)
     best, *values = taps_of(primals[0], -jnp.inf, window, strides, padding)
     tangent, *changes = taps_of(tangents[0], 0.0, window, strides, padding)
     for value, change in zip(values, changes, strict=True):
         tangent = jnp.where(value > best, change, tangent)
         best = jnp.maximum(best, value)
     return best, tangent
+
+
+def _side_by_side(window: Sequence[int], images: Array, tangents: Array) -> tuple[Array, Array]:
+    """Do so for windows that do not overlap: on the way back then all that a window covers is written at once."""
+    parts, changes = (_windows(x, window) for x in (images, tangents))
+    order = (tuple(range(0, parts.ndim, 2)), tuple(range(1, parts.ndim, 2)))
+    best, *values = jnp.transpose(parts, (*order[1], *order[0])).reshape(-1, *parts.shape[::2])
+    first = jnp.zeros(best.shape, jnp.int8)
+    for i, value in enumerate(values, 1):
+        first, best = jnp.where(value > best, jnp.int8(i), first), jnp.maximum(best, value)
+    within = [n if axis % 2 else 1 for axis, n in enumerate(parts.shape)]
+    numbers = jnp.arange(math.prod(within), dtype=jnp.int8).reshape(within)
+    return best, jnp.sum(jnp.where(jnp.expand_dims(first, order[1]) == numbers, changes, 0), order[1])
+
+
+def _windows(values: Array, window: Sequence[int]) -> Array:
+    """Return whole windows, with an axis for the window and one for the place in it for each axis."""
+    whole = values[tuple(slice(n // side * side) for n, side in zip(values.shape, window, strict=True))]
+    return whole.reshape([n for size, side in zip(whole.shape, window, strict=True) for n in (size // side, side)])

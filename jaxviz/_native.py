@@ -10,17 +10,22 @@ All sizes are data: one compilation, a quarter of a second, does for all convolu
 import contextlib
 import ctypes
 import functools
+import hashlib
 import itertools
 import os
 import platform
 import struct
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxviz._image import write_atomically
 
 TILES = {4: 56, 2: 112}  # of a block, at most, for each side of a tile: all of a step then fits into 2 MB of cache
 CHANNELS = 64  # that are multiplied at once, in and out
@@ -184,7 +189,7 @@ class _Function:
     def sum_of(self, weights: np.ndarray, values: Sequence[str]) -> str:
         """Return a weighted sum; a term that needs no product comes first."""
         numbers = [float(w) for w in weights]
-        first, *rest = sorted(np.flatnonzero(weights), key=lambda i: numbers[i] != 1)
+        first, *rest = sorted(np.flatnonzero(weights).tolist(), key=lambda i: numbers[i] != 1)
         total = self.times(numbers[first], values[first])
         for i in rest:
             total = self.fma(values[i], self.constant(numbers[i]), total)
@@ -541,13 +546,52 @@ def _handler(side: int, lanes: int) -> str:
 # What Python calls
 
 _ENGINES: list[Any] = []  # the compiled code lives as long as they do
+_ONCE = threading.Lock()
+
+
+def _compiled(text: str) -> Any:
+    """Return what runs a program; compiled code is kept where JAX keeps its own, if it does."""
+    import llvmlite
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    module = llvm.parse_assembly(text)
+    module.verify()
+    # Without LLVM's passes over its language: they take twice as long as the rest, and nothing gets faster.
+    cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    target = llvm.Target.from_default_triple().create_target_machine(cpu=cpu, features=features)
+    libc = ctypes.CDLL(None)
+    for name in ("pthread_create", "pthread_join"):
+        llvm.add_symbol(name, ctypes.cast(getattr(libc, name), ctypes.c_void_p).value)
+    engine = llvm.create_mcjit_compiler(module, target)
+    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if folder and "://" not in folder:
+        told = repr((text, llvmlite.__version__, llvm.llvm_version_info, cpu, features))
+        path = Path(folder) / f"jaxviz-{hashlib.sha256(told.encode()).hexdigest()}.o"
+        engine.set_object_cache(lambda _, code: _keep(path, bytes(code)), lambda _: _kept(path))
+    engine.finalize_object()
+    _ENGINES.append(engine)
+    return engine
+
+
+def _keep(path: Path, code: bytes) -> None:
+    with contextlib.suppress(OSError):  # a folder that cannot be written is no reason to fail
+        write_atomically(path, hashlib.sha256(code).digest() + code)
+
+
+def _kept(path: Path) -> bytes | None:
+    """Return the code in a file, if it is whole."""
+    with contextlib.suppress(OSError):
+        digest, code = (kept := path.read_bytes())[:32], kept[32:]
+        if hashlib.sha256(code).digest() == digest:
+            return code
+    return None
 
 
 @functools.cache
 def _register(found: Machine) -> None:
     """Compile for a processor, and let XLA know."""
-    import llvmlite.binding as llvm
-
     lanes, rows = found
     parts = [_multiply(i, lanes) for i in range(1, rows + 1)] + [_multiply_all(rows, lanes)]
     for side in POINTS:
@@ -564,19 +608,9 @@ def _register(found: Machine) -> None:
         "declare i32 @pthread_create(ptr, ptr, ptr, ptr)",
         "declare i32 @pthread_join(i64, ptr)",
     ]
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
     width = f'"prefer-vector-width"="{32 * lanes}" "min-legal-vector-width"="{32 * lanes}"'
     text = "\n".join(parts).replace(") {", f") {width} {{").replace(") noinline {", f") noinline {width} {{")
-    module = llvm.parse_assembly(text)
-    module.verify()
-    # Without LLVM's passes over its language: they take twice as long as the rest, and nothing gets faster.
-    target = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
-    )
-    engine = llvm.create_mcjit_compiler(module, target)
-    engine.finalize_object()
-    _ENGINES.append(engine)
+    engine = _compiled(text)
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
     for side in POINTS:
@@ -601,8 +635,9 @@ def convolve(images: Any, kernel: Any, *, adjoint: bool, padding: Any, side: int
     found = machine()
     if found is None:
         raise NotImplementedError("there is no machine code for this processor")
-    _register(found)
-    lanes, rows = found
+    with _ONCE:
+        _register(found)
+    lanes = found.lanes
     count, height, width, inputs = images.shape
     outputs = kernel.shape[2 if adjoint else 3]
     down, across = (n + sum(pads) - 2 for n, pads in zip((height, width), padding, strict=True))

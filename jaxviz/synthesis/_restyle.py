@@ -1,5 +1,6 @@
 """One image of any size in a style, in tiles that fit together."""
 
+import functools
 import math
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxviz._accelerate import accelerate
 from jaxviz._image import check_images, check_range
 from jaxviz._types import Images
 from jaxviz.models._style_net import BORDER, STEP, Moments, apply, mixture, reach, with_border
@@ -84,14 +86,14 @@ def _shrunk(pixels: np.ndarray, tile: int) -> Images:
     return resized(jnp.asarray(pixels)[None], (max(1, int(height * scale)), max(1, int(width * scale))))
 
 
-_whole = jax.jit(with_border)
+_whole = jax.jit(accelerate(with_border))
 
 
 @jax.jit
 def _moments(params: Any, images: Array, mix: Array) -> Moments:
-    return apply(params, images, mix)[1]
+    return accelerate(apply)(params, images, mix)[1]
 
 
 @jax.jit
 def _with_moments(params: Any, images: Array, mix: Array, moments: Moments) -> Array:
-    return apply(params, images, mix, moments=moments)[0]
+    return accelerate(functools.partial(apply, moments=moments))(params, images, mix)[0]
