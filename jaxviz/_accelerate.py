@@ -10,8 +10,8 @@
 - Nor has XLA on CPU fast code for a convolution without any padding; with a row and a column of zeros it has.
 - A convolution with a 1x1 kernel is a product of matrices, and on CPU up to twice as fast when written as one.
 - One of 3x3, stride 1 and a border of zeros is done in a quarter of the products by Winograd's method (`_winograd.py`):
-  float32 on CPU, where it pays; on the way forward of attributions by gradients in its less and more exact form. Asked
-  for `jax.default_matmul_precision("highest")`, it stays a convolution.
+  float32 on x86-64 CPUs, where it pays; on the way forward of attributions by gradients in its less fast and more exact
+  form. Asked for `jax.default_matmul_precision("highest")`, it stays a convolution.
 - Where the kernel is large beside few positions, to turn it around for the input gradient takes XLA on CPU as long as
   the convolution. One product and nine shifts leave it as it lies.
 

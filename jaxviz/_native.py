@@ -2,9 +2,9 @@
 
 XLA on CPU has to write every step of Winograd's method to memory and read it again, 4 to 9 times as much as the images
 hold. Here a block of some 50 tiles goes through all steps in the processor's cache, and kernels are taken to the
-points in passing, for a twentieth of the time. Threads take blocks in turn, so none waits for a slower one.
+points in passing. Threads take blocks in turn, so none waits for a slower one.
 
-All sizes are data: one compilation, a quarter of a second, does for all convolutions of a process.
+All sizes are data: one compilation, half a second, does for all convolutions of a process.
 """
 
 import contextlib
@@ -565,14 +565,20 @@ def _compiled(text: str) -> Any:
     for name in ("pthread_create", "pthread_join"):
         llvm.add_symbol(name, ctypes.cast(getattr(libc, name), ctypes.c_void_p).value)
     engine = llvm.create_mcjit_compiler(module, target)
-    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
-    if folder and "://" not in folder:
+    folder = _folder()
+    if folder is not None:
         told = repr((text, llvmlite.__version__, llvm.llvm_version_info, cpu, features))
-        path = Path(folder) / f"jaxviz-{hashlib.sha256(told.encode()).hexdigest()}.o"
+        path = folder / f"jaxviz-{hashlib.sha256(told.encode()).hexdigest()}.o"
         engine.set_object_cache(lambda _, code: _keep(path, bytes(code)), lambda _: _kept(path))
     engine.finalize_object()
     _ENGINES.append(engine)
     return engine
+
+
+def _folder() -> Path | None:
+    """Return where JAX keeps compiled programs, if it does, and on a disk."""
+    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
+    return Path(folder) if folder and "://" not in folder else None
 
 
 def _keep(path: Path, code: bytes) -> None:

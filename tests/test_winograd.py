@@ -1,5 +1,6 @@
 """Winograd's convolution: the same values and derivatives, for what it knows; the rest is left alone."""
 
+import ctypes
 import functools
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -8,15 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.data
 from jax import lax
 from nets import convolve
 
 import jaxviz
 from jaxviz import _native, _winograd
 from jaxviz._accelerate import accelerate, hoist
+from jaxviz._interpret import read_layers
 
 # Rounding: tiles are taken to their values at six points and back. Measured 3e-6 of the largest value at 512 channels.
 TOLERANCE = 1e-5
+
+
+pytestmark = pytest.mark.skipif(_native.machine() is None, reason="no machine code for this processor")
 
 
 def random(*shape, seed=0):
@@ -34,8 +40,6 @@ def is_swapped(fn, *args):
 @pytest.fixture(params=[None, _native.Machine(8, 6)], ids=["this processor", "AVX2"])
 def processor(request, monkeypatch):
     """Compute as on this processor, and as on one of shorter vectors."""
-    if _native.machine() is None:
-        pytest.skip("no machine code for this processor")
     if request.param:
         monkeypatch.setattr(_native, "machine", lambda: request.param)
     _winograd.winograd_p.impl.clear_cache()  # eager calls keep programs that were made for the other one
@@ -231,6 +235,20 @@ def test_highest_precision_opts_out():
         assert not is_swapped(plain, kernel, images)
 
 
+@pytest.mark.weights
+@pytest.mark.parametrize("decides", [False, True])
+def test_every_layer_of_a_real_network(decides):
+    """On a photograph: within 1e-5 of the largest value in float64, ReLUs, pools and all."""
+    net, params = jaxviz.load("vgg16_features")
+    images = jaxviz.load_image(skimage.data.astronaut(), size=160)[None]
+    names = [f"relu{stage}_{i}" for stage, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)]
+    read = read_layers(net, tuple(names))
+    found = accelerate(read, exact=decides)(params, images)
+    with jax.enable_x64(True):
+        expected = jax.tree.map(np.asarray, read(*jax.tree.map(lambda x: jnp.asarray(np.float64(x)), (params, images))))
+    agree(found, expected)
+
+
 # In loops
 
 
@@ -288,3 +306,20 @@ def test_the_derivative_of_a_gradient_that_is_zero():
 
     slope = jax.jvp(gradient, (0.0,), (1.0,))[1]
     np.testing.assert_allclose(slope, gradient(1.0) - gradient(0.0), atol=TOLERANCE * jnp.abs(slope).max() * 10)
+
+
+def test_compiled_code_is_kept_with_jax_s(tmp_path, monkeypatch):
+    """And compiled again where the file is damaged: it is not run."""
+    monkeypatch.setattr(_native, "_folder", lambda: tmp_path)
+    program = "define i32 @seven() {\n  ret i32 7\n}"
+    run = lambda: ctypes.CFUNCTYPE(ctypes.c_int)(_native._compiled(program).get_function_address("seven"))()  # noqa: E731
+    assert run() == 7
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:40], whole[:-1] + bytes([whole[-1] ^ 1])):
+        file.write_bytes(damaged)
+        assert _native._kept(file) is None
+        assert run() == 7
+        assert file.read_bytes() == whole
+    monkeypatch.setattr(_native, "_keep", lambda *_: pytest.fail("compiled again"))
+    assert run() == 7
