@@ -75,7 +75,7 @@ def machine() -> Machine | None:
         return None
     try:
         import llvmlite.binding as llvm
-    except ImportError:
+    except (ImportError, OSError):  # it is not there, or its library cannot be loaded
         return None
     has = llvm.get_host_cpu_features()
     if has.get("avx512f") and has.get("avx512vl") and has.get("avx512dq") and has.get("avx512bw"):
@@ -577,8 +577,10 @@ def _compiled(text: str) -> Any:
 
 def _folder() -> Path | None:
     """Return where JAX keeps compiled programs, if it does, and on a disk."""
-    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
-    return Path(folder) if folder and "://" not in folder else None
+    folder, wanted = (
+        getattr(jax.config, f"jax_{name}", None) for name in ("compilation_cache_dir", "enable_compilation_cache")
+    )
+    return Path(folder) if folder and wanted and "://" not in folder else None
 
 
 def _keep(path: Path, code: bytes) -> None:
@@ -647,6 +649,9 @@ def convolve(images: Any, kernel: Any, *, adjoint: bool, padding: Any, side: int
     count, height, width, inputs = images.shape
     outputs = kernel.shape[2 if adjoint else 3]
     down, across = (n + sum(pads) - 2 for n, pads in zip((height, width), padding, strict=True))
+    shape = (count, down, across, outputs)
+    if 0 in shape:
+        return jnp.zeros(shape, jnp.float32)
     tiles_down, tiles_across = -(-down // side), -(-across // side)
     tiles, points = count * tiles_down * tiles_across, (side + 2) ** 2
     products = points * tiles * inputs * outputs
@@ -672,7 +677,7 @@ def convolve(images: Any, kernel: Any, *, adjoint: bool, padding: Any, side: int
         "panels": panels, "items": blocks * groups, "threads": threads, "scratch": sum(sizes.values()), **starts,
         "next_value": next_value, "next_kernel": next_kernel, "next_sum": next_sum,
     }  # fmt: skip
-    results = jax.ShapeDtypeStruct((count, down, across, outputs), jnp.float32)
+    results = jax.ShapeDtypeStruct(shape, jnp.float32)
     scratch = jax.ShapeDtypeStruct((threads, table["scratch"]), jnp.float32)
-    call = jax.ffi.ffi_call(_name(side, lanes), (results, scratch), vmap_method="sequential")
+    call = jax.ffi.ffi_call(_name(side, lanes), (results, scratch))
     return call(images, kernel, np.array([table[name] for name in _NAMES], np.int32))[0]

@@ -4,6 +4,8 @@ Tiles of 4x4 are faster. Tiles of 2x2 round no more than a plain convolution doe
 as flat as it is: at their points, 0, 1 and -1, differences of equal numbers are zero, to the bit. So they may decide
 which of several equal values a max-pool takes.
 
+What is not finite spreads over the tile that it is in, to 16 results in place of 9.
+
 Lavin & Gray 2016, Fast Algorithms for Convolutional Neural Networks. What computes them is in `_native.py`.
 """
 
@@ -43,7 +45,8 @@ winograd_p = Primitive("jaxviz_winograd")
 def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
     """Tell whether these are operands of a convolution that is known here, and worth it.
 
-    A batch that devices share is left to XLA, which does not know how to share out what it calls.
+    A batch that devices share is left to XLA, which does not know how to share out what it calls; so are shapes with
+    symbols, and of nothing.
     """
     known = (
         is_plain(params)
@@ -51,12 +54,14 @@ def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
         and all(0 <= border <= 2 for pair in params["padding"] for border in pair)
         and images.dtype == kernel.dtype == jnp.float32
         and params["preferred_element_type"] in (None, jnp.float32)
-        and set(params["precision"] or ()) <= {None, lax.Precision.DEFAULT}  # "highest" is how to opt out
+        and params["precision"] in (None, (lax.Precision.DEFAULT,) * 2)  # "highest" is how to opt out
+        and all(isinstance(size, int) and size for shape in (images.shape, kernel.shape) for size in shape)
     )
     if not known:
         return False
     whole = all(channels % _native.GRAIN == 0 for channels in kernel.shape[2:])
-    enough = _positions(images.shape, params["padding"]) >= FEWEST
+    outputs = _outputs(images.shape, params["padding"])
+    enough = min(outputs) > 0 and images.shape[0] * math.prod(outputs) >= FEWEST
     return whole and enough and jax.local_device_count() == 1 and _native.machine() is not None
 
 
@@ -148,14 +153,18 @@ def _gradient_of_kernel(g: Any, images: Any, kernel: Any, *, adjoint: bool, padd
 def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
     """Map over a batch of images by making the batch longer; over kernels one by one."""
     if axes[1] is not None:
-        return jax.vmap(functools.partial(_native.convolve, **params), axes)(*operands), 0
+        moved = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True)]
+        if axes[0] is None:
+            return lax.map(lambda kernel: winograd_p.bind(moved[0], kernel, **params), moved[1]), 0
+        return lax.map(lambda pair: winograd_p.bind(*pair, **params), tuple(moved)), 0
     images = jnp.moveaxis(operands[0], axes[0], 0)
     result = winograd_p.bind(images.reshape(-1, *images.shape[2:]), operands[1], **params)
     return result.reshape(*images.shape[:2], *result.shape[1:]), 0
 
 
 def _abstract(images: Any, kernel: Any, *, adjoint: bool, padding: Padding, side: int) -> Any:
-    return images.update(shape=(images.shape[0], *_outputs(images.shape, padding), kernel.shape[2 if adjoint else 3]))
+    shape = (images.shape[0], *_outputs(images.shape, padding), kernel.shape[2 if adjoint else 3])
+    return images.update(shape=shape, weak_type=False)
 
 
 def _plain(images: Array, kernel: Array, *, adjoint: bool, padding: Padding, side: int) -> Array:

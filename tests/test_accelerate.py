@@ -221,7 +221,7 @@ def test_pools_of_large_windows_are_few_operations(size):
     window = (1, size, size, 1)
     pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")  # noqa: E731
     program = str(jax.make_jaxpr(jax.grad(lambda x: accelerate(pool)(x).sum()))(jnp.zeros((1, 56, 56, 4))))
-    assert program.count("\n") < 700
+    assert program.count("\n") < 1100
     assert ("select_and_scatter" in program) == (size == 56)
 
 
@@ -260,3 +260,14 @@ def test_it_is_really_swapped(data):
     pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")  # noqa: E731
     assert "select_and_scatter" in str(jax.make_jaxpr(jax.grad(lambda x: pool(x).sum()))(x))
     assert "select_and_scatter" not in str(jax.make_jaxpr(jax.grad(lambda x: accelerate(pool)(x).sum()))(x))
+
+
+def test_the_second_derivative_of_a_pool_where_values_are_equal():
+    """The first of them is the one that the window passes, for the derivative of the derivative too."""
+    plain = lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")  # noqa: E731
+    total = lambda x: jnp.sum(accelerate(plain)(x) ** 2)  # noqa: E731
+    x, change = jnp.ones((1, 2, 2, 1)), jnp.arange(1.0, 5).reshape(1, 2, 2, 1)
+    slope = jax.jvp(jax.grad(total), (x,), (change,))[1]
+    np.testing.assert_array_equal(slope.ravel(), [2, 0, 0, 0])
+    empty = jax.grad(total)(jnp.zeros((0, 4, 4, 3)))
+    assert empty.shape == (0, 4, 4, 3)

@@ -121,6 +121,14 @@ def test_a_function_wins_over_the_folder_of_its_name():
     assert jaxviz.gradient.__module__ == "jaxviz.gradient._saliency"
 
 
+def test_import_starts_no_backend():
+    """What says which devices there are to be has to come before."""
+    script = "import jax, jaxviz; jax.config.update('jax_num_cpu_devices', 2); print(jax.device_count('cpu'))"
+    root = Path(jaxviz.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2"]
+
+
 def test_import_is_light():
     script = "import sys, jaxviz; print(*{m.split('.')[0] for m in sys.modules})"
     root = Path(jaxviz.__file__).parents[1]

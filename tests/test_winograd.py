@@ -58,6 +58,8 @@ def agree(got, expected):
         a, b = np.asarray(a), np.asarray(b)
         assert a.shape == b.shape
         scale = np.abs(b).max()
+        assert np.isfinite(a).all()
+        assert scale > 0
         np.testing.assert_allclose(a / scale, b / scale, atol=TOLERANCE)
 
 
@@ -90,26 +92,39 @@ def test_the_adjoint_is_the_adjoint(data, processor, side):
     np.testing.assert_allclose(jnp.vdot(forth, g) / size, jnp.vdot(back, images) / size, atol=1e-6)
 
 
-def test_threads_change_nothing(processor, monkeypatch):
+@pytest.mark.parametrize("case", [(3, 45, 50, 64, 64), (1, 14, 15, 96, 160)], ids=["many tiles", "groups of channels"])
+def test_threads_change_nothing(case, processor, monkeypatch):
     """To the bit: what each of them does does not depend on how many there are."""
-    kernel, images = random(3, 3, 64, 64, seed=1), random(3, 45, 50, 64)
+    *shape, inputs, outputs = case
+    kernel, images = random(3, 3, inputs, outputs, seed=1), random(*shape, inputs)
     results = []
-    for work in (np.inf, 1e7, 1e5):
+    for work in (np.inf, 1e6, 1e4):
         monkeypatch.setattr(_native, "WORK", work)
-        monkeypatch.setattr("os.sched_getaffinity", lambda _: range(5))
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: range(7))
         results.append(np.asarray(jax.jit(lambda k, x: accelerate(plain)(k, x))(kernel, images)))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 
 
-def test_many_at_once(processor):
+def test_many_at_once(processor, monkeypatch):
     """Threads of users' own may call it at the same time."""
+    monkeypatch.setattr(_native, "WORK", 1e6)
     kernel, images = random(3, 3, 64, 64, seed=1), random(1, 60, 60, 64)
     fast = jax.jit(accelerate(plain))
     expected = np.asarray(fast(kernel, images))
     with ThreadPoolExecutor(8) as pool:
         for found in pool.map(lambda _: np.asarray(fast(kernel, images)), range(64)):
             np.testing.assert_array_equal(found, expected)
+
+
+def test_types_and_shapes_are_those_of_a_plain_convolution():
+    kernel, images = random(3, 3, 32, 32, seed=1), jnp.full((2, 17, 16, 32), 0.5)
+    assert (jax.jit(accelerate(plain))(kernel, images) + jnp.bfloat16(1)).dtype == jnp.float32
+    nothing = jax.vmap(accelerate(plain), (None, 0))(kernel, jnp.zeros((0, 1, 17, 16, 32)))
+    assert nothing.shape == (0, 1, 17, 16, 32)
+    assert not is_swapped(plain, jnp.zeros((3, 3, 0, 32)), jnp.zeros((1, 16, 16, 0)))
+    with jax.default_matmul_precision("BF16_BF16_F32"):
+        assert not is_swapped(plain, kernel, images)
 
 
 def test_other_processors_have_plain_convolutions(monkeypatch):
@@ -153,6 +168,11 @@ def test_every_transformation():
         jax.vmap(jax.grad(fast, 1), (0, None))(kernels, images),
         exact(lambda k, x: jax.vmap(jax.grad(total, 1), (0, None))(k, x), kernels, images),
     )
+    kernels = jnp.stack([kernel, 2 * kernel])
+    of_all = lambda fn: jax.grad(lambda k, x: jnp.sum(jax.vmap(fn, (0, None))(k, x)), (0, 1))  # noqa: E731
+    agree(of_all(fast)(kernels, images), exact(of_all(total), kernels, images))
+    both = lambda fn: jax.grad(lambda k, x: jnp.sum(jax.vmap(fn)(k, x)), (0, 1))  # noqa: E731
+    agree(both(fast)(kernels, stack[:2]), exact(both(total), kernels, stack[:2]))
     agree(jax.jit(jax.grad(jax.checkpoint(fast)))(kernel, images), exact(jax.grad(total), kernel, images))
 
 

@@ -86,7 +86,9 @@ def _shrunk(pixels: np.ndarray, tile: int) -> Images:
     return resized(jnp.asarray(pixels)[None], (max(1, int(height * scale)), max(1, int(width * scale))))
 
 
-_whole = jax.jit(accelerate(with_border))
+@jax.jit
+def _whole(params: Any, images: Array, mix: Array) -> Array:
+    return accelerate(with_border)(params, images, mix)
 
 
 @jax.jit
