@@ -14,8 +14,8 @@ To look for: no checkerboard, no blobs, no border; eyes and outlines where they 
 
 Measured with `--styles-each 1 --steps 60`, seven minutes on two cores (Intel with AVX-512): one pass is as good as 28
 iterations (median of ten pictures; least 18, most 54), where the paper has 50 to 100; a net of 24 channels that two
-cores had trained for 230 minutes was as good as 23. 500 iterations take 247, 853 and 3,137 s at 256, 512 and 1024 px,
-one pass 0.125, 0.476 and 1.850 s. Against a net of "scream" alone, trained for as many steps, content is +4.5 ± 4.1%
+cores had trained for 230 minutes was as good as 23. 500 iterations take 158, 579 and 2,170 s at 256, 512 and 1024 px,
+one pass 0.104, 0.408 and 1.337 s. Against a net of "scream" alone, trained for as many steps, content is +4.5 ± 4.1%
 and style +5.2 ± 3.5%.
 """
 

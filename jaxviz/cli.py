@@ -72,7 +72,7 @@ def _compile_cache() -> None:
 
     folder = cache_folder() / "xla"
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def weights() -> None:

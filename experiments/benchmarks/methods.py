@@ -15,9 +15,8 @@ The floor is the time that the floating-point operations of the method would tak
 Peak memory is that of a fresh process that does nothing else, with the runtime and the weights. Compile time is that
 of the first call, less the second; "again" is the same in a new process that finds the first one's programs on disk.
 
-On two cores, which should have nothing else to do, seven cases with two rounds and `--no-memory` took seven minutes.
-500 steps of style end to end (`--long`), each side once and compiling included, took 133 s against 164 s. On a GPU ran
-the occlusion, the integrated gradients and the pass of the style net.
+On two cores, which should have nothing else to do, all cases with three rounds took 37 minutes, seven of them with
+`--no-memory` nine. On a GPU ran the occlusion, the integrated gradients and the pass of the style net.
 
 To look for: ratios above 1 everywhere; memory at most twice PyTorch's.
 """
