@@ -169,9 +169,10 @@ def figure_5(
     for i, photo in enumerate(photos):
         for j in range(styles_each):
             style = (i + j * max(1, len(pictures) // styles_each)) % len(pictures)
-            once = jaxviz.restyle(made.params, photo, style=style)
+            # What was trained, without the border that `restyle` gives it.
+            once = jaxviz.style_net(made.params, photo[None], style=style)[0]
             # The loss before the first step from the net's image is that of the net.
-            one = float(optimize(photo, pictures[style], style_pixels, start=jnp.asarray(once), steps=1).losses[0])
+            one = float(optimize(photo, pictures[style], style_pixels, start=once, steps=1).losses[0])
             losses = np.asarray(optimize(photo, pictures[style], style_pixels, start="noise", steps=steps).losses)
             below = np.flatnonzero(losses < one)
             counts.append(int(below[0]) if len(below) else steps)

@@ -23,7 +23,7 @@ cores, 10% less with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`. Such a net, of 14,
 import functools
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ import numpy as np
 import tyro
 
 import jaxviz
+from jaxviz.synthesis._fast_style import Method, Precision
 from jaxviz.synthesis._fast_style_cli import follow_training
 
 PAINTINGS = {"starry_night": "starry_night_google", "scream": "the_scream"}
@@ -87,27 +88,30 @@ def mosaic(size: int = 384, seed: int = 0) -> jax.Array:
 
 
 def ink(size: int = 384, seed: int = 1) -> jax.Array:
-    """Draw with a pen on paper: the darker, the more directions are hatched."""
+    """Draw with pen and wash: outlines, a wash of a few tones, and the darker, the more directions are hatched."""
     rng, side = np.random.default_rng(seed), 2 * size
-    tone = 1 / (1 + np.exp(-1.8 * _noise(rng, side, 4)))
+    tone = 1 / (1 + np.exp(-1.4 * _noise(rng, side, 6, octaves=5)))
     y, x = np.mgrid[:side, :side]
-    bend = 6 * _noise(rng, side, 6)
-    paper = np.ones((side, side))
-    for angle, darker in ((0.7, 0.85), (2.3, 0.6), (1.5, 0.38), (0.05, 0.2)):
+    bend = 6 * _noise(rng, side, 8)
+    wash = 0.35 + 0.65 * np.clip(np.floor(tone * 6 + 0.25 * _noise(rng, side, 24)) / 5, 0, 1)
+    lines = np.ones((side, side))
+    for angle, darker in ((0.7, 0.7), (2.3, 0.46), (1.5, 0.28)):
         along = (x + bend) * np.cos(angle) + (y + bend) * np.sin(angle)
-        wave = 0.5 + 0.5 * np.cos(2 * np.pi * along / 13)
-        width = np.clip(darker - tone, 0, 0.5) * 1.1
-        paper = np.minimum(paper, np.clip((1 - width - wave) / 0.12 + 0.5, 0, 1) * (width > 0) + (width <= 0))
-    down, across = np.gradient(tone)
-    edge = np.abs(tone - 0.55) / np.maximum(np.hypot(down, across), 1e-6)
-    paper = np.minimum(paper, np.clip(edge / 2 - 0.5, 0, 1))
-    return _averaged(_shaded(paper, ["161310", "f3ead6"]))
+        wave = 0.5 + 0.5 * np.cos(2 * np.pi * along / 10)
+        width = np.clip(darker - tone, 0, 0.4) * 1.1
+        lines = np.minimum(lines, np.clip((1 - width - wave) / 0.12 + 0.5, 0, 1) * (width > 0) + (width <= 0))
+    for level in (0.33, 0.6):
+        down, across = np.gradient(tone)
+        edge = np.abs(tone - level) / np.maximum(np.hypot(down, across), 1e-6)
+        lines = np.minimum(lines, np.clip(edge / 2.5 - 0.5, 0, 1))
+    picture = _shaded(wash, ["1d2b3a", "35576b", "7f9aa0", "c9c2a5", "efe3c4", "f8f1de"])
+    return _averaged(picture * (0.22 + 0.78 * lines[..., None]))
 
 
 def paper(size: int = 384, seed: int = 2) -> jax.Array:
     """Draw a landscape cut of layers of paper, each with its shadow."""
     rng, side = np.random.default_rng(seed), 2 * size
-    height = _noise(rng, side, 4, octaves=2)
+    height = _noise(rng, side, 6, octaves=3)
     ranks = np.argsort(np.argsort(height.ravel())).reshape(side, side) / side**2
     levels = np.floor(ranks * 9) / 8
     picture = _shaded(np.clip(levels, 0, 1), ["2d1e45", "7b2d5b", "d1495b", "f0a35e", "f7e3af", "66a182", "1d5c63"])
@@ -123,7 +127,7 @@ def styles(paintings: Path) -> dict[str, jax.Array]:
 
 # The loss, which `experiments/fast_style.py` has `stylize` minimise too; and how long a style's longer side is.
 STYLE_PIXELS = 384
-LOSS = {"content_weight": 3.0, "style_weight": 10.0, "smoothness": 8.0}
+LOSS = {"content_weight": 1.0, "style_weight": 20.0, "smoothness": 8.0}
 
 
 def main(
@@ -139,9 +143,10 @@ def main(
     width: int = 32,
     size: int = 256,
     batch_size: int = 4,
-    learning_rate: float = 3e-3,
+    optimizer: Method = "muon",
+    learning_rate: float = 1e-2,
     cooldown: float = 1.0,
-    precision: Literal["float32", "bfloat16"] = "bfloat16",
+    precision: Precision = "bfloat16",
     only: tuple[str, ...] = (),
     every: int = 1000,
 ) -> None:
@@ -158,7 +163,8 @@ def main(
         width: channels of the net's first layer.
         size: side of the crops in pixels.
         batch_size: crops a step.
-        learning_rate: of Adam.
+        optimizer: see `train_style_net`.
+        learning_rate: of the optimizer.
         cooldown: the last part of the steps over which the learning rate falls to zero.
         precision: of the networks; float32 is faster on CPUs.
         only: some of the styles, by name; by default all.
@@ -172,7 +178,8 @@ def main(
     run = functools.partial(
         jaxviz.train_style_net, net, params, jax.random.key(0), learned, list(chosen.values()), **LOSS, start=begin,
         width=width, size=size, batch_size=batch_size, steps=steps, style_size=STYLE_PIXELS / size,
-        learning_rate=learning_rate, cooldown=cooldown, precision=precision, store=out, every=every,
+        optimizer=optimizer, learning_rate=learning_rate, cooldown=cooldown, precision=precision, store=out,
+        every=every,
     )  # fmt: skip
     found = follow_training(run, out, list(chosen), photos, steps=steps, every=every, seconds=3600 * hours)
     jaxviz.save_style_net(weights, found.params, list(chosen))

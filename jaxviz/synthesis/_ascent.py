@@ -17,7 +17,7 @@ from jaxviz._interpret import dtype_of
 from jaxviz._relu import revived
 from jaxviz._scores import as_data, check_score, one_per_image
 from jaxviz._types import Key, Score
-from jaxviz.synthesis._minimize import Synthesis, Watch, synthesize
+from jaxviz.synthesis._minimize import Synthesis, Watch, synthesize, within_bounds
 from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier
 from jaxviz.synthesis._regularizers import Penalty
 from jaxviz.synthesis._robustness import Transform, jitter_scale_rotate
@@ -105,7 +105,7 @@ def ascend(
         step_key,
         data=tuple(data),
         steps=steps,
-        optimizer=within_bounds(optimizer or _adam(learning_rate), form),
+        optimizer=within_bounds(optimizer or _adam(learning_rate), form.bounds),
         tolerance=tolerance,
         every=every,
         resume=resume,
@@ -139,24 +139,6 @@ def _adam(learning_rate: float) -> optax.GradientTransformation:
 def _adam_step(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
     directions, memory = _ADAM.update(updates, state[0], params)
     return jax.tree.map(lambda direction: -state[1] * direction, directions), (memory, state[1])
-
-
-def within_bounds(optimizer: optax.GradientTransformation, form: Parameterization) -> optax.GradientTransformation:
-    """Return an optimizer that keeps the variables of a form within its bounds, if it has any."""
-    if form.bounds is None:
-        return optimizer
-    return type(optimizer)(optimizer.init, _then_kept(optimizer.update, form.bounds))
-
-
-@functools.cache
-def _then_kept(update: Callable, bounds: tuple[float, float]) -> Callable:
-    """Return an optimizer's update with the variables kept within bounds: one function for each, as jit knows it."""
-
-    def bounded(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
-        updates, state = update(updates, state, params, **more)
-        return jax.tree.map(lambda u, x: jnp.clip(x + u, *bounds) - x, updates, params), state
-
-    return bounded
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,12 @@ from jaxviz.synthesis._minimize import DivergedError
 from jaxviz.synthesis._style import Image, Layers, Terms, compare, grams_of, scaled, weights_of
 
 Precision = Literal["float32", "bfloat16"]
+Method = Literal["adam", "muon"]
 
 CONTENT_LAYERS = ("relu3_3",)
-STYLE_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
+# What the weights of Johnson et al.'s program come to on Van Gogh's "Starry Night", as does the default `style_weight`.
+# With equal ones, strokes and tiles appear only where a photograph has little in it.
+STYLE_LAYERS = {"relu1_2": 10.0, "relu2_2": 9.0, "relu3_3": 2.0, "relu4_3": 0.05}
 LOOK = 8  # steps between two looks from the host; four times as many on accelerators, which wait meanwhile
 KEPT = 2**30  # bytes of photographs that stay in memory, of 320 px 3,500
 
@@ -73,11 +76,12 @@ def train_style_net(
     batch_size: int = 4,
     steps: int = 40_000,
     content_weight: float = 1.0,
-    style_weight: float = 10.0,
+    style_weight: float = 20.0,
     content_layers: Layers = CONTENT_LAYERS,
     style_layers: Layers = STYLE_LAYERS,
     style_size: float = 1.0,
-    smoothness: float = 1.0,
+    smoothness: float = 8.0,
+    optimizer: Method = "adam",
     learning_rate: float = 1e-3,
     cooldown: float = 0.0,
     precision: Precision = "float32",
@@ -113,7 +117,9 @@ def train_style_net(
         style_layers: whose Gram matrices; likewise.
         style_size: longer side of the styles, as a multiple of `size`: strokes grow with it.
         smoothness: weight of the total variation.
-        learning_rate: of Adam.
+        optimizer: "adam", the paper's, or "muon": Muon for the 3x3 kernels and Adam for the rest. With the best rate of
+            each, 6e-3 and 1e-2, its loss after 600 steps of a small net was 9% lower.
+        learning_rate: of the optimizer.
         cooldown: the last part of the steps, in [0, 1], over which the learning rate falls to zero.
         precision: "bfloat16" computes the net and the network that compares in bfloat16, and the norms, the losses and
             the parameters in float32: meant for accelerators. An H100 took 8.5 ms a step of the default size in place
@@ -141,7 +147,10 @@ def train_style_net(
     Johnson, Alahi & Fei-Fei 2016, Perceptual Losses for Real-Time Style Transfer and Super-Resolution; Dumoulin, Shlens
     & Kudlur 2017, A Learned Representation for Artistic Style.
     """
-    _check(styles, size=size, steps=steps, every=every, batch_size=batch_size, cooldown=cooldown, precision=precision)
+    _check(styles, size=size, steps=steps, every=every, batch_size=batch_size, cooldown=cooldown)
+    for name, value, allowed in (("precision", precision, Precision), ("optimizer", optimizer, Method)):
+        if value not in get_args(allowed):
+            raise ValueError(f"{name}: expected one of {', '.join(map(repr, get_args(allowed)))}, got {value!r}")
     opened, batch_size = open_source(source), whole_shares(batch_size)
     params, styles = jax.tree.map(functools.partial(_cast, "float32"), (params, list(styles)))
     sample = jnp.zeros((1, size, size, 3), jnp.float32)
@@ -151,7 +160,7 @@ def train_style_net(
     grams = [grams_of(net, tuple(style_of), params, _fit(style, longest), None) for style in styles]
     job = _Job(add_to, params, jax.tree.map(lambda *x: jnp.concatenate(x), *grams), content_of, style_of, smoothness)
     trained = _start(key, start, add_to, width, blocks, len(styles))
-    state = (trained, _ADAM.init(trained))
+    state = (trained, _OPTIMIZERS[optimizer].init(trained))
     told = {
         "styles": [digest_of(style) for style in styles], "add_to": add_to and digest_of(add_to),
         "start": start and digest_of(start),
@@ -160,6 +169,7 @@ def train_style_net(
         "smoothness": smoothness, "learning_rate": learning_rate, "precision": precision, "cooldown": cooldown,
     }  # fmt: skip
     told |= {"steps": steps} if cooldown else {}
+    told |= {"optimizer": optimizer} if optimizer != "adam" else {}
     keeper = _Keeper(store, told)
     state, losses = keeper.restored(state)
     state, job = over_devices(np.zeros(batch_size), (state, job))[1]
@@ -182,7 +192,7 @@ def train_style_net(
     while not found.finished:
         *given, count = ahead.result()
         ahead = reader.submit(chunk, len(losses) + count)
-        state, parts = _take_steps(net, precision, state, job, *given, count)
+        state, parts = _take_steps(net, precision, optimizer, state, job, *given, count)
         losses = np.concatenate([losses, np.asarray(parts)[:count]])
         found = StyleTraining(_joined(job.fixed, state[0]), losses, len(losses) >= steps)
         _check_finite(found)
@@ -194,14 +204,12 @@ def train_style_net(
     return found
 
 
-def _check(styles: Sequence[Any], *, cooldown: float, precision: str, **counts: int) -> None:
+def _check(styles: Sequence[Any], *, cooldown: float, **counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name}: expected 1 or more, got {count}")
     if not 0 <= cooldown <= 1:
         raise ValueError(f"cooldown: expected a part in [0, 1], got {cooldown}")
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
     if not isinstance(styles, Sequence) or not len(styles):
         got = "none" if isinstance(styles, Sequence) else f"{type(styles).__name__}: list(styles) is one"
         raise ValueError(f"styles: expected a list of images (h, w, 3), one for each style, got {got}")
@@ -246,13 +254,39 @@ def _joined(fixed: Any, trained: Any) -> Any:
 
 # A step
 
-_ADAM = optax.scale_by_adam()
+
+def _muon() -> optax.GradientTransformation:
+    """Return Muon for the 3x3 kernels, all of one shape at once, and Adam for the rest."""
+    matrix = optax.contrib.MuonDimensionNumbers((1, 2, 3), 4)
+    inner = optax.contrib.muon(
+        -1.0, consistent_rms=0.2, muon_weight_dimension_numbers=lambda stacks: jax.tree.map(
+            lambda x: matrix if x.ndim == 5 and x.shape[1] == 3 else None, stacks
+        ),
+    )  # fmt: skip
+
+    def update(grads: Any, memory: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, memory = inner.update(_stacks(grads), memory, _stacks(params))
+        rows = {shape: iter(stack) for shape, stack in updates.items()}
+        return jax.tree.map(lambda x: next(rows[str(x.shape)]), grads), memory
+
+    return optax.GradientTransformation(lambda params: inner.init(_stacks(params)), update)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _stacks(tree: Any) -> dict[str, Array]:
+    by_shape: dict[str, list[Array]] = {}
+    for leaf in jax.tree.leaves(tree):
+        by_shape.setdefault(str(leaf.shape), []).append(leaf)
+    return {shape: jnp.stack(leaves) for shape, leaves in by_shape.items()}
+
+
+_OPTIMIZERS = {"adam": optax.scale_by_adam(), "muon": _muon()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _take_steps(
     net: Net,
-    precision: str,
+    precision: Precision,
+    optimizer: Method,
     state: Any,
     job: _Job,
     images: UInt8[Array, "n steps h w 3"],
@@ -265,7 +299,7 @@ def _take_steps(
     def turn(carry: Any) -> Any:
         state, losses, i = carry
         batch = images[:, i].astype(rates.dtype) / 255
-        state, parts = _step(net, precision, state, job, batch, chosen[:, i], rates[i])
+        state, parts = _step(net, precision, optimizer, state, job, batch, chosen[:, i], rates[i])
         return state, losses.at[i].set(parts), i + 1
 
     start = (state, jnp.zeros((len(rates), 3)), jnp.asarray(0))
@@ -274,14 +308,21 @@ def _take_steps(
 
 
 def _step(
-    net: Net, precision: str, state: Any, job: _Job, images: Images, chosen: Int[Array, " n"], rate: Any
+    net: Net,
+    precision: Precision,
+    optimizer: Method,
+    state: Any,
+    job: _Job,
+    images: Images,
+    chosen: Int[Array, " n"],
+    rate: Any,
 ) -> tuple[Any, Float[Array, "3"]]:
     """Take a step, unless it would not be finite: then the losses are NaN and the state stays."""
     trained, memory = state
     (loss, parts), grads = jax.value_and_grad(_loss, argnums=2, has_aux=True)(
         net, precision, trained, job, images, chosen
     )
-    updates, new_memory = _ADAM.update(grads, memory)
+    updates, new_memory = _OPTIMIZERS[optimizer].update(grads, memory, trained)
     new = optax.apply_updates(trained, optax.tree.scale(-rate, updates))
     finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
     kept = jax.tree.map(lambda x, y: jnp.where(finite, x, y), (new, new_memory), (trained, memory))

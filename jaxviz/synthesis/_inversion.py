@@ -14,9 +14,8 @@ from jaxviz._accelerate import accelerate
 from jaxviz._image import IMAGENET_MEAN, check_images, check_range
 from jaxviz._interpret import capture
 from jaxviz._types import Images, Key, Net
-from jaxviz.synthesis._ascent import within_bounds
 from jaxviz.synthesis._losses import relative_error, total_variation
-from jaxviz.synthesis._minimize import Synthesis, Watch, lbfgs, synthesize
+from jaxviz.synthesis._minimize import Synthesis, Watch, lbfgs, synthesize, within_bounds
 from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier
 
 LONGEST = 0.05  # of a step: longer ones end where the sigmoid of the Fourier basis is flat
@@ -97,7 +96,7 @@ def invert(
         key,
         data=(params, wanted, smoothness, norm, alpha, beta),
         steps=steps,
-        optimizer=within_bounds(lbfgs(LONGEST) if optimizer is None else optimizer, form),
+        optimizer=within_bounds(lbfgs(LONGEST) if optimizer is None else optimizer, form.bounds),
         tolerance=tolerance,
         every=every,
         resume=resume,

@@ -262,6 +262,26 @@ def lbfgs(longest: float = np.inf) -> optax.GradientTransformation:
     )
 
 
+def within_bounds(
+    optimizer: optax.GradientTransformation, bounds: tuple[float, float] | None
+) -> optax.GradientTransformation:
+    """Return an optimizer that keeps the variables within bounds, if there are any."""
+    if bounds is None:
+        return optimizer
+    return type(optimizer)(optimizer.init, _then_kept(optimizer.update, bounds))
+
+
+@functools.cache
+def _then_kept(update: Callable, bounds: tuple[float, float]) -> Callable:
+    """Return an optimizer's update with the variables kept within bounds: one function for each, as jit knows it."""
+
+    def bounded(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+        updates, state = update(updates, state, params, **more)
+        return jax.tree.map(lambda u, x: jnp.clip(x + u, *bounds) - x, updates, params), state
+
+    return bounded
+
+
 # Images as what is minimised
 
 

@@ -11,6 +11,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from nets import convolve
 from processes import PATHS, on_eight_devices
@@ -62,7 +63,7 @@ def test_the_loss_is_the_one_that_stylize_minimises(whole):
     expected = []
     for i in range(2):
         made = jaxviz.style_net(start, crops[i : i + 1], style=i)
-        options = {"content_layers": ["relu_0"], "style_layers": ["relu_0"], "style_weights": 3.0, "smoothness": 1.0}
+        options = {"content_layers": ["relu_0"], "style_layers": ["relu_0"], "style_weights": 3.0, "smoothness": 8.0}
         # One step of gradient descent of length 0 tells the loss.
         found = jaxviz.stylize(
             net,
@@ -209,8 +210,10 @@ def test_a_training_starts_from_a_net(whole):
         train(start=whole.params, add_to=whole.params)
 
 
-def test_an_added_style_trains_its_own_scales_and_offsets(whole):
-    found = train([STYLES[2]], add_to=whole.params, content_weight=0.0, smoothness=0.0, steps=30, learning_rate=0.02)
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_an_added_style_trains_its_own_scales_and_offsets(whole, optimizer):
+    options = {"steps": 30, "optimizer": optimizer, "learning_rate": 0.02}
+    found = train([STYLES[2]], add_to=whole.params, content_weight=0.0, smoothness=0.0, **options)
     assert found.losses[-4:].sum(1).mean() < 0.8 * found.losses[:2].sum(1).mean()
     for name, layer in found.params.items():
         np.testing.assert_array_equal(layer["kernel"], whole.params[name]["kernel"])
@@ -236,6 +239,38 @@ def test_eight_devices_do_what_one_does():
     assert devices == "8 8"
     one = train(batch_size=8, steps=3)
     np.testing.assert_allclose([float(x) for x in losses.split()], one.losses.ravel(), rtol=2e-3)
+
+
+def test_muon_goes_on_as_if_undisturbed(tmp_path):
+    options = {"blocks": 1, "steps": 60, "smoothness": 0.5, "optimizer": "muon", "learning_rate": 0.01}
+    whole = train(**options)
+    assert whole.losses[-8:].sum(1).mean() < 0.6 * whole.losses[:4].sum(1).mean()
+    run = functools.partial(train, store=tmp_path, **options)
+    assert not run(callback=lambda found: len(found.losses) >= 16).finished
+    same(run(), whole)
+    with pytest.raises(ValueError, match="another blocks, learning_rate, optimizer, smoothness"):
+        train(store=tmp_path)
+
+
+def test_muon_evens_out_what_the_gradient_of_a_kernel_consists_of():
+    params = jaxviz.init_style_net(KEY, width=8, blocks=2, styles=2)
+    grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
+    grads = jax.tree.map(lambda x: x * 1e-3 * jnp.geomspace(1, 50, x.shape[-1]), grads)
+    rule = _fast_style._OPTIMIZERS["muon"]
+    updates = rule.update(grads, rule.init(params), params)[0]
+    rest = optax.nadamw(-1.0, weight_decay=0.0)
+    adam = rest.update(grads, rest.init(params), params)[0]
+    for name, layer in updates.items():
+        for what, update in layer.items():
+            if what == "kernel" and update.shape[0] == 3:
+                before, after = (
+                    jnp.linalg.svd(x.reshape(-1, x.shape[-1]), compute_uv=False) for x in (grads[name][what], update)
+                )
+                assert before[0] / before[-1] > 30
+                assert after[0] / after[-1] < 2.5
+                assert jnp.sqrt(jnp.mean(update**2)) == pytest.approx(0.2, rel=0.2)
+            else:
+                np.testing.assert_allclose(update, adam[name][what], rtol=1e-5)
 
 
 def test_the_learning_rate_cools_down():
@@ -322,7 +357,8 @@ def test_what_diverges_keeps_the_parameters_before():
         ({"styles": [STYLES[0][..., 0]]}, "expected images"),
         ({"steps": 0}, "steps: expected 1 or more, got 0"),
         ({"cooldown": 2.0}, r"cooldown: expected a part in \[0, 1\], got 2"),
-        ({"precision": "float8"}, "precision: expected 'float32' or 'bfloat16', got 'float8'"),
+        ({"precision": "float8"}, "precision: expected one of 'float32', 'bfloat16', got 'float8'"),
+        ({"optimizer": "sgd"}, "optimizer: expected one of 'adam', 'muon', got 'sgd'"),
         ({"content_layers": ["relu_9"]}, "no layer 'relu_9'"),
         ({"style_weight": -1.0}, "expected a number of at least 0, got -1"),
         ({"source": []}, "expected at least one image"),

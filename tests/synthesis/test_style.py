@@ -248,8 +248,21 @@ def test_a_layer_that_is_no_map():
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_image():
-    with pytest.raises(jaxviz.DivergedError, match=r"at step \d+") as raised:
-        stylize(CONTENT, STYLE, optimizer=optax.sgd(1e30), steps=20)
+    broken = optax.sgd(lambda step: jnp.where(step < 12, 1e-3, jnp.nan))
+    with pytest.raises(jaxviz.DivergedError, match=r"not finite at step 12") as raised:
+        stylize(CONTENT, STYLE, optimizer=broken, steps=20)
     found = raised.value.found
     assert bool(jnp.isfinite(found.images).all())
     assert len(found.losses) < 20
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam", optax.sgd(1e30)], ids=["lbfgs", "adam", "sgd"])
+def test_the_loss_is_that_of_an_image_in_range_at_each_step(optimizer):
+    """Not that of what is clipped at the end, which is another image: of one that is shown, the loss is known."""
+    options = {"optimizer": optimizer, "learning_rate": 0.5, "every": 4}
+    shown = []
+    found = stylize(CONTENT, STYLE, steps=12, callback=lambda found: shown.append(found.images), **options)
+    for i, image in enumerate(shown[:-1], 1):
+        again = stylize(CONTENT, STYLE, start=image[0], steps=1, **options)
+        np.testing.assert_allclose(again.losses[0], found.losses[4 * i], rtol=1e-5)
+    assert bool((jnp.stack(shown) == 0).any() | (jnp.stack(shown) == 1).any())
