@@ -259,29 +259,30 @@ def _pool(images: Array, window: Any, strides: Any, padding: Any) -> Array:
 
 @_pool.defjvp
 def _pool_jvp(window: Any, strides: Any, padding: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    """Pass the tangent of each window's maximum; the first of several equal ones wins, as in PyTorch."""
-    result = _pool(primals[0], window, strides, padding)  # whose derivative is this one, for those who want the next
-    if window == strides and not any(pad for pair in padding for pad in pair):
-        return result, _side_by_side(window, *primals, *tangents)
+    """Pass the tangent of each window's maximum; the first of several equal ones wins, as in PyTorch.
+
+    The maximum is selected by the same comparisons, so that its own derivative, which the next one needs, is this one.
+    """
     best, *values = taps_of(primals[0], -jnp.inf, window, strides, padding)
+    # What is not equal to itself is NaN, and wins.
+    wins = lambda value, best: lax.bitwise_or(lax.gt(value, best), lax.ne(value, value))  # noqa: E731
+    if window == strides and not any(pad for pair in padding for pad in pair):
+        # They do not overlap: with the number of the winner, on the way back all that a window covers is written at
+        # once.
+        first = jnp.zeros(best.shape, jnp.int8)
+        for i, value in enumerate(values, 1):
+            taken = wins(value, best)
+            first, best = lax.select(taken, lax.full_like(first, i), first), lax.select(taken, value, best)
+        changes = _windows(tangents[0], window)
+        within = tuple(range(1, changes.ndim, 2))
+        sides = [n if axis % 2 else 1 for axis, n in enumerate(changes.shape)]
+        numbers = jnp.arange(math.prod(window), dtype=jnp.int8).reshape(sides)
+        return best, jnp.sum(jnp.where(jnp.expand_dims(first, within) == numbers, changes, 0), within)
     tangent, *changes = taps_of(tangents[0], 0.0, window, strides, padding)
     for value, change in zip(values, changes, strict=True):
-        tangent = jnp.where(value > best, change, tangent)
-        best = jnp.maximum(best, value)
-    return result, tangent
-
-
-def _side_by_side(window: Sequence[int], images: Array, tangents: Array) -> Array:
-    """Pass them for windows that do not overlap: on the way back then all that a window covers is written at once."""
-    parts, changes = (_windows(x, window) for x in (images, tangents))
-    order = (tuple(range(0, parts.ndim, 2)), tuple(range(1, parts.ndim, 2)))
-    best, *values = jnp.transpose(parts, (*order[1], *order[0])).reshape(math.prod(window), *parts.shape[::2])
-    first = jnp.zeros(best.shape, jnp.int8)
-    for i, value in enumerate(values, 1):
-        first, best = jnp.where(value > best, jnp.int8(i), first), jnp.maximum(best, value)
-    within = [n if axis % 2 else 1 for axis, n in enumerate(parts.shape)]
-    numbers = jnp.arange(math.prod(within), dtype=jnp.int8).reshape(within)
-    return jnp.sum(jnp.where(jnp.expand_dims(first, order[1]) == numbers, changes, 0), order[1])
+        taken = wins(value, best)
+        tangent, best = lax.select(taken, change, tangent), lax.select(taken, value, best)
+    return best, tangent
 
 
 def _windows(values: Array, window: Sequence[int]) -> Array:
