@@ -93,8 +93,11 @@ def apply(
     def layer(name: str, x: Array, stride: int = 1) -> Array:
         x = _convolve(x, params[name]["kernel"], stride)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean, variance = here = _moments(x) if moments is None else moments[len(taken)]
-        taken.append(here)
+        # From any value of the map, as long as it is one: what is far from zero, and nearly flat, has a variance too.
+        pivot = lax.stop_gradient(x[:, :1, :1]) if moments is None else moments[len(taken)][0]
+        x = x - pivot
+        mean, variance = _moments(x) if moments is None else (0.0, moments[len(taken)][1])
+        taken.append((pivot + mean, variance))
         scale, offset = (_mixed(mix, params[name][what]).astype(x.dtype) for what in ("scale", "offset"))
         # As one factor and one summand: the gradient is then two sums over the map.
         factor = lax.rsqrt(variance + _EPSILON) * scale
@@ -125,10 +128,7 @@ def with_border(params: Any, images: Any, mix: Float[Array, "#n styles"]) -> Any
 
 
 def _moments(x: Array) -> tuple[Array, Array]:
-    """Return mean and variance, by sums that one reading of the map gives.
-
-    What the difference of squares loses is, for the net's maps of float32, far below `_EPSILON`.
-    """
+    """Return mean and variance of values around zero, by sums that one reading gives."""
     mean, squares = _mean(x), _mean(jnp.square(x))
     return mean, jnp.maximum(squares - jnp.square(mean), 0)
 

@@ -265,19 +265,32 @@ def lbfgs(longest: float = np.inf) -> optax.GradientTransformation:
 def within_bounds(
     optimizer: optax.GradientTransformation, bounds: tuple[float, float] | None
 ) -> optax.GradientTransformation:
-    """Return an optimizer that keeps the variables within bounds, if there are any."""
+    """Return an optimizer that keeps the variables within bounds, if there are any.
+
+    What is at a bound, and would leave, takes no part in the step: L-BFGS would mix it into the others' directions,
+    which then, cut off at the bounds, may point uphill.
+    """
     if bounds is None:
         return optimizer
-    return type(optimizer)(optimizer.init, _then_kept(optimizer.update, bounds))
+    takes_more = isinstance(optimizer, optax.GradientTransformationExtraArgs)
+    kind = optax.GradientTransformationExtraArgs if takes_more else optax.GradientTransformation
+    return kind(optimizer.init, _then_kept(optimizer.update, bounds))
 
 
 @functools.cache
 def _then_kept(update: Callable, bounds: tuple[float, float]) -> Callable:
     """Return an optimizer's update with the variables kept within bounds: one function for each, as jit knows it."""
+    low, high = bounds
+
+    def kept(step: Array, x: Array, leaves: Array) -> Array:
+        inside = jnp.where(leaves, 0, jnp.clip(x + step, low, high) - x)
+        return jnp.where(jnp.isfinite(step), inside, step)  # for `minimize` to see
 
     def bounded(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
-        updates, state = update(updates, state, params, **more)
-        return jax.tree.map(lambda u, x: jnp.clip(x + u, *bounds) - x, updates, params), state
+        leaves = jax.tree.map(lambda g, x: ((x <= low) & (g > 0)) | ((x >= high) & (g < 0)), updates, params)
+        rest = jax.tree.map(lambda g, out: jnp.where(out, 0, g), updates, leaves)
+        steps, state = update(rest, state, params, **more)
+        return jax.tree.map(kept, steps, params, leaves), state
 
     return bounded
 

@@ -62,6 +62,20 @@ def test_sums_in_two_steps_as_on_gpus_are_the_same(params, monkeypatch):
         np.testing.assert_allclose(x, y, atol=1e-5 * largest)
 
 
+def test_what_is_nearly_flat_has_a_variance(params, x64):
+    """Far from zero, as a white page is: the net that comes with jaxviz has maps of 54 there."""
+    images = 0.95 + 0.003 * jnp.asarray(picture(64, 64), jnp.float64)
+    wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
+    wide["first"]["kernel"] = 40 * jnp.abs(wide["first"]["kernel"])
+    mix = jnp.asarray([[1.0, 0.0, 0.0]])
+    expected = jax.jit(apply)(wide, images, mix)
+    narrow = jax.tree.map(lambda x: x.astype(jnp.float32), (wide, images, mix))
+    made = jax.jit(apply)(*narrow)
+    assert float(expected[1][0][0].min()) > 40
+    np.testing.assert_allclose(made[1][0][1], expected[1][0][1], rtol=1e-3)
+    np.testing.assert_allclose(made[0], expected[0], atol=0.01)  # maps of 50, rounded at 4e-6, deviate by 0.02 or so
+
+
 def test_layers_have_names(params):
     found = jaxviz.layers(jaxviz.style_net, params, picture(17, 22))
     for name, shape in {

@@ -256,6 +256,28 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_image():
     assert len(found.losses) < 20
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_lbfgs_within_bounds_does_not_climb(seed):
+    """A network of colours alone and a style darker than the photograph: many pixels end at 0."""
+    rng = np.random.default_rng(seed)
+    params, photo, style = (
+        jnp.asarray(x, jnp.float32)
+        for x in (rng.normal(size=(3, 6)), rng.uniform(size=(8, 8, 3)), rng.uniform(size=(6, 6, 3)))
+    )
+    layers = {"content_layers": ["relu_0"], "style_layers": ["relu_0"]}
+    run = functools.partial(jaxviz.stylize, colors_of, params, KEY, photo, style**3, **layers)
+    assert run(steps=104).losses[-1] <= 1.1 * run(steps=400, optimizer="adam").losses[-1]
+
+
+def colors_of(params, images):
+    return jax.nn.relu(images @ params)
+
+
+def test_an_update_that_is_not_finite_is_told():
+    with pytest.raises(jaxviz.DivergedError, match="at step 0"):
+        stylize(CONTENT, STYLE, optimizer=optax.sgd(np.inf), steps=3)
+
+
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam", optax.sgd(1e30)], ids=["lbfgs", "adam", "sgd"])
 def test_the_loss_is_that_of_an_image_in_range_at_each_step(optimizer):
     """Not that of what is clipped at the end, which is another image: of one that is shown, the loss is known."""
