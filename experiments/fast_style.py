@@ -17,9 +17,10 @@ Measured, in 20 minutes on two cores (AMD EPYC, without AVX-512, noisy): one pas
 20 pictures; least 29, most 83), and the means of all cross after 52, where the paper, which draws means, has 50 to 100.
 By style: 31 to 41 for "starry_night", 69 to 83 for "scream", 29 to 39 for "mosaic", 37 to 57 for "ink", 56 to 68 for
 "paper". With the paper's L-BFGS, which clips, and neither shortens steps nor leaves out what is at a bound, it was 53
-and 55. With the border of `restyle`, and one style for each photograph, it was 44. 500 iterations of `stylize`
-take 186, 877 and 5,242 s at 256, 512 and 1024 px, one pass 0.140, 0.483 and 3.21 s; in a run just before it was 183,
-1,386 and 4,233 s, and 0.143, 0.741 and 1.72 s.
+and 55; with the border of `restyle`, one style for each photograph and that L-BFGS, 44.
+
+500 iterations of `stylize` take 178, 693 and 2,882 s at 256, 512 and 1024 px, one pass 0.139, 0.489 and 1.71 s: 1,280,
+1,416 and 1,682 times as long (in two runs beside other work 1,279 to 2,464 times).
 
 Against nets of one style, 5,000 steps each, a net of all five and 5,000 steps: content +9.2 ± 3.0%, style +5.4 ± 8.7%,
 mean and deviation of the styles (starry_night +12.3, -0.1; scream +8.5, +2.0; mosaic +13.2, -5.1; ink +5.7, +19.7;
