@@ -4,7 +4,7 @@
 
 For each of ten photographs that the net never saw, at 256 px, `stylize` minimises the very loss the net was trained by,
 with L-BFGS from noise, and the iteration counts from which on its loss is below that of the net's one pass, as it was
-trained: without the border that `restyle` gives it, which costs up to 17% of the loss. Then the time of one pass at
+trained: without the border that `restyle` gives it, which costs up to 18% of the loss. Then the time of one pass at
 256, 512 and 1024 px is compared with that of 500 iterations, of which `--timed` are taken; and the pictures are drawn:
 every style on every photograph, and the way from one style to another. `--singles FILE ...` names nets of one style
 each, trained for as long (`train_fast_style.py --only scream --steps 5000 --weights FILE --out FOLDER`); the content

@@ -93,7 +93,7 @@ def apply(
     def layer(name: str, x: Array, stride: int = 1) -> Array:
         x = _convolve(x, params[name]["kernel"], stride)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        # From any value of the map, as long as it is one: what is far from zero, and nearly flat, has a variance too.
+        # Sums are taken around a value of the map: far from zero, the variance of a nearly flat one is all rounding.
         pivot = lax.stop_gradient(x[:, :1, :1]) if moments is None else moments[len(taken)][0]
         x = x - pivot
         mean, variance = _moments(x) if moments is None else (0.0, moments[len(taken)][1])

@@ -148,10 +148,7 @@ def train_style_net(
     Johnson, Alahi & Fei-Fei 2016, Perceptual Losses for Real-Time Style Transfer and Super-Resolution; Dumoulin, Shlens
     & Kudlur 2017, A Learned Representation for Artistic Style.
     """
-    _check(styles, size=size, steps=steps, every=every, batch_size=batch_size, cooldown=cooldown)
-    for name, value, allowed in (("precision", precision, Precision), ("optimizer", optimizer, Method)):
-        if value not in get_args(allowed):
-            raise ValueError(f"{name}: expected one of {', '.join(map(repr, get_args(allowed)))}, got {value!r}")
+    _check(styles, precision, optimizer, cooldown=cooldown, size=size, steps=steps, every=every, batch_size=batch_size)
     opened, batch_size = open_source(source), whole_shares(batch_size)
     params, styles = jax.tree.map(functools.partial(_cast, "float32"), (params, list(styles)))
     sample = jnp.zeros((1, size, size, 3), jnp.float32)
@@ -205,12 +202,15 @@ def train_style_net(
     return found
 
 
-def _check(styles: Sequence[Any], *, cooldown: float, **counts: int) -> None:
+def _check(styles: Sequence[Any], precision: str, optimizer: str, *, cooldown: float, **counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name}: expected 1 or more, got {count}")
     if not 0 <= cooldown <= 1:
         raise ValueError(f"cooldown: expected a part in [0, 1], got {cooldown}")
+    for name, value, known in (("precision", precision, Precision), ("optimizer", optimizer, Method)):
+        if value not in get_args(known):
+            raise ValueError(f"{name}: expected {' or '.join(map(repr, get_args(known)))}, got {value!r}")
     if not isinstance(styles, Sequence) or not len(styles):
         got = "none" if isinstance(styles, Sequence) else f"{type(styles).__name__}: list(styles) is one"
         raise ValueError(f"styles: expected a list of images (h, w, 3), one for each style, got {got}")
