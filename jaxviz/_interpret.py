@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, jaxprs_in_params, primitives
 
+from jaxviz._programs import function_of
 from jaxviz._types import Net
 
 _CUSTOM_RULES = {primitives.custom_jvp_call_p, primitives.custom_vjp_call_p}
@@ -78,7 +79,7 @@ class Program:
 
 def trace(fn: Callable, *args: Any, last_only: bool = True) -> Program:
     """Trace `fn(*args)` without running it; what depends on its last argument (or on any) is marked as varying."""
-    jaxpr, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+    jaxpr, shape = jax.make_jaxpr(function_of(fn), return_shape=True)(*args)
     leaves = [
         (path, i == len(args) - 1 or not last_only)
         for i, arg in enumerate(args)

@@ -22,6 +22,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from jaxviz._interpret import read_layers, read_with_outputs
+from jaxviz._programs import HoldsFunctions, compiled
 from jaxviz._types import Net, Score
 
 Index = int | np.integer | np.ndarray | Array | Sequence[Any]
@@ -31,7 +32,7 @@ def _static() -> Any:
     return dataclasses.field(metadata={"static": True})
 
 
-class Summable:
+class Summable(HoldsFunctions):
     """What all scores made here can do: be added, and be multiplied by a number or by one for each image."""
 
     __array_ufunc__ = None  # so that NumPy's numbers leave the multiplication to us
@@ -315,7 +316,16 @@ def as_data(score: Score) -> Any:
 
     A plain function is wrapped anew, and so compiled anew, each time: it may read what changes between calls.
     """
-    return score if is_pytree(score) else jax.tree_util.Partial(functools.partial(score))
+    return score if is_pytree(score) else _Plain(functools.partial(score))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Plain(HoldsFunctions):
+    fn: Score = _static()
+
+    def __call__(self, params: Any, images: Any) -> Any:
+        return self.fn(params, images)
 
 
 def check_score(score: Score, params: Any, images: Any) -> None:
@@ -327,15 +337,15 @@ def check_score(score: Score, params: Any, images: Any) -> None:
         for part in score.scores:
             check_score(part, params, images)
     elif isinstance(score, _Read):
-        numbers, structure = jax.tree.flatten(score)
-        jax.eval_shape(score.pick, jax.eval_shape(_reader(structure, len(numbers)), params, images))
+        # Without its numbers, so that what was traced for one class is found again for all.
+        jax.eval_shape(score.pick, _read.eval_shape(jax.tree.map(lambda _: 0, score), params, images))
     else:
         jax.eval_shape(functools.partial(score), params, images)
 
 
-@functools.lru_cache(maxsize=64)
-def _reader(structure: Any, numbers: int) -> Any:
-    return jax.jit(structure.unflatten([0] * numbers).read)  # jit remembers what it traced
+@compiled()
+def _read(score: _Read, params: Any, images: Any) -> Array:
+    return score.read(params, images)
 
 
 def one_per_image(values: Any, images: Any) -> Array:

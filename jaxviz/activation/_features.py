@@ -1,7 +1,6 @@
 """Features of a whole data set, streamed: in memory, or into a store on disk that outlives an interruption."""
 
 import contextlib
-import functools
 import hashlib
 import json
 import math
@@ -20,6 +19,7 @@ from jaxviz._devices import over_devices, whole_shares
 from jaxviz._image import sides_of, write_atomically
 from jaxviz._interpret import dtype_of, read_layers, shapes_of
 from jaxviz._processes import agreed, rounds, share, wait_for_all
+from jaxviz._programs import compiled
 from jaxviz._types import Images, Net
 from jaxviz.data._source import Loaded, batches, open_source
 
@@ -148,7 +148,7 @@ def _rows(ids: Sequence[str], marks: list[str], batch: Loaded, values: Array, ha
     return _Rows(names, hashes, np.asarray(values)[live], batch.skipped, marked)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@compiled(static_argnums=(0, 1, 2))
 def _values(net: Net, layer: str, pool: Pool | None, params: Any, images: Images) -> Array:
     values = accelerate(read_layers(net, layer))(params, images.astype(dtype_of(params)))[layer]
     return _pooled(values, pool=pool).astype(jnp.float32)

@@ -1,6 +1,5 @@
 """The patches of a data set's images that each channel of a layer responds to most."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from jaxviz._devices import over_devices, whole_shares
 from jaxviz._image import sides_of
 from jaxviz._interpret import dtype_of, read_layers, shapes_of
 from jaxviz._processes import agreed, rounds, share
+from jaxviz._programs import compiled
 from jaxviz._receptive_field import receptive_field
 from jaxviz._types import Images, Net
 from jaxviz.activation._features import digest_of
@@ -232,7 +232,7 @@ def _resumed(state: dict[str, Any], fresh: dict[str, Any], opened: Source) -> di
     return state | {"best": best, "seen": len(kept), "skipped": skipped, "ids": ids, "marks": marks}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(0, 1))
 def _strongest(net: Net, names: tuple[str, ...], params: Any, images: Images) -> dict[str, tuple[Array, Array]]:
     """Return the largest value of each channel in each image, `(n, c)`, and the first unit that has it."""
     values = accelerate(read_layers(net, names))(params, images.astype(dtype_of(params)))

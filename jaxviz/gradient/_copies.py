@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxviz._accelerate import hoist
 from jaxviz._image import blur, check_finite, check_images
+from jaxviz._programs import Compiled
 from jaxviz._scores import check_score, is_pytree, one_by_one, some_per_image
 from jaxviz._types import Images, Score
 
@@ -47,7 +48,7 @@ def run(
 
 @functools.cache
 def _compiled(method: Callable[..., Any], static: tuple[str, ...]) -> Callable[..., Any]:
-    return jax.jit(method, static_argnames=static)
+    return Compiled(method, static_argnames=static)
 
 
 def by_image(fn: Callable[..., Any], score: Score, images: Images, *arrays: Any) -> Any:

@@ -1,7 +1,8 @@
 """Gradient ascent: the image that a unit, a channel, a class responds to most."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxviz._accelerate import accelerate
 from jaxviz._devices import over_devices
 from jaxviz._image import check_finite, check_range, sides_of
 from jaxviz._interpret import dtype_of
+from jaxviz._programs import HoldsFunctions, compiled
 from jaxviz._relu import revived
 from jaxviz._scores import as_data, check_score, one_per_image
 from jaxviz._types import Key, Score
@@ -100,7 +102,7 @@ def ascend(
     first, (step_key, *data) = over_devices(first, (step_key, as_data(score), params, weights))
     return synthesize(
         functools.partial(_show, form),
-        _negative_score(form, transform, functions),
+        _NegativeScore(form, transform, functions),
         first,
         step_key,
         data=tuple(data),
@@ -141,19 +143,21 @@ def _adam_step(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
     return jax.tree.map(lambda direction: -state[1] * direction, directions), (memory, state[1])
 
 
-@functools.cache
-def _negative_score(form: Parameterization, transform: Transform | None, penalties: tuple[Penalty, ...]) -> Callable:
-    def loss(variables: Any, key: Key, score: Score, params: Any, weights: tuple[Any, ...]) -> Array:
-        images = form.images(variables)
-        seen = images if transform is None else transform(key, images)
+@dataclasses.dataclass(frozen=True)
+class _NegativeScore(HoldsFunctions):
+    form: Parameterization
+    transform: Transform | None
+    penalties: tuple[Penalty, ...]
+
+    def __call__(self, variables: Any, key: Key, score: Score, params: Any, weights: tuple[Any, ...]) -> Array:
+        images = self.form.images(variables)
+        seen = images if self.transform is None else self.transform(key, images)
         # Of each image, to be added up: its gradient is then the same however many are optimized side by side.
         values = -one_per_image(accelerate(revived(score))(params, seen.astype(dtype_of(params))), seen)
-        return values + sum(w * penalty(images) for w, penalty in zip(weights, penalties, strict=True))
-
-    return loss
+        return values + sum(w * penalty(images) for w, penalty in zip(weights, self.penalties, strict=True))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _show(form: Parameterization, variables: Any) -> Array:
     return form.images(variables)
 

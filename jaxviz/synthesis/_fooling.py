@@ -1,6 +1,5 @@
 """Fooling images: a small change, and the network says something else."""
 
-import functools
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from jaxtyping import Array, Int
 
 from jaxviz._image import check_images, check_range
 from jaxviz._interpret import dtype_of
+from jaxviz._programs import compiled
 from jaxviz._scores import Index, check_score, logit
 from jaxviz._types import Images, Net
 from jaxviz.synthesis._ascent import ascend
@@ -72,6 +72,6 @@ def fool(
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _classes(net: Net, params: Any, images: Images) -> Int[Array, " n"]:
     return jnp.argmax(net(params, images.astype(dtype_of(params))), -1)

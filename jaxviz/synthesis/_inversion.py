@@ -1,10 +1,10 @@
 """Feature inversion: an image that has given features, and so what a layer has kept of it."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
@@ -13,6 +13,7 @@ from jaxtyping import Array
 from jaxviz._accelerate import accelerate
 from jaxviz._image import IMAGENET_MEAN, check_images, check_range
 from jaxviz._interpret import capture
+from jaxviz._programs import HoldsFunctions, compiled
 from jaxviz._types import Images, Key, Net
 from jaxviz.synthesis._losses import relative_error, total_variation
 from jaxviz.synthesis._minimize import Synthesis, Watch, lbfgs, synthesize, within_bounds
@@ -91,7 +92,7 @@ def invert(
     wanted = _features(net, layer, params, images)
     return synthesize(
         functools.partial(_show, form),
-        _loss(net, layer, form, images.dtype),
+        _Loss(net, layer, form, images.dtype),
         form.init(key, len(images)) if start is None else form.variables(jnp.asarray(start)),
         key,
         data=(params, wanted, smoothness, norm, alpha, beta),
@@ -104,26 +105,29 @@ def invert(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(0, 1))
 def _features(net: Net, layer: str, params: Any, images: Images) -> Array:
     return accelerate(capture(net, layer))(params, images)[1][layer]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _show(form: Parameterization, variables: Any) -> Images:
     return jnp.clip(form.images(variables), 0, 1)
 
 
-@functools.cache
-def _loss(net: Net, layer: str, form: Parameterization, dtype: Any) -> Callable[..., Array]:
-    def loss(
-        variables: Any, key: Key, params: Any, wanted: Array, smoothness: Any, norm: Any, alpha: Any, beta: Any
+@dataclasses.dataclass(frozen=True)
+class _Loss(HoldsFunctions):
+    net: Net
+    layer: str
+    form: Parameterization
+    dtype: Any
+
+    def __call__(
+        self, variables: Any, key: Key, params: Any, wanted: Array, smoothness: Any, norm: Any, alpha: Any, beta: Any
     ) -> Array:
-        images = form.images(variables)
-        found = accelerate(capture(net, layer))(params, images.astype(dtype))[1][layer]
+        images = self.form.images(variables)
+        found = accelerate(capture(self.net, self.layer))(params, images.astype(self.dtype))[1][self.layer]
         far = jnp.abs(images - jnp.asarray(IMAGENET_MEAN, images.dtype)) / RANGE
         rough = smoothness * total_variation(images, beta=beta) + norm * jnp.mean(far**alpha, (1, 2, 3))
         # A sum, and not a mean: each image's gradient is then the same however many are inverted side by side.
         return jnp.sum(relative_error(found, wanted) + rough)
-
-    return loss

@@ -1,5 +1,6 @@
 """The one loop under every synthesized image."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import hoist
+from jaxviz._programs import Compiled, HoldsFunctions
 from jaxviz._types import Images, Key
 
 CHUNK = 8  # steps between two looks from the host: enough to hide dispatch, few enough to stop soon
@@ -179,7 +181,8 @@ def _take_steps(
 
     So a shorter last chunk compiles nothing, and the variables are always the last good ones.
     """
-    shape = jax.eval_shape(loss, state[0], key, *data)
+    # By a function of its own: JAX keeps what it traced, weights included, for as long as what it was given to trace.
+    shape = jax.eval_shape(lambda *args: loss(*args), state[0], key, *data)
     several = shape.shape if shape.size > 1 else ()
 
     def step(carry: Any) -> Any:
@@ -223,8 +226,8 @@ def _new_if(finite: Array, new: Array, old: Array) -> Array:
     return jnp.where(finite.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
-_chunk = jax.jit(_take_steps, static_argnums=(0, 1, 2))
-_chunk_in_place = jax.jit(_take_steps, static_argnums=(0, 1, 2), donate_argnums=3)
+_chunk = Compiled(_take_steps, static_argnums=(0, 1, 2))
+_chunk_in_place = Compiled(_take_steps, static_argnums=(0, 1, 2), donate_argnums=3)
 
 
 def _diverged(value: float, step: int) -> str:
@@ -274,25 +277,26 @@ def within_bounds(
         return optimizer
     takes_more = isinstance(optimizer, optax.GradientTransformationExtraArgs)
     kind = optax.GradientTransformationExtraArgs if takes_more else optax.GradientTransformation
-    return kind(optimizer.init, _then_kept(optimizer.update, bounds))
+    return kind(optimizer.init, _Bounded(optimizer.update, bounds))
 
 
-@functools.cache
-def _then_kept(update: Callable, bounds: tuple[float, float]) -> Callable:
-    """Return an optimizer's update with the variables kept within bounds: one function for each, as jit knows it."""
-    low, high = bounds
+@dataclasses.dataclass(frozen=True)
+class _Bounded(HoldsFunctions):
+    """An optimizer's update with the variables kept within bounds."""
 
-    def kept(step: Array, x: Array, leaves: Array) -> Array:
-        inside = jnp.where(leaves, 0, jnp.clip(x + step, low, high) - x)
-        return jnp.where(jnp.isfinite(step), inside, step)  # for `minimize` to see
+    update: Callable
+    bounds: tuple[float, float]
 
-    def bounded(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+    def __call__(self, updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+        low, high = self.bounds
         leaves = jax.tree.map(lambda g, x: ((x <= low) & (g > 0)) | ((x >= high) & (g < 0)), updates, params)
         rest = jax.tree.map(lambda g, out: jnp.where(out, 0, g), updates, leaves)
-        steps, state = update(rest, state, params, **more)
-        return jax.tree.map(kept, steps, params, leaves), state
+        steps, state = self.update(rest, state, params, **more)
+        return jax.tree.map(self._kept, steps, params, leaves), state
 
-    return bounded
+    def _kept(self, step: Array, x: Array, leaves: Array) -> Array:
+        inside = jnp.where(leaves, 0, jnp.clip(x + step, *self.bounds) - x)
+        return jnp.where(jnp.isfinite(step), inside, step)  # for `minimize` to see
 
 
 # Images as what is minimised

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxviz._devices import whole_shares
 from jaxviz._interpret import dtype_of, shapes_of
+from jaxviz._programs import compiled
 from jaxviz._scores import channel
 from jaxviz._types import Key, Net
 from jaxviz.synthesis._ascent import ascend
@@ -125,6 +126,6 @@ def _noise(form: Any, key: Key, channels: np.ndarray) -> Any:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *each)
 
 
-@jax.jit
+@compiled()
 def _evaluate(score: Any, params: Any, images: Any) -> Any:
     return score(params, images.astype(dtype_of(params)))

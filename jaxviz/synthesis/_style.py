@@ -4,6 +4,7 @@ Each term of the loss is a relative error (see `relative_error`), so that it is 
 the network, the layer and the size; a layer's weight of 1 means the same everywhere.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,7 @@ from jaxtyping import Array, Float
 from jaxviz._accelerate import accelerate
 from jaxviz._image import LUMINANCE, check_images, check_not_negative, check_range, sides_of
 from jaxviz._interpret import layers, read_layers
+from jaxviz._programs import HoldsFunctions, compiled
 from jaxviz._types import Images, Key, Net
 from jaxviz.synthesis._dream import octave_sizes, resized
 from jaxviz.synthesis._losses import gram, relative_error, total_variation
@@ -47,13 +49,14 @@ class Terms(NamedTuple):
     smoothness: ArrayLike
 
 
-@functools.cache
-def _loss(net: Net, names: tuple[str, ...]) -> Callable[..., Array]:
-    def loss(images: Images, key: Key, params: Any, terms: Terms) -> Array:
-        values = accelerate(read_layers(net, names))(params, images)
-        return jnp.sum(compare(images, values, terms))
+@dataclasses.dataclass(frozen=True)
+class _Loss(HoldsFunctions):
+    net: Net
+    names: tuple[str, ...]
 
-    return loss
+    def __call__(self, images: Images, key: Key, params: Any, terms: Terms) -> Array:
+        values = accelerate(read_layers(self.net, self.names))(params, images)
+        return jnp.sum(compare(images, values, terms))
 
 
 def compare(images: Images, values: Mapping[str, Array], terms: Terms) -> Float[Array, "3 n"]:
@@ -68,12 +71,12 @@ def compare(images: Images, values: Mapping[str, Array], terms: Terms) -> Float[
     return jnp.stack([content, style, terms.smoothness * total_variation(images)])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(0, 1))
 def _values(net: Net, names: tuple[str, ...], params: Any, images: Images) -> dict[str, Array]:
     return accelerate(read_layers(net, names))(params, images)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(0, 1))
 def grams_of(net: Net, names: tuple[str, ...], params: Any, images: Images, mask: Mask | None) -> dict[str, Array]:
     values = accelerate(read_layers(net, names))(params, images)
     return {name: gram(value, None if mask is None else _fit(mask, value.shape)) for name, value in values.items()}
@@ -324,7 +327,7 @@ def _in_octaves(
         begin = start(i) if before is None else resized(before, sizes[i])
         return synthesize(
             lambda images: jnp.clip(images, 0, 1),
-            _loss(net, names),
+            _Loss(net, names),
             begin,
             key,
             data=(params, terms(i)),

@@ -1,0 +1,129 @@
+"""Compiled programs that are let go of together with the function they were compiled for.
+
+`jax.jit` keeps what it compiled for as long as the function that it was given lives, but holds static arguments, and
+the static parts of pytrees such as a score's network, for good; and with a program the weights that its network closes
+over. Here such functions are held weakly: when the user's last reference to a network goes, so do its programs.
+"""
+
+import dataclasses
+import functools
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+class HoldsFunctions:
+    """A frozen dataclass of ours whose fields may be functions of the user's, such as a score's network."""
+
+
+class _Weak:
+    """A function that calls another one without keeping it alive; equal where that one is the same."""
+
+    def __init__(self, fn: Callable[..., Any]):
+        # Of a method the object that it belongs to counts: the method itself is made anew each time it is asked for.
+        method = isinstance(fn, types.MethodType)
+        owner: Any = fn.__self__ if method else fn
+        self.fn: Callable[[], Callable[..., Any] | None] = weakref.WeakMethod(fn) if method else weakref.ref(fn)
+        self.owner: Callable[[], Any] = weakref.ref(owner)
+        self.same = (id(owner), id(fn.__func__)) if method else (id(fn),)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return function_of(self)(*args, **options)
+
+    def __eq__(self, other: object) -> bool:
+        # A number can be another function's once this one is gone.
+        return isinstance(other, _Weak) and self.same == other.same and self.owner() is other.owner()
+
+    def __hash__(self) -> int:
+        return hash(self.same)
+
+
+def function_of(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that a stand-in calls; any other function as it is.
+
+    For JAX, which keeps what it has traced for as long as it finds what it was given to trace.
+    """
+    if not isinstance(fn, _Weak):
+        return fn
+    real = fn.fn()
+    if real is None:
+        raise ReferenceError("the network of this score is gone: keep a reference to it while its score is in use")
+    return real
+
+
+class Compiled:
+    """What `compiled` returns: like a function of `jax.jit`."""
+
+    def __init__(self, fn: Callable[..., Any], **options: Any):
+        functools.update_wrapper(self, fn)
+        self._fn, self._options = fn, options
+        self._programs: dict[tuple[_Weak, ...], Any] = {}
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        program, args, options = self._prepare(args, options)
+        return program(*args, **options)
+
+    def eval_shape(self, *args: Any, **options: Any) -> Any:
+        """Return the shapes and types of the results; what was traced once is remembered."""
+        program, args, options = self._prepare(args, options)
+        return program.eval_shape(*args, **options)
+
+    def _prepare(self, args: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+        found: dict[_Weak, _Weak] = {}
+        args = _weakened(args, found)
+        options = {name: _weakened(value, found) for name, value in options.items()}
+        return self._program(tuple(found)), args, options
+
+    def _program(self, key: tuple[_Weak, ...]) -> Any:
+        program = self._programs.get(key)
+        if program is None:
+            program = self._programs[key] = jax.jit(_renewed(self._fn), **self._options)
+            for weak in key:
+                weakref.finalize(weak.owner(), self._programs.pop, key, None).atexit = False
+        return program
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Compiled]:
+    """Return a decorator like `jax.jit(**options)`, whose programs do not outlive the functions among its arguments.
+
+    Functions are found as arguments, in tuples and in `HoldsFunctions`. What is compiled is given stand-ins for them:
+    one for each, wherever it stands.
+    """
+    return functools.partial(Compiled, **options)
+
+
+def _renewed(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `fn` as another function each time: jit shares programs among all that wrap the same one."""
+
+    @functools.wraps(fn)
+    def same(*args: Any, **options: Any) -> Any:
+        return fn(*args, **options)
+
+    return same
+
+
+def _weakened(x: Any, found: dict[_Weak, _Weak]) -> Any:
+    """Return arguments with stand-ins for functions, which are collected."""
+    if isinstance(x, HoldsFunctions):
+        fields = [field.name for field in dataclasses.fields(x)]  # type: ignore[arg-type]
+        return dataclasses.replace(x, **{name: _weakened(getattr(x, name), found) for name in fields})  # type: ignore
+    if isinstance(x, tuple):
+        return getattr(type(x), "_make", tuple)(_weakened(part, found) for part in x)
+    if isinstance(x, _Weak) or _is_known_by_identity(x):
+        weak = x if isinstance(x, _Weak) else _Weak(x)
+        return found.setdefault(weak, weak)
+    return x
+
+
+def _is_known_by_identity(x: Any) -> bool:
+    """Tell a function, which nothing equals but itself; what compares by value may be gone while an equal one lives."""
+    if isinstance(x, types.MethodType):
+        return _is_held_weakly(x.__self__)
+    return callable(x) and not isinstance(x, type) and type(x).__hash__ is object.__hash__ and _is_held_weakly(x)
+
+
+def _is_held_weakly(x: Any) -> bool:
+    return type(x).__weakrefoffset__ != 0
