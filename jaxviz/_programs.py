@@ -71,6 +71,11 @@ class Compiled:
         program, args, options = self._prepare(args, options)
         return program.eval_shape(*args, **options)
 
+    def lower(self, *args: Any, **options: Any) -> Any:
+        """Return the program for these arguments, or their shapes, before it is compiled."""
+        program, args, options = self._prepare(args, options)
+        return program.lower(*args, **options)
+
     def _prepare(self, args: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         found: dict[_Weak, _Weak] = {}
         args = _weakened(args, found)
