@@ -131,22 +131,27 @@ class Flow:
                     stack.append(user)
         return found
 
-    def fates(self, value: Value, *, whole: bool = False, summed: bool = True) -> set[Fate]:
+    def fates(self, value: Value, *, whole: bool = False) -> set[Fate]:
         """Return what becomes of a value, along all ways that lead from it to a next layer or to the end.
 
-        Args:
-            value: any value.
-            whole: go on with other functions of the same input that contain the value, to where these are passed on.
-            summed: go on where positions or channels are summed.
+        With `whole`, another function of the same input that contains it is followed to where that is passed on.
         """
-        return _Walk(self, value, whole, summed).run()
+        return _Walk(self, value, whole).run()
 
     def activations(self, relus: Iterable[Value]) -> list[str]:
-        """Return the operations of each activation that is none of `relus`, joined by +, one string for each."""
+        """Return the operations of each activation that is none of `relus`, joined by +, one string for each.
+
+        Powers and logarithms of a ReLU, as in a squared ReLU, do not count.
+        """
         known = {id(value) for value in relus}
+        of_relu = set(known)
         found: dict[int, set[str]] = {}
         for value in self.program.values:
-            if id(value) not in known and self._bends(value) and self._is_passed_on(value):
+            data = [id(x) for x in value.inputs if x.varies]
+            if value.op in _LIKE and data and of_relu.issuperset(data):
+                of_relu.add(id(value))
+            powered = id(value) in of_relu and value.op in (*_POWERS, "log", "log1p")
+            if id(value) not in known and not powered and self._bends(value) and self._is_passed_on(value):
                 found.setdefault(id(self.origin(value)), set()).add(value.op)
         return [_described(ops) for ops in found.values()]
 
@@ -169,7 +174,7 @@ class Flow:
         return bool(data) and value.op in (*_SMOOTH, *_PIECEWISE, *_POWERS)
 
     def _is_passed_on(self, value: Value) -> bool:
-        fates = self.fates(value, whole=True, summed=value.op not in _POWERS)
+        fates = self.fates(value, whole=True)
         gated = value.op == "mul" or value.op == "expm1"  # as in GELU, SiLU and ELU, which are no link functions
         ends = {"layer", "factor"} | ({"output"} if self.within_loop or gated else set())
         return bool(fates & ends)
@@ -178,8 +183,8 @@ class Flow:
 class _Walk:
     """One walk forward from a value; first through its own functions, then through what else it enters."""
 
-    def __init__(self, flow: Flow, value: Value, whole: bool, summed: bool):
-        self.flow, self.start, self.whole, self.summed = flow, value, whole, summed
+    def __init__(self, flow: Flow, value: Value, whole: bool):
+        self.flow, self.start, self.whole = flow, value, whole
         self.fates: set[Fate] = set()
         self.near, self.far, self.seen = [value], [], {id(value)}
 
@@ -207,14 +212,14 @@ class _Walk:
         if user.op in _NO_GRADIENT or (user.op == "select_n" and user.inputs[0] is value):
             return
         others = [x for x in user.inputs if x is not value and flow.is_data(x, value) and id(x) not in self.later]
-        same = bool(others) and all(flow.origin(x) is flow.origin(self.start) for x in others)
+        same = bool(others) and all(flow.origin(x) is flow.origin(value) for x in others)
         if is_opaque(user) or (flow.is_layer(user) and not others and not self._is_squared(user)):
             self.fates.add("layer")
         elif same and flow.origin(user) is flow.origin(self.start) and not self.whole:
             self.fates.add("part")
         elif others and not same and (user.op in ("mul", "div") or user.op in KINDS):
             self._scale(value, user, others[0])
-        elif self.summed or user.op in _LIKE | _RESHAPES:
+        else:
             self._go_on(user)
 
     def _is_squared(self, user: Value) -> bool:
@@ -305,6 +310,12 @@ def shift(value: Value) -> float:
             return 0.0
         value = varying[0]
     return 0.0
+
+
+def falls(value: Value) -> bool:
+    """Tell a number minus what varies, as in 1 - x."""
+    value = through(value)
+    return value.op == "neg" or (value.op == "sub" and not value.inputs[0].varies)
 
 
 def users_of(value: Value) -> Iterator[Value]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxviz._activations import Flow, number, shift, through, users_of
+from jaxviz._activations import Flow, falls, number, shift, through, users_of
 from jaxviz._interpret import KINDS, Program, Value, evaluate, loop_bodies, trace, way_out
 
 Rule = Literal["guided", "deconvnet"] | Callable[[jax.Array, jax.Array], jax.Array]
@@ -70,9 +70,12 @@ def _is_elsewhere(relu: Relu, flow: Flow, *, passed: bool) -> bool:
     bounded = relu.spelling == "clamp" or relu.value is not relu.swap or _is_bounded(x)
     if passed or flow.within_loop:
         return (bounded and shifted) or (flow.is_pixels(x) and (bounded or not shifted))
-    # What is given back: one number for an image, or a score beside a fixed margin.
-    alone = len(x.aval.shape) < 2 and not flow.is_layer(flow.origin(x))
-    return (bounded and shifted) or (flow.is_touched(x) and (shifted or alone))
+    # What is given back: a margin is of one number for an image, or falls, or is between scores, as in a hinge loss.
+    start = flow.origin(x)
+    alone = len(x.aval.shape) < 2 and not flow.is_layer(start)
+    between = start.op == "sub" and any(map(shift, start.inputs))
+    margin = (shifted and (falls(x) or start.op == "sub")) or between
+    return (bounded and shifted) or (flow.is_touched(x) and (margin or alone))
 
 
 def _match(value: Value) -> tuple[int, Literal["relu", "clamp", "leaky_relu"]] | None:
@@ -209,19 +212,24 @@ def ruled(fn: Callable[..., Any], rule: Rule, *, last_only: bool) -> Callable[..
 
 def _others(program: Program, flow: Flow, relus: list[Relu]) -> Counter[str]:
     """Count the activations that are no ReLU, by the operations that they are made of."""
-    found = Counter(flow.activations([value for relu in relus for value in (relu.value, relu.swap)]))
+    # A minimum that a ReLU is taken of bounds it, as one that is taken of a ReLU does.
+    bounds = [relu.swap.inputs[relu.operand] for relu in relus]
+    parts = [value for relu in relus for value in (relu.value, relu.swap)] + [x for x in bounds if _is_bounded(x)]
+    found = Counter(flow.activations(parts))
     for loop, body in loop_bodies(program):
-        found.update(f"{ops} in a `{loop}`" for ops in Flow(body, within_loop=True).activations(()))
+        inner = Flow(body, within_loop=True)
+        own = inner.activations(relu.value for relu in find_relus(body, inner))
+        found.update(f"{ops} in a `{loop}`" for ops in own)
     return found
 
 
 def _counted(others: Counter[str]) -> str:
-    return ", ".join(f"{count} of {ops}" for ops, count in others.most_common())
+    return ", ".join(f"{ops}: {count}" for ops, count in others.most_common())
 
 
 def _warn(rule: Rule, relus: int, others: Counter[str]) -> None:
     warnings.warn(
-        f"only a part of this network follows the rule {rule!r}: it has ReLUs, {relus} of them, but also other "
+        f"only a part of this network follows the rule {rule!r}: beside its ReLUs (relu: {relus}) it has other "
         f"activations ({_counted(others)}), which keep their own derivative",
         stacklevel=3,
     )
