@@ -117,9 +117,7 @@ class Flow:
 
     def is_data(self, value: Value, beside: Value) -> bool:
         """Tell another value that comes from the images from a parameter, a mask or a constant."""
-        return (
-            value.varies and self.share(value, beside) and (self.is_touched(value) or not self.is_touched(beside))
-        )
+        return value.varies and self.share(value, beside) and (self.is_touched(value) or not self.is_touched(beside))
 
     def descendants(self, value: Value, *, past_layers: bool = True) -> set[int]:
         """Return the ids of all values that are computed from this one."""
@@ -322,5 +320,3 @@ def users_of(value: Value) -> Iterator[Value]:
     """Yield what uses a value, through what only converts or broadcasts it."""
     for user in value.users:
         yield from users_of(user) if user.op in SAME else [user]
-
-

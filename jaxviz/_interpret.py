@@ -6,12 +6,14 @@ convolution's or dense layer's value includes its bias. They also answer to the 
 parameters (`"Block_0/Conv_1"`), which Linen and NNX name after the module.
 
 The functions here take a function and return a function. They do not jit: values inside a jitted part are reached by
-inlining that part, so jit the result. Values inside `scan`, `while` and `cond` exist once a turn and are refused.
+inlining that part, so jit the result. Values inside `scan` and `while` exist once a turn, those inside `cond` in one
+branch only, those inside `shard_map` in parts, one on each device: they are refused.
 """
 
 import dataclasses
 import difflib
 import functools
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -439,9 +441,14 @@ def find(program: Program, wanted: Sequence[str]) -> dict[str, Value]:
 
 def _left_out(program: Program) -> str:
     """Say what a network has that cannot be named, since it lies in loops and the like; "" if nothing."""
-    counts = Counter((KINDS[v.op], loop) for loop, body in loop_bodies(program) for v in body.values if is_layer(v))
-    found = [f"{kind} ({count}) inside a `{loop}`" for (kind, loop), count in counts.items()]
-    return f"; not to be named: {', '.join(found)}" if found else ""
+    from jaxviz._relu import relus_in_loops
+
+    counts = Counter(
+        f"{KINDS[v.op]} inside a `{at}`" for at, body in loop_bodies(program) for v in body.values if v.op in KINDS
+    )
+    counts.update(f"relu inside a `{loop}`" for loop in relus_in_loops(program))
+    found = ", ".join(f"{what}: {count}" for what, count in counts.items())
+    return f"; what has no name ({found}) must be returned from there" if found else ""
 
 
 def loop_bodies(program: Program) -> Iterator[tuple[str, Program]]:
@@ -549,6 +556,9 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
     Raises:
         ValueError: if a name stands for more than one value.
 
+    Warns:
+        UserWarning: if there are layers or ReLUs in a loop, a branch or a `shard_map`: they have no name.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> def net(params, images):
@@ -560,7 +570,10 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
         relu_0 (2, 4)
         dense_1 (2, 10)
     """
-    table = _table(trace(net, params, images))
+    program = trace(net, params, images)
+    table = _table(program)
+    if left_out := _left_out(program):
+        warnings.warn(f"layers lists what can be named{left_out} and named outside", stacklevel=2)
     return {name: jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype) for name, value in table.items()}
 
 

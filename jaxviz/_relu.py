@@ -52,6 +52,12 @@ def find_relus(program: Program, flow: Flow | None = None) -> list[Relu]:
     ]
 
 
+def relus_in_loops(program: Program) -> Iterator[str]:
+    """Yield the kind of loop or branch that each ReLU inside one is in."""
+    for loop, body in loop_bodies(program):
+        yield from (loop for _ in find_relus(body, Flow(body, within_loop=True)))
+
+
 def _candidates(program: Program) -> Iterator[Relu]:
     for value in program.values:
         if value.varies and jnp.issubdtype(value.aval.dtype, jnp.floating) and (match := _match(value)):
@@ -158,10 +164,15 @@ def _is_root(power: Value) -> bool:
 def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
     """Return `fn` with the backward rule of every ReLU swapped; its values stay the same.
 
-    A ReLU is found in each of these spellings: `jax.nn.relu`, `jnp.maximum(x, 0)`, `relu6`, `jnp.clip(x, 0, c)`,
-    `jnp.where(x > 0, x, 0)`, `x * (x > 0)`; reused, inside jit or remat, in a model nobody prepared. Others, such as
+    A ReLU is an activation: what the function passes on to its next layer, or returns. It is found in each of these
+    spellings: `jax.nn.relu`, `jnp.maximum(x, 0)`, `relu6`, `jnp.clip(x, 0, c)`, `jnp.where(x > 0, x, 0)`,
+    `x * (x > 0)`; reused, inside jit, remat or `shard_map`, in a model nobody prepared. Others, such as
     `-jnp.minimum(-x, 0)` or `(x + abs(x)) / 2`, keep their derivative. Where the activation is also bounded from above,
     as in relu6, the bound keeps its own.
+
+    No ReLU is what looks like one in a part of another function of its input (CELU, PReLU, hard swish), in what
+    something else is multiplied by (the gates of squeeze-and-excitation, ReGLU, variances), in a hard sigmoid, in
+    clipping images before the first layer, or in a hinge loss after the last. These keep their derivative.
 
     Args:
         fn: any function of arrays, such as a network or a score.
@@ -170,8 +181,13 @@ def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
             gradient that arrives from above.
 
     Raises:
-        ValueError: when called, if there is no ReLU to swap or one that cannot be swapped: inside a loop, inside a
-            function with its own derivative, or a leaky ReLU, for which only a rule of your own has a meaning.
+        ValueError: when called, if there is no ReLU to swap or one that cannot be swapped: inside a loop or a branch,
+            inside a function with its own derivative, one that is both passed on and a part of another function, or a
+            leaky ReLU, for which only a rule of your own has a meaning.
+
+    Warns:
+        UserWarning: when called with "guided" or "deconvnet", if there are other activations among the layers, such as
+            GELU, which keep their derivative: the result is then guided in part only.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -258,9 +274,8 @@ def _revive(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _refuse_unswappable(program: Program, relus: list[Relu], rule: Rule) -> None:
-    for loop, body in loop_bodies(program):
-        if find_relus(body, Flow(body, within_loop=True)):
-            raise ValueError(f"a ReLU inside a `{loop}` cannot be swapped: {way_out(loop)}")
+    for loop in relus_in_loops(program):
+        raise ValueError(f"a ReLU inside a `{loop}` cannot be swapped: {way_out(loop)}")
     layers = {value.rule_at for value in program.values if value.op in KINDS} - {None}
     for relu in _candidates(program):
         if not _is_returned(relu) and relu.swap.rule_at in layers:
