@@ -6,12 +6,14 @@ convolution's or dense layer's value includes its bias. They also answer to the 
 parameters (`"Block_0/Conv_1"`), which Linen and NNX name after the module.
 
 The functions here take a function and return a function. They do not jit: values inside a jitted part are reached by
-inlining that part, so jit the result. Values inside `scan`, `while` and `cond` exist once a turn and are refused.
+inlining that part, so jit the result. Values inside `scan` and `while` exist once a turn, those inside `cond` in one
+branch only, those inside `shard_map` in parts, one on each device: they are refused.
 """
 
 import dataclasses
 import difflib
 import functools
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, jaxprs_in_params, primitives
 
-from jaxviz._programs import function_of
 from jaxviz._types import Net
 
 _CUSTOM_RULES = {primitives.custom_jvp_call_p, primitives.custom_vjp_call_p}
@@ -44,6 +45,9 @@ POINTWISE = frozenset(
     stop_gradient sub tan tanh xor
     """.split()
 )
+
+_ARRAYS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
+_MAP_OPTIONS = ("mesh", "in_specs", "out_specs", "check_vma")
 
 Path = tuple[int, ...]
 """Where an equation stands: its index, one index for each call it is nested in."""
@@ -68,18 +72,27 @@ class Value:
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Program:
-    """A function traced once: its jaxpr, the same with calls inlined, and the loops that cannot be entered."""
+    """A function traced once: its jaxpr, the same with calls inlined, and the loops that cannot be entered.
+
+    Loops stand for all that has a program of its own and is no mere call: branches, kernels, functions for each device.
+    """
 
     jaxpr: ClosedJaxpr
     treedef: Any
     inputs: Sequence[Value] = ()
+    outputs: Sequence[Value] = ()
+    maps: bool = False  # are functions for each device (shard_map) inlined too?
     values: list[Value] = dataclasses.field(default_factory=list)
     loops: list[JaxprEqn] = dataclasses.field(default_factory=list)
 
 
-def trace(fn: Callable, *args: Any, last_only: bool = True) -> Program:
-    """Trace `fn(*args)` without running it; what depends on its last argument (or on any) is marked as varying."""
-    jaxpr, shape = jax.make_jaxpr(function_of(fn), return_shape=True)(*args)
+def trace(fn: Callable, *args: Any, last_only: bool = True, maps: bool = False) -> Program:
+    """Trace `fn(*args)` without running it; what depends on its last argument (or on any) is marked as varying.
+
+    With `maps`, what `shard_map` runs on each device is inlined too. It can be changed then, but not taken out: a value
+    there is a part of an array, and there are as many as devices.
+    """
+    jaxpr, shape = jax.make_jaxpr(lambda *args: _of_arrays(fn(*args)), return_shape=True)(*args)
     leaves = [
         (path, i == len(args) - 1 or not last_only)
         for i, arg in enumerate(args)
@@ -89,9 +102,25 @@ def trace(fn: Callable, *args: Any, last_only: bool = True) -> Program:
         Value("input", var.aval, varies=varies and not _is_key(var.aval), key=_module_path(path))
         for var, (path, varies) in zip(jaxpr.jaxpr.invars, leaves, strict=True)
     ]
-    program = Program(jaxpr, jax.tree.structure(shape), inputs)
-    _inline(program, jaxpr, inputs, (), None)
+    program = Program(jaxpr, jax.tree.structure(shape), inputs, maps=maps)
+    program.outputs = _inline(program, jaxpr, inputs, (), None)
     return program
+
+
+def _of_arrays(outputs: Any) -> Any:
+    """Return what a network returned; raise ValueError for an object in which JAX cannot see the arrays."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(outputs)[0]:
+        if not (isinstance(leaf, _ARRAYS) or hasattr(leaf, "__jax_array__")):
+            where = f" at {jax.tree_util.keystr(path)}" if path else ""
+            fields = [str(name) for name in (leaf if isinstance(leaf, Mapping) else getattr(leaf, "__dict__", ()))]
+            first = repr(fields[0]) if fields else "0"
+            part = f".{fields[0]}" if fields and not isinstance(leaf, Mapping) else f"[{first}]"
+            raise ValueError(
+                f"the network returned a {type(leaf).__name__}{where}{' of ' * bool(fields)}{', '.join(fields[:8])}; "
+                "expected arrays, in tuples, lists or dicts if several: wrap it, as in "
+                f"lambda params, images: net(params, images){jax.tree_util.keystr(path)}{part}"
+            )
+    return outputs
 
 
 def _is_key(aval: Any) -> bool:
@@ -122,6 +151,8 @@ def _inline(
             outer = rule_at or (here if eqn.primitive in _CUSTOM_RULES else None)
             made = _inline(program, body, operands, here, outer)
             _lift(body, made, here)
+        elif program.maps and _is_map(eqn):
+            made = _inline_map(program, eqn, operands, here, rule_at)
         else:
             if any(True for _ in jaxprs_in_params(eqn.params)):
                 program.loops.append(eqn)
@@ -129,6 +160,27 @@ def _inline(
             program.values += made
         env.update(zip(eqn.outvars, made, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _is_map(eqn: JaxprEqn) -> bool:
+    return str(eqn.primitive) == "shard_map"
+
+
+def _inline_map(
+    program: Program, eqn: JaxprEqn, operands: Sequence[Value], path: Path, rule_at: Path | None
+) -> list[Value]:
+    """Inline what each device runs; where arrays are cut in parts, and put together again, are values `shard_map`."""
+
+    def handed(outer: Value, aval: Any) -> Value:
+        inner = Value("shard_map", aval, (outer,), varies=outer.varies, path=path, home=(path, 0), rule_at=rule_at)
+        outer.users.append(inner)
+        program.values.append(inner)
+        return inner
+
+    jaxpr = eqn.params["jaxpr"]
+    parts = [handed(value, var.aval) for value, var in zip(operands, jaxpr.invars, strict=True)]
+    results = _inline(program, ClosedJaxpr(jaxpr, ()), parts, path, rule_at)
+    return [handed(value, var.aval) for value, var in zip(results, eqn.outvars, strict=True)]
 
 
 def _value(eqn: JaxprEqn, operands: Sequence[Value], path: Path, output: int, rule_at: Path | None) -> Value:
@@ -340,14 +392,33 @@ def _table(program: Program) -> dict[str, Value]:
     return dict(names)
 
 
+WAYS_OUT = {
+    "scan": "write the loop out in Python",
+    "while": "write the loop out in Python",
+    "cond": "choose the branch in Python, or compute both and choose with jnp.where",
+    "shard_map": "give the function for each device by itself, with images on one device",
+}
+"""What to do about a value in an operation with a program of its own, where it can be neither taken out nor changed."""
+
+_INSIDE = {
+    "scan": "has a value each turn: return it from the loop and name it outside",
+    "while": "has a value each turn: return it from the loop and name it outside",
+    "cond": "has a value in one branch only: return it from the branches and name it outside",
+    "shard_map": "is in parts, one on each device: return it from there and name it outside",
+}
+
+
+def way_out(primitive: str) -> str:
+    """Return what to do instead of what cannot be done inside this operation."""
+    return WAYS_OUT.get(primitive, f"write it without `{primitive}`, in operations that JAX traces")
+
+
 def find(program: Program, wanted: Sequence[str]) -> dict[str, Value]:
     """Return the values called `wanted`; raise ValueError for a name that is unknown, doubled or inside a loop."""
     for loop, body in loop_bodies(program):
         for name in {name_of(value) for value in body.values}.intersection(wanted):
-            raise ValueError(
-                f"{name!r} is inside a `{loop}`, where it has a value each turn: return it from the loop and name it "
-                "outside, or write the loop out in Python"
-            )
+            where = _INSIDE.get(loop, "cannot be reached: return it from there and name it outside")
+            raise ValueError(f"{name!r} is inside a `{loop}`, where it {where}, or {way_out(loop)}")
     table = _table(program)
     paths = [(path, value) for path, value in _paths(program) if path not in table]
     times = Counter(path for path, _ in paths)
@@ -362,8 +433,22 @@ def find(program: Program, wanted: Sequence[str]) -> dict[str, Value]:
         if name not in table:
             close = difflib.get_close_matches(name, table, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-            raise ValueError(f"this network has no layer {name!r}; {hint}It has: {', '.join(table) or 'none'}")
+            raise ValueError(
+                f"this network has no layer {name!r}; {hint}It has: {', '.join(table) or 'none'}{_left_out(program)}"
+            )
     return {name: table[name] for name in wanted}
+
+
+def _left_out(program: Program) -> str:
+    """Say what a network has that cannot be named, since it lies in loops and the like; "" if nothing."""
+    from jaxviz._relu import relus_in_loops
+
+    counts = Counter(
+        f"{KINDS[v.op]} inside a `{at}`" for at, body in loop_bodies(program) for v in body.values if v.op in KINDS
+    )
+    counts.update(f"relu inside a `{loop}`" for loop in relus_in_loops(program))
+    found = ", ".join(f"{what}: {count}" for what, count in counts.items())
+    return f"; what has no name ({found}) must be returned from there" if found else ""
 
 
 def loop_bodies(program: Program) -> Iterator[tuple[str, Program]]:
@@ -371,8 +456,8 @@ def loop_bodies(program: Program) -> Iterator[tuple[str, Program]]:
     for eqn in program.loops:
         for jaxpr in jaxprs_in_params(eqn.params):
             closed = ClosedJaxpr(jaxpr, [None] * len(jaxpr.constvars))
-            body = Program(closed, None)
-            _inline(body, closed, [Value("input", var.aval, varies=True) for var in jaxpr.invars], (), None)
+            body = Program(closed, None, [Value("input", var.aval, varies=True) for var in jaxpr.invars])
+            body.outputs = _inline(body, closed, body.inputs, (), None)
             yield str(eqn.primitive), body
             yield from ((str(eqn.primitive), inner) for _, inner in loop_bodies(body))
 
@@ -433,12 +518,25 @@ def bind(eqn: JaxprEqn, operands: list[Any], *_: Any) -> tuple[list[Any], dict[s
 
 def _enter(eqn: JaxprEqn, operands: list[Any], actions: Mapping[Path, Action], path: Path) -> Any:
     """Run the body of a call in place of the call; a remat stays one, for the memory that it saves."""
+    if _is_map(eqn):
+        return _enter_map(eqn, operands, actions, path)
     body = call_body(eqn)
     assert body is not None  # actions stand on inlined equations only
     run = functools.partial(_run, body, actions, path)
     if eqn.primitive is primitives.remat_p:
         run = jax.checkpoint(run, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
     return run(operands)
+
+
+def _enter_map(eqn: JaxprEqn, operands: list[Any], actions: Mapping[Path, Action], path: Path) -> Any:
+    """Run a function for each device; what actions take out there is lost."""
+    body, options = ClosedJaxpr(eqn.params["jaxpr"], ()), {k: eqn.params[k] for k in _MAP_OPTIONS}
+    run = jax.shard_map(
+        lambda *parts: tuple(_run(body, actions, path, parts)[0]),
+        axis_names=set(eqn.params["newly_manual_axes"]),
+        **options,
+    )
+    return list(run(*operands)), {}
 
 
 # The public functions
@@ -458,6 +556,9 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
     Raises:
         ValueError: if a name stands for more than one value.
 
+    Warns:
+        UserWarning: if there are layers or ReLUs in a loop, a branch or a `shard_map`: they have no name.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> def net(params, images):
@@ -469,7 +570,10 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
         relu_0 (2, 4)
         dense_1 (2, 10)
     """
-    table = _table(trace(net, params, images))
+    program = trace(net, params, images)
+    table = _table(program)
+    if left_out := _left_out(program):
+        warnings.warn(f"layers lists what can be named{left_out} and named outside", stacklevel=2)
     return {name: jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype) for name, value in table.items()}
 
 

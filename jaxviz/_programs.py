@@ -31,7 +31,10 @@ class _Weak:
         self.same = (id(owner), id(fn.__func__)) if method else (id(fn),)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        return function_of(self)(*args, **options)
+        fn = self.fn()
+        if fn is None:
+            raise ReferenceError("the network of this score is gone: keep a reference to it while its score is in use")
+        return fn(*args, **options)
 
     def __eq__(self, other: object) -> bool:
         # A number can be another function's once this one is gone.
@@ -39,19 +42,6 @@ class _Weak:
 
     def __hash__(self) -> int:
         return hash(self.same)
-
-
-def function_of(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function that a stand-in calls; any other function as it is.
-
-    For JAX, which keeps what it has traced for as long as it finds what it was given to trace.
-    """
-    if not isinstance(fn, _Weak):
-        return fn
-    real = fn.fn()
-    if real is None:
-        raise ReferenceError("the network of this score is gone: keep a reference to it while its score is in use")
-    return real
 
 
 class Compiled:

@@ -1,19 +1,20 @@
 """Find every ReLU of a function, in the spellings that people use, and swap its backward rule."""
 
 import functools
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
-from jaxviz._interpret import KINDS, Program, Value, evaluate, loop_bodies, trace
-
-_SAME = ("convert_element_type", "broadcast_in_dim", "copy", "reshape")
+from jaxviz._activations import Flow, falls, number, shift, through, users_of
+from jaxviz._interpret import KINDS, Program, Value, evaluate, loop_bodies, trace, way_out
 
 Rule = Literal["guided", "deconvnet"] | Callable[[jax.Array, jax.Array], jax.Array]
+
+_CONSTANTS = ("constant", "input")  # a slope that is learned is an input
 
 _RULES = {
     "guided": lambda x, g: jnp.where((x > 0) & (g > 0), g, jnp.zeros_like(g)),
@@ -28,15 +29,33 @@ class Relu(NamedTuple):
     swap: Value
     operand: int  # which operand of that equation is the ReLU's input
     spelling: Literal["relu", "clamp", "leaky_relu"]  # clamp: one equation that also bounds from above
+    mixed: bool = False  # is it passed on, and also a part of another function of its input?
 
 
-def find_relus(program: Program) -> list[Relu]:
-    """Return the ReLUs of a traced function in forward order.
+def find_relus(program: Program, flow: Flow | None = None) -> list[Relu]:
+    """Return the ReLUs of a traced function in forward order: those that are activations.
+
+    No ReLU is `max(x, 0)` as a part of another function of `x` (CELU, PReLU), or as what something else is multiplied
+    by (gates, variances); nor one that is bounded and whose input is shifted by a number (a hard sigmoid); nor what is
+    done to the images before the first layer, or to the scores after the last (hinge losses).
 
     One inside a function with a derivative of its own counts only if it is all that the function returns (as in
     `jax.nn.relu`): the maximum inside softplus is no ReLU, and that function's own derivative must survive.
     """
-    return [relu for relu in _candidates(program) if _is_returned(relu)]
+    flow = flow or Flow(program)
+    found = [relu for relu in _candidates(program) if _is_returned(relu)]
+    fates = [flow.fates(relu.value) for relu in found]
+    return [
+        relu._replace(mixed="part" in fate)
+        for relu, fate in zip(found, fates, strict=True)
+        if fate & {"layer", "output"} and not _is_elsewhere(relu, flow, passed="layer" in fate)
+    ]
+
+
+def relus_in_loops(program: Program) -> Iterator[str]:
+    """Yield the kind of loop or branch that each ReLU inside one is in."""
+    for loop, body in loop_bodies(program):
+        yield from (loop for _ in find_relus(body, Flow(body, within_loop=True)))
 
 
 def _candidates(program: Program) -> Iterator[Relu]:
@@ -48,6 +67,21 @@ def _candidates(program: Program) -> Iterator[Relu]:
 def _is_returned(relu: Relu) -> bool:
     rule_at = relu.swap.rule_at
     return rule_at is None or len(relu.value.home[0]) <= len(rule_at)
+
+
+def _is_elsewhere(relu: Relu, flow: Flow, *, passed: bool) -> bool:
+    """Tell a hard sigmoid, images that are clipped before the first layer, and a margin after the last."""
+    x = relu.swap.inputs[relu.operand]
+    shifted = shift(x) != 0
+    bounded = relu.spelling == "clamp" or relu.value is not relu.swap or _is_bounded(x)
+    if passed or flow.within_loop:
+        return (bounded and shifted) or (flow.is_pixels(x) and (bounded or not shifted))
+    # What is given back: a margin is of one number for an image, or falls, or is between scores, as in a hinge loss.
+    start = flow.origin(x)
+    alone = len(x.aval.shape) < 2 and not flow.is_layer(start)
+    between = start.op == "sub" and any(map(shift, start.inputs))
+    margin = (shifted and (falls(x) or start.op == "sub")) or between
+    return (bounded and shifted) or (flow.is_touched(x) and (margin or alone))
 
 
 def _match(value: Value) -> tuple[int, Literal["relu", "clamp", "leaky_relu"]] | None:
@@ -70,37 +104,33 @@ def _match(value: Value) -> tuple[int, Literal["relu", "clamp", "leaky_relu"]] |
                     return (i, "relu") if _is_zero(other) else (i, "leaky_relu") if _is_scaled(other, x) else None
         case "mul":
             for i, x in enumerate(inputs):
-                if _is_sign_test(_through(inputs[1 - i]), x, positive=True):
+                if _is_sign_test(through(inputs[1 - i]), x, positive=True):
                     return i, "relu"
     return None
 
 
 def _bounded(value: Value) -> Value:
     """Return the minimum around a maximum, as in relu6: together they are the activation."""
-    if len(value.users) == 1:
-        user = value.users[0]
-        if user.op == "min" and any(_through(operand).op == "constant" for operand in user.inputs):
-            return user
+    if len(value.users) == 1 and _is_bounded(value.users[0]):
+        return value.users[0]
     return value
 
 
-def _through(value: Value) -> Value:
-    """Look through what only converts or broadcasts a value."""
-    while value.op in _SAME:
-        value = value.inputs[0]
-    return value
+def _is_bounded(value: Value) -> bool:
+    return value.op == "min" and any(not operand.varies for operand in value.inputs)
 
 
 def _is_zero(value: Value) -> bool:
-    constant = _through(value).constant
-    if constant is None or isinstance(constant, Tracer):
-        return False
-    return not np.any(np.asarray(constant))
+    constant = number(value)
+    return constant is not None and not constant.any()
 
 
 def _is_scaled(value: Value, x: Value) -> bool:
     """Tell a constant times `x`: the other branch of a leaky ReLU."""
-    return value.op == "mul" and x in value.inputs and any(_through(v).op == "constant" for v in value.inputs)
+    if value.op != "mul" or x not in value.inputs:
+        return False
+    slope = value.inputs[value.inputs[0] is x]
+    return slope is not x and through(slope).op in _CONSTANTS
 
 
 def _is_sign_test(value: Value, x: Value, *, positive: bool) -> bool:
@@ -121,24 +151,28 @@ def _is_variance(maximum: Value) -> bool:
     """
     if maximum.rule_at is not None and len(maximum.home[0]) <= len(maximum.rule_at):
         return False
-    later = list(_users(maximum))
-    later += [user for value in later if value.op == "add" for user in _users(value)]
-    return any(value.op in ("rsqrt", "sqrt", "pow") for value in later)
+    later = list(users_of(maximum))
+    later += [user for value in later if value.op == "add" for user in users_of(value)]
+    return any(value.op in ("rsqrt", "sqrt") or (value.op == "pow" and _is_root(value)) for value in later)
 
 
-def _users(value: Value) -> Iterator[Value]:
-    """Yield what uses a value, through what only converts or broadcasts it."""
-    for user in value.users:
-        yield from _users(user) if user.op in _SAME else [user]
+def _is_root(power: Value) -> bool:
+    exponent = number(power.inputs[1])
+    return exponent is None or bool((exponent < 1).all())
 
 
 def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
     """Return `fn` with the backward rule of every ReLU swapped; its values stay the same.
 
-    A ReLU is found in each of these spellings: `jax.nn.relu`, `jnp.maximum(x, 0)`, `relu6`, `jnp.clip(x, 0, c)`,
-    `jnp.where(x > 0, x, 0)`, `x * (x > 0)`; reused, inside jit or remat, in a model nobody prepared. Others, such as
+    A ReLU is an activation: what the function passes on to its next layer, or returns. It is found in each of these
+    spellings: `jax.nn.relu`, `jnp.maximum(x, 0)`, `relu6`, `jnp.clip(x, 0, c)`, `jnp.where(x > 0, x, 0)`,
+    `x * (x > 0)`; reused, inside jit, remat or `shard_map`, in a model nobody prepared. Others, such as
     `-jnp.minimum(-x, 0)` or `(x + abs(x)) / 2`, keep their derivative. Where the activation is also bounded from above,
     as in relu6, the bound keeps its own.
+
+    No ReLU is what looks like one in a part of another function of its input (CELU, PReLU, hard swish), in what
+    something else is multiplied by (the gates of squeeze-and-excitation, ReGLU, variances), in a hard sigmoid, in
+    clipping images before the first layer, or in a hinge loss after the last. These keep their derivative.
 
     Args:
         fn: any function of arrays, such as a network or a score.
@@ -147,8 +181,13 @@ def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
             gradient that arrives from above.
 
     Raises:
-        ValueError: when called, if there is no ReLU to swap or one that cannot be swapped: inside a loop, inside a
-            function with its own derivative, or a leaky ReLU, for which only a rule of your own has a meaning.
+        ValueError: when called, if there is no ReLU to swap or one that cannot be swapped: inside a loop or a branch,
+            inside a function with its own derivative, one that is both passed on and a part of another function, or a
+            leaky ReLU, for which only a rule of your own has a meaning.
+
+    Warns:
+        UserWarning: when called with "guided" or "deconvnet", if there are other activations among the layers, such as
+            GELU, which keep their derivative: the result is then guided in part only.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -161,17 +200,55 @@ def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
     Springenberg et al. 2014, Striving for Simplicity; Zeiler & Fergus 2013, Visualizing and Understanding
     Convolutional Networks.
     """
+    return ruled(fn, rule, last_only=False)
+
+
+def ruled(fn: Callable[..., Any], rule: Rule, *, last_only: bool) -> Callable[..., Any]:
+    """Return what `with_relu` does; with `last_only`, only what depends on the last argument has ReLUs."""
     if not callable(rule) and rule not in _RULES:
         raise ValueError(f"expected the rule 'guided', 'deconvnet' or a function (x, g) -> g', got {rule!r}")
     apply = rule if callable(rule) else _RULES[rule]
 
     def swapped(*args: Any) -> Any:
-        program = trace(fn, *args, last_only=False)
-        relus = find_relus(program)
+        program = trace(fn, *args, last_only=last_only, maps=True)
+        flow = Flow(program)
+        relus = find_relus(program, flow)
         _refuse_unswappable(program, relus, rule)
+        others = _others(program, flow, relus)
+        if not relus:
+            others = others or Counter(Flow(program, within_loop=True).activations(()))
+            found = f" (it has {_counted(others)})" if others else ""
+            raise ValueError(f"with_relu found no ReLU to swap in this function{found}: its gradient would not change")
+        if others and not callable(rule):
+            _warn(rule, len(relus), others)
         return _evaluate(program, args, relus, apply)
 
     return swapped
+
+
+def _others(program: Program, flow: Flow, relus: list[Relu]) -> Counter[str]:
+    """Count the activations that are no ReLU, by the operations that they are made of."""
+    # A minimum that a ReLU is taken of bounds it, as one that is taken of a ReLU does.
+    bounds = [relu.swap.inputs[relu.operand] for relu in relus]
+    parts = [value for relu in relus for value in (relu.value, relu.swap)] + [x for x in bounds if _is_bounded(x)]
+    found = Counter(flow.activations(parts))
+    for loop, body in loop_bodies(program):
+        inner = Flow(body, within_loop=True)
+        own = inner.activations(relu.value for relu in find_relus(body, inner))
+        found.update(f"{ops} in a `{loop}`" for ops in own)
+    return found
+
+
+def _counted(others: Counter[str]) -> str:
+    return ", ".join(f"{ops}: {count}" for ops, count in others.most_common())
+
+
+def _warn(rule: Rule, relus: int, others: Counter[str]) -> None:
+    warnings.warn(
+        f"only a part of this network follows the rule {rule!r}: beside its ReLUs (relu: {relus}) it has other "
+        f"activations ({_counted(others)}), which keep their own derivative",
+        stacklevel=3,
+    )
 
 
 def revived(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,8 +260,8 @@ def revived(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def swapped(*args: Any) -> Any:
-        program = trace(fn, *args, last_only=False)
-        relus = [relu for relu in find_relus(program) if relu.spelling != "leaky_relu"]
+        program = trace(fn, *args, last_only=False, maps=True)
+        relus = [relu for relu in find_relus(program) if relu.spelling != "leaky_relu" and not relu.mixed]
         return _evaluate(program, args, relus, _revive)
 
     return swapped
@@ -197,9 +274,8 @@ def _revive(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _refuse_unswappable(program: Program, relus: list[Relu], rule: Rule) -> None:
-    for loop, body in loop_bodies(program):
-        if any(True for _ in _candidates(body)):
-            raise ValueError(f"a ReLU inside a `{loop}` cannot be swapped: write the loop out in Python")
+    for loop in relus_in_loops(program):
+        raise ValueError(f"a ReLU inside a `{loop}` cannot be swapped: {way_out(loop)}")
     layers = {value.rule_at for value in program.values if value.op in KINDS} - {None}
     for relu in _candidates(program):
         if not _is_returned(relu) and relu.swap.rule_at in layers:
@@ -207,15 +283,16 @@ def _refuse_unswappable(program: Program, relus: list[Relu], rule: Rule) -> None
                 "a ReLU inside a function with a derivative of its own (custom_jvp or custom_vjp) cannot be swapped: "
                 "that derivative would still pass it by; use the function without its custom derivative here"
             )
+    if any(relu.mixed for relu in relus):
+        raise ValueError(
+            "a ReLU here is passed on to a layer and is also a part of another function of its input, as max(x, 0) is "
+            "of a PReLU: it cannot be swapped in one place only; compute it anew for one of the two"
+        )
     if not callable(rule) and any(relu.spelling == "leaky_relu" for relu in relus):
         raise ValueError(
             f"the rule {rule!r} is not defined for leaky_relu; give a rule of your own, a function (x, g) -> g', such "
             "as lambda x, g: jnp.where((x > 0) & (g > 0), g, 0.)"
         )
-    if not relus:
-        smooth = sorted({v.op for v in program.values} & {"tanh", "erf", "erfc", "logistic", "log1p", "expm1"})
-        found = f" (it has {', '.join(smooth)})" if smooth else ""
-        raise ValueError(f"with_relu found no ReLU to swap in this function{found}: its gradient would not change")
 
 
 def _evaluate(program: Program, args: Any, relus: list[Relu], rule: Callable) -> Any:

@@ -1,6 +1,8 @@
 """Reading and rewriting a function through its jaxpr: every case of names, calls, transformations and errors."""
 
+import dataclasses
 import functools
+from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +200,83 @@ def test_a_name_inside_a_loop_is_refused(net, loop, images):
         jaxviz.capture(jax.jit(net), "turn")(None, images)
 
 
+def of_devices(fn):
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    parts = jax.sharding.PartitionSpec("batch")
+    return jax.shard_map(fn, mesh=mesh, in_specs=(jax.sharding.PartitionSpec(), parts), out_specs=parts)
+
+
+def test_advice_fits_what_a_name_is_inside_of(images):
+    mapped = of_devices(lambda params, images: checkpoint_name(images * 0.5, "turn"))
+    for net, advice in (
+        (scanned, "a value each turn.*write the loop out"),
+        (branched, "a value in one branch only.*choose the branch in Python"),
+        (mapped, "`shard_map`, where it is in parts, one on each device"),
+    ):
+        with pytest.raises(ValueError, match=advice) as error:
+            jaxviz.capture(net, "turn")(None, images)
+        assert ("loop" in str(error.value)) == (net is scanned)
+
+
+@pytest.mark.parametrize("kind", ["scan", "cond", "shard_map"])
+def test_layers_says_what_it_cannot_name(kind, small_params, images):
+    """A layer that is not listed is never left out without a word."""
+
+    def net(params, images):
+        block = lambda p, x: jax.nn.relu(convolve(x, p))  # noqa: E731
+        first = {
+            "scan": lambda p, x: jax.lax.scan(lambda c, _: (c, block(p, c)), x, None, length=2)[1][0],
+            "cond": lambda p, x: jax.lax.cond(x.sum() > 0, block, lambda p, x: block(-p, x), p, x),
+            "shard_map": of_devices(block),
+        }
+        return convolve(first[kind](params["w1"], images), params["w2"])
+
+    count = 2 if kind == "cond" else 1
+    found = rf"no name \(conv inside a `{kind}`: {count}, relu inside a `{kind}`: {count}\) must be returned"
+    with pytest.warns(UserWarning, match=found):
+        assert list(jaxviz.layers(net, small_params, images)) == ["conv_0"]
+    with pytest.raises(ValueError, match=rf"no layer 'relu_0'.*It has: .*conv_0; what has {found}"):
+        jaxviz.capture(net, "relu_0")(small_params, images)
+
+
+class Outputs(OrderedDict):
+    """Like Hugging Face's outputs: a dict to Python, but nothing that JAX can look into."""
+
+
+@dataclasses.dataclass
+class Record:
+    logits: jax.Array
+
+
+RETURNS = {
+    "dict of another type": (lambda x: Outputs(logits=x), r"an? Outputs of logits.*net\(params, images\)\['logits'\]"),
+    "record": (lambda x: Record(x), r"a Record of logits.*net\(params, images\).logits"),
+    "record in a tuple": (lambda x: (x, Record(x)), r"a Record at \[1\] of logits.*images\)\[1\].logits"),
+    "text": (lambda x: {"logits": x, "kind": "cat"}, r"a str at \['kind'\]; expected arrays"),
+}
+
+
+@pytest.mark.parametrize("kind", RETURNS)
+def test_what_a_network_returned_is_named_if_jax_cannot_see_into_it(kind, small_params, images):
+    wrap, message = RETURNS[kind]
+    net = lambda params, images: wrap(small_net(params, images))  # noqa: E731
+    for use in (
+        lambda: jaxviz.layers(net, small_params, images),
+        lambda: jaxviz.capture(net, "relu_0")(small_params, images),
+        lambda: jaxviz.replace(net, {"relu_0": 0.0})(small_params, images),
+    ):
+        with pytest.raises(ValueError, match=f"the network returned {message}"):
+            use()
+
+
+def test_a_network_may_return_tuples_and_dicts(small_params, images):
+    net = lambda params, images: ({"logits": small_net(params, images)}, None)  # noqa: E731
+    (outputs, nothing), values = jaxviz.capture(net, "relu_1")(small_params, images)
+    assert nothing is None
+    np.testing.assert_allclose(outputs["logits"], small_net(small_params, images), rtol=1e-5, atol=1e-6)
+    assert values["relu_1"].shape == (2, 8, 8, 6)
+
+
 @pytest.mark.usefixtures("users_view")
 def test_names_must_be_strings(small_params, images):
     with pytest.raises(ValueError, match="expected the name of a layer"):
@@ -289,6 +368,8 @@ def test_facts_the_interpreter_rests_on():
     assert inner.primitive is primitives.custom_jvp_call_p
     assert isinstance(inner.primitive.get_bind_params(inner.params), dict)
     assert {"prevent_cse", "policy"} <= set(eqns[1].params)
+    (mapped,) = jax.make_jaxpr(of_devices(lambda _, x: jax.nn.relu(x)))(0.0, jnp.ones(3)).eqns
+    assert {"mesh", "in_specs", "out_specs", "check_vma", "newly_manual_axes", "jaxpr"} <= set(mapped.params)
     remat = functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
     assert jax.make_jaxpr(remat(f))(jnp.ones(3)).eqns[0].params["policy"] is not None
 

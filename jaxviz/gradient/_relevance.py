@@ -15,7 +15,19 @@ from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
 from jaxviz._image import check_not_negative
-from jaxviz._interpret import KINDS, MOVES, Path, Program, Value, bias_additions, evaluate, is_layer, loop_bodies, trace
+from jaxviz._interpret import (
+    KINDS,
+    MOVES,
+    Path,
+    Program,
+    Value,
+    bias_additions,
+    evaluate,
+    is_layer,
+    loop_bodies,
+    trace,
+    way_out,
+)
 from jaxviz._types import Images, Score
 from jaxviz.gradient._copies import Fill, beside, differentiate, filled, run
 
@@ -111,7 +123,7 @@ def _with_rule(score: Score, epsilon: Array, gamma: Array, rule: str) -> Callabl
 def _refuse(program: Program, layers: list[Value]) -> None:
     for loop, body in loop_bodies(program):
         if any(value.op in KINDS for value in body.values):
-            raise ValueError(f"lrp cannot change a layer inside a `{loop}`: write the loop out in Python")
+            raise ValueError(f"lrp cannot change a layer inside a `{loop}`: {way_out(loop)}")
     if not layers:
         raise ValueError("lrp found no convolution or dense product of the images with parameters in this score")
     if any(layer.rule_at for layer in layers):

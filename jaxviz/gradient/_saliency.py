@@ -8,7 +8,6 @@ If a score gives k numbers for each image, all of them are explained from one fo
 `(n, k, h, w, 3)` or `(n, k, h, w)`. Then `batch_size` says how many backward passes are made at once.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
 from jaxviz._image import largest
-from jaxviz._relu import Rule, with_relu
+from jaxviz._relu import Rule, ruled
 from jaxviz._types import Images, Score
 from jaxviz.gradient._copies import beside, differentiate, run
 
@@ -135,11 +134,9 @@ def _gradient(
     rule: Rule | None = None,
     finish: Callable[[Array], Array] = lambda g: g,
 ) -> Array:
-    def ruled(params: Any, images: Images) -> Array:
-        of_images = functools.partial(score, params)  # a ReLU of parameters alone is none to swap
-        return (of_images if rule is None else with_relu(of_images, rule))(images)
-
-    return differentiate(accelerate(ruled, exact=True), params, images, batch_size=batch_size, finish=finish)
+    # A ReLU of parameters alone is none to swap.
+    changed = score if rule is None else ruled(score, rule, last_only=True)
+    return differentiate(accelerate(changed, exact=True), params, images, batch_size=batch_size, finish=finish)
 
 
 def _largest(gradients: Array) -> Array:
