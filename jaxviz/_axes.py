@@ -418,14 +418,9 @@ def _windowed(
         return axis
 
     def places(line: np.ndarray) -> np.ndarray:
-        taps = np.arange(window) if window * out <= LARGEST_CONSTANT else np.array([window // 2])
-        at = (np.arange(out) * stride - low)[:, None] + taps * dilation
+        at = np.arange(out) * stride - low + (window - 1) // 2 * dilation
         inside = (at >= 0) & (at <= (len(line) - 1) * spread)
-        at = np.clip(at / spread, 0, len(line) - 1)
-        below, above = np.floor(at).astype(int), np.ceil(at).astype(int)
-        share = at - below
-        between = np.where(share == 0, line[below], (1 - share) * line[below] + share * line[above])
-        return _mean(np.where(inside, between, np.nan))
+        return np.where(inside, line[np.clip(at // spread, 0, len(line) - 1)], np.nan)
 
     return _placed(axis, out, places)
 
