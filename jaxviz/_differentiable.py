@@ -41,7 +41,7 @@ def check_reaches(pull: Callable[[Any], Any], values: Any, score: Callable[..., 
         found += ["a conversion to integers"] if integers else []
         reason = f"between them and it is {', '.join(found) or 'a function without a derivative'}"
     raise ValueError(
-        f"this score has no gradient with respect to the images: {reason}. Its map would be zero everywhere, and no image "
-        "would change to raise it; use a score that can be differentiated, such as jaxviz.logit, or explain it by "
-        "occlusion or rise, which need no gradient"
+        f"this score has no gradient with respect to the images: {reason}. Its map would be zero everywhere, and no "
+        "image would change to raise it; use a score that can be differentiated, such as jaxviz.logit, or explain it "
+        "by occlusion or rise, which need no gradient"
     )
