@@ -411,12 +411,12 @@ def _checked(read: Callable[..., Any], part: Callable[[Any], Array] = lambda val
     return checked
 
 
-def as_numbers(values: Any) -> Array:
-    """Return a score's values as floats: truth counts as 1 and 0."""
+def as_numbers(values: Any, dtype: Any = float) -> Array:
+    """Return a score's values as floats, those that are none as `dtype`: truth counts as 1 and 0."""
     values = jnp.asarray(values)
     if jnp.issubdtype(values.dtype, jnp.complexfloating):
         raise ValueError(f"a score must give real numbers, got {values.dtype}; take jnp.abs or jnp.real of it")
-    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
+    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(dtype)
 
 
 def one_per_image(values: Any, images: Any) -> Array:
@@ -427,13 +427,13 @@ def one_per_image(values: Any, images: Any) -> Array:
             f"a score must give one number per image, here {images.shape[:1]}; this one gave {got}; "
             "jaxviz.logit, probability, channel, neuron and energy make scores of a network"
         )
-    return as_numbers(values)
+    return as_numbers(values, images.dtype)
 
 
 def some_per_image(values: Any, images: Any) -> Array:
     """Return a score's values as floats; raise ValueError unless there is one for each image, or k of them."""
     if hasattr(values, "shape") and len(jnp.shape(values)) == 2 and len(values) == len(images):
-        return as_numbers(values)
+        return as_numbers(values, images.dtype)
     return one_per_image(values, images)
 
 

@@ -450,7 +450,7 @@ def test_the_mean_over_tokens_is_a_channel(small_params, images):
 
 
 def rows_first(params, images):
-    return jax.nn.relu(convolve(images, params["w1"]) + params["b1"])
+    return jax.nn.relu(convolve(images, params["w1"]))
 
 
 LAYOUTS = {

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
@@ -133,7 +134,7 @@ def filled(name: str, fill: Any, images: Images) -> Images:
             raise ValueError(f"{name}: expected 'blur', a number, a colour or an image, got {fill!r}")
         return blur(images, 5.0, size=11)  # RISE's
     check_finite(name, fill)
-    check_range(name, fill, resized=jnp.ndim(fill) >= 3)
+    check_range(name, fill, resized=np.ndim(fill) >= 3)
     values = jnp.asarray(fill, images.dtype)
     try:
         return jnp.broadcast_to(values, images.shape)

@@ -210,7 +210,7 @@ def named(net, change=lambda x: x):
     """Return `small_net`'s first block, changed and called "maps", before the mean and a matrix."""
 
     def whole(params, images):
-        x = jax.nn.relu(convolve(images, params["w1"]) + params["b1"])
+        x = jax.nn.relu(convolve(images, params["w1"]))
         return net(jax.ad_checkpoint.checkpoint_name(change(x), "maps"), params)
 
     return whole
@@ -237,6 +237,9 @@ def test_the_layout_does_not_matter(layout, small_params, images):
     maps = jaxviz.grad_cam(jaxviz.logit(net, 1), small_params, images, layer="maps")
     np.testing.assert_allclose(maps, plain, atol=1e-6)
     assert maps.max() > 1e-3
+
+
+EIGHT = np.arange(1, 9, dtype=np.float32).reshape(1, 1, 1, 8)
 
 
 def windows(x):
@@ -268,16 +271,14 @@ def test_windows_that_are_a_map_again(small_params, images):
 
     def swin(x):
         n, h, w, c = x.shape
-        cut = jax.nn.relu(windows(jnp.roll(x, 1, 1)) * jnp.arange(1.0, 9.0))
+        cut = jax.nn.relu(windows(jnp.roll(x, 1, 1)) * EIGHT)
         return jnp.roll(cut.reshape(n, h // 2, w // 2, 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(x.shape), -1, 1)
 
     net = jaxviz.logit(named(head, swin), 1)
     maps = jaxviz.grad_cam(net, small_params, images, layer="maps")
     other = jaxviz.grad_cam(net, small_params, images.at[1].set(1 - images[1]), layer="maps")
     np.testing.assert_array_equal(other[0], maps[0])
-    scaled = jaxviz.grad_cam(
-        jaxviz.logit(named(head, lambda x: x * jnp.arange(1.0, 9.0)), 1), small_params, images, layer="maps"
-    )
+    scaled = jaxviz.grad_cam(jaxviz.logit(named(head, lambda x: x * EIGHT), 1), small_params, images, layer="maps")
     np.testing.assert_allclose(maps, scaled, atol=1e-6)
 
 
@@ -289,7 +290,7 @@ def test_windows_that_are_a_map_again(small_params, images):
             jaxviz.logit(named(lambda x, params: head(jax.lax.stop_gradient(x) + 0 * params["w3"].sum(), params)), 1),
             "maps",
         ),
-        (lambda p, x: named(head)(p, x).argmax(-1) * 1.0, "maps"),
+        (lambda p, x: named(head)(p, x).argmax(-1).astype(float), "maps"),
     ],
 )
 @every_method

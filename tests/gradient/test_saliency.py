@@ -285,7 +285,7 @@ WITHOUT_GRADIENT = {  # scores, and what stands between them and the images
     "argmax": (lambda p, x: small_net(p, x).argmax(-1), "argmax"),
     "of another type": (lambda p, x: small_net(p, x).argmax(-1).astype(float), "argmax"),
     "bool": (lambda p, x: small_net(p, x)[:, 1] > 0, "gt"),
-    "equality": (lambda p, x: (small_net(p, x).argmax(-1) == 3) * 1.0, "argmax, eq"),
+    "equality": (lambda p, x: (small_net(p, x).argmax(-1) == 3).astype(float), "argmax, eq"),
     "integer": (lambda p, x: (10 * small_net(p, x)[:, 1]).astype(int), "a conversion to integers"),
     "round": (lambda p, x: jnp.round(small_net(p, x)[:, 1]), "round"),
     "sign": (lambda p, x: jnp.sign(small_net(p, x))[:, :2], "sign"),
@@ -339,11 +339,13 @@ def test_a_score_that_has_some_gradient_is_explained(small_params, images):
 def test_what_needs_no_gradient_explains_any_score(small_params, images):
     """Is class 1 above zero? Truth counts as 1 and 0."""
     images = images[:, :8, :8]
-    options = {"window": 4, "stride": 4}
-    above = jax.jit(lambda f, x: jaxviz.occlusion(f, small_params, x, **options), static_argnums=0)
-    found = above(lambda p, x: small_net(p, x)[:, 1] > 0.3, images)
-    expected = above(lambda p, x: (small_net(p, x)[:, 1] > 0.3).astype(jnp.float32), images)
-    np.testing.assert_array_equal(found, expected)
+    above = lambda params, x: small_net(params, x)[:, 1] > 0.3  # noqa: E731
+    numbers = lambda params, x: above(params, x).astype(x.dtype)  # noqa: E731
+    maps = [
+        jax.jit(lambda x, f=f: jaxviz.occlusion(f, small_params, x, window=4, stride=4))(images)
+        for f in (above, numbers)
+    ]
+    np.testing.assert_array_equal(*maps)
 
 
 @pytest.mark.usefixtures("users_view")
