@@ -28,11 +28,13 @@ def grad_cam(
         score: any function `score(params, images) -> (n,)` or `(n, k)` that passes through the layer.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
-        layer: a name that `layers` lists, of maps `(n, h, w, channels)`; usually the last such.
+        layer: a name that `layers` lists, of maps: usually the last such. Which axes are the images, rows and columns
+            is read from the traced program, so that their order does not matter.
         batch_size: of a score `(n, k)`, the backward passes at once, over all images; by default 4 on CPU, else 16.
 
     Raises:
-        ValueError: for a layer that is unknown or no image map, and as for `gradient`.
+        ValueError: for a layer that is unknown, no image map (tokens and windows are none) or not on the way from the
+            images to the score, and as for `gradient`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
