@@ -86,8 +86,8 @@ def taking(values: Mapping[str, Value]) -> dict[Path, Any]:
 
 def _check_first_axis(value: Value) -> None:
     """Refuse outputs whose first axis is known to be another than the images."""
-    axes, shape = image_axes(value), value.aval.shape
-    if len(shape) == 2 and axes.images == 1:
+    shape = value.aval.shape
+    if len(shape) == 2 and shape[0] == shape[1] and image_axes(value).images == 1:  # of others the shape tells
         raise ValueError(
             f"a class score needs a network that returns (n, classes), got shape {shape} with the images on the last "
             "axis: wrap it, as in lambda params, images: net(params, images).T"

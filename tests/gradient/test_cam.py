@@ -233,8 +233,9 @@ def test_the_layout_does_not_matter(layout, small_params, images):
     change = LAYOUTS[layout]
     order = np.argsort(change(np.arange(1 * 2 * 3 * 4).reshape(1, 2, 3, 4)).shape)  # back to n, h, w, c
     net = named(lambda x, params: head(jnp.transpose(x, order), params), change)
-    plain = jaxviz.grad_cam(jaxviz.logit(named(head), 1), small_params, images, layer="maps")
-    maps = jaxviz.grad_cam(jaxviz.logit(net, 1), small_params, images, layer="maps")
+    classes = jnp.arange(5)[None]
+    plain = jaxviz.grad_cam(jaxviz.logit(named(head), classes), small_params, images, layer="maps")
+    maps = jaxviz.grad_cam(jaxviz.logit(net, classes), small_params, images, layer="maps")
     np.testing.assert_allclose(maps, plain, atol=1e-6)
     assert maps.max() > 1e-3
 
@@ -274,12 +275,14 @@ def test_windows_that_are_a_map_again(small_params, images):
         cut = jax.nn.relu(windows(jnp.roll(x, 1, 1)) * EIGHT)
         return jnp.roll(cut.reshape(n, h // 2, w // 2, 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(x.shape), -1, 1)
 
-    net = jaxviz.logit(named(head, swin), 1)
+    classes = jnp.arange(5)[None]
+    net = jaxviz.logit(named(head, swin), classes)
     maps = jaxviz.grad_cam(net, small_params, images, layer="maps")
     other = jaxviz.grad_cam(net, small_params, images.at[1].set(1 - images[1]), layer="maps")
     np.testing.assert_array_equal(other[0], maps[0])
     scaled = jaxviz.grad_cam(jaxviz.logit(named(head, lambda x: x * EIGHT), 1), small_params, images, layer="maps")
     np.testing.assert_allclose(maps, scaled, atol=1e-6)
+    assert maps.max() > 1e-3
 
 
 @pytest.mark.parametrize(
