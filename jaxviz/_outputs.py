@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from jaxviz._axes import Layout, image_axes, order_of
@@ -142,23 +145,54 @@ def _shown(part: Any) -> str:
 # Logits or probabilities?
 
 _MOVES = ("reshape", "squeeze", "broadcast_in_dim", "transpose", "convert_element_type", "copy", "name", "slice")
-_LINEAR = ("add", "sub", "mul", "div", "neg", "max", "min", "clamp", "concatenate", "reduce_sum", "reduce_max")
 
 
 def gives_chances(value: Value) -> bool:
     """Tell values that are made as probabilities are: by a softmax or a sigmoid, or by mixing such with numbers.
 
-    Means of them, as of several crops or networks, and `1 - p` are probabilities too.
+    Means of them, as of several crops or networks, and `1 - p` are probabilities too; `10 p - 5` is none.
     """
+    bounds = _bounds(value) if value.varies else None
+    return bounds is not None and bounds[0] >= -1e-3 and bounds[1] <= 1 + 1e-3
+
+
+def _bounds(value: Value) -> tuple[float, float] | None:
+    """Return what a mixture of squashed values and numbers lies between; None for what is made of anything else."""
     value = _before_moves(value)
-    if not value.varies:
-        return False
-    if value.op == "logistic" or _is_softmax(value) or _is_sigmoid(value):
-        return True
-    parts = [_before_moves(operand) for operand in value.inputs]
-    varying = [part for part in parts if part.varies]
-    others = all(part.varies or part.op == "constant" for part in parts)
-    return value.op in _LINEAR and bool(varying) and others and all(map(gives_chances, varying))
+    if value.op == "constant" and not isinstance(value.constant, Tracer) and np.size(value.constant):
+        return float(np.min(value.constant)), float(np.max(value.constant))
+    if _is_softmax(value):
+        return 0.0, 1.0
+    if value.op in _SQUASHED:
+        return _SQUASHED[value.op]
+    mix = _MIXTURES.get(value.op)
+    parts = [_bounds(operand) for operand in value.inputs] if mix and value.varies else [None]
+    if mix is None or any(part is None for part in parts):
+        return None
+    times = math.prod(value.inputs[0].aval.shape) / max(1, math.prod(value.aval.shape))  # terms of a sum
+    ends = [end for numbers in itertools.product(*parts) for end in mix(numbers, times)]  # type: ignore[arg-type]
+    return min(ends), max(ends)
+
+
+# What sigmoids are written with: 1 / (1 + exp(-x)), (1 + tanh(x / 2)) / 2.
+_SQUASHED = {"logistic": (0.0, 1.0), "tanh": (-1.0, 1.0), "erf": (-1.0, 1.0), "exp": (0.0, math.inf)}
+
+# Each is monotonic in every operand, so that its extremes are at the ends of theirs.
+_MIXTURES: dict[str, Callable[[tuple[float, ...], float], Sequence[float]]] = {
+    "add": lambda x, _: [x[0] + x[1]],
+    "add_any": lambda x, _: [x[0] + x[1]],
+    "sub": lambda x, _: [x[0] - x[1]],
+    "mul": lambda x, _: [x[0] * x[1]],
+    "div": lambda x, _: [x[0] / x[1] if x[1] else math.inf],
+    "neg": lambda x, _: [-x[0]],
+    "max": lambda x, _: [max(x)],
+    "min": lambda x, _: [min(x)],
+    "clamp": lambda x, _: [min(max(x[0], x[1]), x[2])],
+    "concatenate": lambda x, _: x,
+    "reduce_sum": lambda x, times: [x[0] * times],
+    "reduce_max": lambda x, _: [x[0]],
+    "reduce_min": lambda x, _: [x[0]],
+}
 
 
 def _before_moves(value: Value) -> Value:
@@ -178,25 +212,30 @@ def _is_softmax(value: Value) -> bool:
     for upper, lower in ((_before_moves(a), _before_moves(b)) for a, b in pairs):
         if value.op == "mul" and lower.op in ("div", "integer_pow"):
             lower = _before_moves(lower.inputs[-1])
-        if upper.op == "exp" and lower.op == "reduce_sum" and _before_moves(lower.inputs[0]) is upper:
+        if upper.op == "exp" and lower.op == "reduce_sum" and _is_same(upper, _before_moves(lower.inputs[0])):
             return True
     return False
+
+
+def _is_same(value: Value, other: Value, depth: int = 6) -> bool:
+    """Tell two values that are computed alike from the same ones, as where `exp(x)` is written twice."""
+    if value is other:
+        return True
+    if value.op == other.op == "constant":
+        constants = (value.constant, other.constant)
+        return not any(isinstance(x, Tracer) for x in constants) and bool(np.array_equal(*constants))
+    if value.eqn is None or other.eqn is None or value.op != other.op or not depth:
+        return False
+    if str(value.eqn.params) != str(other.eqn.params) or len(value.inputs) != len(other.inputs):
+        return False
+    return all(_is_same(a, b, depth - 1) for a, b in zip(value.inputs, other.inputs, strict=True))
 
 
 def _is_log_of_sum(value: Value) -> bool:
     """Tell `log(sum(exp(x)))`, to which the maximum may have been added again."""
     if value.op == "add":
         return any(_is_log_of_sum(_before_moves(operand)) for operand in value.inputs)
-    return value.op == "log" and _before_moves(value.inputs[0]).op == "reduce_sum"
-
-
-def _is_sigmoid(value: Value) -> bool:
-    """Tell `1 / (1 + exp(-x))` and `(1 + tanh(x / 2)) / 2`, spelled out."""
-    if value.op == "div" and not value.inputs[0].varies:
-        lower = _before_moves(value.inputs[1])
-        return lower.op == "add" and any(_before_moves(operand).op == "exp" for operand in lower.inputs)
-    if value.op not in ("div", "mul") or all(operand.varies for operand in value.inputs):
+    if value.op != "log":
         return False
-    inside = _before_moves(next(operand for operand in value.inputs if operand.varies))
-    parts = [_before_moves(operand).op for operand in inside.inputs]
-    return inside.op == "add" and sorted(parts) == ["constant", "tanh"]
+    inside = _before_moves(value.inputs[0])
+    return (_before_moves(inside.inputs[0]) if inside.op == "abs" else inside).op == "reduce_sum"

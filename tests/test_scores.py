@@ -300,6 +300,7 @@ def naive(x):
         (jax.jit(jax.nn.softmax), jax.nn.softmax),
         (naive, jax.nn.softmax),
         (lambda x: jnp.exp(x) * (1 / jnp.exp(x).sum(-1, keepdims=True)), jax.nn.softmax),
+        (lambda x: naive(x - x.max(-1, keepdims=True)), jax.nn.softmax),
         (lambda x: jnp.exp(jax.nn.log_softmax(x)), jax.nn.softmax),
         (lambda x: jnp.exp(x - jax.nn.logsumexp(x, axis=-1, keepdims=True)), jax.nn.softmax),
         (lambda x: jax.nn.softmax(x.astype(jnp.float32)).astype(x.dtype), jax.nn.softmax),
@@ -331,6 +332,7 @@ def test_outputs_that_are_probabilities_are_taken_as_they_are(softmax, of, small
         lambda x: jax.nn.gelu(x, approximate=True),
         lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True),
         lambda x: 20 * jnp.tanh(x / 20),
+        lambda x: 10 * jax.nn.sigmoid(x) - 5,
         lambda x: jax.nn.sigmoid(x) @ jnp.eye(5) * 3 + x,
     ],
 )

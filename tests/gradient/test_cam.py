@@ -280,7 +280,9 @@ def test_windows_that_are_a_map_again(small_params, images):
     maps = jaxviz.grad_cam(net, small_params, images, layer="maps")
     other = jaxviz.grad_cam(net, small_params, images.at[1].set(1 - images[1]), layer="maps")
     np.testing.assert_array_equal(other[0], maps[0])
-    scaled = jaxviz.grad_cam(jaxviz.logit(named(head, lambda x: x * EIGHT), 1), small_params, images, layer="maps")
+    scaled = jaxviz.grad_cam(
+        jaxviz.logit(named(head, lambda x: x * EIGHT), classes), small_params, images, layer="maps"
+    )
     np.testing.assert_allclose(maps, scaled, atol=1e-6)
     assert maps.max() > 1e-3
 
