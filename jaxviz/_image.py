@@ -155,8 +155,11 @@ def resize(images: Float[AnyArray, "*n h w c"], size: tuple[int, int]) -> Float[
     >>> resize(jnp.ones((5, 32, 48, 3)), (8, 12)).shape
     (5, 8, 12, 3)
     """
+    check_array("images", images, ImageError)
+    if images.ndim < 3:
+        raise ImageError(f"images: expected (h, w, c) or (n, h, w, c), got shape {images.shape}")
     *leading, _, _, channels = images.shape
-    if min(size) < 1:
+    if len(size) != 2 or min(size) < 1 or any(side % 1 for side in size):
         raise ImageError(f"size: expected (height, width) of at least 1 pixel each, got {size}")
     return jax.image.resize(images, (*leading, *size, channels), "cubic", antialias=True)
 
@@ -170,15 +173,22 @@ def blur(images: Float[AnyArray, "n h w c"], sigma: ArrayLike, *, size: int | No
         size: pixels from one end of the Gaussian to the other, odd; None: three `sigma` on either side, which must
             then be a number and not traced.
 
+    Raises:
+        ImageError: images of another rank, a `sigma` that is negative or not finite, or a size that is not odd.
+
     >>> spot = jnp.zeros((1, 3, 3, 1)).at[0, 1, 1].set(1.0)
     >>> print((100 * blur(spot, 1.0, size=3)[0, ..., 0]).astype(int))
     [[ 7 12  7]
      [12 20 12]
      [ 7 12  7]]
     """
+    check_array("images", images, ImageError)
+    if images.ndim != 4:
+        raise ImageError(f"images: expected (n, h, w, c), got shape {images.shape}; one image is image[None]")
+    check_not_negative("sigma", sigma, ImageError)
     if size is None:
         size = 2 * math.ceil(3 * float(sigma)) + 1  # type: ignore[arg-type]
-    if size < 1 or size % 2 == 0:
+    if size < 1 or size % 2 != 1:
         raise ImageError(f"size: expected an odd number of pixels, got {size}")
     reach = size // 2
     weights = jnp.exp(-0.5 * (jnp.arange(-reach, reach + 1) / jnp.maximum(sigma, 1e-6)) ** 2)
@@ -214,6 +224,7 @@ def normalize(
     >>> normalize(gradient, signed=True, percentile=100).ravel().tolist()
     [0.0, 0.5, 0.75]
     """
+    check_array("maps", maps, ImageError)
     if maps.ndim not in (3, 4):
         raise ImageError(
             f"maps: expected (n, h, w) or (n, h, w, c), got shape {maps.shape}; pass one map as maps[None]"
@@ -252,7 +263,7 @@ def montage(
     cells = _cells(images, background)
     number, height, width, _ = cells.shape
     columns = min(number, math.ceil(math.sqrt(number)) if columns is None else columns)
-    if columns < 1 or gap < 0:
+    if columns < 1 or gap < 0 or columns % 1 or gap % 1:
         raise ImageError(f"montage: expected columns of at least 1 and a gap of at least 0, got {columns} and {gap}")
     rows = -(-number // columns)
     # Every cell carries its gap below and on the right; the last ones are cut off again.
@@ -282,11 +293,15 @@ def overlay(
         colormap: the name of one of matplotlib's colour maps.
 
     Raises:
-        ImageError: shapes other than an image and a map, an unknown colour map.
+        ImageError: shapes other than an image and a map, an unknown colour map, an `alpha` out of range.
 
     >>> overlay(jnp.ones((8, 8, 3)), jnp.eye(2)).shape
     (8, 8, 3)
     """
+    check_array("image", image, ImageError)
+    check_array("map", map, ImageError)
+    if not isinstance(alpha, Tracer) and not np.all((np.asarray(alpha) >= 0) & (np.asarray(alpha) <= 1)):
+        raise ImageError(f"alpha: expected a weight in [0, 1], got {alpha}")
     if image.ndim != 3 or image.shape[2] != 3 or map.ndim != 2:
         raise ImageError(
             f"overlay: expected one image (h, w, 3) and one map (h, w), got shapes {image.shape} and {map.shape}"
@@ -307,36 +322,90 @@ def overlay(
 
 
 def check_images(images: Any) -> None:
-    """Raise ValueError unless `images` is a batch of RGB images of floats."""
-    if jnp.ndim(images) != 4 or images.shape[-1] != 3:
-        raise ValueError(f"expected images (n, h, w, 3), got shape {jnp.shape(images)}; one image is image[None]")
+    """Raise ValueError unless `images` is a batch of at least one RGB image of floats."""
+    check_array("images", images)
+    shape = jnp.shape(images)
+    if len(shape) != 4 or shape[-1] != 3:
+        raise ValueError(f"expected images (n, h, w, 3), got shape {shape}; {_advice(shape)}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"expected images of floats in [0, 1], got {images.dtype}; divide bytes by 255")
+    if 0 in shape:
+        raise ValueError(f"expected at least one image of at least one pixel, got shape {shape}")
     check_finite("images", images)
 
 
-def check_range(name: str, images: Any) -> None:
+def check_array(name: str, values: Any, error: type[ValueError] = ValueError) -> None:
+    """Raise ValueError for what is no array of JAX's or NumPy's, such as a list or a tensor."""
+    if isinstance(values, jax.Array | np.ndarray):
+        return
+    kind = f"{type(values).__module__.split('.')[0]}.{type(values).__name__}".removeprefix("builtins.")
+    if isinstance(values, list | tuple):
+        advice = "jnp.stack makes one array of several of one size"
+    elif kind.startswith("torch"):
+        advice = "jnp.asarray(x.detach().cpu().permute(0, 2, 3, 1).numpy()) makes one of a batch (n, 3, h, w)"
+    else:
+        advice = "jnp.asarray makes one of most things, load_image of a file"
+    raise error(f"{name}: expected an array of JAX's or NumPy's, got a {kind}; {advice}")
+
+
+def _advice(shape: tuple[int, ...]) -> str:
+    """Return what to do with an array that is no batch of RGB images."""
+    if len(shape) == 3 and shape[-1] == 3:
+        return "one image is image[None]"
+    if len(shape) == 4 and shape[1] == 3:
+        return "channels come last, images.transpose(0, 2, 3, 1)"
+    if len(shape) == 3 and shape[0] == 3:
+        return "channels come last, image.transpose(1, 2, 0)[None]"
+    if len(shape) == 4 and shape[-1] == 4:
+        return "transparency has no place here, images[..., :3]"
+    grey = "of a network for grey images, take the mean of colours inside: net(params, images.mean(-1, keepdims=True))"
+    if len(shape) == 4 and shape[-1] == 1:
+        return f"grey as RGB is jnp.repeat(images, 3, axis=-1); {grey}"
+    if len(shape) in (2, 3):
+        some = "image[None, :, :, None]" if len(shape) == 2 else "images[..., None]"
+        some = "image[None]" if len(shape) == 3 and shape[-1] == 1 else some
+        return f"grey as RGB is jnp.repeat({some}, 3, axis=-1); {grey}"
+    return "n images of height h and width w in RGB, channels last"
+
+
+OVERSHOOT = 0.3  # the most that bicubic resizing, along both axes, can leave [0, 1] by is 0.28
+
+
+def check_range(name: str, images: Any, *, resized: bool = True) -> None:
     """Raise ValueError for images that are plainly not in [0, 1], where the values are there to be looked at.
 
-    Resizing leaves it by a little; bytes, and images that are normalized as for PyTorch, by much.
+    Resizing leaves it by a little; bytes, and images that are normalized as for PyTorch, by much. What was not resized,
+    such as a colour, may leave it by rounding only, in the type that it has.
     """
     if isinstance(images, Tracer):
         return
-    values = jnp.asarray(images)
+    values = np.asarray(images)  # not a jax.Array: under an outer jit, what one computes of it would be traced
     if not values.size:
         return
     low, high = float(values.min()), float(values.max())
-    if low < -0.5 or high > 1.5:
+    beyond = OVERSHOOT if resized else _ROUNDING
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        beyond = max(beyond, float(jnp.finfo(values.dtype).eps))
+    if low < -beyond or high > 1 + beyond:
         raise ValueError(
             f"{name}: expected values in [0, 1], got {low:g} to {high:g}; divide 0 to 255 by 255, and leave a "
             "network's own normalization to the network"
         )
 
 
-def check_not_negative(name: str, number: Any) -> None:
+def check_whole(name: str, number: Any, *, least: int, odd: bool = False) -> None:
+    """Raise ValueError unless a number is a whole one, of at least `least`, and odd if that is asked for."""
+    real = isinstance(number, int | float | np.number | jax.Array | np.ndarray) and not isinstance(number, bool)
+    real = real and np.ndim(number) == 0 and not isinstance(number, Tracer)
+    if not real or number % 1 != 0 or number < least or (odd and number % 2 != 1):
+        kind, shown = "an odd" if odd else "a whole", repr(number) if isinstance(number, str) else number
+        raise ValueError(f"{name}: expected {kind} number of at least {least}, got {shown}")
+
+
+def check_not_negative(name: str, number: Any, error: type[ValueError] = ValueError) -> None:
     """Raise ValueError for a negative number, infinity and NaN, where it is there to be looked at."""
     if not isinstance(number, Tracer) and not np.all((np.asarray(number) >= 0) & (np.asarray(number) < np.inf)):
-        raise ValueError(f"{name}: expected a number of at least 0, got {number}")
+        raise error(f"{name}: expected a number of at least 0, got {number}")
 
 
 def check_finite(name: str, values: Any) -> None:

@@ -13,15 +13,17 @@ channel(net, layer, 8)` with `t = jnp.linspace(0, 1, 5)` goes from one channel t
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from jaxviz._interpret import read_layers, read_with_outputs
+from jaxviz._axes import Layout
+from jaxviz._differentiable import check_reaches
+from jaxviz._outputs import Reading, read
 from jaxviz._programs import HoldsFunctions, compiled
 from jaxviz._types import Net, Score
 
@@ -96,13 +98,17 @@ def _read_together(terms: Sequence[Any], params: Any, images: Any) -> list[Array
     for term in terms:
         if isinstance(term, _Read):
             readers.setdefault(id(term.net), []).append(term)
-    read: dict[int, Array] = {}
+    values: dict[int, Any] = {}
     for same in readers.values():
-        names = list(dict.fromkeys(term.layer for term in same if isinstance(term, _OfLayer)))
-        outputs, values = read_with_outputs(same[0].net, names)(params, images)
-        for term in same:
-            read[id(term)] = values[term.layer] if isinstance(term, _OfLayer) else term.checked(outputs)
-    return [term.pick(read[id(term)]) if id(term) in read else term(params, images) for term in terms]
+        reading = _reading(same, params, images)
+        values |= {id(term): term.taken(reading, images) for term in same}
+    return [term.pick(values[id(term)]) if id(term) in values else term(params, images) for term in terms]
+
+
+def _reading(terms: Sequence[Any], params: Any, images: Any) -> Reading:
+    """Read what some scores of one network want of it."""
+    names = dict.fromkeys(term.layer for term in terms if isinstance(term, _OfLayer))
+    return read(terms[0].net, params, images, list(names), outputs=any(isinstance(term, _Class) for term in terms))
 
 
 def nets_of(score: Score) -> int:
@@ -111,14 +117,27 @@ def nets_of(score: Score) -> int:
 
 
 class _Read(Summable):
-    """A score that picks what it reads of the network."""
+    """A score that picks from what it takes of the network."""
 
     net: Net
-    read: Callable[[Any, Any], Array]
-    pick: Callable[[Array], Array]
+    taken: Callable[[Reading, Any], Any]
+    pick: Callable[[Any], Array]
+
+    def read(self, params: Any, images: Any) -> Any:
+        return self.taken(_reading([self], params, images), images)
 
     def __call__(self, params: Any, images: Any) -> Array:
         return self.pick(self.read(params, images))
+
+
+class _Outputs(NamedTuple):
+    """What a network returns, and what is to be picked from: the same, or probabilities."""
+
+    returned: Float[Array, "n k"]
+    values: Float[Array, "n k"]
+
+    def best(self) -> Array:
+        return jax.lax.stop_gradient(jnp.argmax(self.returned, axis=-1))
 
 
 @jax.tree_util.register_dataclass
@@ -128,33 +147,52 @@ class _Class(_Read):
     target: Any = None
     softmax: bool = dataclasses.field(default=False, metadata={"static": True})
 
-    def read(self, params: Any, images: Any) -> Array:
-        return self.checked(self.net(params, images))
+    def taken(self, reading: Reading, images: Any) -> _Outputs:
+        returned = reading.outputs
+        if jnp.ndim(returned) != 2 or len(returned) != len(images):
+            hint = (
+                "; add an axis of classes, net(params, images)[:, None]"
+                if jnp.shape(returned) == (len(images),)
+                else ""
+            )
+            raise ValueError(
+                f"a class score needs a network that returns (n, classes), got shape {jnp.shape(returned)} for "
+                f"{len(images)} images{hint}"
+            )
+        if not self.softmax and reading.are_chances:
+            raise ValueError(
+                "logit: this network ends in a softmax or a sigmoid, so it returns probabilities, which are no logits; "
+                "use jaxviz.probability, or the network without its last function"
+            )
+        as_they_are = reading.are_chances or not self.softmax
+        return _Outputs(returned, returned if as_they_are else _chances(returned))
 
-    def checked(self, logits: Any) -> Array:
-        if jnp.ndim(logits) != 2:
-            raise ValueError(f"a class score needs a network that returns (n, classes), got shape {jnp.shape(logits)}")
-        return logits
+    def pick(self, outputs: _Outputs) -> Array:
+        return _pick(outputs.values, outputs.best() if self.target is None else self.target, "class", several=True)
 
-    def pick(self, logits: Array) -> Array:
-        best = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1))
-        values = jax.nn.softmax(logits) if self.softmax else logits
-        return _pick(values, best if self.target is None else self.target, "class", several=True)
+
+def _chances(logits: Array) -> Array:
+    """Return probabilities: by a softmax over the classes or, of a single output, by a sigmoid."""
+    return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
 
 
 class _OfLayer(_Read):
-    """A score that reads a layer."""
+    """A score that takes a layer, its axes in the order that its layout says."""
 
     net: Net
     layer: str
+    layout: ClassVar[Layout]
+    name: ClassVar[str]
 
-    def read(self, params: Any, images: Any) -> Array:
-        return read_layers(self.net, self.layer)(params, images)[self.layer]
+    def taken(self, reading: Reading, images: Any) -> Array:
+        return reading.arranged(self.layer, self.layout, self.name)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Channel(_OfLayer):
+    layout: ClassVar[Layout] = "channels"
+    name: ClassVar[str] = "channel"
     net: Net = _static()
     layer: str = _static()
     index: Any = 0
@@ -167,6 +205,8 @@ class _Channel(_OfLayer):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Neuron(_OfLayer):
+    layout: ClassVar[Layout] = "units"
+    name: ClassVar[str] = "neuron"
     net: Net = _static()
     layer: str = _static()
     index: Any = 0
@@ -177,10 +217,6 @@ class _Neuron(_OfLayer):
             row, column = (value.shape[1] // 2, value.shape[2] // 2) if self.position is None else self.position
             along_row = _pick(jnp.swapaxes(value, 1, -1), row, f"row of {self.layer!r}")  # (n, c, w)
             value = _pick(along_row, column, f"column of {self.layer!r}")
-        elif value.ndim != 2:
-            raise ValueError(
-                f"neuron: expected a map (n, h, w, c) or a vector (n, c) at {self.layer!r}, got {value.shape}"
-            )
         elif self.position is not None:
             raise ValueError(f"{self.layer!r} has shape {value.shape}, so its units have no position")
         return _pick(value, self.index, f"channel of {self.layer!r}", several=True)
@@ -189,6 +225,8 @@ class _Neuron(_OfLayer):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Energy(_OfLayer):
+    layout: ClassVar[Layout] = "images"
+    name: ClassVar[str] = "energy"
     net: Net = _static()
     layer: str = _static()
 
@@ -208,7 +246,7 @@ def _pick(values: Array, index: Any, what: str, *, several: bool = False) -> Arr
         if not np.issubdtype(numbers.dtype, np.integer):
             raise ValueError(f"expected the number of a {what}, or one for each image, got {index!r}")
         if numbers.size and (numbers.min() < -size or numbers.max() >= size):
-            raise ValueError(f"there is no {what} {index}: expected 0 to {size - 1}")
+            raise ValueError(f"there is no {what} {index}: expected 0 to {size - 1}, or -{size} to -1 from the end")
     shape = jnp.shape(index)
     if not (shape in ((), (count,)) or (several and len(shape) == 2 and shape[0] in (1, count))):
         more = ", or several for each, (1, k) or (n, k)" if several else ""
@@ -225,9 +263,13 @@ def logit(net: Net, target: Index | None = None) -> _Class:
     """Score a class by its logit, before any softmax.
 
     Args:
-        net: a classifier, `(n, classes)` out.
+        net: a classifier that returns logits, `(n, classes)`.
         target: a class; one for each image, `(n,)`; k for each image, `(n, k)`, or the same k for all, `(1, k)`; None:
-            the class that the network ranks first, held fixed.
+            the class that the network ranks first, held fixed. Negative numbers count from the end: -1 is the last.
+
+    Raises:
+        ValueError: when called, for a class that there is not, for a network that returns anything but one array of
+            that shape, and for one that ends in a softmax or a sigmoid: it returns probabilities.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -245,8 +287,12 @@ def logit(net: Net, target: Index | None = None) -> _Class:
 def probability(net: Net, target: Index | None = None) -> _Class:
     """Score a class by its probability, the softmax of the logits: what RISE and the deletion curves are about.
 
+    Of a network with a single output, `(n, 1)`, it is the sigmoid: the probability of the one class, number 0, that the
+    network tells from all else. A network that ends in a softmax or a sigmoid, as its traced program shows, has its
+    outputs taken as they are.
+
     Args:
-        net: a classifier that returns logits, `(n, classes)`.
+        net: a classifier, `(n, classes)` out.
         target: as for `logit`.
 
     Example:
@@ -259,9 +305,14 @@ def probability(net: Net, target: Index | None = None) -> _Class:
 
 
 def channel(net: Net, layer: str, index: Index) -> _Channel:
-    """Score one channel of a layer by its mean over positions.
+    """Score one channel of a layer by its mean over positions: those of a map, or the tokens of `(n, tokens, c)`.
 
-    `index` may hold one channel for each image, `(n,)`, or k for each, `(n, k)` or `(1, k)`.
+    `index` may hold one channel for each image, `(n,)`, or k for each, `(n, k)` or `(1, k)`; -1 is the last.
+
+    Raises:
+        ValueError: when called, for a layer or channel that there is not, and for a layer of which the network's
+            program does not show one axis to be the images and one other to be channels, such as `(n, tokens, heads,
+            dim)` or windows `(n * windows, h, w, c)`.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -275,7 +326,11 @@ def channel(net: Net, layer: str, index: Index) -> _Channel:
 def neuron(net: Net, layer: str, index: Index, position: tuple[Index, Index] | None = None) -> _Neuron:
     """Score one unit: channel `index` at `position` (row, column), by default at the centre of the map.
 
-    Each may hold one number for each image, `(n,)`; `index` also k for each, `(n, k)` or `(1, k)`.
+    Each may hold one number for each image, `(n,)`; `index` also k for each, `(n, k)` or `(1, k)`. -1 is the last.
+
+    Raises:
+        ValueError: when called, for a layer, channel or position that there is not, and for a layer that is neither a
+            vector `(n, c)` nor, as the network's program shows, a map of the images' rows and columns.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -288,6 +343,9 @@ def neuron(net: Net, layer: str, index: Index, position: tuple[Index, Index] | N
 
 def energy(net: Net, layer: str) -> _Energy:
     """Score a whole layer by the mean of its squares: what DeepDream maximises.
+
+    Raises:
+        ValueError: when called, for a layer that there is not, or that has no axis of the images.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -328,45 +386,73 @@ class _Plain(HoldsFunctions):
         return self.fn(params, images)
 
 
-def check_score(score: Score, params: Any, images: Any) -> None:
+def check_score(score: Score, params: Any, images: Any, *, differentiable: bool = True) -> None:
     """Complain about numbers of a score that tracing would hide, such as a class that is not there.
 
-    The network is traced once for all numbers: that takes a tenth of a second or two, as long as a small image's map.
+    And, unless told that none is needed, about a score without a gradient with respect to the images. The network is
+    traced once for all numbers: that takes a tenth of a second or two, as long as a small image's map.
     """
     if isinstance(score, _Sum):
         for part in score.scores:
-            check_score(part, params, images)
+            check_score(part, params, images, differentiable=differentiable)
     elif isinstance(score, _Read):
         # Without its numbers, so that what was traced for one class is found again for all.
-        jax.eval_shape(score.pick, _read.eval_shape(jax.tree.map(lambda _: 0, score), params, images))
+        without_numbers = jax.tree.map(lambda _: 0, score)
+        jax.eval_shape(score.pick, _read.eval_shape(differentiable, without_numbers, params, images))
     else:
-        jax.eval_shape(functools.partial(score), params, images)
+        jax.eval_shape(_checked(score) if differentiable else functools.partial(score), params, images)
 
 
-@compiled()
-def _read(score: _Read, params: Any, images: Any) -> Array:
-    return score.read(params, images)
+@compiled(static_argnums=0)
+def _read(differentiable: bool, score: _Read, params: Any, images: Any) -> Any:
+    if not differentiable:
+        return score.read(params, images)
+    part = (lambda values: values.values) if isinstance(score, _Class) else (lambda values: values)
+    return _checked(score.read, part)(params, images)
+
+
+def _checked(read: Callable[..., Any], part: Callable[[Any], Array] = lambda values: values) -> Callable[..., Any]:
+    """Return a function that complains, when it is traced, if no gradient of its values reaches the images."""
+
+    def checked(params: Any, images: Any) -> Any:
+        found = lambda params, images: as_numbers(part(read(params, images)))  # noqa: E731
+        values, pull = jax.vjp(functools.partial(found, params), images)
+        check_reaches(pull, values, found, params, images)
+        return read(params, images)
+
+    return checked
+
+
+def as_numbers(values: Any, dtype: Any = float) -> Array:
+    """Return a score's values as floats, those that are none as `dtype`: truth counts as 1 and 0."""
+    values = jnp.asarray(values)
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        raise ValueError(f"a score must give real numbers, got {values.dtype}; take jnp.abs or jnp.real of it")
+    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(dtype)
 
 
 def one_per_image(values: Any, images: Any) -> Array:
-    """Return a score's values; raise ValueError unless there is one for each image."""
-    if jnp.shape(values) != images.shape[:1]:
+    """Return a score's values as floats; raise ValueError unless there is one for each image."""
+    if not hasattr(values, "shape") or jnp.shape(values) != images.shape[:1]:
+        got = jnp.shape(values) if hasattr(values, "shape") else f"a {type(values).__name__}"
         raise ValueError(
-            f"a score must give one number per image, here {images.shape[:1]}; this one gave {jnp.shape(values)}; "
+            f"a score must give one number per image, here {images.shape[:1]}; this one gave {got}; "
             "jaxviz.logit, probability, channel, neuron and energy make scores of a network"
         )
-    return values
+    return as_numbers(values, images.dtype)
 
 
 def some_per_image(values: Any, images: Any) -> Array:
-    """Return a score's values; raise ValueError unless there is one for each image, or k of them."""
-    return values if jnp.ndim(values) == 2 and len(values) == len(images) else one_per_image(values, images)
+    """Return a score's values as floats; raise ValueError unless there is one for each image, or k of them."""
+    if hasattr(values, "shape") and len(jnp.shape(values)) == 2 and len(values) == len(images):
+        return as_numbers(values, images.dtype)
+    return one_per_image(values, images)
 
 
 def fixed(score: Score, params: Any, images: Any) -> Score:
     """Return a score that keeps the class which `images` are ranked as, when it is asked about changed ones."""
     if isinstance(score, _Class) and score.target is None:
-        return dataclasses.replace(score, target=jnp.argmax(score.read(params, images), axis=-1))
+        return dataclasses.replace(score, target=score.read(params, images).best())
     if isinstance(score, _Sum):
         return dataclasses.replace(score, scores=tuple(fixed(part, params, images) for part in score.scores))
     return score

@@ -628,3 +628,30 @@ def test_a_nan_is_not_lost():
     assert jnp.isnan(jaxviz.overlay(image, bad)).any()
     score = lambda params, images: jnp.sqrt(images[..., 2] * 0).sum((1, 2)) + images[..., 0].sum((1, 2))  # noqa: E731
     assert jnp.isnan(jaxviz.saliency(score, None, image[None])).all()
+
+
+@pytest.mark.usefixtures("users_view")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: blur(x, -1), "sigma: expected a number of at least 0, got -1"),
+        (lambda x: blur(x, np.nan), "sigma: expected a number of at least 0, got nan"),
+        (lambda x: blur(x, np.inf), "sigma: expected a number of at least 0, got inf"),
+        (lambda x: blur(x, 1.0, size=2), "size: expected an odd number of pixels, got 2"),
+        (lambda x: blur(x, 1.0, size=2.5), "size: expected an odd number of pixels, got 2.5"),
+        (lambda x: blur(x[0], 1.0), r"images: expected \(n, h, w, c\), got shape .*; one image is image\[None\]"),
+        (lambda x: blur(x.tolist(), 1.0), "images: expected an array of JAX's or NumPy's, got a list"),
+        (lambda x: resize(x, (2.5, 4)), r"at least 1 pixel each, got \(2.5, 4\)"),
+        (lambda x: resize(x, (4,)), r"expected \(height, width\)"),
+        (lambda x: resize(x[0, 0], (4, 4)), r"images: expected \(h, w, c\) or \(n, h, w, c\)"),
+        (lambda x: normalize(x, percentile=np.nan), r"percentile: expected a number in \(0, 100\], got nan"),
+        (lambda x: normalize([x]), "maps: expected an array of JAX's or NumPy's, got a list"),
+        (lambda x: montage(x, columns=2.5), "columns of at least 1 and a gap of at least 0, got 2.5 and 2"),
+        (lambda x: montage(x, gap=0.5), "columns of at least 1 and a gap of at least 0, got 1 and 0.5"),
+        (lambda x: overlay(x[0], x[0, ..., 0], alpha=-1), r"alpha: expected a weight in \[0, 1\], got -1"),
+        (lambda x: overlay(x[0], x[0, ..., 0].tolist()), "map: expected an array of JAX's or NumPy's, got a list"),
+    ],
+)
+def test_numbers_without_a_meaning(call, message):
+    with pytest.raises(ImageError, match=message):
+        call(np.full((1, 6, 6, 3), 0.5, np.float32))

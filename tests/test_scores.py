@@ -1,10 +1,13 @@
 """Scores: values, pytrees that compile once, errors."""
 
+import dataclasses
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from nets import small_net
+from nets import convolve, small_net
 
 import jaxviz
 
@@ -262,3 +265,212 @@ def test_what_does_not_add(small_params, images):
         ValueError, match=r"a score's weight: expected a number, or one for each of 2 images, got shape"
     ):
         (jnp.ones(3) * jaxviz.logit(small_net, 1))(small_params, images)
+
+
+# One output, outputs that are probabilities already, and outputs that are no array
+
+
+def single(params, images):
+    return small_net(params, images)[:, :1] / 10
+
+
+def test_the_probability_of_a_single_output_is_its_sigmoid(x64, small_params, images):
+    """A softmax over one number would be 1, and its map 0."""
+    params, images = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, images))
+    chances = 1 / (1 + np.exp(-np.asarray(single(params, images)[:, 0])))
+    assert chances.min() > 0.01
+    assert chances.max() < 0.99
+    for target in (None, 0, -1):
+        np.testing.assert_allclose(jaxviz.probability(single, target)(params, images), chances, rtol=1e-12)
+    found = jaxviz.gradient(jaxviz.probability(single), params, images)
+    slope = (chances * (1 - chances))[:, None, None, None]
+    expected = slope * jaxviz.gradient(jaxviz.logit(single), params, images)
+    np.testing.assert_allclose(found, expected, atol=1e-14)
+    assert jnp.abs(found).max() > 1e-4
+
+
+def naive(x):
+    return jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("softmax", "of"),
+    [
+        (jax.nn.softmax, jax.nn.softmax),
+        (jax.jit(jax.nn.softmax), jax.nn.softmax),
+        (naive, jax.nn.softmax),
+        (lambda x: jnp.exp(x) * (1 / jnp.exp(x).sum(-1, keepdims=True)), jax.nn.softmax),
+        (lambda x: naive(x - x.max(-1, keepdims=True)), jax.nn.softmax),
+        (lambda x: jnp.exp(jax.nn.log_softmax(x)), jax.nn.softmax),
+        (lambda x: jnp.exp(x - jax.nn.logsumexp(x, axis=-1, keepdims=True)), jax.nn.softmax),
+        (lambda x: jax.nn.softmax(x.astype(jnp.float32)).astype(x.dtype), jax.nn.softmax),
+        (lambda x: (jax.nn.softmax(x) + jax.nn.softmax(2 * x)) / 2, lambda x: (naive(x) + naive(2 * x)) / 2),
+        (lambda x: jax.nn.softmax(jnp.stack([x, 2 * x])).mean(0), lambda x: (naive(x) + naive(2 * x)) / 2),
+        (jax.nn.sigmoid, jax.nn.sigmoid),
+        (lambda x: 1 / (1 + jnp.exp(-x)), jax.nn.sigmoid),
+        (lambda x: 0.5 * (1 + jnp.tanh(x / 2)), jax.nn.sigmoid),
+        (lambda x: jnp.concatenate([1 - jax.nn.sigmoid(x[:, :1]), jax.nn.sigmoid(x[:, :1])], -1), None),
+    ],
+)
+def test_outputs_that_are_probabilities_are_taken_as_they_are(softmax, of, small_params, images):
+    """No softmax of a softmax; and they are no logits."""
+    net = lambda params, images: softmax(small_net(params, images) / 10)  # noqa: E731
+    logits = small_net(small_params, images) / 10
+    expected = softmax(logits) if of is None else of(logits)
+    np.testing.assert_allclose(jaxviz.probability(net, 1)(small_params, images), expected[:, 1], rtol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"logit: this network ends in a softmax or a sigmoid.*use jaxviz\.probability"
+    ):
+        jaxviz.logit(net, 1)(small_params, images)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        jax.nn.log_softmax,  # whose softmax is the softmax
+        lambda x: x * jax.nn.sigmoid(x),
+        lambda x: jax.nn.gelu(x, approximate=True),
+        lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True),
+        lambda x: 20 * jnp.tanh(x / 20),
+        lambda x: 10 * jax.nn.sigmoid(x) - 5,
+        lambda x: jax.nn.sigmoid(x) @ jnp.eye(5) * 3 + x,
+    ],
+)
+def test_what_only_looks_like_probabilities_are_logits(last, small_params, images):
+    net = lambda params, images: last(small_net(params, images))  # noqa: E731
+    outputs = last(small_net(small_params, images))
+    np.testing.assert_allclose(jaxviz.logit(net, 2)(small_params, images), outputs[:, 2], rtol=1e-6)
+    chances = jax.nn.softmax(outputs)[:, 2]
+    np.testing.assert_allclose(jaxviz.probability(net, 2)(small_params, images), chances, rtol=1e-5)
+
+
+class Pair(NamedTuple):
+    logits: Any
+    features: Any
+
+
+@dataclasses.dataclass
+class ModelOutput:
+    loss: Any
+    logits: Any
+
+
+@pytest.mark.parametrize(
+    ("wrap", "got", "advice"),
+    [
+        (lambda y: (y, y.mean()), r"a tuple \(\[0\]: \(2, 5\), \[1\]: \(\)\)", r"net\(params, images\)\[0\]"),
+        (lambda y: [y.mean(), y], "a list", r"net\(params, images\)\[1\]"),
+        (lambda y: {"aux": y.mean(), "logits": y}, "a dict", r'net\(params, images\)\["logits"\]'),
+        (lambda y: Pair(y, y[0]), "a Pair", r"net\(params, images\)\.logits"),
+        (lambda y: ModelOutput(None, y), r"a ModelOutput \(.loss: NoneType, .logits: \(2, 5\)\)", r"\.logits"),
+        (lambda y: (None, {"out": [y]}), "a tuple", r'net\(params, images\)\[1\]\["out"\]\[0\]'),
+        (lambda y: None, "a NoneType", ""),
+    ],
+)
+def test_a_network_that_returns_several_things(wrap, got, advice, small_params, images):
+    """It is told what it returns and how to wrap it; its layers can be scored all the same."""
+    net = lambda params, images: wrap(small_net(params, images))  # noqa: E731
+    message = f"a network that returns one array \\(n, classes\\), got {got}.*{advice}"
+    for call in (
+        lambda: jaxviz.logit(net, 1)(small_params, images),
+        lambda: jaxviz.gradient(jaxviz.probability(net), small_params, images),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    values = jaxviz.channel(net, "relu_1", 2)(small_params, images)
+    np.testing.assert_array_equal(values, jaxviz.channel(small_net, "relu_1", 2)(small_params, images))
+
+
+@pytest.mark.usefixtures("users_view")
+def test_outputs_of_another_shape(small_params, images):
+    with pytest.raises(ValueError, match=r"got shape \(2,\) for 2 images; add an axis of classes, .*\[:, None\]"):
+        jaxviz.logit(lambda p, x: small_net(p, x)[:, 0])(small_params, images)
+    with pytest.raises(ValueError, match=r"got shape \(1, 10\) for 2 images"):
+        jaxviz.logit(lambda p, x: small_net(p, x).reshape(1, -1))(small_params, images)
+    with pytest.raises(ValueError, match="images on the last axis"):
+        jaxviz.logit(lambda p, x: small_net(p, x).T)(small_params, jnp.repeat(images[:1], 5, 0))
+    with pytest.raises(ValueError, match="this one gave a tuple"):
+        jaxviz.gradient(lambda p, x: (small_net(p, x)[:, 0], 1), small_params, images)
+    with pytest.raises(ValueError, match="must give real numbers, got complex64"):
+        jaxviz.occlusion(lambda p, x: small_net(p, x)[:, 0] * 1j, small_params, images)
+
+
+def test_negative_numbers_count_from_the_end(small_params, images):
+    """One rule for classes, channels and positions."""
+    for make in (
+        lambda i: jaxviz.logit(small_net, i),
+        lambda i: jaxviz.probability(small_net, i),
+        lambda i: jaxviz.channel(small_net, "dense_0", i),
+        lambda i: jaxviz.neuron(small_net, "dense_0", i),
+    ):
+        np.testing.assert_array_equal(make(-1)(small_params, images), make(4)(small_params, images))
+        with pytest.raises(ValueError, match="-6: expected 0 to 4, or -5 to -1 from the end"):
+            make(-6)(small_params, images)
+    at = [jaxviz.neuron(small_net, "relu_1", 1, where)(small_params, images) for where in ((-1, -8), (7, 0))]
+    np.testing.assert_array_equal(*at)
+
+
+# Layers that are no image maps
+
+
+def tokens(params, images):
+    x = jax.nn.relu(convolve(images, params["w1"], stride=4))
+    x = x.reshape(len(x), -1, 8)
+    return jax.nn.relu(jax.ad_checkpoint.checkpoint_name((x @ jnp.eye(8)).reshape(len(x), -1, 2, 4), "heads"))
+
+
+def windowed(params, images):
+    """Windows of 4x4 of a map, on the axis of the images."""
+    x = jax.nn.relu(convolve(images, params["w1"]))
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // 4, 4, w // 4, 4, c).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 4, 4, c)
+    return jax.ad_checkpoint.checkpoint_name(x * 2, "windows").mean((1, 2)).reshape(n, -1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jaxviz.neuron(tokens, "heads", 0), r"neuron: expected a map .* got shape \(2, 64, 2, 4\)"),
+        (lambda: jaxviz.channel(tokens, "heads", 0), "channel: expected a layer with one axis of images and one of ch"),
+        (lambda: jaxviz.neuron(windowed, "windows", 0), "axis 0 has images and rows and columns together"),
+        (lambda: jaxviz.channel(windowed, "windows", 0), "channel: .* axis 0 has images and rows and columns together"),
+        (lambda: jaxviz.energy(windowed, "windows"), "energy: expected a layer with one axis of images"),
+    ],
+)
+def test_a_layer_that_is_no_image_map(make, message, small_params, images):
+    """Else image 0's score would depend on image 1, or a head be taken for a column."""
+    with pytest.raises(ValueError, match=message):
+        make()(small_params, images)
+
+
+def test_the_mean_over_tokens_is_a_channel(small_params, images):
+    net = lambda params, x: jax.nn.relu(convolve(x, params["w1"]).reshape(len(x), -1, 8))  # noqa: E731
+    expected = net(small_params, images).mean(1)[:, 3]
+    np.testing.assert_allclose(jaxviz.channel(net, "relu_0", 3)(small_params, images), expected, rtol=1e-6)
+    expected = jnp.square(net(small_params, images)).mean((1, 2))
+    np.testing.assert_allclose(jaxviz.energy(net, "relu_0")(small_params, images), expected, rtol=1e-6)
+
+
+def rows_first(params, images):
+    return jax.nn.relu(convolve(images, params["w1"]))
+
+
+LAYOUTS = {
+    "channels first": lambda p, x: rows_first(p, x).transpose(0, 3, 1, 2) * 1.0,
+    "columns first": lambda p, x: rows_first(p, x).transpose(0, 2, 1, 3) * 1.0,
+    "images last": jax.vmap(lambda p, x: rows_first(p, x[None])[0] * 1.0, (None, 0), 3),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_score_does_not_depend_on_the_layout(layout, small_params, images):
+    named = lambda p, x: jax.ad_checkpoint.checkpoint_name(LAYOUTS[layout](p, x), "out")  # noqa: E731
+    images = images[:, :20]  # so that rows and columns differ
+    for make in (
+        lambda net, name: jaxviz.neuron(net, name, 2, (3, 30)),
+        lambda net, name: jaxviz.neuron(net, name, 5),
+        lambda net, name: jaxviz.channel(net, name, -2),
+        lambda net, name: jaxviz.energy(net, name),
+    ):
+        expected = make(rows_first, "relu_0")(small_params, images)
+        np.testing.assert_allclose(make(named, "out")(small_params, images), expected, rtol=1e-5)

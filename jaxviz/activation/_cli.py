@@ -239,7 +239,7 @@ def patches(
     for name, patches in found.layers.items():
         alive = np.flatnonzero(patches.values[:, 0] > 0)
         some = np.random.default_rng(seed).choice(alive, min(9, len(alive)), replace=False)
-        chosen = target or sorted(some.tolist())
+        chosen = [channel % len(patches.values) for channel in target] or sorted(some.tolist())
         crops = [crop for channel in chosen for crop in _crops(patches, channel, opened, rows, size)]
         at = out / f"{name}-patches.png"
         if crops:
@@ -308,9 +308,12 @@ def _crops(patches: jaxviz.Patches, channel: int, source: Source, rows: dict[str
 
 
 def _check_channels(layer: str, target: tuple[int, ...], channels: int) -> None:
-    unknown = [channel for channel in target if not 0 <= channel < channels]
+    unknown = [channel for channel in target if not -channels <= channel < channels]
     if unknown:
-        raise ValueError(f"--target: expected channels of {layer}, 0 to {channels - 1}, got {unknown}")
+        raise ValueError(
+            f"--target: expected channels of {layer}, 0 to {channels - 1}, or -{channels} to -1 from the end, "
+            f"got {unknown}"
+        )
 
 
 def _save(path: Path, arrays: dict[str, Any]) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxviz._accelerate import accelerate
+from jaxviz._axes import Layout
 from jaxviz._devices import over_devices, whole_shares
-from jaxviz._image import sides_of, write_atomically
-from jaxviz._interpret import dtype_of, read_layers, shapes_of
+from jaxviz._image import check_whole, sides_of, write_atomically
+from jaxviz._interpret import dtype_of
+from jaxviz._outputs import arranged_shapes, read_arranged
 from jaxviz._processes import agreed, rounds, share, wait_for_all
 from jaxviz._programs import compiled
 from jaxviz._types import Images, Net
@@ -91,9 +93,10 @@ def features(
         raise ValueError(f"pool: expected 'mean', 'max' or None, got {pool!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    check_whole("batch_size", batch_size, least=1)
     opened = open_source(source)
     height, width = sides_of(size)
-    shape = shapes_of(net, params, (layer,), (height, width))[layer]
+    shape = arranged_shapes(net, params, {layer: _layout(pool)}, (height, width), "features")[layer]
     row = shape[1:] if pool is None else shape[-1:]
     batch_size = whole_shares(batch_size)
     settings = {"layer": layer, "pool": pool, "size": [height, width], "batch_size": batch_size}
@@ -150,8 +153,14 @@ def _rows(ids: Sequence[str], marks: list[str], batch: Loaded, values: Array, ha
 
 @compiled(static_argnums=(0, 1, 2))
 def _values(net: Net, layer: str, pool: Pool | None, params: Any, images: Images) -> Array:
-    values = accelerate(read_layers(net, layer))(params, images.astype(dtype_of(params)))[layer]
+    read = accelerate(read_arranged(net, {layer: _layout(pool)}, "features"))
+    values = read(params, images.astype(dtype_of(params)))[layer]
     return _pooled(values, pool=pool).astype(jnp.float32)
+
+
+def _layout(pool: Pool | None) -> Layout:
+    """Return which axes a layer must have: whole maps are taken as they are, but for the images being first."""
+    return "images" if pool is None else "channels"
 
 
 def _pooled(values: Array, *, pool: Pool | None) -> Array:

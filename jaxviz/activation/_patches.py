@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxviz._accelerate import accelerate
 from jaxviz._devices import over_devices, whole_shares
-from jaxviz._image import sides_of
-from jaxviz._interpret import dtype_of, read_layers, shapes_of
+from jaxviz._image import check_whole, sides_of
+from jaxviz._interpret import dtype_of
+from jaxviz._outputs import arranged_shapes, read_arranged
 from jaxviz._processes import agreed, rounds, share
 from jaxviz._programs import compiled
 from jaxviz._receptive_field import receptive_field
@@ -87,8 +88,9 @@ def top_patches(
 
     Raises:
         ImageError: for a source without images.
-        ValueError: for a layer that is unknown, a k that is less than 1, and a state of another run or of images that
-            have changed (files: size or time of change; arrays: content).
+        ValueError: for a layer that is unknown, or that is neither a vector nor, as the network's program shows, a map
+            of the images' rows and columns (tokens and windows are not); a k that is less than 1, and a state of
+            another run or of images that have changed (files: size or time of change; arrays: content).
 
     Images that cannot be read are skipped and listed.
 
@@ -104,6 +106,8 @@ def top_patches(
     """
     if k < 1 or batch_size < 1:
         raise ValueError(f"expected a k and a batch_size of 1 or more, got {k} and {batch_size}")
+    check_whole("k", k, least=1)
+    check_whole("batch_size", batch_size, least=1)
     opened, names = open_source(source), (layer,) if isinstance(layer, str) else tuple(layer)
     places = _Places(net, params, names, sides_of(size))
     batch_size = whole_shares(batch_size)
@@ -173,10 +177,7 @@ class _Places:
     """Where the units of some layers are, and what they see."""
 
     def __init__(self, net: Net, params: Any, names: Sequence[str], size: tuple[int, int]):
-        shapes = shapes_of(net, params, names, size)
-        for name, shape in shapes.items():
-            if len(shape) not in (2, 4):
-                raise ValueError(f"expected a map (n, h, w, c) or a vector (n, c) at {name!r}, got {shape}")
+        shapes = arranged_shapes(net, params, dict.fromkeys(names, "units"), size, "top_patches")
         images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
         self.size = size
         self.shapes = {name: shape[1:] for name, shape in shapes.items()}
@@ -235,7 +236,9 @@ def _resumed(state: dict[str, Any], fresh: dict[str, Any], opened: Source) -> di
 @compiled(static_argnums=(0, 1))
 def _strongest(net: Net, names: tuple[str, ...], params: Any, images: Images) -> dict[str, tuple[Array, Array]]:
     """Return the largest value of each channel in each image, `(n, c)`, and the first unit that has it."""
-    values = accelerate(read_layers(net, names))(params, images.astype(dtype_of(params)))
+    values = accelerate(read_arranged(net, dict.fromkeys(names, "units"), "top_patches"))(
+        params, images.astype(dtype_of(params))
+    )
     found = {}
     for name, value in values.items():
         units = value.reshape(len(value), -1, value.shape[-1]).astype(jnp.float32)

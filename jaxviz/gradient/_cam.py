@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
-from jaxviz._interpret import capture, channel_axis, find, replace, trace
+from jaxviz._axes import order_of
+from jaxviz._differentiable import reaches
+from jaxviz._interpret import capture, find, replace, trace
 from jaxviz._scores import fixed, nets_of
 from jaxviz._types import Images, Score
 from jaxviz.gradient._copies import of_each_score, run, values_of
@@ -26,11 +28,13 @@ def grad_cam(
         score: any function `score(params, images) -> (n,)` or `(n, k)` that passes through the layer.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
-        layer: a name that `layers` lists, of maps `(n, h, w, channels)`; usually the last such.
+        layer: a name that `layers` lists, of maps: usually the last such. Which axes are the images, rows and columns
+            is read from the traced program, so that their order does not matter.
         batch_size: of a score `(n, k)`, the backward passes at once, over all images; by default 4 on CPU, else 16.
 
     Raises:
-        ValueError: for a layer that is unknown or no image map, and as for `gradient`.
+        ValueError: for a layer that is unknown, no image map (tokens and windows are none) or not on the way from the
+            images to the score, and as for `gradient`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -75,12 +79,7 @@ def _cam(score: Score, params: Any, images: Images, *, layer: str, batch_size: i
         raise ValueError("grad_cam: expected scores of one network to be added, got some of several")
     score = fixed(score, params, images)
     value = find(trace(score, params, images), [layer])[layer]
-    shape, axis = value.aval, channel_axis(value)
-    if len(shape.shape) != 4:
-        raise ValueError(
-            f"grad_cam needs a layer of image maps (n, h, w, channels); {layer!r} has shape {shape.shape}; layers(net, "
-            "params, images) lists them all"
-        )
+    shape, order = value.aval, order_of(value, layer, "map", "grad_cam")
 
     def from_layer(delta: Array) -> tuple[Array, Array]:
         moved = accelerate(capture(replace(score, {layer: lambda value: value + delta}), layer), exact=True)
@@ -88,10 +87,15 @@ def _cam(score: Score, params: Any, images: Images, *, layer: str, batch_size: i
         return values_of(lambda *_: values, params, images), taken[layer]
 
     values, pull, maps = jax.vjp(from_layer, jnp.zeros(shape.shape, shape.dtype), has_aux=True)
+    if not reaches(pull, values):
+        raise ValueError(
+            f"grad_cam: the score has no gradient with respect to {layer!r}: the layer lies behind it or beside its "
+            "path, or only steps such as argmax lead from one to the other; choose a layer that the score is made from"
+        )
 
     def backward(cotangent: Array) -> Array:
-        gradients = jnp.moveaxis(pull(cotangent)[0], axis, -1)
-        small = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", jnp.moveaxis(maps, axis, -1), gradients.mean((1, 2))))
+        gradients = jnp.transpose(pull(cotangent)[0], order)
+        small = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", jnp.transpose(maps, order), gradients.mean((1, 2))))
         return jax.image.resize(small, images.shape[:3], "linear")
 
     return of_each_score(backward, values, batch_size)

@@ -267,7 +267,7 @@ def _unit_score(
         if position is not None:
             raise ValueError(f"--position: expected together with --target, the number of a channel of {layer}")
         return jaxviz.energy(net, layer), lambda images: layer
-    if not target.isdecimal():
+    if not target.removeprefix("-").isdecimal():
         raise ValueError(f"--target: expected the number of a channel of {layer}, got {target!r}")
     where = f"channel {target} of {layer}"
     if position is None:

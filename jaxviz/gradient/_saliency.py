@@ -34,8 +34,10 @@ def gradient(score: Score, params: Any, images: Images, *, batch_size: int | Non
         `(n, h, w, 3)`, for a score `(n, k)`, `(n, k, h, w, 3)`.
 
     Raises:
-        ValueError: if the images are not a batch of RGB images or not finite, if the score is not one number (or k)
-            per image, or for a class, channel or position that there is not.
+        ValueError: if the images are not an array `(n, h, w, 3)` of at least one image, not finite or plainly not in
+            [0, 1], if the score is not one number (or k) per image, for a class, channel or position that there is not,
+            and for a score without a gradient, such as an argmax: its map would be zero whatever the images. Where a
+            gradient merely comes out as zero, as behind ReLUs that are off, the map is zero.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz

@@ -45,7 +45,7 @@ def class_index(name_or_index: str | int) -> int:
     """Return the index of an ImageNet class, given as a name, one of its synonyms, or the index itself.
 
     Case does not matter. A class's whole name comes before another's synonym: `maillot` is 638, though 639 is
-    `maillot, tank suit`.
+    `maillot, tank suit`. A negative index counts from the end: -1 is the last class, 999.
 
     >>> class_index("Tabby"), class_index("tabby, tabby cat"), class_index("281")
     (281, 281, 281)
@@ -68,9 +68,11 @@ def class_index(name_or_index: str | int) -> int:
 
 
 def _checked(index: int) -> int:
-    if not 0 <= index < 1000:
-        raise ValueError(f"expected the index of an ImageNet class, 0 to 999, got {index}")
-    return index
+    if not -1000 <= index < 1000:
+        raise ValueError(
+            f"expected the index of an ImageNet class, 0 to 999, got {index}; -1 to -1000 count from the end"
+        )
+    return index % 1000
 
 
 def _synonyms(name: str) -> set[str]:

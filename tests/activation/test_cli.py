@@ -263,6 +263,7 @@ def test_a_broken_state_is_no_obstacle(broken, capsys):
         ("features nowhere", "nowhere: expected a folder of images, got a path where there is none"),
         (f"features photographs --layer nope {SIZES}", "no layer 'nope'"),
         (f"patches photographs --layer relu_1 --target 6 {SIZES}", "--target: expected channels of relu_1, 0 to 5"),
+        (f"patches photographs --layer relu_1 --target=-7 {SIZES}", "-6 to -1 from the end, got [-7]"),
         (f"patches photographs --layer relu_1 --k 0 {SIZES}", "expected a k and a batch_size of 1 or more, got 0"),
         (f"neighbors photographs --layer relu_1 {SIZES} --queries photographs/a.jpg", "photographs/a.jpg: "),
         (f"embed photographs --layer relu_1 {SIZES} --perplexity 30", "perplexity: expected at most 3.3 for 11 rows"),

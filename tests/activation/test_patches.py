@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from nets import small_net
+from jax.ad_checkpoint import checkpoint_name
+from nets import convolve, small_net
 from processes import on_eight_devices
 
 import jaxviz
@@ -130,7 +131,8 @@ def test_a_vector_sees_the_whole_image(small_params):
 def test_several_devices_find_the_same(small_params, tmp_path):
     script = """
         import sys, jax, numpy as np, jaxviz
-        from nets import small_net
+        from jax.ad_checkpoint import checkpoint_name
+from nets import convolve, small_net
         assert jax.local_device_count() == 8
         params = dict(np.load(sys.argv[1]))
         images = params.pop("images")
@@ -195,3 +197,41 @@ def test_what_could_not_be_read_is_tried_again_once_it_has_changed(small_params,
         assert again.layers[name].ids == patches.ids
         np.testing.assert_array_equal(again.layers[name].boxes, patches.boxes)
         np.testing.assert_allclose(again.layers[name].values, patches.values, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.reshape(len(x), -1, 2, 4), r"top_patches: expected a map .* got shape \(1, 1024, 2, 4\)"),
+        (lambda x: x.reshape(-1, 16, 32, 8), r"got shape \(2, 16, 32, 8\), .* axis 0 has images and rows together"),
+    ],
+)
+def test_a_layer_that_is_no_image_map(change, message, small_params):
+    net = lambda params, images: checkpoint_name(change(convolve(images, params["w1"])), "out")  # noqa: E731
+    with pytest.raises(ValueError, match=message):
+        jaxviz.top_patches(net, small_params, IMAGES, layer="out", size=32)
+
+
+def test_rows_and_columns_where_they_are(small_params):
+    """A layer whose columns come before its rows has the patches of one whose do not."""
+
+    def net(params, images):
+        x = convolve(images, params["w1"])
+        turned = checkpoint_name(x.transpose(3, 0, 2, 1), "turned")
+        return checkpoint_name(x * 1.0, "plain"), turned
+
+    found = find_in(net, small_params, ["plain", "turned"])
+    for one, other in zip(found.layers["plain"][:4], found.layers["turned"][:4], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(np.unique(found.layers["plain"].positions[..., 0] - found.layers["plain"].positions[..., 1])) > 3
+
+
+def find_in(net, params, layer):
+    return jaxviz.top_patches(net, params, IMAGES[:6], layer=layer, k=3, size=32, batch_size=3)
+
+
+@pytest.mark.usefixtures("users_view")
+@pytest.mark.parametrize("name", ["k", "batch_size"])
+def test_numbers_are_whole(name, small_params):
+    with pytest.raises(ValueError, match=f"{name}: expected a whole number of at least 1, got 2.5"):
+        find(small_params, **{name: 2.5})

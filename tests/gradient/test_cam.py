@@ -201,3 +201,104 @@ def test_a_sum_over_two_networks(small_params, images):
     other = jaxviz.logit(lambda params, images: small_net(params, 2 * images), 1)
     with pytest.raises(ValueError, match="expected scores of one network to be added"):
         jaxviz.grad_cam(score() + other, small_params, images, layer="relu_1")
+
+
+# What is no image map, and what the score is not made from
+
+
+def named(net, change=lambda x: x):
+    """Return `small_net`'s first block, changed and called "maps", before the mean and a matrix."""
+
+    def whole(params, images):
+        x = jax.nn.relu(convolve(images, params["w1"]))
+        return net(jax.ad_checkpoint.checkpoint_name(change(x), "maps"), params)
+
+    return whole
+
+
+def head(x, params):
+    return jax.nn.relu(x.reshape(len(x), -1, 8)).mean(1) @ params["w2"][0, 0] @ params["w3"]
+
+
+LAYOUTS = {
+    "rows, columns, channels": lambda x: x,
+    "channels first": lambda x: x.transpose(0, 3, 1, 2),
+    "columns first": lambda x: x.transpose(0, 2, 1, 3),
+    "images last": lambda x: x.transpose(1, 2, 3, 0),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_layout_does_not_matter(layout, small_params, images):
+    change = LAYOUTS[layout]
+    order = np.argsort(change(np.arange(1 * 2 * 3 * 4).reshape(1, 2, 3, 4)).shape)  # back to n, h, w, c
+    net = named(lambda x, params: head(jnp.transpose(x, order), params), change)
+    classes = jnp.arange(5)[None]
+    plain = jaxviz.grad_cam(jaxviz.logit(named(head), classes), small_params, images, layer="maps")
+    maps = jaxviz.grad_cam(jaxviz.logit(net, classes), small_params, images, layer="maps")
+    np.testing.assert_allclose(maps, plain, atol=1e-6)
+    assert maps.max() > 1e-3
+
+
+EIGHT = np.arange(1, 9, dtype=np.float32).reshape(1, 1, 1, 8)
+
+
+def windows(x):
+    n, h, w, c = x.shape
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 2, 2, c)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.reshape(len(x), -1, 2, 4), r"got shape \(2, 120, 2, 4\), .* axis 1 has rows and columns together"),
+        (lambda x: x.reshape(len(x), -1, 8), "expected a layer of image maps .* axis 1 has rows and columns together"),
+        (windows, r"got shape \(60, 2, 2, 8\), .* axis 0 has images and rows and columns together"),
+        (lambda x: x[:, ::-1], "axis 1 has rows in part or in another order"),
+        (lambda x: jnp.roll(x, 3, 2), "axis 2 has columns in part or in another order"),
+        (lambda x: x.mean((1, 2)), "expected a layer of image maps"),
+    ],
+)
+@every_method
+def test_a_layer_that_is_no_image_map(method, change, message, small_params, images):
+    """Attention's tokens and heads, windows beside the images, a map turned over: each would be drawn as a map."""
+    net = named(lambda x, params: head(x.reshape(len(images), -1, 8), params), change)
+    with pytest.raises(ValueError, match=message):
+        method(jaxviz.logit(net, 1), small_params, images, layer="maps")
+
+
+def test_windows_that_are_a_map_again(small_params, images):
+    """Shifted windows, put together: the first image's map does not change with the second image."""
+
+    def swin(x):
+        n, h, w, c = x.shape
+        cut = jax.nn.relu(windows(jnp.roll(x, 1, 1)) * EIGHT)
+        return jnp.roll(cut.reshape(n, h // 2, w // 2, 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(x.shape), -1, 1)
+
+    classes = jnp.arange(5)[None]
+    net = jaxviz.logit(named(head, swin), classes)
+    maps = jaxviz.grad_cam(net, small_params, images, layer="maps")
+    other = jaxviz.grad_cam(net, small_params, images.at[1].set(1 - images[1]), layer="maps")
+    np.testing.assert_array_equal(other[0], maps[0])
+    scaled = jaxviz.grad_cam(
+        jaxviz.logit(named(head, lambda x: x * EIGHT), classes), small_params, images, layer="maps"
+    )
+    np.testing.assert_allclose(maps, scaled, atol=1e-6)
+    assert maps.max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("score", "layer"),
+    [
+        (jaxviz.channel(small_net, "relu_0", 1), "relu_1"),  # behind
+        (
+            jaxviz.logit(named(lambda x, params: head(jax.lax.stop_gradient(x) + 0 * params["w3"].sum(), params)), 1),
+            "maps",
+        ),
+        (lambda p, x: named(head)(p, x).argmax(-1).astype(float), "maps"),
+    ],
+)
+@every_method
+def test_a_layer_that_the_score_is_not_made_from(method, score, layer, small_params, images):
+    with pytest.raises(ValueError, match=f"grad_cam: the score has no gradient with respect to '{layer}'"):
+        method(score, small_params, images, layer=layer)

@@ -52,12 +52,11 @@ def test_gradient_equals_finite_differences(x64, small_params):
     assert jnp.abs(grads).max() > 1e-3
 
 
-def test_without_gradient_the_map_is_zero_and_not_nan(images):
+def test_where_a_gradient_comes_out_as_zero_the_map_is_zero(images):
+    """And not NaN: no unit is on, which is something else than a score that has no gradient at all."""
     dead = lambda params, x: jax.nn.relu(x - 2.0).sum((1, 2, 3))  # noqa: E731
-    constant = lambda params, x: jax.nn.relu(jnp.ones(x.shape[0]) * params)  # noqa: E731
     for method in ("gradient", "saliency", "guided_backprop"):
         np.testing.assert_array_equal(METHODS[method](dead, None, images), 0.0)
-    np.testing.assert_array_equal(jaxviz.saliency(constant, jnp.ones(()), images), 0.0)
     assert jnp.all(jaxviz.deconvnet(dead, None, images) == 1.0)  # the rule that asks no unit whether it is on
 
 
@@ -270,3 +269,150 @@ def test_a_score_without_relu_is_refused(method, images):
     net = lambda p, x: jnp.tanh((x @ p["w"]).mean((1, 2)) / jnp.sqrt(jnp.maximum(p["variance"], 0) + 1e-5))  # noqa: E731
     with pytest.raises(ValueError, match="found no ReLU to swap"):  # but one of parameters
         method(jaxviz.logit(net, 0), params, images)
+
+
+EVERY_GRADIENT = {
+    **METHODS,
+    "input_x_gradient": jaxviz.input_x_gradient,
+    "integrated_gradients": lambda *args: jaxviz.integrated_gradients(*args, steps=2),
+    "smoothgrad": lambda score, params, images: jaxviz.smoothgrad(score, params, jax.random.key(0), images, samples=2),
+    "lrp": jaxviz.lrp,
+    "grad_cam": lambda *args: jaxviz.grad_cam(*args, layer="relu_1"),
+    "guided_grad_cam": lambda *args: jaxviz.guided_grad_cam(*args, layer="relu_1"),
+}
+
+WITHOUT_GRADIENT = {  # scores, and what stands between them and the images
+    "argmax": (lambda p, x: small_net(p, x).argmax(-1), "argmax"),
+    "of another type": (lambda p, x: small_net(p, x).argmax(-1).astype(float), "argmax"),
+    "bool": (lambda p, x: small_net(p, x)[:, 1] > 0, "gt"),
+    "equality": (lambda p, x: (small_net(p, x).argmax(-1) == 3).astype(float), "argmax, eq"),
+    "integer": (lambda p, x: (10 * small_net(p, x)[:, 1]).astype(int), "a conversion to integers"),
+    "round": (lambda p, x: jnp.round(small_net(p, x)[:, 1]), "round"),
+    "sign": (lambda p, x: jnp.sign(small_net(p, x))[:, :2], "sign"),
+    "stop_gradient": (jaxviz.logit(lambda p, x: jax.lax.stop_gradient(small_net(p, x)), 1), "stop_gradient"),
+    "in a sum": (jaxviz.logit(lambda p, x: jnp.floor(small_net(p, x)), 1) * 2.0, "floor"),
+    "of the parameters": (lambda p, x: jnp.ones(len(x)) * p["w3"].sum(), "it does not depend on them"),
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_GRADIENT)
+def test_a_score_without_a_gradient_is_refused(kind, small_params, images):
+    """A map of zeros would say that no pixel matters."""
+    score, reason = WITHOUT_GRADIENT[kind]
+    with pytest.raises(ValueError, match=f"this score has no gradient with respect to the images: .*{reason}"):
+        jax.eval_shape(lambda p, x: jaxviz.gradient(score, p, x), small_params, images)
+
+
+@pytest.mark.parametrize("method", EVERY_GRADIENT)
+def test_every_method_that_needs_a_gradient_refuses_it(method, small_params, images):
+    score = jaxviz.logit(lambda p, x: jax.lax.stop_gradient(small_net(p, x)), 1)
+    with pytest.raises(ValueError, match="has no gradient with respect to"):
+        jax.eval_shape(lambda p, x: EVERY_GRADIENT[method](score, p, x), small_params, images)
+
+
+def test_synthesis_refuses_it_too(small_params, images):
+    key, message = jax.random.key(0), "this score has no gradient with respect to the images: .*stop_gradient"
+    score = jaxviz.logit(lambda p, x: jax.lax.stop_gradient(small_net(p, x)), 1)
+    for start in (
+        lambda: jaxviz.ascend(score, small_params, key, size=16, steps=2),
+        lambda: jaxviz.dream(score, small_params, key, images, octaves=1, steps=2),
+    ):
+        with pytest.raises(ValueError, match=message):
+            start()
+
+
+def test_a_score_that_has_some_gradient_is_explained(small_params, images):
+    """Steps beside a way that can be differentiated, a straight-through estimator, and a gate that is shut."""
+    images = images[:, :8, :8]
+    plain = jaxviz.gradient(score(), small_params, images)
+
+    def mixed(params, x):
+        logits = small_net(params, x)
+        through = logits + jax.lax.stop_gradient(jnp.round(logits) - logits)
+        return through[:, 1] + jnp.sign(logits[:, 2])
+
+    np.testing.assert_allclose(jax.jit(lambda x: jaxviz.gradient(mixed, small_params, x))(images), plain, atol=1e-6)
+    shut = lambda params, x: small_net(params, x)[:, 1] * 0.0  # noqa: E731
+    np.testing.assert_array_equal(jax.jit(lambda x: jaxviz.gradient(shut, small_params, x))(images), 0.0)
+
+
+def test_what_needs_no_gradient_explains_any_score(small_params, images):
+    """Is class 1 above zero? Truth counts as 1 and 0."""
+    images = images[:, :8, :8]
+    above = lambda params, x: small_net(params, x)[:, 1] > 0.3  # noqa: E731
+    numbers = lambda params, x: above(params, x).astype(x.dtype)  # noqa: E731
+    maps = [
+        jax.jit(lambda x, f=f: jaxviz.occlusion(f, small_params, x, window=4, stride=4))(images)
+        for f in (above, numbers)
+    ]
+    np.testing.assert_array_equal(*maps)
+
+
+@pytest.mark.usefixtures("users_view")
+def test_images_of_another_range_are_refused(small_params, images):
+    """As synthesis refuses them; what a bicubic overshoots is let through."""
+    message = r"expected values in \[0, 1\], got .* divide 0 to 255 by 255"
+    for other in (255 * images, 2 * images - 1, (images - 0.45) / 0.23):
+        with pytest.raises(ValueError, match="images: " + message):
+            jaxviz.gradient(score(), small_params, other)
+    for fill in (127.0, -0.01, 1.01, (123.7, 116.3, 103.5), images * 255):
+        with pytest.raises(ValueError, match="fill: " + message):
+            jaxviz.occlusion(score(), small_params, images, fill=fill)
+        with pytest.raises(ValueError, match="fill: " + message):
+            jaxviz.deletion(score(), small_params, images, images[..., 0], fill=fill)
+    with pytest.raises(ValueError, match="baseline: " + message):
+        jaxviz.integrated_gradients(score(), small_params, images, baseline=255)
+    for near in (jaxviz.resize(jnp.round(images), (40, 40)), images.astype(jnp.bfloat16).at[0, 0].set(1.0)):
+        assert jaxviz.gradient(linear, jnp.ones((1, *near.shape[1:]), near.dtype), near).shape == near.shape
+
+
+class _Tensor:
+    """What PyTorch's looks like from here."""
+
+    __module__ = "torch"
+
+
+@pytest.mark.usefixtures("users_view")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: [*x], r"images: expected an array of JAX's or NumPy's, got a list; jnp\.stack"),
+        (lambda x: x.tolist(), "got a list"),
+        (lambda x: _Tensor(), r"got a torch\._Tensor; .*permute\(0, 2, 3, 1\)"),
+        (lambda x: "cat.jpg", "got a str; .*load_image"),
+        (lambda x: x[:0], r"expected at least one image of at least one pixel, got shape \(0, 32, 32, 3\)"),
+        (lambda x: x[:, :0], "expected at least one image of at least one pixel"),
+        (lambda x: x[0], r"one image is image\[None\]"),
+        (lambda x: x[..., :1], r"jnp\.repeat\(images, 3, axis=-1\); of a network for grey images"),
+        (lambda x: x[..., 0], r"jnp\.repeat\(images\[\.\.\., None\], 3"),
+        (lambda x: x[0, ..., 0], r"jnp\.repeat\(image\[None, :, :, None\], 3"),
+        (lambda x: x.transpose(0, 3, 1, 2), r"channels come last, images\.transpose\(0, 2, 3, 1\)"),
+        (lambda x: x[0].transpose(2, 0, 1), r"channels come last, image\.transpose\(1, 2, 0\)\[None\]"),
+        (lambda x: jnp.concatenate([x, x[..., :1]], -1), r"transparency has no place here, images\[\.\.\., :3\]"),
+    ],
+)
+def test_what_is_no_batch_of_images(change, message, small_params, images):
+    """One rule, and what to do, wherever images are taken."""
+    wrong, key = change(images), jax.random.key(0)
+    for call in (
+        lambda: jaxviz.gradient(score(), small_params, wrong),
+        lambda: jaxviz.occlusion(score(), small_params, wrong),
+        lambda: jaxviz.rise(score(), small_params, key, wrong),
+        lambda: jaxviz.integrated_gradients(score(), small_params, wrong),
+        lambda: jaxviz.smoothgrad(score(), small_params, key, wrong),
+        lambda: jaxviz.lrp(score(), small_params, wrong),
+        lambda: jaxviz.grad_cam(score(), small_params, wrong, layer="relu_1"),
+        lambda: jaxviz.deletion(score(), small_params, wrong, images[..., 0]),
+        lambda: jaxviz.dream(score(), small_params, key, wrong),
+        lambda: jaxviz.invert(small_net, small_params, key, wrong, layer="relu_1"),
+        lambda: jaxviz.fool(small_net, small_params, wrong, target=0),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.usefixtures("users_view")
+@pytest.mark.parametrize("number", [0, -1, 2.5, float("nan"), float("inf"), "4", True, [4]])
+def test_a_batch_size_is_a_whole_number(number, small_params, images):
+    with pytest.raises(ValueError, match="batch_size: expected a whole number of at least 1, got"):
+        jaxviz.gradient(score(), small_params, images, batch_size=number)

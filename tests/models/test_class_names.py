@@ -22,7 +22,10 @@ def test_every_name_and_index_finds_its_class():
         )
 
 
-@pytest.mark.parametrize(("name", "index"), [("tabby", 281), ("Tinca tinca", 0), ("maillot", 638), ("tank suit", 639)])
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [("tabby", 281), ("Tinca tinca", 0), ("maillot", 638), ("tank suit", 639), (-1, 999), ("-1000", 0)],
+)
 def test_synonyms(name, index):
     assert class_index(name) == index
 
@@ -36,7 +39,7 @@ def test_synonyms(name, index):
         ("cat", "similar: .*'tiger cat'"),
         ("qqqqq", "got 'qqqqq'$"),
         ("1000", "0 to 999, got 1000"),
-        (-1, "0 to 999, got -1"),
+        (-1001, "0 to 999, got -1001; -1 to -1000 count from the end"),
     ],
 )
 def test_ambiguous_and_unknown_names(name, text):
