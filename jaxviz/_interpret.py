@@ -72,6 +72,7 @@ class Program:
     jaxpr: ClosedJaxpr
     treedef: Any
     inputs: Sequence[Value] = ()
+    outputs: Sequence[Value] = ()
     values: list[Value] = dataclasses.field(default_factory=list)
     loops: list[JaxprEqn] = dataclasses.field(default_factory=list)
 
@@ -89,7 +90,7 @@ def trace(fn: Callable, *args: Any, last_only: bool = True) -> Program:
         for var, (path, varies) in zip(jaxpr.jaxpr.invars, leaves, strict=True)
     ]
     program = Program(jaxpr, jax.tree.structure(shape), inputs)
-    _inline(program, jaxpr, inputs, (), None)
+    program.outputs = _inline(program, jaxpr, inputs, (), None)
     return program
 
 

@@ -5,9 +5,8 @@ a pool, the gradient is not modified; so each rule is a change of one layer's ba
 """
 
 import functools
-import itertools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,27 @@ from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
 from jaxviz._image import check_not_negative
-from jaxviz._interpret import KINDS, MOVES, Path, Program, Value, bias_additions, evaluate, is_layer, loop_bodies, trace
+from jaxviz._interpret import KINDS, Program, Value, evaluate, is_layer, loop_bodies, trace
 from jaxviz._types import Images, Score
-from jaxviz.gradient._copies import Fill, beside, differentiate, filled, run
+from jaxviz.gradient._affine import (
+    Affine,
+    constants,
+    offset_before,
+    scale_and_offset,
+    steps_after,
+    steps_before,
+    used,
+)
+from jaxviz.gradient._copies import Fill, beside, filled, of_each_score, run, values_of
+
+
+class Relevance(NamedTuple):
+    """What `lrp` returns."""
+
+    maps: Float[Array, "n *k h w 3"]
+    """Each color's share of the score."""
+    gap: Float[Array, "n ..."]
+    """How far the shares are from adding up to the score, as a fraction of it."""
 
 
 def lrp(
@@ -30,7 +47,7 @@ def lrp(
     gamma: float = 0.25,
     baseline: Fill = 0.5,
     batch_size: int | None = None,
-) -> Float[Array, "n *k h w 3"]:
+) -> Relevance:
     """Hand the score back from layer to layer, in the proportions in which values made it up (LRP).
 
     The epsilon rule: input `i` of a convolution or dense product gets `x_i w_ij / (z_j + epsilon sign(z_j)) R_j` from
@@ -60,8 +77,10 @@ def lrp(
         >>> import jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: images.mean((1, 2)) @ params
         >>> images = jnp.ones((1, 1, 1, 3))
-        >>> print(jaxviz.lrp(jaxviz.logit(net, 0), jnp.array([[1.0], [2.0], [-1.0]]), images, baseline=0.0).round(3))
-        [[[[ 1.  2. -1.]]]]
+        >>> weights = jnp.array([[1.0], [2.0], [-1.0]])
+        >>> maps, gap = jaxviz.lrp(jaxviz.logit(net, 0), weights, images, baseline=0.0)
+        >>> print(maps.round(3), gap < 1e-5)
+        [[[[ 1.  2. -1.]]]] [ True]
 
     Bach et al. 2015, On Pixel-wise Explanations for Non-linear Classifier Decisions by Layer-wise Relevance Propagation
     (epsilon); Montavon et al. 2019, Layer-wise Relevance Propagation: An Overview (gamma);
@@ -88,10 +107,14 @@ def _relevance(
     *,
     rule: str,
     batch_size: int,
-) -> Array:
+) -> Relevance:
     ruled = accelerate(_with_rule(score, epsilon, gamma, rule), exact=True)
-    gradients = differentiate(ruled, params, images, batch_size=batch_size)
-    return gradients * beside(images - start, gradients)
+    values, pull = jax.vjp(lambda x: values_of(ruled, params, x), images)
+    gradients = of_each_score(lambda cotangent: pull(cotangent)[0], values, batch_size)
+    maps = gradients * beside(images - start, gradients)
+    total = maps.sum((-3, -2, -1), dtype=jnp.promote_types(maps.dtype, jnp.float32))
+    missing = jnp.abs(total - values.astype(total.dtype))
+    return Relevance(maps, jnp.where(missing == 0, 0, missing / jnp.abs(values.astype(total.dtype))))
 
 
 def _with_rule(score: Score, epsilon: Array, gamma: Array, rule: str) -> Callable[..., Any]:
@@ -99,10 +122,15 @@ def _with_rule(score: Score, epsilon: Array, gamma: Array, rule: str) -> Callabl
         program = trace(score, params, images)
         layers = [value for value in program.values if is_layer(value)]
         _refuse(program, layers)
+        read, live = constants(program, (params, images)), used(program)
+        after = {layer: steps_after(layer, live, program.outputs) for layer in layers}
+        owned = {step for steps in after.values() for step in steps}
         actions = {}
-        for layer in layers:
-            favours = rule == "gamma" and KINDS[layer.op] == "conv" and _has_layer_below(layer)
-            actions |= _actions(layer, epsilon, gamma if favours else None)
+        for layer, steps in after.items():
+            affine, favors, before = scale_and_offset(layer, steps, read), None, None
+            if rule == "gamma" and KINDS[layer.op] == "conv" and _has_layer_below(layer):
+                favors, before = gamma, offset_before(steps_before(layer, owned), read)
+            actions[layer.path] = functools.partial(_share, layer, affine, before, epsilon, favors)
         return evaluate(program, (params, images), actions)[0]
 
     return ruled
@@ -130,59 +158,63 @@ def _has_layer_below(layer: Value) -> bool:
     return False
 
 
-def _actions(layer: Value, epsilon: Array, gamma: Array | None) -> dict[Path, Any]:
-    """Return what to do at a layer's product and at the additions of its bias: the last one has the rule."""
-    # The gamma rule needs what the product was, which must not leave the call that it is in, such as remat.
-    together = lambda step: gamma is None or step.path[:-1] == layer.path[:-1]  # noqa: E731
-    steps = [layer, *itertools.takewhile(together, bias_additions(layer))]
-    kept: list[Array] = []  # the product, and the product of absolute values
+def _share(
+    layer: Value,
+    affine: Affine,
+    before: Array | None,
+    epsilon: Array,
+    gamma: Array | None,
+    operands: list[Any],
+    run: Callable[[], list[Any]],
+) -> tuple[list[Any], dict]:
+    """Return a layer's product with the gradient of a rule, for what the product becomes with the constants around."""
+    (product,) = run()
+    size, favor = jnp.zeros_like(product), jnp.zeros((), product.dtype)
+    if gamma is not None:
+        if before is not None:
+            at = 0 if layer.inputs[0].varies else 1
+            added = _applied(layer, [before if i == at else operand for i, operand in enumerate(operands)])
+            affine = affine._replace(offset=affine.offset + affine.scale * added.astype(affine.scale.dtype))
+            operands = [operand - before if i == at else operand for i, operand in enumerate(operands)]
+        # XLA would compute them anew in each of the sums that a depthwise convolution becomes: twice the time.
+        size = _applied(layer, list(jax.lax.optimization_barrier([jnp.abs(x) for x in operands])))
+        favor = gamma.astype(product.dtype)
+    return [_ruled(product, size, *affine, epsilon.astype(product.dtype), favor)], {}
 
-    def action(step: Value, operands: list[Any], go_on: Callable[[], list[Any]]) -> tuple[list[Any], dict]:
-        (result,) = go_on()
-        if step is layer and gamma is not None:
-            kept.extend((result, _of_absolute_values(layer, operands)))
-        elif step.op in MOVES and step.eqn is not None:
-            kept[:] = [step.eqn.primitive.bind(x, **step.eqn.params) for x in kept]
-        if step is steps[-1]:
-            size, favour = jnp.zeros_like(result), jnp.zeros(())
-            if gamma is not None:
-                bias = jax.lax.stop_gradient(result - kept[0])
-                size, favour = kept[1] + jnp.abs(bias), gamma
-            result = _ruled(result, size, epsilon.astype(result.dtype), favour.astype(result.dtype))
-        return [result], {}
 
-    return {step.path: functools.partial(action, step) for step in steps}
-
-
-def _of_absolute_values(layer: Value, operands: list[Any]) -> Array:
+def _applied(layer: Value, operands: list[Any]) -> Array:
     assert layer.eqn is not None
-    # XLA would compute them anew in each of the sums that a depthwise convolution becomes: twice the time.
-    absolute = jax.lax.optimization_barrier([jnp.abs(x) for x in operands])
-    return layer.eqn.primitive.bind(*absolute, **layer.eqn.params)
+    return layer.eqn.primitive.bind(*operands, **layer.eqn.params)
 
 
 @jax.custom_vjp
-def _ruled(value: Array, size: Array, epsilon: Array, gamma: Array) -> Array:
-    """Return `value`, a sum of terms whose absolute values sum to `size`, with the gradient that a rule gives it.
+def _ruled(product: Array, size: Array, scale: Array, offset: Array, epsilon: Array, gamma: Array) -> Array:
+    """Return `product`, a sum of terms whose absolute values sum to `size`, with the gradient that a rule gives it.
 
-    The terms of the value's own sign sum to half of `value + sign * size`. So with those counted `1 + gamma` times, the
-    sum is `(1 + gamma / 2) * value + gamma / 2 * sign * size`, and its gradient goes to both in these proportions.
+    The layer's value is `scale * product + offset`, the absolute values of its terms sum to `|scale| size + |offset|`.
+    Those of the value's own sign sum to half of `value + sign * sizes`. So with those counted `1 + gamma` times, the
+    sum is `(1 + gamma / 2) * value + gamma / 2 * sign * sizes`, and its gradient goes to both in these proportions.
     """
-    return value
+    return product
 
 
-def _ruled_forward(value: Array, size: Array, epsilon: Array, gamma: Array) -> tuple[Array, Any]:
+def _ruled_forward(
+    product: Array, size: Array, scale: Array, offset: Array, epsilon: Array, gamma: Array
+) -> tuple[Array, Any]:
+    wide = [x.astype(scale.dtype) for x in (product, size, epsilon, gamma)]
+    value, sizes = scale * wide[0] + offset, jnp.abs(scale) * wide[1] + jnp.abs(offset)
     sign = jnp.where(value < 0, -1, 1).astype(value.dtype)
-    half = gamma / 2
-    total = (1 + half) * value + half * sign * size + sign * epsilon
+    half = wide[3] / 2
+    total = (1 + half) * value + half * sign * sizes + sign * wide[2]
     share = jnp.where(total == 0, 0, value / jnp.where(total == 0, 1, total))
-    return value, (share * (1 + half), share * half * sign)
+    # What arrives has been multiplied by `scale`; of absolute values it is to be multiplied by that of `scale`.
+    shares = share * (1 + half), share * half * sign * jnp.sign(scale)
+    return product, tuple(x.astype(product.dtype) for x in shares)
 
 
-def _ruled_backward(shares: tuple[Array, Array], g: Array) -> tuple[Array, Array, Array, Array]:
-    to_value, to_size = shares
-    nothing = jnp.zeros((), g.dtype)
-    return g * to_value, g * to_size, nothing, nothing
+def _ruled_backward(shares: tuple[Array, Array], g: Array) -> tuple[Array | None, ...]:
+    to_product, to_size = shares
+    return g * to_product, g * to_size, None, None, None, None
 
 
 _ruled.defvjp(_ruled_forward, _ruled_backward)

@@ -72,7 +72,7 @@ def ours(weights, photographs):
         net, params = weights
         with jax.enable_x64(True):
             params, images = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, photographs))
-            return np.asarray(jaxviz.lrp(jaxviz.logit(net, CLASSES), params, images, baseline=MEAN, **CASES[name]))
+            return np.asarray(jaxviz.lrp(jaxviz.logit(net, CLASSES), params, images, baseline=MEAN, **CASES[name]).maps)
 
     return compute
 
