@@ -101,7 +101,7 @@ def scale_and_offset(layer: Value, steps: Sequence[Value], read: Callable[[Value
             scale, offset = -scale, -offset
         elif step.op not in _SAME:
             left = step.inputs[0].varies
-            constant = _moved_back(read(step.inputs[1 if left else 0]), moves).astype(dtype)
+            constant = _moved_back(read(step.inputs[1 if left else 0]), step, moves).astype(dtype)
             match step.op, left:
                 case "add", _:
                     offset = offset + constant
@@ -132,10 +132,13 @@ def _varying(value: Value) -> Value:
     return next(operand for operand in value.inputs if operand.varies)
 
 
-def _moved_back(constant: Any, moves: Sequence[Value]) -> Array:
-    """Return a constant in the order of axes that there was before some moves."""
+def _moved_back(constant: Any, step: Value, moves: Sequence[Value]) -> Array:
+    """Return the constant of a step in the order of axes that there was before some moves."""
     constant = jnp.asarray(constant)
-    for move in reversed(moves if constant.ndim else ()):
+    if not moves or not constant.ndim:
+        return constant
+    constant = jnp.broadcast_to(constant, step.aval.shape)
+    for move in reversed(moves):
         if move.op == "transpose":
             assert move.eqn is not None
             constant = constant.transpose(np.argsort(move.eqn.params["permutation"]))

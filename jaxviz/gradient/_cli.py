@@ -198,8 +198,9 @@ def _explain(
     if overlay.exists() and alone.exists() and _is_done(numbers, told):
         return "done before"
     result, gap = method(image[None]), ""
-    if isinstance(result, jaxviz.IntegratedGradients):
-        result, gap = result.maps, f", completeness gap {float(result.gap[0]):.2%}"
+    if isinstance(result, jaxviz.IntegratedGradients | jaxviz.Relevance):
+        sum_of = "completeness" if isinstance(result, jaxviz.IntegratedGradients) else "conservation"
+        result, gap = result.maps, f", {sum_of} gap {float(result.gap[0]):.2%}"
     map, explained = result[0], describe(image[None])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, map=np.asarray(map), explained=explained, settings=told)
