@@ -169,17 +169,17 @@ def _share(
 ) -> tuple[list[Any], dict]:
     """Return a layer's product with the gradient of a rule, for what the product becomes with the constants around."""
     (product,) = run()
-    size, favor = jnp.zeros_like(product), jnp.zeros((), product.dtype)
+    size, favor, bias = jnp.zeros_like(product), jnp.zeros((), product.dtype), affine.offset
     if gamma is not None:
         if before is not None:
             at = 0 if layer.inputs[0].varies else 1
             added = _applied(layer, [before if i == at else operand for i, operand in enumerate(operands)])
-            affine = affine._replace(offset=affine.offset + affine.scale * added.astype(affine.scale.dtype))
+            bias = bias + affine.scale * added.astype(bias.dtype)
             operands = [operand - before if i == at else operand for i, operand in enumerate(operands)]
         # XLA would compute them anew in each of the sums that a depthwise convolution becomes: twice the time.
         size = _applied(layer, list(jax.lax.optimization_barrier([jnp.abs(x) for x in operands])))
         favor = gamma.astype(product.dtype)
-    return [_ruled(product, size, *affine, epsilon.astype(product.dtype), favor)], {}
+    return [_ruled(product, size, *affine, bias, epsilon.astype(product.dtype), favor)], {}
 
 
 def _applied(layer: Value, operands: list[Any]) -> Array:
@@ -188,24 +188,25 @@ def _applied(layer: Value, operands: list[Any]) -> Array:
 
 
 @jax.custom_vjp
-def _ruled(product: Array, size: Array, scale: Array, offset: Array, epsilon: Array, gamma: Array) -> Array:
+def _ruled(
+    product: Array, size: Array, scale: Array, offset: Array, bias: Array, epsilon: Array, gamma: Array
+) -> Array:
     """Return `product`, a sum of terms whose absolute values sum to `size`, with the gradient that a rule gives it.
 
-    The layer's value is `scale * product + offset`, the absolute values of its terms sum to `|scale| size + |offset|`.
-    Those of the value's own sign sum to half of `value + sign * sizes`. So with those counted `1 + gamma` times, the
-    sum is `(1 + gamma / 2) * value + gamma / 2 * sign * sizes`, and its gradient goes to both in these proportions.
+    The layer's value is `scale * product + offset`. The absolute values of its terms sum to `|scale| size + |bias|`,
+    where `bias` is the offset and what the product has of constants. The terms of the value's own sign sum to half of
+    `value + sign * sizes`. So with those counted `1 + gamma` times, the sum is `(1 + gamma / 2) * value + gamma / 2 *
+    sign * sizes`, and its gradient goes to both in these proportions.
     """
     return product
 
 
-def _ruled_forward(
-    product: Array, size: Array, scale: Array, offset: Array, epsilon: Array, gamma: Array
-) -> tuple[Array, Any]:
-    wide = [x.astype(scale.dtype) for x in (product, size, epsilon, gamma)]
-    value, sizes = scale * wide[0] + offset, jnp.abs(scale) * wide[1] + jnp.abs(offset)
+def _ruled_forward(product: Array, size: Array, scale: Array, offset: Array, bias: Array, *strengths: Array) -> Any:
+    wide, size, epsilon, gamma = (x.astype(scale.dtype) for x in (product, size, *strengths))
+    value, sizes = scale * wide + offset, jnp.abs(scale) * size + jnp.abs(bias)
     sign = jnp.where(value < 0, -1, 1).astype(value.dtype)
-    half = wide[3] / 2
-    total = (1 + half) * value + half * sign * sizes + sign * wide[2]
+    half = gamma / 2
+    total = (1 + half) * value + half * sign * sizes + sign * epsilon
     share = jnp.where(total == 0, 0, value / jnp.where(total == 0, 1, total))
     # What arrives has been multiplied by `scale`; of absolute values it is to be multiplied by that of `scale`.
     shares = share * (1 + half), share * half * sign * jnp.sign(scale)
@@ -214,7 +215,7 @@ def _ruled_forward(
 
 def _ruled_backward(shares: tuple[Array, Array], g: Array) -> tuple[Array | None, ...]:
     to_product, to_size = shares
-    return g * to_product, g * to_size, None, None, None, None
+    return g * to_product, g * to_size, None, None, None, None, None
 
 
 _ruled.defvjp(_ruled_forward, _ruled_backward)
