@@ -1,10 +1,12 @@
 """Gradients averaged over many copies of an image: along a path from a baseline, or with noise added."""
 
+import warnings
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -23,6 +25,10 @@ from jaxviz.gradient._copies import (
     sum_over,
     values_of,
 )
+
+
+WIDE = 0.05
+"""The gap above which integrated gradients warn: the authors take as many steps as bring it below (section 5)."""
 
 
 class IntegratedGradients(NamedTuple):
@@ -67,7 +73,22 @@ def integrated_gradients(
     """
     check_positive(steps=steps)
     start = filled("baseline", baseline, images)
-    return run(_integrated, score, params, images, start, steps=steps, batch_size=batch_size)
+    result = run(_integrated, score, params, images, start, steps=steps, batch_size=batch_size)
+    if not isinstance(result.gap, Tracer):
+        _warn_of_gap(result.gap, steps)
+    return result
+
+
+def _warn_of_gap(gaps: Array, steps: int) -> None:
+    """Warn where the shares do not add up, outside of jit; inside, only the caller can look at the gap."""
+    wide = np.asarray(gaps > WIDE)
+    if wide.any():
+        warnings.warn(
+            f"integrated_gradients: with {steps} steps the shares of {wide.sum()} of {wide.size} scores miss more than "
+            f"{WIDE:.0%} of the rise from the baseline, at worst {float(gaps.max()):.0%}: give more, such as "
+            f"steps={4 * steps}, and look at `gap`",
+            stacklevel=3,
+        )
 
 
 def _integrated(
