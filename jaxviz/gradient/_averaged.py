@@ -26,7 +26,6 @@ from jaxviz.gradient._copies import (
     values_of,
 )
 
-
 WIDE = 0.05
 """The gap above which integrated gradients warn: the authors take as many steps as bring it below (section 5)."""
 

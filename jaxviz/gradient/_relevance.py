@@ -76,7 +76,7 @@ def lrp(
         batch_size: of a score `(n, k)`, the backward passes at once, over all images; by default 4 on CPU, else 16.
 
     Returns:
-        `maps`, `(n, h, w, 3)` or `(n, k, h, w, 3)`, and `gap`, `(n,)` or `(n, k)`: `|sum of the map - score| / |score|`.
+        `maps`, `(n, h, w, 3)` or `(n, k, h, w, 3)`; and `gap`, `(n,)` or `(n, k)`: `|sum of a map - score| / |score|`.
 
     Raises:
         ValueError: for a network without a convolution or dense product, or with one in a loop or in a function with a

@@ -30,8 +30,8 @@ zennit_layers = pytest.importorskip("zennit.layer")
 nn = torch.nn
 
 FLOAT64 = 1e-8
-# What Zennit leaves of a BatchNorm that it has folded divides by sqrt(1 + EPS) still, 5e-6 with PyTorch's 1e-5: each one
-# moved its maps by as much.
+# What Zennit leaves of a BatchNorm that it has folded still divides by sqrt(1 + EPS), 5e-6 with PyTorch's 1e-5: each
+# one moved its maps by as much.
 EPS = 1e-14
 CLASS = 2
 CASES = {
