@@ -5,11 +5,14 @@
 The protocol is RISE's (Petsiuk et al. 2018). Score: the probability of the class that EfficientNet-Lite0 ranks first on
 the photograph, its shorter side resized to 256 px and the middle 224 x 224 cut out. Pixels go (come) in the order of
 the map, 224 x 8 at a time, as in the authors' batch script: 28 steps and the start. Deletion puts ImageNet's mean,
-(0.485, 0.456, 0.406), in their place; insertion begins with the photograph blurred by a Gaussian of 11 px, sigma 5. The
-area is by trapezoids over a horizontal axis of 1; the table gives the mean over photographs and its standard error.
+(0.485, 0.456, 0.406), in their place; insertion begins with the photograph blurred by a Gaussian of 11 px, sigma 5,
+`insertion`'s default, not the stronger blur of the authors' code (its fill="rise", which moves the means by 0.01 to
+0.03). The area is by trapezoids over a horizontal axis of 1; the table gives the mean over photographs and its standard
+error.
 
 Maps: of colours, the largest absolute value. Gradients and Grad-CAM are of the logit; occlusion (window 32, stride 16,
-grey) and RISE (500 masks of 7x7 cells, keep 0.5, grey; the paper has 4000 for VGG-16) of the probability. Integrated
+grey) and RISE (500 masks of 7x7 cells, keep 0.5, grey; the paper has 4000 for VGG-16) of the probability. The kept
+results are of masks that were clipped at the rim where they are now reflected. Integrated
 gradients: 25 steps from mean grey; SmoothGrad: 16 samples, noise 0.15. Grad-CAM at "head", the last 7x7 maps. "centre"
 ranks pixels by their distance from the middle and "random" at random: what a method has to beat.
 

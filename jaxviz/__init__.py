@@ -46,6 +46,7 @@ from jaxviz.gradient._faithfulness import insertion as insertion
 from jaxviz.gradient._faithfulness import pointing_game as pointing_game
 from jaxviz.gradient._occlusion import occlusion as occlusion
 from jaxviz.gradient._occlusion import rise as rise
+from jaxviz.gradient._relevance import Relevance as Relevance
 from jaxviz.gradient._relevance import lrp as lrp
 from jaxviz.gradient._saliency import deconvnet as deconvnet
 from jaxviz.gradient._saliency import gradient as gradient

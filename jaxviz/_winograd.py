@@ -4,7 +4,12 @@ Tiles of 4x4 are faster. Tiles of 2x2 round no more than a plain convolution doe
 as flat as it is: at their points, 0, 1 and -1, differences of equal numbers are zero, to the bit. So they may decide
 which of several equal values a max-pool takes.
 
-What is not finite spreads over the tile that it is in, to 16 results in place of 9.
+What is not finite spreads over the tile that it is in, to 16 results instead of 9, and so does rounding: with tiles of
+4x4 a result is off by up to 1e-6 of the largest input of its tile, one that a plain convolution would not let it see
+included. Beside a pixel 1,000 times larger than the rest that is 0.1% of the result, beside one a million times larger
+80% (measured); tiles of 2x2 round such results to 2e-6, as a plain convolution does. In networks on photographs inner
+values lie closer together: VGG-16's layers are within 1e-5 of their largest value. Nothing checks that they do, for it
+would cost as much as the tiles save: `jax.default_matmul_precision("highest")` is the way out.
 
 Lavin & Gray 2016, Fast Algorithms for Convolutional Neural Networks. What computes them is in `_native.py`.
 """

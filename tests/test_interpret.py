@@ -501,12 +501,12 @@ def test_a_network_of_one_image_that_is_mapped(bias):
         vectors = jaxviz.features(net, params, images, layer=layer, size=8, batch_size=3).values
         np.testing.assert_allclose(jax.nn.relu(vectors), outputs, rtol=1e-5)
         np.testing.assert_allclose(jaxviz.channel(net, layer, 1)(params, images), vectors[:, 1], rtol=1e-5)
-    ours = jaxviz.lrp(jaxviz.channel(net, "relu_1", 2), params, images, rule="gamma")
+    ours = jaxviz.lrp(jaxviz.channel(net, "relu_1", 2), params, images, rule="gamma").maps
 
     def batched(params, images):
         maps = convolve(images, params["w"])
         vectors = jax.nn.relu(maps + bias if bias else maps).mean((1, 2)) @ params["v"].T
         return jax.nn.relu(vectors + bias if bias else vectors)
 
-    expected = jaxviz.lrp(jaxviz.channel(batched, "relu_1", 2), params, images, rule="gamma")
+    expected = jaxviz.lrp(jaxviz.channel(batched, "relu_1", 2), params, images, rule="gamma").maps
     np.testing.assert_allclose(ours, expected, atol=1e-5 * jnp.abs(expected).max())

@@ -343,3 +343,17 @@ def test_compiled_code_is_kept_with_jax_s(tmp_path, monkeypatch):
         assert file.read_bytes() == whole
     monkeypatch.setattr(_native, "_keep", lambda *_: pytest.fail("compiled again"))
     assert run() == 7
+
+
+@pytest.mark.parametrize(("exactly", "allowed"), [(False, 2e-6), (True, 0)])
+def test_beside_a_pixel_that_is_far_larger(exactly, allowed):
+    """Tiles of 4x4 round what they hold as their largest number; tiles of 2x2 as a plain convolution does."""
+    kernel, images = random(3, 3, 32, 32, seed=1), random(1, 28, 28, 32)
+    others = np.ones((28, 28), bool)
+    others[13:16, 13:16] = False  # results that do not see the pixel
+    for larger in (1e3, 1e6):
+        scaled = images.at[0, 14, 14].multiply(larger)
+        got = _winograd.convolve(scaled, kernel, ((1, 1), (1, 1)), exact=exactly)
+        expected = exact(lambda images, kernel: convolve(images, kernel), scaled, kernel)[0, others]
+        error = np.abs(np.asarray(got)[0, others] - expected).max() / np.abs(expected).max()
+        assert error <= allowed * larger + TOLERANCE / 5

@@ -1,10 +1,12 @@
 """Gradients averaged over many copies of an image: along a path from a baseline, or with noise added."""
 
+import warnings
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -24,6 +26,9 @@ from jaxviz.gradient._copies import (
     values_of,
 )
 
+WIDE = 0.05
+"""The gap above which integrated gradients warn: the authors take as many steps as bring it below (section 5)."""
+
 
 class IntegratedGradients(NamedTuple):
     """What `integrated_gradients` returns."""
@@ -40,9 +45,8 @@ def integrated_gradients(
     """Share out the score's rise from a baseline to the image among the pixels.
 
     `(image - baseline)` times the mean gradient on the straight line between them, by Gauss-Legendre quadrature. The
-    shares add up to `score(image) - score(baseline)` as `steps` grows; `gap` says how nearly. From black to a
-    photograph 200 steps leave 0.1% to 0.5% of the class ranked first on VGG-16, but 0.4% to 6% on EfficientNet-Lite0,
-    whose gradient has many more jumps on the way.
+    shares add up to `score(image) - score(baseline)` as `steps` grows; `gap` says how nearly, and outside of jit a
+    warning does where more than 5% are missing. IGMEASURED
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
@@ -67,7 +71,22 @@ def integrated_gradients(
     """
     check_positive(steps=steps)
     start = filled("baseline", baseline, images)
-    return run(_integrated, score, params, images, start, steps=steps, batch_size=batch_size)
+    result = run(_integrated, score, params, images, start, steps=steps, batch_size=batch_size)
+    if not isinstance(result.gap, Tracer):
+        _warn_of_gap(result.gap, steps)
+    return result
+
+
+def _warn_of_gap(gaps: Array, steps: int) -> None:
+    """Warn where the shares do not add up, outside of jit; inside, only the caller can look at the gap."""
+    wide = np.asarray(gaps > WIDE)
+    if wide.any():
+        warnings.warn(
+            f"integrated_gradients: with {steps} steps the shares of {wide.sum()} of {wide.size} scores miss more than "
+            f"{WIDE:.0%} of the rise from the baseline, at worst {float(gaps.max()):.0%}: give more, such as "
+            f"steps={4 * steps}, and look at `gap`",
+            stacklevel=3,
+        )
 
 
 def _integrated(

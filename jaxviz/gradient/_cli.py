@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ import jaxviz
 from jaxviz._image import ImageError, write_atomically
 from jaxviz._scores import Score
 from jaxviz._verbs import UNREADABLE, arguments, check_writable, command, digest, documentation, files
+from jaxviz.gradient._averaged import WIDE
 from jaxviz.report._draw import overlaid, raw
 
 
@@ -197,9 +199,15 @@ def _explain(
     overlay, alone, numbers = (Path(f"{at}{ending}") for ending in (".png", "-map.png", ".npz"))
     if overlay.exists() and alone.exists() and _is_done(numbers, told):
         return "done before"
-    result, gap = method(image[None]), ""
-    if isinstance(result, jaxviz.IntegratedGradients):
-        result, gap = result.maps, f", completeness gap {float(result.gap[0]):.2%}"
+    gap = ""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "integrated_gradients: with")  # the gap is printed
+        result = method(image[None])
+    if isinstance(result, jaxviz.IntegratedGradients | jaxviz.Relevance):
+        integrated = isinstance(result, jaxviz.IntegratedGradients)
+        advice = " (more --steps make it smaller)" if integrated and float(result.gap[0]) > WIDE else ""
+        gap = f", {'completeness' if integrated else 'conservation'} gap {float(result.gap[0]):.2%}{advice}"
+        result = result.maps
     map, explained = result[0], describe(image[None])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, map=np.asarray(map), explained=explained, settings=told)

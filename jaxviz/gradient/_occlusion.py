@@ -131,8 +131,9 @@ def rise(
 ) -> Float[Array, "n *k h w"]:
     """Mark each pixel by the mean score of the randomly masked copies in which it can be seen.
 
-    A mask is a grid of `cells x cells` random bits, enlarged smoothly and shifted. The same masks are used for every
-    image, and made as they are needed. Use `probability` as the score: the logit has no natural zero.
+    A mask is a grid of `cells x cells` random bits, enlarged smoothly and shifted, as the authors' code does it: beyond
+    the middle of its outermost cells it is reflected. The same masks are used for every image, and made as they are
+    needed. Use `probability` as the score: the logit has no natural zero.
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
@@ -206,4 +207,6 @@ def _enlarging(size: int, cells: int, shift: Array) -> Array:
     """Return the matrix `(size, cells)` of linear interpolation; `shift` in [0, 1) says where in a cell to begin."""
     cell = -(-size // cells)
     places = (jnp.arange(size) + jnp.floor(shift * cell) + 0.5) * cells / ((cells + 1) * cell) - 0.5
-    return jnp.maximum(0, 1 - jnp.abs(jnp.clip(places, 0, cells - 1)[:, None] - jnp.arange(cells)))
+    # Beyond the middle of the outermost cells places are reflected, as the authors' code does.
+    places = (cells - 1) - jnp.abs((cells - 1) - jnp.abs(places))
+    return jnp.maximum(0, 1 - jnp.abs(jnp.maximum(places, 0)[:, None] - jnp.arange(cells)))

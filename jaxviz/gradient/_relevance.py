@@ -5,9 +5,8 @@ a pool, the gradient is not modified; so each rule is a change of one layer's ba
 """
 
 import functools
-import itertools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +14,27 @@ from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
 from jaxviz._image import check_not_negative
-from jaxviz._interpret import (
-    KINDS,
-    MOVES,
-    Path,
-    Program,
-    Value,
-    bias_additions,
-    evaluate,
-    is_layer,
-    loop_bodies,
-    trace,
-    way_out,
-)
+from jaxviz._interpret import KINDS, Program, Value, evaluate, is_layer, loop_bodies, trace, way_out
 from jaxviz._types import Images, Score
-from jaxviz.gradient._copies import Fill, beside, differentiate, filled, run
+from jaxviz.gradient._affine import (
+    Affine,
+    constants,
+    offset_before,
+    scale_and_offset,
+    steps_after,
+    steps_before,
+    used,
+)
+from jaxviz.gradient._copies import Fill, beside, filled, of_each_score, run, values_of
+
+
+class Relevance(NamedTuple):
+    """What `lrp` returns."""
+
+    maps: Float[Array, "n *k h w 3"]
+    """Each color's share of the score."""
+    gap: Float[Array, "n ..."]
+    """How far the shares are from adding up to the score, as a fraction of it."""
 
 
 def lrp(
@@ -42,14 +47,23 @@ def lrp(
     gamma: float = 0.25,
     baseline: Fill = 0.5,
     batch_size: int | None = None,
-) -> Float[Array, "n *k h w 3"]:
+) -> Relevance:
     """Hand the score back from layer to layer, in the proportions in which values made it up (LRP).
 
     The epsilon rule: input `i` of a convolution or dense product gets `x_i w_ij / (z_j + epsilon sign(z_j)) R_j` from
-    output `j`, where `z_j` is the sum of those products and the bias. The gamma rule favours what speaks for `z_j`:
+    output `j`, where `z_j` is the sum of those products and the bias. The gamma rule favors what speaks for `z_j`:
     terms and biases of its own sign count `1 + gamma` times, in convolutions whose input is not the image; the first
     layer and dense products keep the epsilon rule. Sums share by value, ReLUs pass all, a maximum gives to its winner.
-    All else has its own derivative: smooth activations, and a relu6 that is full, do not pass on all that they get.
+
+    Multiplications and additions of constants that directly follow a layer, such as BatchNorm in inference, are folded
+    into it, in whatever spelling, so that a network and the same network with BatchNorm folded get the same relevances;
+    those between an activation and a convolution are folded into that one. What the layer passes on must have no other
+    use in between. Anywhere else, as behind the sum of a pre-activation ResNet or behind DenseNet's concatenation,
+    constants take their share like any summand and are not folded (Zennit hands such a BatchNorm's relevance on whole).
+
+    All else has its own derivative, which need not hand on as much as it gets: softmax, LayerNorm, gates (of a product
+    both factors get all), smooth activations, a relu6 that is full. `gap` says how much is missing or too much. Biases
+    take a share too, BatchNorm's among them, so that a gap alone is no fault: it is all that does not reach the image.
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
@@ -57,12 +71,12 @@ def lrp(
         images: `(n, h, w, 3)` in [0, 1].
         rule: "epsilon" or "gamma".
         epsilon: what keeps the denominator from zero; a larger one takes weak and contradictory evidence away.
-        gamma: how much positive weights are favoured; used by the gamma rule.
-        baseline: where the network's own normalization has its zero: a brightness, a colour `(3,)` or images.
+        gamma: how much positive weights are favored; used by the gamma rule.
+        baseline: where the network's own normalization has its zero: a brightness, a color `(3,)` or images.
         batch_size: of a score `(n, k)`, the backward passes at once, over all images; by default 4 on CPU, else 16.
 
     Returns:
-        `(n, h, w, 3)` or `(n, k, h, w, 3)`; they add up to the score, but for what biases and epsilon take.
+        `maps`, `(n, h, w, 3)` or `(n, k, h, w, 3)`; and `gap`, `(n,)` or `(n, k)`: `|sum of a map - score| / |score|`.
 
     Raises:
         ValueError: for a network without a convolution or dense product, or with one in a loop or in a function with a
@@ -72,8 +86,10 @@ def lrp(
         >>> import jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: images.mean((1, 2)) @ params
         >>> images = jnp.ones((1, 1, 1, 3))
-        >>> print(jaxviz.lrp(jaxviz.logit(net, 0), jnp.array([[1.0], [2.0], [-1.0]]), images, baseline=0.0).round(3))
-        [[[[ 1.  2. -1.]]]]
+        >>> weights = jnp.array([[1.0], [2.0], [-1.0]])
+        >>> maps, gap = jaxviz.lrp(jaxviz.logit(net, 0), weights, images, baseline=0.0)
+        >>> print(maps.round(3), gap < 1e-5)
+        [[[[ 1.  2. -1.]]]] [ True]
 
     Bach et al. 2015, On Pixel-wise Explanations for Non-linear Classifier Decisions by Layer-wise Relevance Propagation
     (epsilon); Montavon et al. 2019, Layer-wise Relevance Propagation: An Overview (gamma);
@@ -100,10 +116,14 @@ def _relevance(
     *,
     rule: str,
     batch_size: int,
-) -> Array:
+) -> Relevance:
     ruled = accelerate(_with_rule(score, epsilon, gamma, rule), exact=True)
-    gradients = differentiate(ruled, params, images, batch_size=batch_size)
-    return gradients * beside(images - start, gradients)
+    values, pull = jax.vjp(lambda x: values_of(ruled, params, x), images)
+    gradients = of_each_score(lambda cotangent: pull(cotangent)[0], values, batch_size)
+    maps = gradients * beside(images - start, gradients)
+    total = maps.sum((-3, -2, -1), dtype=jnp.promote_types(maps.dtype, jnp.float32))
+    missing = jnp.abs(total - values.astype(total.dtype))
+    return Relevance(maps, jnp.where(missing == 0, 0, missing / jnp.abs(values.astype(total.dtype))))
 
 
 def _with_rule(score: Score, epsilon: Array, gamma: Array, rule: str) -> Callable[..., Any]:
@@ -111,10 +131,15 @@ def _with_rule(score: Score, epsilon: Array, gamma: Array, rule: str) -> Callabl
         program = trace(score, params, images)
         layers = [value for value in program.values if is_layer(value)]
         _refuse(program, layers)
+        read, live = constants(program, (params, images)), used(program)
+        after = {layer: steps_after(layer, live, program.outputs) for layer in layers}
+        owned = {step for steps in after.values() for step in steps}
         actions = {}
-        for layer in layers:
-            favours = rule == "gamma" and KINDS[layer.op] == "conv" and _has_layer_below(layer)
-            actions |= _actions(layer, epsilon, gamma if favours else None)
+        for layer, steps in after.items():
+            affine, favors, before = scale_and_offset(layer, steps, read), None, None
+            if rule == "gamma" and KINDS[layer.op] == "conv" and _has_layer_below(layer):
+                favors, before = gamma, offset_before(steps_before(layer, owned), read)
+            actions[layer.path] = functools.partial(_share, layer, affine, before, epsilon, favors)
         return evaluate(program, (params, images), actions)[0]
 
     return ruled
@@ -142,59 +167,64 @@ def _has_layer_below(layer: Value) -> bool:
     return False
 
 
-def _actions(layer: Value, epsilon: Array, gamma: Array | None) -> dict[Path, Any]:
-    """Return what to do at a layer's product and at the additions of its bias: the last one has the rule."""
-    # The gamma rule needs what the product was, which must not leave the call that it is in, such as remat.
-    together = lambda step: gamma is None or step.path[:-1] == layer.path[:-1]  # noqa: E731
-    steps = [layer, *itertools.takewhile(together, bias_additions(layer))]
-    kept: list[Array] = []  # the product, and the product of absolute values
+def _share(
+    layer: Value,
+    affine: Affine,
+    before: Array | None,
+    epsilon: Array,
+    gamma: Array | None,
+    operands: list[Any],
+    run: Callable[[], list[Any]],
+) -> tuple[list[Any], dict]:
+    """Return a layer's product with the gradient of a rule, for what the product becomes with the constants around."""
+    (product,) = run()
+    size, favor, bias = jnp.zeros_like(product), jnp.zeros((), product.dtype), affine.offset
+    if gamma is not None:
+        if before is not None:
+            at = 0 if layer.inputs[0].varies else 1
+            added = _applied(layer, [before if i == at else operand for i, operand in enumerate(operands)])
+            bias = bias + affine.scale * added.astype(bias.dtype)
+            operands = [operand - before if i == at else operand for i, operand in enumerate(operands)]
+        # XLA would compute them anew in each of the sums that a depthwise convolution becomes: twice the time.
+        size = _applied(layer, list(jax.lax.optimization_barrier([jnp.abs(x) for x in operands])))
+        favor = gamma.astype(product.dtype)
+    return [_ruled(product, size, *affine, bias, epsilon.astype(product.dtype), favor)], {}
 
-    def action(step: Value, operands: list[Any], go_on: Callable[[], list[Any]]) -> tuple[list[Any], dict]:
-        (result,) = go_on()
-        if step is layer and gamma is not None:
-            kept.extend((result, _of_absolute_values(layer, operands)))
-        elif step.op in MOVES and step.eqn is not None:
-            kept[:] = [step.eqn.primitive.bind(x, **step.eqn.params) for x in kept]
-        if step is steps[-1]:
-            size, favour = jnp.zeros_like(result), jnp.zeros(())
-            if gamma is not None:
-                bias = jax.lax.stop_gradient(result - kept[0])
-                size, favour = kept[1] + jnp.abs(bias), gamma
-            result = _ruled(result, size, epsilon.astype(result.dtype), favour.astype(result.dtype))
-        return [result], {}
 
-    return {step.path: functools.partial(action, step) for step in steps}
-
-
-def _of_absolute_values(layer: Value, operands: list[Any]) -> Array:
+def _applied(layer: Value, operands: list[Any]) -> Array:
     assert layer.eqn is not None
-    # XLA would compute them anew in each of the sums that a depthwise convolution becomes: twice the time.
-    absolute = jax.lax.optimization_barrier([jnp.abs(x) for x in operands])
-    return layer.eqn.primitive.bind(*absolute, **layer.eqn.params)
+    return layer.eqn.primitive.bind(*operands, **layer.eqn.params)
 
 
 @jax.custom_vjp
-def _ruled(value: Array, size: Array, epsilon: Array, gamma: Array) -> Array:
-    """Return `value`, a sum of terms whose absolute values sum to `size`, with the gradient that a rule gives it.
+def _ruled(
+    product: Array, size: Array, scale: Array, offset: Array, bias: Array, epsilon: Array, gamma: Array
+) -> Array:
+    """Return `product`, a sum of terms whose absolute values sum to `size`, with the gradient that a rule gives it.
 
-    The terms of the value's own sign sum to half of `value + sign * size`. So with those counted `1 + gamma` times, the
-    sum is `(1 + gamma / 2) * value + gamma / 2 * sign * size`, and its gradient goes to both in these proportions.
+    The layer's value is `scale * product + offset`. The absolute values of its terms sum to `|scale| size + |bias|`,
+    where `bias` is the offset and what the product has of constants. The terms of the value's own sign sum to half of
+    `value + sign * sizes`. So with those counted `1 + gamma` times, the sum is `(1 + gamma / 2) * value + gamma / 2 *
+    sign * sizes`, and its gradient goes to both in these proportions.
     """
-    return value
+    return product
 
 
-def _ruled_forward(value: Array, size: Array, epsilon: Array, gamma: Array) -> tuple[Array, Any]:
+def _ruled_forward(product: Array, size: Array, scale: Array, offset: Array, bias: Array, *strengths: Array) -> Any:
+    wide, size, epsilon, gamma = (x.astype(scale.dtype) for x in (product, size, *strengths))
+    value, sizes = scale * wide + offset, jnp.abs(scale) * size + jnp.abs(bias)
     sign = jnp.where(value < 0, -1, 1).astype(value.dtype)
     half = gamma / 2
-    total = (1 + half) * value + half * sign * size + sign * epsilon
+    total = (1 + half) * value + half * sign * sizes + sign * epsilon
     share = jnp.where(total == 0, 0, value / jnp.where(total == 0, 1, total))
-    return value, (share * (1 + half), share * half * sign)
+    # What arrives has been multiplied by `scale`; of absolute values it is to be multiplied by that of `scale`.
+    shares = share * (1 + half), share * half * sign * jnp.sign(scale)
+    return product, tuple(x.astype(product.dtype) for x in shares)
 
 
-def _ruled_backward(shares: tuple[Array, Array], g: Array) -> tuple[Array, Array, Array, Array]:
-    to_value, to_size = shares
-    nothing = jnp.zeros((), g.dtype)
-    return g * to_value, g * to_size, nothing, nothing
+def _ruled_backward(shares: tuple[Array, Array], g: Array) -> tuple[Array | None, ...]:
+    to_product, to_size = shares
+    return g * to_product, g * to_size, None, None, None, None, None
 
 
 _ruled.defvjp(_ruled_forward, _ruled_backward)

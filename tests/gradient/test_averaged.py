@@ -1,6 +1,7 @@
 """Averaged gradients: closed forms, the integral as a plain sum, noise by its statistics, batches, errors."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from nets import small_net
 import jaxviz
 
 KEY = jax.random.key(11)
+
+pytestmark = pytest.mark.filterwarnings("ignore:integrated_gradients. with")  # few steps are quick
 
 
 def integrated(score, params, images, **options):
@@ -108,6 +111,19 @@ def test_the_gap_is_what_the_shares_miss(small_params, images):
     assert jnp.all(gap > 1e-3)  # five steps are too few for a network
     more = jaxviz.integrated_gradients(score(), small_params, images, steps=200).gap
     assert jnp.all(more < gap / 5)
+
+
+def test_a_wide_gap_is_warned_of(small_params, images):
+    """Outside of jit, in which nobody but the caller can look."""
+    fn = functools.partial(jaxviz.integrated_gradients, score(), small_params, images)
+    said = "with 1 steps the shares of 2 of 2 scores miss more than 5% .* at worst .*%: give more, such as steps=4"
+    with pytest.warns(UserWarning, match=said):
+        gap = fn(steps=1).gap
+    assert jnp.all(gap > 0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert jnp.all(fn(steps=200).gap < 0.05)
+        jax.jit(lambda images: jaxviz.integrated_gradients(score(), small_params, images, steps=1))(images)
 
 
 def test_a_score_that_sees_no_image_has_no_gap(images):

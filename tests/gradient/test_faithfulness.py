@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 from nets import small_net
 
 import jaxviz
@@ -95,6 +96,25 @@ def test_fills_unless_told(images, maps):
     np.testing.assert_allclose(jaxviz.deletion(mean, None, images, maps).values[:, -1], 0.5, rtol=1e-5)
     blurred = mean(None, jaxviz.blur(images, 5.0, size=11))
     np.testing.assert_allclose(jaxviz.insertion(mean, None, images, maps).values[:, 0], blurred, rtol=1e-5)
+
+
+def test_insertion_may_begin_with_the_blur_of_the_authors_code(images, maps):
+    """From RISE's evaluation.py and Evaluation.ipynb: a kernel of SciPy's, borders of zeros, on normalized images."""
+    spike = np.zeros((11, 11))
+    spike[5, 5] = 1
+    kernel = scipy.ndimage.gaussian_filter(spike, 5)
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    blurred = [
+        scipy.ndimage.convolve(channel, kernel, mode="constant")
+        for image in (np.asarray(images, float) - mean) / deviation
+        for channel in image.transpose(2, 0, 1)
+    ]
+    expected = np.reshape(blurred, (2, 3, *images.shape[1:3])).transpose(0, 2, 3, 1) * deviation + mean
+    pixel = lambda params, x: x[jnp.arange(2), jnp.array([0, 6]), jnp.array([9, 4])].sum(-1)  # noqa: E731
+    first = jaxviz.insertion(pixel, None, images, maps, step=50, fill="rise").values[:, 0]
+    np.testing.assert_allclose(first, [expected[0, 0, 9].sum(), expected[1, 6, 4].sum()], rtol=1e-5)
+    ours = pixel(None, jaxviz.blur(images, 5.0, size=11))
+    assert np.abs(first - ours).min() > 1e-2
 
 
 def test_a_right_map_has_a_small_area_under_deletion_and_a_large_one_under_insertion(images):

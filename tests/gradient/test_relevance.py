@@ -28,6 +28,10 @@ def score(target=1, net=small_net):
     return jaxviz.logit(net, target)
 
 
+def relevances(*args, **options):
+    return jaxviz.lrp(*args, **options).maps
+
+
 def wide(tree):
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)
 
@@ -53,20 +57,20 @@ def test_a_linear_score_is_shared_out_exactly(rule, layer, baseline, images):
         "image": jnp.flip(images[0], 0),
         "image each": jnp.flip(images, 0),
     }[baseline]
-    maps = jaxviz.lrp(score(0, LINEAR[layer]), weights, images, rule=rule, baseline=start)
+    maps = relevances(score(0, LINEAR[layer]), weights, images, rule=rule, baseline=start)
     np.testing.assert_allclose(maps, weights * (images - jnp.asarray(start)), atol=1e-5)
 
 
 def test_the_baseline_is_grey_unless_told(small_params, images):
-    maps = jaxviz.lrp(score(), small_params, images)
-    np.testing.assert_array_equal(maps, jaxviz.lrp(score(), small_params, images, baseline=0.5))
-    assert jnp.abs(maps - jaxviz.lrp(score(), small_params, images, baseline=0.0)).max() > 1e-3
+    maps = relevances(score(), small_params, images)
+    np.testing.assert_array_equal(maps, relevances(score(), small_params, images, baseline=0.5))
+    assert jnp.abs(maps - relevances(score(), small_params, images, baseline=0.0)).max() > 1e-3
 
 
 def test_without_biases_and_epsilon_it_is_input_x_gradient(x64, without_bias, images):
     """Shrikumar et al. 2016: of a network of linear layers, ReLUs and max-pools."""
     params, images = wide(without_bias), wide(images)
-    relevance = functools.partial(jaxviz.lrp, score(), params, images, baseline=0.0)
+    relevance = functools.partial(relevances, score(), params, images, baseline=0.0)
     expected = jaxviz.input_x_gradient(score(), params, images)
     assert jnp.abs(expected).max() > 1e-2
     np.testing.assert_allclose(relevance(epsilon=0.0), expected, atol=1e-14)
@@ -77,7 +81,7 @@ def test_without_biases_and_epsilon_it_is_input_x_gradient(x64, without_bias, im
 def test_biases_take_a_share_that_the_gradient_does_not_see(x64, small_params, images):
     """With epsilon zero the proportions are those of the gradient: what is missing is bias times gradient."""
     params, images = wide(small_params), wide(images)
-    maps = jaxviz.lrp(score(), params, images, epsilon=0.0, baseline=0.0)
+    maps = relevances(score(), params, images, epsilon=0.0, baseline=0.0)
     slopes = jax.jacobian(lambda bias: score()(params | {"b1": bias}, images))(params["b1"])
     taken = slopes @ params["b1"]
     assert jnp.abs(taken).min() > 1e-3
@@ -135,7 +139,7 @@ def shared(terms, relevance, epsilon, gamma):
 @pytest.mark.parametrize(("epsilon", "gamma"), [(1e-6, 0.25), (0.3, 2.0)])
 def test_it_equals_the_sums_written_out(x64, rule, epsilon, gamma, signed_params, images):
     images = wide(images[:, :7, :6])
-    maps = jaxviz.lrp(
+    maps = relevances(
         score(2, signed_net), signed_params, images, rule=rule, epsilon=epsilon, gamma=gamma, baseline=0.0
     )
     expected = [term_by_term(signed_params, image, 2, rule, epsilon, gamma) for image in images]
@@ -148,7 +152,7 @@ def test_a_negative_score_is_handed_back_too(x64, rule, signed_params, images):
     turned = signed_params | {name: -signed_params[name] for name in ("w4", "b4")}
     values = [score(2, signed_net)(params, wide(images)) for params in (signed_params, turned)]
     assert jnp.all(values[0] * values[1] < 0)
-    maps = [jaxviz.lrp(score(2, signed_net), params, wide(images), rule=rule) for params in (signed_params, turned)]
+    maps = [relevances(score(2, signed_net), params, wide(images), rule=rule) for params in (signed_params, turned)]
     np.testing.assert_array_equal(maps[0], -maps[1])
 
 
@@ -159,7 +163,7 @@ def test_a_negative_score_is_handed_back_too(x64, rule, signed_params, images):
 @pytest.mark.parametrize("gamma", [0.25, 10.0])
 def test_relevances_add_up_to_the_score(x64, rule, gamma, without_bias, images):
     params, images = wide(without_bias), wide(images)
-    maps = jaxviz.lrp(score(), params, images, rule=rule, gamma=gamma, epsilon=0.0, baseline=0.0)
+    maps = relevances(score(), params, images, rule=rule, gamma=gamma, epsilon=0.0, baseline=0.0)
     np.testing.assert_allclose(maps.sum((1, 2, 3)), score()(params, images), rtol=1e-12)
 
 
@@ -168,16 +172,16 @@ def test_where_the_networks_own_normalization_has_its_zero(x64, rule, without_bi
     mean = jnp.array([0.2, 0.4, 0.7])
     normalized = lambda params, x: small_net(params, (x - mean) / 0.3)  # noqa: E731
     params, images = wide(without_bias), wide(images)
-    maps = jaxviz.lrp(score(1, normalized), params, images, rule=rule, baseline=mean, epsilon=0.0)
+    maps = relevances(score(1, normalized), params, images, rule=rule, baseline=mean, epsilon=0.0)
     np.testing.assert_allclose(maps.sum((1, 2, 3)), score(1, normalized)(params, images), rtol=1e-12)
-    inner = jaxviz.lrp(score(), params, (images - mean) / 0.3, rule=rule, baseline=0.0, epsilon=0.0)
+    inner = relevances(score(), params, (images - mean) / 0.3, rule=rule, baseline=0.0, epsilon=0.0)
     np.testing.assert_allclose(maps, inner, atol=1e-13)
 
 
 def test_gamma_of_zero_is_the_epsilon_rule(small_params, images):
-    expected = jaxviz.lrp(score(), small_params, images)
-    np.testing.assert_allclose(jaxviz.lrp(score(), small_params, images, rule="gamma", gamma=0.0), expected, atol=1e-7)
-    np.testing.assert_array_equal(jaxviz.lrp(score(), small_params, images, gamma=9.0), expected)  # not its option
+    expected = relevances(score(), small_params, images)
+    np.testing.assert_allclose(relevances(score(), small_params, images, rule="gamma", gamma=0.0), expected, atol=1e-7)
+    np.testing.assert_array_equal(relevances(score(), small_params, images, gamma=9.0), expected)  # not its option
 
 
 def test_the_first_convolution_and_dense_products_keep_the_epsilon_rule(small_params, images):
@@ -185,7 +189,7 @@ def test_the_first_convolution_and_dense_products_keep_the_epsilon_rule(small_pa
         x = jax.nn.relu(convolve(images, params["w1"]) + params["b1"]).mean((1, 2))
         return jax.nn.relu(x @ params["w2"][0, 0]) @ params["w3"]
 
-    maps = [jaxviz.lrp(score(1, net), small_params, images, rule=rule) for rule in RULES]
+    maps = [relevances(score(1, net), small_params, images, rule=rule) for rule in RULES]
     np.testing.assert_array_equal(*maps)
     assert jnp.abs(maps[0]).max() > 1e-4
 
@@ -193,7 +197,7 @@ def test_the_first_convolution_and_dense_products_keep_the_epsilon_rule(small_pa
 def test_rules_and_their_strengths_differ(small_params, images):
     """Negative control."""
     options = [{}, {"epsilon": 1.0}, {"rule": "gamma"}, {"rule": "gamma", "gamma": 2.0}]
-    maps = [jaxviz.lrp(score(), small_params, images, **each) for each in options]
+    maps = [relevances(score(), small_params, images, **each) for each in options]
     for i, one in enumerate(maps):
         for other in maps[:i]:
             assert jnp.linalg.norm(one - other) > 0.1 * jnp.linalg.norm(other)
@@ -206,8 +210,8 @@ def test_rules_and_their_strengths_differ(small_params, images):
 @every_rule
 @pytest.mark.parametrize("wrap", [jax.jit, jax.checkpoint], ids=["jit", "remat"])
 def test_layers_inside_jit_and_remat(rule, wrap, small_params, images):
-    maps = jaxviz.lrp(score(1, make_net(wrap=wrap)), small_params, images, rule=rule)
-    np.testing.assert_allclose(maps, jaxviz.lrp(score(), small_params, images, rule=rule), atol=1e-7)
+    maps = relevances(score(1, make_net(wrap=wrap)), small_params, images, rule=rule)
+    np.testing.assert_allclose(maps, relevances(score(), small_params, images, rule=rule), atol=1e-7)
 
 
 def test_a_bias_outside_the_remat_of_its_product(small_params, images):
@@ -216,9 +220,9 @@ def test_a_bias_outside_the_remat_of_its_product(small_params, images):
         return jax.nn.relu(convolve(x, params["w2"], stride=2)).mean((1, 2)) @ params["w3"]
 
     nets = [functools.partial(net, convolve_first=fn) for fn in (convolve, jax.checkpoint(convolve))]
-    maps = [jaxviz.lrp(score(1, net), small_params, images) for net in nets]
+    maps = [relevances(score(1, net), small_params, images) for net in nets]
     np.testing.assert_allclose(maps[1], maps[0], atol=1e-7)
-    gamma = [jaxviz.lrp(score(1, net), small_params, images, rule="gamma") for net in nets]
+    gamma = [relevances(score(1, net), small_params, images, rule="gamma") for net in nets]
     assert jnp.linalg.norm(gamma[1] - gamma[0]) < 0.5 * jnp.linalg.norm(gamma[0])  # the bias has its share apart
 
 
@@ -232,7 +236,7 @@ def test_however_the_bias_is_spelled(rule, small_params, images):
 
     spellings = (lambda x: x + jnp.full(6, 0.3), lambda x: 0.3 + x, lambda x: jnp.full(6, -0.2) + x + 0.5)
     nets = [functools.partial(net, add=add) for add in (*spellings, lambda x: x)]
-    maps = [jaxviz.lrp(score(1, net), small_params, images, rule=rule) for net in nets]
+    maps = [relevances(score(1, net), small_params, images, rule=rule) for net in nets]
     for other in maps[1:-1]:
         np.testing.assert_allclose(other, maps[0], atol=1e-6)
     assert jnp.abs(maps[-1] - maps[0]).max() > 1e-3
@@ -244,7 +248,7 @@ def test_a_network_that_computes_in_half_precision(rule, small_params, images):
         params, images = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, images))
         return small_net(params, images).astype(jnp.float32)
 
-    maps, expected = (jaxviz.lrp(score(1, net), small_params, images, rule=rule) for net in (half, small_net))
+    maps, expected = (relevances(score(1, net), small_params, images, rule=rule) for net in (half, small_net))
     assert maps.dtype == jnp.float32
     assert jnp.linalg.norm(maps - expected) < 0.1 * jnp.linalg.norm(expected)
 
@@ -254,7 +258,7 @@ def test_a_network_that_computes_in_half_precision(rule, small_params, images):
 
 @every_rule
 def test_raw_jit_vmap_and_a_plain_function_agree(rule, small_params, images):
-    fn = lambda score, params, images: jaxviz.lrp(score, params, images, rule=rule)  # noqa: E731
+    fn = lambda score, params, images: relevances(score, params, images, rule=rule)  # noqa: E731
     raw = fn(score(), small_params, images)
     assert raw.shape == images.shape
     assert jnp.abs(raw).max() > 1e-3
@@ -266,7 +270,7 @@ def test_raw_jit_vmap_and_a_plain_function_agree(rule, small_params, images):
 
 @every_rule
 def test_an_image_does_not_see_its_neighbours(rule, small_params, images):
-    fn = lambda images: jaxviz.lrp(score(), small_params, images, rule=rule)  # noqa: E731
+    fn = lambda images: relevances(score(), small_params, images, rule=rule)  # noqa: E731
     first, others = fn(images), fn(images.at[1].set(1 - images[1]))
     np.testing.assert_array_equal(others[0], first[0])
     assert jnp.any(others[1] != first[1])
@@ -275,7 +279,7 @@ def test_an_image_does_not_see_its_neighbours(rule, small_params, images):
 
 @every_rule
 def test_several_targets_are_a_loop_over_them(rule, small_params, images):
-    fn = lambda target, **options: jaxviz.lrp(score(target), small_params, images, rule=rule, **options)  # noqa: E731
+    fn = lambda target, **options: relevances(score(target), small_params, images, rule=rule, **options)  # noqa: E731
     each = {i: fn(i) for i in range(3)}
     assert jnp.abs(each[1] - each[2]).max() > 1e-3
     np.testing.assert_allclose(fn(jnp.array([2, 0])), jnp.stack([each[2][0], each[0][1]]), atol=1e-6)
@@ -288,14 +292,14 @@ def test_inner_values_are_explained_too(x64, without_bias, images):
     """A channel of a layer, from that layer down."""
     params, images = wide(without_bias), wide(images)
     channel = jaxviz.channel(small_net, "relu_1", 4)
-    maps = jaxviz.lrp(channel, params, images, rule="gamma", epsilon=0.0, baseline=0.0)
+    maps = relevances(channel, params, images, rule="gamma", epsilon=0.0, baseline=0.0)
     np.testing.assert_allclose(maps.sum((1, 2, 3)), channel(params, images), rtol=1e-12)
     assert jnp.all(channel(params, images) > 1e-3)
 
 
 def test_dtype_follows_the_images(x64, small_params, images):
-    assert jax.eval_shape(jaxviz.lrp, score(), small_params, images).dtype == jnp.float32
-    maps = jaxviz.lrp(score(), wide(small_params), wide(images))
+    assert jax.eval_shape(relevances, score(), small_params, images).dtype == jnp.float32
+    maps = relevances(score(), wide(small_params), wide(images))
     assert maps.dtype == jnp.float64
     assert jnp.any(maps.astype(jnp.float32).astype(jnp.float64) != maps)
 
@@ -303,7 +307,7 @@ def test_dtype_follows_the_images(x64, small_params, images):
 @every_rule
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6])
 def test_without_gradient_the_map_is_zero_and_not_nan(rule, epsilon, small_params, images):
-    fn = functools.partial(jaxviz.lrp, rule=rule, epsilon=epsilon)
+    fn = functools.partial(relevances, rule=rule, epsilon=epsilon)
     blind = small_params | {"w3": 0 * small_params["w3"]}
     np.testing.assert_array_equal(fn(score(), blind, images), 0.0)
     off = small_params | {"b1": small_params["b1"] - 100.0}  # no unit of the first layer is on
@@ -313,7 +317,7 @@ def test_without_gradient_the_map_is_zero_and_not_nan(rule, epsilon, small_param
 
 
 def test_other_numbers_compile_nothing(small_params, images, caplog):
-    fn = lambda target, images, **options: jaxviz.lrp(  # noqa: E731
+    fn = lambda target, images, **options: relevances(  # noqa: E731
         score(target), small_params, images, rule="gamma", **options
     )
     first = fn(1, images)

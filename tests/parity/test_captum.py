@@ -34,6 +34,7 @@ attr = pytest.importorskip("captum.attr", reason="needs the oracle: pip install 
 nn = torch.nn
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:integrated_gradients. with"),  # 50 steps, whatever gap they leave to both
     pytest.mark.weights,
     pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations"),
     pytest.mark.filterwarnings("ignore:Input Tensor .* did not already require gradients"),

@@ -15,7 +15,6 @@ in flat parts of photographs (2161 of 294912 in the first pool here, none higher
 """
 
 import functools
-import importlib.util
 import sys
 import types
 
@@ -29,8 +28,9 @@ from parity.vgg import classifier, torch_classifier
 import jaxviz
 
 torch = pytest.importorskip("torch")
-if importlib.util.find_spec("torchvision") is None:  # which Zennit imports for its canonizers, of no use here
-    sys.modules.setdefault("zennit.torchvision", types.ModuleType("zennit.torchvision"))
+# Zennit imports it for its canonizers of whole networks, of no use here, and with it torchvision, which needs its own
+# version of PyTorch.
+sys.modules.setdefault("zennit.torchvision", types.ModuleType("zennit.torchvision"))
 rules = pytest.importorskip("zennit.rules", reason="needs the oracle: pip install zennit")
 composites = pytest.importorskip("zennit.composites")
 kinds = pytest.importorskip("zennit.types")
@@ -72,7 +72,7 @@ def ours(weights, photographs):
         net, params = weights
         with jax.enable_x64(True):
             params, images = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, photographs))
-            return np.asarray(jaxviz.lrp(jaxviz.logit(net, CLASSES), params, images, baseline=MEAN, **CASES[name]))
+            return np.asarray(jaxviz.lrp(jaxviz.logit(net, CLASSES), params, images, baseline=MEAN, **CASES[name]).maps)
 
     return compute
 
