@@ -73,6 +73,8 @@ def _pixels(images: Value, image_size: Sequence[int]) -> Reach:
 
 def _passed(call: Call, parts: dict[int, Reach], uniform: Uniform, strict: bool) -> tuple[Reach, list]:
     value, count = call.value, len(call.value.inputs)
+    if 0 in call.result:  # jnp.pad joins such to the rest
+        return Reach(*(rules.nowhere(len(call.result)) for _ in (0, 1))), [(True, True)] * count
     if value.op in rules.ELEMENTWISE:
         ndim = len(call.result)
         parts = {i: Reach(*(x.reshape(2, *(1,) * ndim) if x.ndim == 1 else x for x in part)) for i, part in parts.items()}

@@ -200,18 +200,21 @@ def _from_boxes(ends: np.ndarray, plane: int, image_side: int) -> tuple[int, int
         return 0, 0, 0
     if len({*zip(starts[units].tolist(), stops[units].tolist(), strict=True)}) == 1:
         return int(stops[units[0]] - starts[units[0]]), 0, int(starts[units[0]])
+    stride = _step(units, starts[units], stops[units], image_side)
     whole = [i for i in units.tolist() if starts[i] > 0 and stops[i] < image_side]
     units = np.array(whole if len(whole) > 1 else units)
-    stride = _step(units, (starts + stops)[units])
     first = [start - i * stride for i, start in zip(units.tolist(), starts[units].tolist(), strict=True)]
     last = [stop - i * stride for i, stop in zip(units.tolist(), stops[units].tolist(), strict=True)]
     offset = math.floor(min(first))
     return math.ceil(max(last)) - offset, _number(stride), offset
 
 
-def _step(units: np.ndarray, centers: np.ndarray) -> Fraction:
-    """Return the step between units, from the centers of their windows in half pixels."""
-    apart = max(1, len(units) // 2)
-    apart = next(apart - apart % n for n in (8, 4, 2, 1) if apart >= n)  # enlarged maps repeat after 2, 4 or 8 units
-    rises = (centers[apart:] - centers[:-apart]) / (2 * (units[apart:] - units[:-apart]))
-    return Fraction(float(np.median(rises))).limit_denominator(16)
+def _step(units: np.ndarray, starts: np.ndarray, stops: np.ndarray, image_side: int) -> Fraction:
+    """Return the step between units, from the ends of their windows that the image does not cut off."""
+    rises = []
+    for ends, inside in ((starts, starts > 0), (stops, stops < image_side)):
+        at, end = units[inside], ends[inside]
+        apart = max(1, len(at) // 2)
+        apart = next(apart - apart % n for n in (8, 4, 2, 1) if apart >= n)  # enlarged maps repeat after 2, 4, 8 units
+        rises += ((end[apart:] - end[:-apart]) / (at[apart:] - at[:-apart])).tolist()
+    return Fraction(float(np.median(rises or [0.0]))).limit_denominator(16)

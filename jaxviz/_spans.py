@@ -36,6 +36,8 @@ def spans_of(program: Program, value: Value, kept: Kept, plane: int) -> Span | N
 
 
 def _spans(call: Call, operands: dict[int, Span | None]) -> Span | None:
+    if 0 in call.result:
+        return None
     if call.value.op == "concatenate":
         return _concatenated(call, operands)
     return _joined([span and _passed(call, i, span) for i, span in operands.items()])
@@ -122,6 +124,7 @@ _MOVES: dict[str, Callable[[Call, Span], Span | None]] = {
 def _concatenated(call: Call, operands: dict[int, Span | None]) -> Span | None:
     """Along rows or columns, follow the part that makes most of them: what reflects, wraps or rolls stands beside it."""
     axis = call.params["dimension"]
+    operands = {i: span for i, span in operands.items() if 0 not in call.shapes[i]}
     spans = [span for span in operands.values() if span]
     if len(spans) < len(operands) or any(span.axis != axis for span in spans):
         return _joined(list(operands.values()))

@@ -37,8 +37,9 @@ class Uniform:
                 stack += waiting
                 if not waiting:
                     current = stack.pop()
-                    single = {axis for axis, n in enumerate(current.aval.shape) if n == 1}
-                    self._known[id(current)] = self._found(current) | single
+                    shape = current.aval.shape
+                    single = frozenset(axis for axis, n in enumerate(shape) if n == 1 or 0 in shape)
+                    self._known[id(current)] = single if 0 in shape else self._found(current) | single
         return self._known[id(value)]
 
     def _found(self, value: Value) -> Axes:
