@@ -201,12 +201,13 @@ def _from_boxes(ends: np.ndarray, plane: int, image_side: int) -> tuple[int, int
     if len({*zip(starts[units].tolist(), stops[units].tolist(), strict=True)}) == 1:
         return int(stops[units[0]] - starts[units[0]]), 0, int(starts[units[0]])
     stride = _step(units, starts[units], stops[units], image_side)
-    whole = [i for i in units.tolist() if starts[i] > 0 and stops[i] < image_side]
-    units = np.array(whole if len(whole) > 1 else units)
+    uncut = [i for i in units.tolist() if starts[i] > 0 and stops[i] < image_side]
+    units = np.array(uncut if len(uncut) > 1 else units)
     first = [start - i * stride for i, start in zip(units.tolist(), starts[units].tolist(), strict=True)]
     last = [stop - i * stride for i, stop in zip(units.tolist(), stops[units].tolist(), strict=True)]
     offset = math.floor(min(first))
-    return math.ceil(max(last)) - offset, _number(stride), offset
+    size, whole = math.ceil(max(last)) - offset, int(stops.max() - starts.min())
+    return (size, _number(stride), offset) if size < whole else (whole, 0, int(starts.min()))
 
 
 def _step(units: np.ndarray, starts: np.ndarray, stops: np.ndarray, image_side: int) -> Fraction:

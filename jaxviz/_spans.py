@@ -56,7 +56,7 @@ def _passed(call: Call, operand: int, span: Span) -> Span | None:
     """Return what one operand's span becomes in the result of an equation; None if no closed form is known."""
     op, axis, shape = call.value.op, span.axis, call.shapes[operand]
     if op in rules.ELEMENTWISE:
-        return span
+        return span if shape[axis] == call.result[axis] else None
     if op in rules.WINDOWS:
         return _windowed(call, span) if operand == 0 else None
     if op in rules.REDUCTIONS:

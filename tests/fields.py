@@ -4,19 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from nets import convolve
 
-NAME = jax.ad_checkpoint.checkpoint_name
+NAME = checkpoint_name
 
 
 def weights(seed=0):
-    """Return float64 parameters without zeros."""
+    """Return parameters without zeros."""
     shapes = {
         "w": (3, 3, 3, 3), "w5": (5, 2, 3, 3), "one": (1, 1, 3, 3), "depthwise": (3, 3, 1, 3), "wide": (3, 3, 1, 6),
-        "two": (2, 2, 3, 3), "mix": (120, 120), "dense": (3, 3), "embed": (48, 5), "down": (360, 4), "b": (3,),
+        "two": (2, 2, 3, 3), "mix": (120, 120), "dense": (3, 3), "embed": (24, 5), "down": (18, 4), "b": (3,),
     }  # fmt: skip
-    keys = jax.random.split(jax.random.key(seed), len(shapes))
-    return {name: jax.random.normal(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape) for name, shape in shapes.items()}
 
 
 def edges_by_trial(net, params, size=(12, 10), frozen=False):
@@ -79,7 +80,7 @@ def shuffle(x, groups):
 
 def patches(p, x):
     n, h, w, c = x.shape
-    return x.reshape(n, h // 4, 4, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h // 4, w // 2, -1) @ p["embed"][:24]
+    return x.reshape(n, h // 4, 4, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h // 4, w // 2, -1) @ p["embed"]
 
 
 def pixel_shuffle(x):
@@ -138,8 +139,8 @@ LAYERS = {
     "channel shuffle": lambda p, x: shuffle(
         jnp.concatenate([convolve(x, p["w"], feature_group_count=1), x], -1), 2),
     "joined along rows": lambda p, x: jnp.concatenate([convolve(x, p["w"]), x], 1),
-    "mask": lambda p, x: convolve(x * (np.arange(10) > 3)[:, None], p["w"]),
-    "where": lambda p, x: jnp.where((np.arange(10) > 3)[:, None], convolve(x, p["w"]), x),
+    "mask": lambda p, x: convolve(x * (np.arange(10.0) > 3).astype(float)[None, None, :, None], p["w"]),
+    "where": lambda p, x: jnp.where((np.arange(10) > 3)[None, None, :, None], convolve(x, p["w"]), x),
     "masked convolution": masked,
     "two masked convolutions": lambda p, x: masked(p, jnp.tanh(masked(p, x))),
     "patches by reshape": patches,
@@ -162,7 +163,7 @@ LAYERS = {
     "attention within windows": attention,
     "tokens mixed": lambda p, x: (convolve(x, p["w"]).reshape(-1, 120, 3).swapaxes(1, 2) @ p["mix"]),
     "mean of a crop": lambda p, x: convolve(x, p["w"])[:, 2:5, 3:7].mean((1, 2)),
-    "dense of a stride": lambda p, x: convolve(x, p["w"], 4, "VALID").reshape(len(x), -1) @ p["down"][:18],
+    "dense of a stride": lambda p, x: convolve(x, p["w"], 4, "VALID").reshape(len(x), -1) @ p["down"],
     "rounded": lambda p, x: jnp.round(8 * convolve(x, p["w"])),
     "local response normalization": lambda p, x: x / (1 + pool(
         jnp.pad(convolve(x, p["w"]) ** 2, ((0, 0), (0, 0), (0, 0), (1, 1))).sum(-1, keepdims=True),
@@ -174,3 +175,83 @@ LAYERS = {
     "strided slice": lambda p, x: convolve(x, p["w"])[:, 1::3, -1:2:-2],
     "diagonal": lambda p, x: jnp.diagonal(convolve(x, p["w"]), axis1=1, axis2=2),
 }  # fmt: skip
+
+
+# Gates and normalizations: `net(params, x, base)` makes of `base` what the spatial field leaves out.
+
+
+def both(make):
+    """Return a network whose first layer is of the images, and that of the gates of `base`, or of the images too."""
+    return lambda p, x, base=None: make(p, convolve(x, p["w"]), convolve(x if base is None else base, p["w"]))
+
+
+def normalized(x, base, axes, groups=None):
+    if groups:
+        x, base = (y.reshape(*y.shape[:-1], groups, -1) for y in (x, base))
+    mean, scale = base.mean(axes, keepdims=True), jnp.sqrt(base.var(axes, keepdims=True) + 1e-3)
+    result = (x - mean) / scale
+    return result.reshape(*result.shape[:3], -1) if groups else result
+
+
+def squeezed_by_pool(p, x, base):
+    """As Flax writes it: a pool of everything, and a product that spreads it out again."""
+    pooled = lax.reduce_window(base, 0.0, lax.add, (1, *x.shape[1:3], 1), (1, 1, 1, 1), "VALID")
+    return x * jax.nn.sigmoid(0.01 * convolve(jnp.tanh(pooled), p["one"]))
+
+
+def channel_attention(p, x, base):
+    """ECA: a convolution over the channels of the mean."""
+    pooled = base.mean((1, 2))[..., None]
+    kernel = p["w"][0, :, :1, :1]
+    gate = lax.conv_general_dilated(pooled, kernel, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"))
+    return jnp.einsum("nhwc,nc->nhwc", x, jax.nn.sigmoid(gate[..., 0]))
+
+
+def coordinate_attention(p, x, base):
+    down, across = base.mean(2, keepdims=True), base.mean(1, keepdims=True)
+    return x * jax.nn.sigmoid(down @ p["dense"]) * jax.nn.sigmoid(convolve(across, p["one"]))
+
+
+def global_context(p, x, base):
+    n, h, w, c = base.shape
+    weights = jax.nn.softmax((base @ p["dense"][:, :1]).reshape(n, h * w), axis=1)
+    context = jnp.einsum("nt,ntc->nc", weights, base.reshape(n, h * w, c))
+    return x + (jnp.tanh(context) @ p["dense"])[:, None, None]
+
+
+def global_response(p, x, base):
+    """GRN of ConvNeXt V2."""
+    norm = jnp.sqrt((base**2).sum((1, 2), keepdims=True) + 1e-6)
+    return x + x * p["b"][None, None, None] * norm / (norm.mean(-1, keepdims=True) + 1e-6)
+
+
+def image_pooling(p, x, base):
+    """The image's mean beside the map, as in DeepLab's pyramid, enlarged from one position."""
+    pooled = jax.image.resize(base.mean((1, 2), keepdims=True), x.shape, "linear")
+    return convolve(jnp.concatenate([x, pooled], -1), jnp.concatenate([p["w"], p["two"][:1].repeat(3, 0)[:, :1].repeat(3, 1)], 2))
+
+
+def style_norm(p, x, base):
+    """Conditional instance normalization in NCHW, then another layer."""
+    x, base = x.transpose(0, 3, 1, 2), base.transpose(0, 3, 1, 2)
+    x = (x - base.mean((2, 3), keepdims=True)) / base.std((2, 3), keepdims=True) * p["b"][None, :, None, None]
+    return convolve(jnp.tanh(x).transpose(0, 2, 3, 1), p["w"], 2)
+
+
+GATES = {
+    "squeeze and excitation": lambda p, x, base: x * jax.nn.sigmoid(base.mean((1, 2)) @ p["dense"])[:, None, None],
+    "squeeze and excitation by a pool": squeezed_by_pool,
+    "efficient channel attention": channel_attention,
+    "coordinate attention": coordinate_attention,
+    "instance normalization": lambda p, x, base: normalized(x, base, (1, 2)),
+    "group normalization": lambda p, x, base: normalized(x, base, (1, 2, 4), groups=3),
+    "layer normalization over everything": lambda p, x, base: normalized(x, base, (1, 2, 3)) * p["b"][None, None, None],
+    "batch statistics": lambda p, x, base: normalized(x, base, (1, 2)),
+    "global response normalization": global_response,
+    "global context": global_context,
+    "image pooling": image_pooling,
+    "style normalization": style_norm,
+    "softmax over positions": lambda p, x, base: jnp.exp(x) / jnp.exp(base).sum((1, 2), keepdims=True),
+    "largest of all": lambda p, x, base: x / jnp.abs(base).max(),
+    "two blocks": lambda p, x, base: squeezed_by_pool(p, convolve(normalized(x, base, (1, 2)), p["w5"]), base),
+}
