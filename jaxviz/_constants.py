@@ -92,7 +92,9 @@ class Constants:
         if value.op == "mul":
             patterns = [self.nonzero(operand) for operand in value.inputs]
             some = [pattern for pattern in patterns if pattern is not None]
-            return np.broadcast_to(np.logical_and.reduce(np.broadcast_arrays(*some)), value.aval.shape) if some else None
+            return (
+                np.broadcast_to(np.logical_and.reduce(np.broadcast_arrays(*some)), value.aval.shape) if some else None
+            )
         first = self.nonzero(value.inputs[0]) if value.op in _KEEPS_ZEROS | _MOVES | {"div"} else None
         if first is None or value.op not in _MOVES:
             return first if first is None else np.broadcast_to(first, value.aval.shape)

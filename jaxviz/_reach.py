@@ -77,7 +77,9 @@ def _passed(call: Call, parts: dict[int, Reach], uniform: Uniform, strict: bool)
         return Reach(*(rules.nowhere(len(call.result)) for _ in (0, 1))), [(True, True)] * count
     if value.op in rules.ELEMENTWISE:
         ndim = len(call.result)
-        parts = {i: Reach(*(x.reshape(2, *(1,) * ndim) if x.ndim == 1 else x for x in part)) for i, part in parts.items()}
+        parts = {
+            i: Reach(*(x.reshape(2, *(1,) * ndim) if x.ndim == 1 else x for x in part)) for i, part in parts.items()
+        }
     elif value.op not in rules.RULES and value.op != "concatenate":
         raise UnknownOperationError(f"`{value.op}`")
     kept = [(True, True)] * count
@@ -117,7 +119,9 @@ def _kept(parts: dict[int, Reach], uniform: Sequence[frozenset[int]], count: int
         return bool(there & uniform[one]) and not here & uniform[other]
 
     left = [i for i in parts if not any(beside(i, j, (0, 1)) for j in parts if j != i)]
-    kept = [[i in left and not any(beside(i, j, [plane]) for j in left if j != i) for plane in (0, 1)] for i in range(count)]
+    kept = [
+        [i in left and not any(beside(i, j, [plane]) for j in left if j != i) for plane in (0, 1)] for i in range(count)
+    ]
     return [(rows, columns) for rows, columns in kept]
 
 
@@ -126,7 +130,7 @@ def _varying(seen: Seen) -> set[int]:
 
 
 def _concatenated(call: Call, parts: dict[int, Reach], kept: Sequence[tuple[bool, bool]], plane: int) -> Seen:
-    axis, pieces = call.params["dimension"], []
+    axis, pieces = int(call.params["dimension"]), []  # a NumPy number, now and then
     for i, shape in enumerate(call.shapes):
         seen = parts[i][plane] if i in parts and kept[i][plane] else rules.nowhere(len(shape))
         pieces.append(rules.expanded(seen, shape, [axis]))

@@ -145,9 +145,7 @@ def pooling_windows(call: Call) -> list[Window]:
     p, ones = call.params, (1,) * len(call.result)
     dilations, bases = p.get("window_dilation", ones), p.get("base_dilation", ones)
     sizes = zip(p["window_dimensions"], p["window_strides"], dilations, p["padding"], bases, strict=True)
-    return [
-        Window(a, size, stride, apart, low, base) for a, (size, stride, apart, (low, _), base) in enumerate(sizes)
-    ]
+    return [Window(a, size, stride, apart, low, base) for a, (size, stride, apart, (low, _), base) in enumerate(sizes)]
 
 
 def padding_windows(call: Call) -> list[Window]:

@@ -27,7 +27,9 @@ def edges_by_trial(net, params, size=(12, 10), frozen=False):
     """
     h, w = size
     rng = np.random.default_rng(1)
-    base, step = rng.normal(size=(3, 1, h, w, 3)), 3 + 5 * np.abs(rng.normal(size=(3, 1, h, w, 3)))
+    # Small steps change what a sort puts in the middle, large ones a maximum.
+    base, size = rng.normal(size=(4, 1, h, w, 3)), np.array([1.0, 3.0, 10.0, 40.0]).reshape(4, 1, 1, 1, 1)
+    step = size * (1 + rng.random(size=base.shape)) * rng.choice([-1, 1], size=base.shape)
     spots = np.eye(h * w).reshape(1, h * w, h, w, 1)
     seen = np.array(False)
     for sign in (1, -1):  # of a maximum, one sign may change nothing
@@ -35,7 +37,7 @@ def edges_by_trial(net, params, size=(12, 10), frozen=False):
         args = [np.broadcast_to(base, after.shape).reshape(-1, h, w, 3)] if frozen else []
         changed = np.asarray(net(params, jnp.asarray(after.reshape(-1, h, w, 3)), *args))
         still = np.asarray(net(params, jnp.asarray(base[:, 0]), *[base[:, 0]][: len(args)]))
-        changed = changed.reshape(3, h * w, *changed.shape[1:])
+        changed = changed.reshape(len(base), h * w, *changed.shape[1:])
         still = still[:, None]
         seen = seen | (np.abs(changed - still) > 1e-11 * (1 + np.abs(still))).any(0)
     return _ends(seen.reshape(h, w, *seen.shape[1:]))
@@ -51,6 +53,11 @@ def _ends(seen):
     return [ends[side] for side in ("top", "left", "bottom", "right")]
 
 
+def bend(x):
+    """Stand for an activation; of one that saturates, a trial would see nothing."""
+    return x + jnp.sin(x)
+
+
 def pad(x, mode):
     return jnp.pad(x, ((0, 0), (2, 1), (1, 2), (0, 0)), mode)
 
@@ -60,8 +67,10 @@ def pool(x, reducer, start, window=(3, 2), stride=(2, 1), padding="SAME", **opti
 
 
 def as_nchw(p, x):
-    x = lax.conv_general_dilated(x.transpose(0, 3, 1, 2), p["w"], (2, 1), "SAME", dimension_numbers=("NCHW", "HWIO", "NCHW"))
-    return jnp.tanh(x)  # fmt: skip
+    x = lax.conv_general_dilated(
+        x.transpose(0, 3, 1, 2), p["w"], (2, 1), "SAME", dimension_numbers=("NCHW", "HWIO", "NCHW")
+    )
+    return bend(x)  # fmt: skip
 
 
 def attention(p, x):
@@ -97,7 +106,7 @@ def masked(p, x):
 
 LAYERS = {
     "convolution": lambda p, x: convolve(x, p["w"]),
-    "two, with strides": lambda p, x: convolve(jnp.tanh(convolve(x, p["w"], 2)), p["w5"]),
+    "two, with strides": lambda p, x: convolve(bend(convolve(x, p["w"], 2)), p["w5"]),
     "no padding": lambda p, x: convolve(x, p["w5"], padding="VALID"),
     "padding beyond the kernel": lambda p, x: convolve(x, p["one"], padding=[(2, 1), (1, 3)]),
     "cropping padding": lambda p, x: convolve(x, p["w"], padding=[(-1, 2), (2, -2)]),
@@ -142,7 +151,7 @@ LAYERS = {
     "mask": lambda p, x: convolve(x * (np.arange(10.0) > 3).astype(float)[None, None, :, None], p["w"]),
     "where": lambda p, x: jnp.where((np.arange(10) > 3)[None, None, :, None], convolve(x, p["w"]), x),
     "masked convolution": masked,
-    "two masked convolutions": lambda p, x: masked(p, jnp.tanh(masked(p, x))),
+    "two masked convolutions": lambda p, x: masked(p, bend(masked(p, x))),
     "patches by reshape": patches,
     "patches by convolution": lambda p, x: lax.conv_general_dilated_patches(
         x, (3, 2), (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")),
@@ -196,7 +205,7 @@ def normalized(x, base, axes, groups=None):
 def squeezed_by_pool(p, x, base):
     """As Flax writes it: a pool of everything, and a product that spreads it out again."""
     pooled = lax.reduce_window(base, 0.0, lax.add, (1, *x.shape[1:3], 1), (1, 1, 1, 1), "VALID")
-    return x * jax.nn.sigmoid(0.01 * convolve(jnp.tanh(pooled), p["one"]))
+    return x * jax.nn.sigmoid(0.01 * convolve(bend(pooled), p["one"]))
 
 
 def channel_attention(p, x, base):
@@ -216,7 +225,7 @@ def global_context(p, x, base):
     n, h, w, c = base.shape
     weights = jax.nn.softmax((base @ p["dense"][:, :1]).reshape(n, h * w), axis=1)
     context = jnp.einsum("nt,ntc->nc", weights, base.reshape(n, h * w, c))
-    return x + (jnp.tanh(context) @ p["dense"])[:, None, None]
+    return x + (bend(context) @ p["dense"])[:, None, None]
 
 
 def global_response(p, x, base):
@@ -228,14 +237,16 @@ def global_response(p, x, base):
 def image_pooling(p, x, base):
     """The image's mean beside the map, as in DeepLab's pyramid, enlarged from one position."""
     pooled = jax.image.resize(base.mean((1, 2), keepdims=True), x.shape, "linear")
-    return convolve(jnp.concatenate([x, pooled], -1), jnp.concatenate([p["w"], p["two"][:1].repeat(3, 0)[:, :1].repeat(3, 1)], 2))
+    return convolve(
+        jnp.concatenate([x, pooled], -1), jnp.concatenate([p["w"], p["two"][:1].repeat(3, 0)[:, :1].repeat(3, 1)], 2)
+    )
 
 
 def style_norm(p, x, base):
     """Conditional instance normalization in NCHW, then another layer."""
     x, base = x.transpose(0, 3, 1, 2), base.transpose(0, 3, 1, 2)
     x = (x - base.mean((2, 3), keepdims=True)) / base.std((2, 3), keepdims=True) * p["b"][None, :, None, None]
-    return convolve(jnp.tanh(x).transpose(0, 2, 3, 1), p["w"], 2)
+    return convolve(bend(x).transpose(0, 2, 3, 1), p["w"], 2)
 
 
 GATES = {
