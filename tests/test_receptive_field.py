@@ -1,13 +1,16 @@
-"""Receptive fields: known numbers, and the support of a gradient."""
+"""Receptive fields: known numbers, the support of a gradient, and what changes when each pixel does."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from fields import GATES, LAYERS, NAME, bend, both, edges_by_trial, weights
 from nets import convolve
 
 import jaxviz
+from jaxviz._accelerate import accelerate
+from jaxviz._receptive_field import unit_edges
 from jaxviz.models._networks import NETWORKS
 
 
@@ -101,7 +104,7 @@ ONE_POSITION = {
 def test_units_that_share_a_position(net, rows, columns):
     """The window of a unit in row 5 is what its gradient is not zero in."""
     params, images = jnp.ones((3, 3, 3, 2)), jnp.ones((1, 12, 9, 3))
-    field = jaxviz.receptive_field(net, params, images, "out")
+    field = jaxviz.receptive_field(net, params, images, "out", strict=True)
     seen = lambda x: net(params, x)[0, 5].reshape(-1, 2)[-1, 0]  # noqa: E731
     support = jnp.abs(jax.grad(seen)(images))[0].sum(-1) > 0
     last = (5, 0 if net is ONE_POSITION["a column"][0] else 8)
@@ -110,16 +113,150 @@ def test_units_that_share_a_position(net, rows, columns):
         assert (places[0], places[-1]) == expected == (window.start, window.stop - 1)
 
 
+SHAPE = jax.ShapeDtypeStruct((1, 12, 10, 3), jnp.float64)
+
+
+def named(fn):
+    return lambda params, x: NAME(fn(params, x), "out")
+
+
+def assert_sees(net, params, expected, **options):
+    """Compare every element of every channel, wherever the layer has its channels."""
+    edges = unit_edges(named(net), params, SHAPE, "out", **options)
+    for got, right in zip(edges, expected, strict=True):
+        if got.shape != right.shape:  # channels are not on the last axis
+            right = next(np.moveaxis(right, a, -1) for a in range(right.ndim) if right.shape[a] == got.shape[-1])
+        np.testing.assert_array_equal(got, right)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("net", LAYERS.values(), ids=LAYERS)
+def test_each_unit_sees_the_pixels_that_change_it(net):
+    """Exactly, at the borders too; without a gate the spatial field is the same."""
+    expected = edges_by_trial(net, weights())
+    assert_sees(net, weights(), expected, strict=True)
+    assert_sees(net, weights(), expected)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("make", GATES.values(), ids=GATES)
+def test_gates_and_normalizations(make):
+    """The spatial field is that of the network with its gates and statistics held still; strictly, they count."""
+    net = both(make)
+    assert_sees(net, weights(), edges_by_trial(net, weights(), frozen=True))
+    whole = jaxviz.receptive_field(named(net), weights(), SHAPE, "out", strict=True)
+    np.testing.assert_array_equal(whole.boxes, np.broadcast_to([0, 0, 12, 10], whole.boxes.shape))
+    assert jaxviz.receptive_field(named(net), weights(), SHAPE, "out").stride in ((1, 1), (2, 2))
+
+
+def random_net(seed):
+    """Return a chain of random layers with a branch that joins again."""
+    rng = np.random.default_rng(seed)
+    kinds = ["reflect padding", "wrap padding", "convolution", "max-pool", "average pool", "roll", "flip", "cumsum",
+             "transposed convolution", "strided slice", "masked convolution", "padding beyond the kernel"]  # fmt: skip
+    first, second, third = (LAYERS[name] for name in rng.choice(kinds, 3, replace=False))
+    halves = rng.random() < 0.5
+
+    def fitted(x):
+        x = x[:, :12, :10]
+        return bend(jnp.pad(x, ((0, 0), (12 - x.shape[1], 0), (0, 10 - x.shape[2]), (0, 0))))
+
+    def net(p, x):
+        x = fitted(first(p, x)) + x[:, ::-1]
+        if halves:
+            x = jnp.concatenate([x[:, :, :5], convolve(x, p["w"])[:, :, 5:]], 2)
+        return third(p, fitted(second(p, x)))
+
+    return net
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("seed", range(4))
+def test_random_networks(seed):
+    """A chain of layers is as exact as each one."""
+    assert_sees(random_net(seed), weights(), edges_by_trial(random_net(seed), weights()), strict=True)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("vgg16_features", "relu4_1"), ("efficientnet_lite0", "block5_1")])
+def test_accelerated_networks_see_the_same(name, layer):
+    """Winograd's convolutions, sums of shifted images and pools as strided slices are followed too."""
+    network, images = NETWORKS[name], jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.float32)
+    plain, fast = (
+        jaxviz.receptive_field(net, network.params(), images, layer) for net in (network.net, accelerate(network.net))
+    )
+    assert plain == fast
+    np.testing.assert_array_equal(plain.boxes, fast.boxes)
+
+
+@pytest.mark.parametrize("name", ["two, with strides", "dilated", "reflect padding", "flip", "pixel shuffle"])
+def test_three_numbers_hold_what_units_see(name):
+    """Size, stride and offset, by themselves, give windows that hold the boxes; away from borders they are the boxes."""
+    images = jnp.ones((1, 36, 40, 3))
+    net = LAYERS[name]
+    field = jaxviz.receptive_field(named(net), weights(), images, "out")
+    rows, columns = field.boxes.shape[:2]
+    for at in np.ndindex(rows, columns):
+        exact, held = field.window(at, (36, 40)), jaxviz.ReceptiveField(*field).window(at, (36, 40))
+        if name != "reflect padding":  # at its border, units look back into the image
+            assert all(h.start <= e.start and e.stop <= h.stop for e, h in zip(exact, held, strict=True))
+    middle = rows // 2, columns // 2
+    if name != "pixel shuffle":  # behind which units see 3 or 4 rows in turn
+        assert field.window(middle, (36, 40)) == jaxviz.ReceptiveField(*field).window(middle, (36, 40))
+
+
+def test_borders_see_less_than_three_numbers_say():
+    """A unit whose window reaches into the padding of an inner layer sees only what is there."""
+    net = lambda p, x: convolve(convolve(x, p["w"], 4, "VALID"), p["w"])  # noqa: E731
+    field = jaxviz.receptive_field(named(net), weights(), jnp.ones((1, 12, 12, 3)), "out")
+    assert (field.size, field.stride, field.offset) == ((11, 11), (4, 4), (-4, -4))
+    assert field.window((2, 0), (12, 12)) == (slice(4, 11), slice(0, 7))
+    assert jaxviz.ReceptiveField(*field).window((2, 0), (12, 12)) == (slice(4, 12), slice(0, 7))
+    with pytest.raises(ValueError, match=r"expected a position among 3 x 3 units, got \(3, 0\)"):
+        field.window((3, 0), (12, 12))
+
+
+def test_weights_that_are_zero_count():
+    """A network before training: zeros in it are weights, whether parameters or not."""
+    zeros, images = jnp.zeros(3), jnp.ones((1, 12, 10, 3))
+    net = lambda p, x: x + zeros[None, None, None] * convolve(x, p["w"])  # noqa: E731
+    assert jaxviz.receptive_field(named(net), weights(), images, "out").size == (3, 3)
+
+
+def test_it_is_read_while_another_program_is_traced():
+    resized = LAYERS["linear resize to (7, 13)"]
+    expected = jaxviz.receptive_field(named(resized), weights(), jnp.ones((1, 12, 10, 3)), "out").boxes
+
+    @jax.jit
+    def traced(params, images):
+        return jnp.asarray(jaxviz.receptive_field(named(resized), params, images, "out").boxes)
+
+    np.testing.assert_array_equal(traced(weights(), jnp.ones((1, 12, 10, 3))), expected)
+
+
+def spread_by_loop(params, x):
+    return jax.lax.scan(lambda c, _: (convolve(c, params["w"]), None), x, length=2)[0]
+
+
+UNKNOWN = {
+    "loop": (spread_by_loop, "cannot follow `scan`"),
+    "branch": (lambda p, x: lax.cond(x.sum() > 0, lambda x: x, lambda x: x[:, ::-1], x), "cannot follow `cond`"),
+    "while": (lambda p, x: lax.while_loop(lambda x: x.sum() < 1, lambda x: 2 * x, x), "cannot follow `while`"),
+    "places": (lambda p, x: x[:, jnp.argmax(x[0, :, 0, 0])], "at places that depend on the images"),
+    "linear algebra": (lambda p, x: jnp.linalg.qr(x[0, :, :, 0])[0][None, :, :, None], "cannot follow `qr`"),
+    "padding": (lambda p, x: lax.pad(x, x.max(), [(0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)]), "a padding with a value"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("net", "match"), UNKNOWN.values(), ids=UNKNOWN)
+def test_what_cannot_be_followed_is_named(net, match):
+    with pytest.raises(ValueError, match=match) as error:
+        jaxviz.receptive_field(named(net), weights(), jnp.ones((1, 12, 10, 3)), "out")
+    assert "on the way from the images to 'out'" in str(error.value)
+
+
 def test_errors():
     images = jnp.ones((1, 16, 16, 3))
     with pytest.raises(ValueError, match="no layer 'nope'"):
         jaxviz.receptive_field(lambda p, x: jax.nn.relu(x), None, images, "nope")
-    with pytest.raises(ValueError, match="cannot follow `rev`"):
-        jaxviz.receptive_field(lambda p, x: jax.nn.relu(x[:, ::-1]), None, images, "relu_0")
-    with pytest.raises(ValueError, match="transposed convolution"):
-        jaxviz.receptive_field(
-            lambda w, x: jax.nn.relu(convolve(x, w, padding=[(1, 1), (1, 1)], lhs_dilation=(2, 2))),
-            jnp.ones((3, 3, 3, 3)),
-            images,
-            "relu_0",
-        )
+    with pytest.raises(ValueError, match="'fixed' does not depend on the images"):
+        jaxviz.receptive_field(lambda p, x: x + NAME(p * 2, "fixed"), jnp.ones((1, 1, 1, 3)), images, "fixed")

@@ -15,7 +15,7 @@ from jaxviz._interpret import dtype_of
 from jaxviz._outputs import arranged_shapes, read_arranged
 from jaxviz._processes import agreed, rounds, share
 from jaxviz._programs import compiled
-from jaxviz._receptive_field import receptive_field
+from jaxviz._receptive_field import unit_edges
 from jaxviz._types import Images, Net
 from jaxviz.activation._features import digest_of
 from jaxviz.data._source import Source, batches, open_source
@@ -181,15 +181,15 @@ class _Places:
         images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
         self.size = size
         self.shapes = {name: shape[1:] for name, shape in shapes.items()}
-        self.fields = {name: receptive_field(net, params, images, name) for name in names}
+        self.edges = {name: unit_edges(net, params, images, name) for name in names}
 
     def of(self, name: str, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the positions of a layer's units, `(..., 2)`, and the boxes they see, `(..., 4)`."""
-        width = self.shapes[name][1] if len(self.shapes[name]) == 3 else 1
-        positions = np.stack(np.divmod(units, width), axis=-1)
-        windows = [self.fields[name].window(tuple(at), self.size) for at in positions.reshape(-1, 2).tolist()]
-        boxes = [(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in windows]
-        return positions, np.array(boxes).reshape(*units.shape, 4)
+        """Return the positions of units of a layer's channels, `(c, k, 2)`, and the boxes they see, `(c, k, 4)`."""
+        *sides, channels = self.shapes[name]
+        positions = np.stack(np.divmod(units, sides[1] if sides else 1), axis=-1)
+        places = tuple(positions[..., axis] for axis in range(len(sides)))
+        at = (*places, np.broadcast_to(np.arange(channels)[:, None], units.shape))
+        return positions, np.stack([edge[at] for edge in self.edges[name]], axis=-1)
 
 
 def _begin(places: _Places, k: int, params: str) -> dict[str, Any]:
