@@ -258,7 +258,7 @@ def test_what_a_pickle_may_name_cannot_be_altered(tmp_path, target, state):
 def test_endless_structures_are_refused(tmp_path):
     loop = []
     loop.append(loop)
-    with pytest.raises(TensorFileError, match="RecursionError"):
+    with pytest.raises(TensorFileError, match="holds itself or the same part again and again"):
         read_tensors(write_zip(tmp_path / "w.pth", loop))
 
 
@@ -352,11 +352,10 @@ def test_a_damaged_zip_is_refused(tmp_path):
         read_tensors(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404 not found</html>", b"\x93NUMPY"])
-def test_unknown_formats_are_refused(tmp_path, content):
+def test_unknown_formats_are_refused(tmp_path):
     path = tmp_path / "w.pth"
-    path.write_bytes(content)
-    with pytest.raises(TensorFileError, match=r"expected a file of weights .*error page"):
+    path.write_bytes(b"\x05\x06 what nobody knows")
+    with pytest.raises(TensorFileError, match=r"expected weights .*an HDF5 file.*, which begins with b'\\x05\\x06"):
         read_tensors(path)
 
 
@@ -373,7 +372,7 @@ def test_other_pickles_and_archives_are_refused(tmp_path):
         read_tensors(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme", "")
-    with pytest.raises(TensorFileError, match=r"expected one data\.pkl"):
+    with pytest.raises(TensorFileError, match="a zip archive of other things, readme"):
         read_tensors(path)
 
 
