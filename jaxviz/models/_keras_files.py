@@ -102,7 +102,7 @@ def _by_variables(root: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str,
 def _names(group: Any, attribute: str) -> list[str] | None:
     """Return names in an attribute, or in those of it and a number that Keras writes where one would be too large."""
     parts = [attribute] if attribute in group.attrs else []
-    while not parts[:1] == [attribute] and f"{attribute}{len(parts)}" in group.attrs:
+    while parts[:1] != [attribute] and f"{attribute}{len(parts)}" in group.attrs:
         parts.append(f"{attribute}{len(parts)}")
     if not parts:
         return None

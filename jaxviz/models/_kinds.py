@@ -6,6 +6,7 @@ from pathlib import Path
 
 _TF_INDEX = bytes.fromhex("57fb808b247547db")  # the last bytes of TensorFlow's table of tensors
 _SAVE_STATE = "save its state_dict() with torch.save"
+_SAVE_KERAS = "load it in TensorFlow and save the model with Keras, as .h5 or .keras"
 _FETCH = "it was not what the address gave: fetch the file again, and look at what comes"
 
 # How the file begins, what it is, and the way on.
@@ -32,7 +33,7 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (rb"GGUF", "a GGUF file of quantized weights", "its network's own file is needed"),
     (rb"....TFL3", "a TensorFlow Lite model", "save the Keras model that it was made from"),
     (rb"MATLAB", "a MATLAB file", ""),
-    (rb"model_checkpoint_path:", "TensorFlow's record of checkpoints", "save the model with Keras, as .h5 or .keras"),
+    (rb"model_checkpoint_path:", "TensorFlow's record of checkpoints", _SAVE_KERAS),
     (rb"\x7fELF", "a program", ""),
 )
 
@@ -46,9 +47,7 @@ def other_kind(path: Path) -> str:
     if not head:
         return "an empty file"
     if tail == _TF_INDEX or re.search(r"\.data-\d+-of-\d+$", path.name):
-        return (
-            "a part of a TensorFlow checkpoint: load it in TensorFlow and save the model with Keras, as .h5 or .keras"
-        )
+        return f"a part of a TensorFlow checkpoint: {_SAVE_KERAS}"
     for beginning, kind, way in _BEGINNINGS:
         if re.match(beginning, head, re.DOTALL):
             return f"{kind}: {way}" if way else kind
@@ -77,9 +76,9 @@ def other_folder(folder: Path) -> str:
     """Return what a folder is that Orbax did not write."""
     names = sorted(path.name for path in folder.iterdir())[:1000]
     if "saved_model.pb" in names:
-        return "a SavedModel of TensorFlow: load it in TensorFlow and save the model with Keras, as .h5 or .keras"
+        return f"a SavedModel of TensorFlow: {_SAVE_KERAS}"
     if any(name.endswith(".index") for name in names):
-        return "a TensorFlow checkpoint: load it in TensorFlow and save the model with Keras, as .h5 or .keras"
+        return f"a TensorFlow checkpoint: {_SAVE_KERAS}"
     endings = (".safetensors", ".pth", ".pt", ".bin", ".h5", ".keras", ".msgpack", ".onnx")
     files = [name for name in names if name.endswith(endings)]
     if files:

@@ -53,7 +53,7 @@ def named_tensors(tree: Any, budget: Budget, kind: type, *, part: str | None = N
         if name in named:
             raise TensorFileError(f"expected tensors of different names, got two of the name {name!r}")
         named[name] = tensor
-    return _without_prefixes(named)
+    return without_prefixes(named)
 
 
 def _entry(tree: Any, part: str) -> Any:
@@ -92,7 +92,7 @@ def _any(tree: Any, budget: Budget, kind: type) -> bool:
 
 
 def _walk(tree: Any, budget: Budget, kind: type) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the tensors and the names that lead to each, without recursion: a tree may be deeper than Python's stack."""
+    """Yield the tensors and the names that lead to each, without recursion: some are deeper than Python's stack."""
     ahead: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     while ahead:
         names, part = ahead.pop()
@@ -106,7 +106,7 @@ def _walk(tree: Any, budget: Budget, kind: type) -> Iterator[tuple[tuple[str, ..
             ahead += [((*names, str(number)), child) for number, child in enumerate(part)][::-1]
 
 
-def _without_prefixes(named: dict[str, Any]) -> dict[str, Any]:
+def without_prefixes(named: dict[str, Any]) -> dict[str, Any]:
     """Leave out what stands before every name."""
     while named:
         first = {name.partition(".")[0] for name in named}

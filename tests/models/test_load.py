@@ -149,8 +149,8 @@ def flip_a_bit(path):
 DAMAGES = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-4]), "cut short or damaged"),
     "truncated in its header": (lambda path: path.write_bytes(path.read_bytes()[:40]), "cut short or damaged"),
-    "empty": (lambda path: path.write_bytes(b""), "expected a file of weights"),
-    "not safetensors": (lambda path: path.write_bytes(b"\x05" + bytes(7) + b"[1,2]"), "expected a file of weights"),
+    "empty": (lambda path: path.write_bytes(b""), "expected weights"),
+    "not safetensors": (lambda path: path.write_bytes(b"\x05" + bytes(7) + b"[1,2]"), "expected weights"),
     "corrupted": (flip_a_bit, "expected tensors of digest"),
     "someone else's": (lambda path: save_file(load_file(path), path), "expected a file that jaxviz stored"),
     "of another source": (lambda path: rewrite(path, source_sha256="0" * 64), "expected a source of the manifest"),
