@@ -14,6 +14,8 @@ _PREFIXES = ("module", "_orig_mod", "state_dict", "model", "net", "network", "pa
 
 _OPTIMIZERS = ("optimizer", "optim", "opt_state", "opt", "optimizer_state_dict", "optimizer_state", "optimizer_states")
 
+_DEPTH = 100  # levels of containers
+
 
 class TensorFileError(ValueError):
     """A file of weights that cannot be read."""
@@ -23,12 +25,12 @@ class Budget:
     """A bound for walks through a tree: it is a tree only if it has no more parts than its file has bytes."""
 
     def __init__(self, size: int):
-        self.parts, self.letters = 1000 + 16 * size, 1 << 24  # a checkpoint is walked through a few times
+        self.parts, self.letters = 1000 + 8 * size, 1 << 24  # a checkpoint is walked through a few times
 
     def spend(self, names: tuple[str, ...]) -> None:
         self.parts -= 1
         self.letters -= sum(map(len, names))
-        if min(self.parts, self.letters) < 0:
+        if min(self.parts, self.letters) < 0 or len(names) > _DEPTH:
             raise TensorFileError(
                 "expected a tree of containers, got one that holds itself or the same part again and again"
             )
