@@ -49,7 +49,7 @@ class Expected(NamedTuple):
     """
 
     classes: Mapping[str, Sequence[int]]
-    features: Mapping[str, Sequence[Sequence[float]]]
+    features: Mapping[str, Sequence[Any]]
 
 
 class Entry(NamedTuple):

@@ -289,9 +289,9 @@ def _in_own_layout(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np
 
     flat: Any = flatten_dict(_network(name).params(), sep="/")
     plain = without_prefixes({key.replace("/", "."): tensor for key, tensor in tensors.items()})
-    if all(key.endswith(".value") for key in plain):  # Flax NNX
-        plain = {key.removesuffix(".value"): tensor for key, tensor in plain.items()}
-    own = {key.replace(".", "/"): tensor for key, tensor in plain.items()}
+    own = {key.removesuffix(".value").replace(".", "/"): tensor for key, tensor in plain.items()}  # .value: Flax NNX
+    if len(own) != len(plain):
+        raise ValueError(f"expected a tensor for each parameter of {name}, got several of one name")
     return own if 2 * len(flat.keys() & own.keys()) > len(flat) else {}  # a few may be called alike elsewhere
 
 

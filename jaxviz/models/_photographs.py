@@ -108,7 +108,7 @@ def _rank(logits: np.ndarray, name: str, classes: Mapping[str, Sequence[int]]) -
     return int(np.sum(~(row <= row[list(classes[name])].max())))  # a NaN ranks before all
 
 
-def _distance(maps: np.ndarray, features: Mapping[str, Sequence[Sequence[float]]]) -> float:
+def _distance(maps: np.ndarray, features: Mapping[str, Sequence[Any]]) -> float:
     """Return how far the recorded channels' means are from what they were, relative to their L2 norm."""
     means = maps.mean((1, 2))
     pairs = [(means[i, int(c)], value) for i, of in enumerate(features.values()) for c, value in of]

@@ -93,8 +93,8 @@ __builtin__.tuple collections.deque
 _HARMLESS = """
 argparse.Namespace types.SimpleNamespace copyreg._reconstructor copy_reg._reconstructor _codecs.encode
 builtins.object __builtin__.object builtins.complex __builtin__.complex builtins.int builtins.float builtins.bool
-builtins.str builtins.bytes builtins.bytearray builtins.range __builtin__.xrange builtins.slice __builtin__.int __builtin__.float
-__builtin__.str __builtin__.bytearray __builtin__.slice datetime.datetime datetime.date datetime.time
+builtins.str builtins.bytes builtins.bytearray builtins.range __builtin__.xrange builtins.slice __builtin__.int
+__builtin__.float __builtin__.str __builtin__.bytearray __builtin__.slice datetime.datetime datetime.date datetime.time
 datetime.timedelta datetime.timezone decimal.Decimal fractions.Fraction uuid.UUID pathlib.Path pathlib.PosixPath
 pathlib.WindowsPath pathlib.PurePath pathlib.PurePosixPath pathlib.PureWindowsPath pathlib._local.Path
 pathlib._local.PosixPath pathlib._local.WindowsPath pathlib._local.PurePosixPath pathlib._local.PureWindowsPath
