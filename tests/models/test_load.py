@@ -432,7 +432,7 @@ def test_imports_are_checked_on_photographs(pictured, tmp_path):
     own = {f"fc/{name}": tensor for name, tensor in OWN.items()}
     imported(tmp_path, own)
     swapped = own | {"fc/kernel": OWN["kernel"][::-1].copy()}
-    with pytest.raises(ValueError, match="not imported as tiny: .* as if it took its inputs in reverse"):
+    with pytest.raises(ValueError, match=r"not imported as tiny: .* as if it took its inputs in reverse"):
         imported(tmp_path, swapped)
     np.testing.assert_array_equal(load("tiny")[1]["fc"]["kernel"], OWN["kernel"])
     imported(tmp_path, swapped, check=False)

@@ -104,6 +104,7 @@ def test_harmless_things_beside_the_weights(tmp_path, zipped):
 
 
 @FORMATS
+@pytest.mark.filterwarnings("ignore")  # torch's own
 def test_wrapped_modules(tmp_path, zipped):
     module = torch.nn.Sequential(torch.nn.Linear(4, 2))
     for wrapped in (torch.compile(module), torch.nn.DataParallel(module), torch.nn.DataParallel(torch.compile(module))):
