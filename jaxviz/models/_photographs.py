@@ -92,7 +92,7 @@ def _best(fit: Callable[[_Reading], float], found: float) -> tuple[str, float]:
     """Return the reading that fits best, and by how much better than the weights as they are."""
     fits = {reading.why: fit(reading) for reading in _READINGS}
     why = max(fits, key=lambda why: np.nan_to_num(fits[why], nan=-np.inf))
-    return why, float(np.nan_to_num(fits[why] - found, nan=np.inf))
+    return why, float(np.nan_to_num(fits[why] - found, nan=-np.inf))
 
 
 def _fit(logits: np.ndarray, classes: Mapping[str, Sequence[int]]) -> float:
@@ -104,8 +104,10 @@ def _fit(logits: np.ndarray, classes: Mapping[str, Sequence[int]]) -> float:
 
 
 def _rank(logits: np.ndarray, name: str, classes: Mapping[str, Sequence[int]]) -> int:
+    """Return how many other classes rank before a photograph's, or beside it, as all do where all are alike."""
     row = logits[list(classes).index(name)]
-    return int(np.sum(~(row <= row[list(classes[name])].max())))  # a NaN ranks before all
+    own = row[list(classes[name])]
+    return int(np.sum(~(row < own.max())) - np.sum(own >= own.max()))
 
 
 def _distance(maps: np.ndarray, features: Mapping[str, Sequence[Any]]) -> float:
