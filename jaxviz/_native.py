@@ -17,6 +17,7 @@ import platform
 import struct
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxviz._image import write_atomically
+from jaxviz._own_folders import NotOwnError, own_folder, read_own_file
 
 TILES = {4: 56, 2: 112}  # of a block, at most, for each side of a tile: all of a step then fits into 2 MB of cache
 CHANNELS = 64  # that are multiplied at once, in and out
@@ -576,11 +578,17 @@ def _compiled(text: str) -> Any:
 
 
 def _folder() -> Path | None:
-    """Return where JAX keeps compiled programs, if it does, and on a disk."""
+    """Return where JAX keeps compiled programs, if it does, on a disk, and where nobody else can put any."""
     folder, wanted = (
         getattr(jax.config, f"jax_{name}", None) for name in ("compilation_cache_dir", "enable_compilation_cache")
     )
-    return Path(folder) if folder and wanted and "://" not in folder else None
+    if not folder or not wanted or "://" in folder:
+        return None
+    try:
+        return own_folder(Path(folder))
+    except NotOwnError as error:
+        warnings.warn(f"machine code is compiled anew, and none is kept or loaded: {error}", stacklevel=2)
+        return None
 
 
 def _keep(path: Path, code: bytes) -> None:
@@ -589,12 +597,9 @@ def _keep(path: Path, code: bytes) -> None:
 
 
 def _kept(path: Path) -> bytes | None:
-    """Return the code in a file, if it is whole."""
-    with contextlib.suppress(OSError):
-        digest, code = (kept := path.read_bytes())[:32], kept[32:]
-        if hashlib.sha256(code).digest() == digest:
-            return code
-    return None
+    """Return the code in a file, if it is whole and the user's own."""
+    kept = read_own_file(path) or b""
+    return kept[32:] if hashlib.sha256(kept[32:]).digest() == kept[:32] else None
 
 
 @functools.cache

@@ -65,13 +65,18 @@ def _photo(image: Path | None) -> object:
 
 
 def _compile_cache() -> None:
-    """Keep compiled programs between runs, beside the weights."""
+    """Keep compiled programs between runs, beside the weights, in a folder that nobody else can write to."""
     import jax
 
+    from jaxviz._own_folders import NotOwnError, own_folder
     from jaxviz.models._load import cache_folder
 
-    folder = cache_folder() / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    try:
+        folder = str(own_folder(cache_folder() / "xla"))
+    except NotOwnError as error:
+        print(f"jaxviz: programs are compiled anew, and none is kept or loaded: {error}", file=sys.stderr)
+        folder = None
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

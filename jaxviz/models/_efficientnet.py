@@ -19,6 +19,7 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 _EPSILON = 1e-3  # of its batch normalization
 
 
@@ -41,7 +42,7 @@ class EfficientNetLite0(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """Return logits, `(n, classes)`."""
-        x = normalized(images, (127 / 255,) * 3, (128 / 255,) * 3, smallest=32)
+        x = normalized(images, MEAN, STD, smallest=32)
         x = checkpoint_name(nn.relu6(nn.Conv(32, (3, 3), 2, name="stem")(x)), "stem")
         for name, kernel, stride, expansion, width in _blocks():
             x = checkpoint_name(self._block(x, name, kernel, stride, expansion, width), name)
@@ -76,5 +77,7 @@ def _folded(tensors: Mapping[str, np.ndarray], convolution: str, norm: str) -> d
     weight = tensors[f"{convolution}.weight"].astype(np.float64).transpose(2, 3, 1, 0)
     names = ("weight", "bias", "running_mean", "running_var")
     scale, shift, mean, variance = (tensors[f"{norm}.{name}"].astype(np.float64) for name in names)
+    if (variance < 0).any():
+        raise ValueError(f"expected variances of at least 0 as {norm}.running_var, got {variance.min():.3g}")
     factor = scale / np.sqrt(variance + _EPSILON)
     return {"kernel": weight * factor, "bias": shift - mean * factor}

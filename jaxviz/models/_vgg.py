@@ -1,5 +1,6 @@
 """VGG-11, 13, 16 and 19 (Simonyan & Zisserman 2014), and their convolution base alone."""
 
+import itertools
 import re
 from collections.abc import Mapping
 
@@ -47,15 +48,13 @@ class VGG(nn.Module):
 
 def from_torch(tensors: Mapping[str, np.ndarray], depths: tuple[int, ...]) -> dict[str, dict[str, np.ndarray]]:
     """Convert torchvision's state dict: `features.N` are the convolutions in order, `classifier.0/3/6` the head."""
-    names = [f"conv{block}_{i}" for block, depth in enumerate(depths, start=1) for i in range(1, depth + 1)]
-    found = sorted(
-        (k for k in tensors if re.fullmatch(r"features\.\d+\.weight", k)), key=lambda k: int(k.split(".")[1])
-    )
-    if len(found) != len(names):
-        raise ValueError(f"expected {len(names)} convolutions (features.N.weight), found {len(found)}")
-    convolutions = {
-        name: torch_layer(tensors, key.removesuffix(".weight")) for name, key in zip(names, found, strict=True)
-    }
+    numbers = itertools.count()  # of torchvision's layers: a convolution and its ReLU, and a pool after each block
+    convolutions = {}
+    for block, depth in enumerate(depths, start=1):
+        for i in range(1, depth + 1):
+            convolutions[f"conv{block}_{i}"] = torch_layer(tensors, f"features.{next(numbers)}")
+            next(numbers)
+        next(numbers)
     return convolutions | torch_head(tensors, ("classifier.0", "classifier.3", "classifier.6"), grid=7)
 
 
@@ -83,13 +82,18 @@ def from_keras(tensors: Mapping[str, np.ndarray], depths: tuple[int, ...]) -> di
     """
     params: dict[str, dict[str, np.ndarray]] = {}
     for key, tensor in tensors.items():
-        if match := re.search(r"block(\d)_conv(\d)", key):
-            layer = params.setdefault("conv{}_{}".format(*match.groups()), {})
-            layer["bias" if tensor.ndim == 1 else "kernel"] = tensor
+        if match := re.search(r"(?<![a-zA-Z0-9])block(\d)_conv(\d)(?!\d)", key):
+            name, kind = "conv{}_{}".format(*match.groups()), "bias" if tensor.ndim == 1 else "kernel"
+            layer = params.setdefault(name, {})
+            if kind in layer:
+                raise ValueError(f"expected one {kind} of {name}, got several, one of them {key!r}")
+            layer[kind] = tensor
     expected = {f"conv{block}_{i}" for block, depth in enumerate(depths, start=1) for i in range(1, depth + 1)}
     if set(params) != expected or any(set(layer) != {"kernel", "bias"} for layer in params.values()):
         raise ValueError(f"expected kernels and biases of {sorted(expected)}, found {sorted(params)}")
     for layer in params.values():
+        if layer["kernel"].ndim != 4:
+            raise ValueError(f"expected kernels of four axes, got shape {list(layer['kernel'].shape)}")
         if layer["kernel"].shape[:2] != (3, 3):  # ONNX: (out, in, h, w)
             layer["kernel"] = layer["kernel"].transpose(2, 3, 1, 0)
     first = params["conv1_1"]

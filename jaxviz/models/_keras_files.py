@@ -1,0 +1,146 @@
+"""HDF5 files, and what Keras keeps in them: the model's own weights, not those of its optimizer.
+
+HDF5 holds no code. It can point to other files, which no sha256 covers and which may be anything on this machine, and
+promise more numbers than there are: both are refused, the second before any memory is taken.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jaxviz.models._trees import TensorFileError
+
+EXPANSION = 16  # times a file's size that its numbers may take: weights hardly shrink when they are compressed
+SLACK = 1 << 20  # bytes that any file may take
+_OF_TRAINING = ("optimizer", "optimizer_weights", "_optimizer", "compile_metrics", "_compile_metrics", "metrics")
+
+
+def read_keras_zip(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+    """Read the weights of a `.keras` archive."""
+    info = archive.getinfo("model.weights.h5")
+    if info.file_size > EXPANSION * path.stat().st_size + SLACK:
+        raise TensorFileError(f"expected weights of about the size of {path}, got {info.file_size} bytes in it")
+    return read_h5(io.BytesIO(archive.read(info)), path)
+
+
+def read_h5(file: Path | io.BufferedIOBase, path: Path) -> dict[str, np.ndarray]:
+    """Read the weights of a file that Keras wrote, or the numbers of any other HDF5 file, by their paths."""
+    import h5py
+
+    with h5py.File(file, "r") as root:
+        datasets = _datasets(root)
+        found = {name: dataset for name, dataset in _of_keras(root, datasets) if _is_numeric(dataset)}
+        for name, dataset in found.items():
+            if dataset.external or dataset.is_virtual:
+                raise TensorFileError(
+                    f"expected all tensors inside of {path}, got {name!r} in another file: save it as one file"
+                )
+        _check_sizes(found, root.id.get_filesize())
+        return {name: _values(dataset) for name, dataset in found.items()}
+
+
+def _datasets(root: Any) -> dict[str, Any]:
+    """Return the datasets by path; each once, and none behind a link to elsewhere."""
+    import h5py
+
+    datasets: dict[str, Any] = {}
+
+    def keep(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            datasets[name] = item
+
+    root.visititems(keep)
+    return datasets
+
+
+def _of_keras(root: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    top = "model_weights/" if "model_weights" in root else ""
+    group = root["model_weights"] if top else root
+    layers = _names(group, "layer_names")
+    if layers is not None:  # Keras 1 and 2, and `.h5` of Keras 3
+        yield from _by_attributes(group, layers, top, datasets)
+    elif any("vars" in name.split("/")[:-1] for name in datasets):  # `.weights.h5` and `.keras` of Keras 3
+        yield from _by_variables(root, datasets)
+    else:
+        own = (name for name in datasets if name.partition("/")[0] not in _OF_TRAINING)
+        yield from ((name, datasets[name]) for name in own)
+
+
+def _by_attributes(group: Any, layers: list[str], top: str, datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what the attributes name: `layer_names` of the model, `weight_names` of each layer."""
+    for layer in layers:
+        if layer not in group:
+            raise ValueError(f"expected a group of the layer {layer!r}, got none")
+        for weight in _names(group[layer], "weight_names") or []:
+            name = f"{layer}/{weight}"
+            if top + name not in datasets:
+                raise ValueError(f"expected the weight {name!r} that the layer names, got none")
+            yield name, datasets[top + name]
+
+
+def _by_variables(root: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield `.../layer/vars/0` as `.../layer/0`, with the name that the user gave the layer where the file has it."""
+    seen = set()
+    for path, dataset in datasets.items():
+        *folders, variables, number = path.split("/")
+        if variables != "vars" or not {*folders}.isdisjoint(_OF_TRAINING):
+            continue
+        given = root["/".join([*folders, variables])].attrs.get("name")
+        given = given if isinstance(given, str) and len(given) < 1000 else "".join(folders[-1:])
+        name = "/".join([*folders[:-1], given, number])
+        if name in seen:
+            raise ValueError(f"expected layers of different names, got two of {name!r}")
+        seen.add(name)
+        yield name, dataset
+
+
+def _names(group: Any, attribute: str) -> list[str] | None:
+    """Return names in an attribute, or in those of it and a number that Keras writes where one would be too large."""
+    parts = [attribute] if attribute in group.attrs else []
+    while parts[:1] != [attribute] and f"{attribute}{len(parts)}" in group.attrs:
+        parts.append(f"{attribute}{len(parts)}")
+    if not parts:
+        return None
+    names: list[str] = []
+    for part in parts:
+        # Keras writes texts of one length. Of others each may be as long as the file, and the same one again.
+        if group.attrs.get_id(part).dtype.kind not in "Sf":  # no layers: an empty array of float
+            raise ValueError(f"expected the {attribute} as Keras writes them, got {group.attrs.get_id(part).dtype}")
+        names += [name.decode() for name in np.ravel(group.attrs[part]).astype("S")]
+    return names
+
+
+def _is_numeric(dataset: Any) -> bool:
+    return dataset.dtype.kind in "biuf" or _is_bfloat16(dataset)
+
+
+def _is_bfloat16(dataset: Any) -> bool:
+    # HDF5 has no such type: h5py writes it as two bytes that mean nothing.
+    return dataset.dtype.kind == "V" and dataset.dtype.itemsize == 2 and dataset.dtype.names is None
+
+
+def _check_sizes(datasets: Mapping[str, Any], file_size: int) -> None:
+    """Refuse what would fill the memory with numbers that are not there: unwritten, or packed beyond belief."""
+    total = sum(dataset.size * dataset.dtype.itemsize for dataset in datasets.values() if dataset.size)
+    if total > EXPANSION * file_size + SLACK:
+        raise TensorFileError(f"expected tensors of about the file's size of {file_size} bytes, got {total} bytes")
+    for name, dataset in datasets.items():
+        if dataset.size and not _is_written(dataset):
+            raise ValueError(f"expected numbers as {name!r}, got a place where none were written")
+
+
+def _is_written(dataset: Any) -> bool:
+    if dataset.chunks is None:
+        return dataset.id.get_storage_size() > 0
+    chunks = np.prod([-(-size // step) for size, step in zip(dataset.shape, dataset.chunks, strict=True)])
+    return dataset.id.get_num_chunks() == chunks
+
+
+def _values(dataset: Any) -> np.ndarray:
+    values = np.asarray(dataset[()])
+    return values.view(ml_dtypes.bfloat16) if _is_bfloat16(dataset) else values
