@@ -54,6 +54,16 @@ def digest_of_program(fn: Callable[..., Any], *args: Any) -> str:
     return _of_jaxpr(closed.jaxpr, closed.consts)
 
 
+def with_gradient(net: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a function of what a network computes and of its gradient, which may have rules of its own."""
+
+    def both(params: Any, images: Any) -> Any:
+        outputs, back = jax.vjp(lambda images: net(params, images), images)
+        return outputs, back(outputs)
+
+    return both
+
+
 def _of_jaxpr(jaxpr: Jaxpr, consts: Sequence[Any] = ()) -> str:
     if not consts:  # of a body, whose constants are operands
         jaxpr = jaxpr.replace(constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars])

@@ -15,9 +15,9 @@ import numpy as np
 import tyro
 
 import jaxviz
+from jaxviz._digest import digest_of
 from jaxviz._image import write_atomically
 from jaxviz._verbs import UNREADABLE, check_apart, interrupts
-from jaxviz.activation._features import digest_of
 from jaxviz.activation._patches import OtherRunError
 from jaxviz.data._source import Source, open_source
 from jaxviz.report._map import lay_out
@@ -278,9 +278,6 @@ def _features(
             f"Stopped after {len(opened.ids) - left} of {len(opened.ids)} images. The same command goes on from there."
         )
         raise SystemExit(130)
-    if not found.ids:
-        _list(found.skipped)
-        raise ValueError(f"{source}: expected images, got {len(opened.ids)} files of which none can be read")
     return found, opened
 
 

@@ -11,13 +11,14 @@ from jaxtyping import Array, Float, Int
 
 from jaxviz._accelerate import accelerate
 from jaxviz._devices import over_devices, whole_shares
+from jaxviz._digest import digest_of, digest_of_program
 from jaxviz._image import sides_of
 from jaxviz._interpret import dtype_of, read_layers, shapes_of
 from jaxviz._processes import agreed, rounds, share
 from jaxviz._receptive_field import receptive_field
 from jaxviz._types import Images, Net
-from jaxviz.activation._features import digest_of
-from jaxviz.data._source import Source, batches, open_source
+from jaxviz.data._batches import batches, check_readable, sized
+from jaxviz.data._source import Source, open_source
 
 _Best = tuple[Float[Array, "c k"], Int[Array, "c k"], Int[Array, "c k"]]
 """Values, ranks of the images in the order of their names, and units, counted through the map."""
@@ -58,7 +59,7 @@ def top_patches(
     *,
     layer: str | Sequence[str],
     k: int = 9,
-    size: int | tuple[int, int] = 224,
+    size: int | tuple[int, int] | None = None,
     batch_size: int = 32,
     resume: dict[str, Any] | None = None,
     callback: Callable[[TopPatches], Any] | None = None,
@@ -104,10 +105,13 @@ def top_patches(
     """
     if k < 1 or batch_size < 1:
         raise ValueError(f"expected a k and a batch_size of 1 or more, got {k} and {batch_size}")
-    opened, names = open_source(source), (layer,) if isinstance(layer, str) else tuple(layer)
+    opened, size = sized(open_source(source), size)
+    names = (layer,) if isinstance(layer, str) else tuple(layer)
     places = _Places(net, params, names, sides_of(size))
     batch_size = whole_shares(batch_size)
-    state = _begin(places, k, digest_of(params))
+    image = jax.ShapeDtypeStruct((1, *sides_of(size), 3), dtype_of(params))
+    made_by = {"params": digest_of(params), "program": digest_of_program(read_layers(net, names), params, image)}
+    state = _begin(places, k, made_by)
     if resume is not None:
         state = _resumed(resume, state, opened)
     reading = _Reading(opened, state["ids"])
@@ -135,7 +139,9 @@ def top_patches(
             state = state | {"seen": seen, "skipped": state["skipped"] | new.skipped}
         if agreed(callback is not None and callback(found())):
             break
-    return found()
+    result = found()
+    check_readable(opened, result.seen - len(result.skipped), result.skipped)
+    return result._replace(skipped={**result.skipped, **opened.left_out})
 
 
 class _Responses(NamedTuple):
@@ -191,14 +197,14 @@ class _Places:
         return positions, np.array(boxes).reshape(*units.shape, 4)
 
 
-def _begin(places: _Places, k: int, params: str) -> dict[str, Any]:
+def _begin(places: _Places, k: int, made_by: dict[str, str]) -> dict[str, Any]:
     """Return the state before the first batch: as many as k of no image, which any image comes before."""
     best = {}
     for name, (*_, channels) in places.shapes.items():
         none = np.zeros((channels, k), np.int32)
         best[name] = (np.full((channels, k), -np.inf, np.float32), none - 1, none)
     shapes = {name: list(shape) for name, shape in places.shapes.items()}
-    made_with = {"params": params, "size": list(places.size), "shapes": shapes}
+    made_with = {**made_by, "size": list(places.size), "shapes": shapes}
     return {"best": best, "seen": 0, "skipped": {}, "ids": [], "marks": [], "made_with": made_with}
 
 
@@ -210,7 +216,13 @@ def _resumed(state: dict[str, Any], fresh: dict[str, Any], opened: Source) -> di
     """Return a state to go on from, without the images that could not be read and have changed since."""
     if set(state) != set(fresh) or jax.tree.map(np.shape, state["best"]) != jax.tree.map(np.shape, fresh["best"]):
         raise OtherRunError("resume: this state is of a run of other layers or another k; start anew without it")
-    if state["made_with"] != fresh["made_with"]:
+    differ = {name for name, value in fresh["made_with"].items() if state["made_with"].get(name) != value}
+    if differ == {"program"}:
+        raise OtherRunError(
+            "resume: this state is of a run of a network that has these parameters but computes something else (or was "
+            "traced by another version of jax, or kept by an earlier one of jaxviz); start anew without it"
+        )
+    if differ:
         raise OtherRunError(
             "resume: this state is of a run with other parameters or another size; start anew without it"
         )

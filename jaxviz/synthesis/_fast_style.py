@@ -18,11 +18,13 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from jaxviz._accelerate import accelerate, hoist
 from jaxviz._devices import over_devices, whole_shares
+from jaxviz._digest import digest_of, digest_of_program, with_gradient
 from jaxviz._image import ImageError, as_bytes, check_images, check_range, read_pixels
 from jaxviz._interpret import read_layers
 from jaxviz._types import Images, Key, Net
-from jaxviz.activation._features import claim, digest_of
-from jaxviz.data._source import Source, batches, open_source
+from jaxviz.activation._store import claim, traced_by
+from jaxviz.data._batches import batches
+from jaxviz.data._source import Source, open_source
 from jaxviz.models._style_net import apply, count_styles, init_style_net
 from jaxviz.synthesis._dream import resized
 from jaxviz.synthesis._minimize import DivergedError
@@ -168,6 +170,9 @@ def train_style_net(
     }  # fmt: skip
     told |= {"steps": steps} if cooldown else {}
     told |= {"optimizer": optimizer} if optimizer != "adam" else {}
+    if store is not None:
+        compared = with_gradient(read_layers(net, tuple(dict.fromkeys([*content_of, *style_of]))))
+        told |= {"program": digest_of_program(compared, params, sample)}
     keeper = _Keeper(store, told)
     state, losses = keeper.restored(state)
     state, job = over_devices(np.zeros(batch_size), (state, job))[1]
@@ -444,7 +449,13 @@ class _Keeper:
         import orbax.checkpoint as ocp
 
         folder = Path(store).absolute()
-        changed = claim(folder / "settings.json", settings)
+        notes = {"jax": jax.__version__}
+        changed = claim(folder / "settings.json", settings, notes=notes, of=["checkpoints"])
+        if "program" in changed and (changed["program"] is None or len(changed) == 1):
+            why = f"with a network that computes something else{traced_by(folder)}"
+            if changed["program"] is None:
+                why = "by an earlier version of jaxviz, which did not keep what the network computes"
+            raise ValueError(f"{folder} holds a training {why}: give another folder, or delete this one")
         if changed:
             raise ValueError(
                 f"{folder} holds a training with another {', '.join(sorted(changed))}: give the same options to go on "
