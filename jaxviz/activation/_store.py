@@ -23,6 +23,7 @@ from jaxviz.activation._rows import Features, Kept, Rows, hash_of
 from jaxviz.data._source import Source
 
 _FORMAT = 2  # of the folder; the first one had no checksums
+_CHUNK = 2**22  # bytes
 _LOOKED_AT = 8  # images whose pixels are compared where a source cannot tell whether they have changed
 
 
@@ -130,8 +131,13 @@ class StoredRows:
     def __getitem__(self, key: Any) -> "StoredRows":
         return StoredRows(self.array[key], self.folder)
 
+    @property
+    def dtype(self) -> np.dtype:
+        """NumPy's, by which JAX tells what it can take."""
+        return self.array.dtype.numpy_dtype
+
     def __len__(self) -> int:
-        return len(self.array)
+        return self.array.shape[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -251,7 +257,7 @@ def _open_array(folder: Path, row: tuple[int, ...], count: int, ahead: int) -> A
     values = folder / "values"
     where: dict[str, Any] = {"driver": "zarr3", "kvstore": {"driver": "file", "path": os.path.abspath(values)}}
     where["store_data_equal_to_fill_value"] = True  # rows of NaN are rows too
-    rows = max(1, 2**22 // (4 * max(1, math.prod(row))))  # 4 MB a chunk
+    rows = max(1, _CHUNK // (4 * max(1, math.prod(row))))
     if not (values / "zarr.json").exists():
         if count or (values / "c").exists():
             raise _damaged(folder, f"values/zarr.json is missing, and rows.jsonl lists {count} rows")

@@ -123,7 +123,7 @@ def check_readable(source: Source, readable: int, skipped: Mapping[str, str]) ->
     if readable == 0 and len(skipped) == count:
         raise ImageError(f"{source.name}: expected images, got {count} of which none can be read: {why}")
     if len(skipped) + len(source.left_out) > _MANY * count:
-        left_out = f", and {len(source.left_out)} files or folders not be looked into" if source.left_out else ""
+        left_out = f", and {len(source.left_out)} files or folders could not be looked into" if source.left_out else ""
         warnings.warn(
             f"{source.name}: {len(skipped)} of {count} images could not be read{left_out}; `skipped` lists them, with "
             f"the reasons: {why}",

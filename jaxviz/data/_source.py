@@ -61,7 +61,7 @@ def open_source(source: Any) -> Source:
         return open_source(_dataset_of(source))
     if is_tensor(source):
         source = as_array(source) if source.ndim == 4 else _one_by_one(source)
-    if isinstance(source, Mapping) and has_image(source) and hasattr(source[image_key(source)], "__len__"):
+    if isinstance(source, Mapping) and _has_images(source):
         source = _rows_of(source)
     _check_numbered(source)
     if _are_images_and_labels(source):
@@ -81,8 +81,8 @@ def _elements(source: Any, *, in_memory: bool, name: str = "source", prefix: str
             raise ImageError(f"expected an image, got {type(error).__name__}: {error}") from error
 
     def mark(i: int) -> str:
-        if not in_memory:  # the hash that Hugging Face's data sets have of their rows and of what is done to them
-            return str(getattr(source, "_fingerprint", ""))
+        if not in_memory:
+            return ""
         try:
             image, label = parts_of(source[i])
         except ImageError:
@@ -142,6 +142,12 @@ def _are_images_and_labels(source: Any) -> bool:
     images, labels = source
     array = isinstance(images, np.ndarray | jax.Array) or is_tensor(images)
     return array and images.ndim == 4 and np.ndim(labels) == 1 and len(images) == len(labels)
+
+
+def _has_images(columns: Mapping[str, Any]) -> bool:
+    """Tell columns of a data set from one of its rows, or from several data sets."""
+    images = columns[image_key(columns)] if has_image(columns) else None
+    return isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
 
 
 def _rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:

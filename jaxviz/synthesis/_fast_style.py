@@ -457,9 +457,10 @@ class _Keeper:
                 why = "by an earlier version of jaxviz, which did not keep what the network computes"
             raise ValueError(f"{folder} holds a training {why}: give another folder, or delete this one")
         if changed:
+            others = ", ".join(sorted({*changed} - {"program"}))
             raise ValueError(
-                f"{folder} holds a training with another {', '.join(sorted(changed))}: give the same options to go on "
-                "with it, or another folder"
+                f"{folder} holds a training with another {others}: give the same options to go on with it, or another "
+                "folder"
             )
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         # Not as one database: what Orbax makes of it in a folder with brackets in its path cannot be read again.
