@@ -43,11 +43,17 @@ def features(
 
     Images are read ahead by Grain while the network works; several local devices share each batch. A store is a folder
     with a zarr array, `values`, the names and hashes of its rows, `rows.jsonl`, and what it was made with,
-    `settings.json`. A run that was stopped, even killed, goes on after the last whole batch and leaves the bytes that
+    `settings.json`. A run that was stopped, even killed, resumes after the last whole batch and leaves the bytes that
     an undisturbed one leaves. Images that the source has and the store has not are added behind the others; so are
-    those that have changed since: files by their size and time of change, arrays by their content. Other sources are
-    taken by the names of their images alone. What comes back is of the source's images, in its order, whatever else
-    the store holds.
+    those that have changed since: files by their size and time of change, what is in memory by its content. Other
+    sources are taken by the names of their images; of some of these the pixels are compared, and an error tells another
+    data set. What comes back is of the source's images, in its order, whatever else the store holds.
+
+    A store is tied to the parameters and to the traced program: a network that computes something else with the same
+    parameters is refused. A new version of JAX may trace the same network to another program; the message then says so,
+    and the way out is another folder. All that is read from a store is checked: lost, doubled or edited lines of the
+    journal and missing or shortened chunks of the array when it is opened, other damage by a checksum when a chunk is
+    read.
 
     Under `jax.distributed` all processes call it alike, on a source and a store that all of them can read. Each one
     reads and computes every n-th batch and gets all rows; the store has the bytes that one process would write.
@@ -55,21 +61,25 @@ def features(
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        source: a folder; a list of files; an array of images; anything with a length that holds images, such as a
-            Grain source; or "tfds:NAME[SPLIT]".
+        source: a folder, with the folders in it and those that links lead to; a list of files; an array of images, or
+            `(images, labels)`; "tfds:NAME[SPLIT]"; or a data set: anything with a length and elements at its numbers,
+            such as those of Grain, PyTorch and Hugging Face, or PyTorch's `DataLoader`, which stands for its data set,
+            in the data set's order. An element is an image, an image and its label, or a dictionary. Arrays and tensors
+            are of uint8 or of floats in [0, 1], with the channels last or first.
         layer: a name that `layers` lists.
         pool: "mean" or "max" over the positions of a map; None: whole maps. A vector stays as it is.
-        size: an int scales an image's shorter side to it and cuts out the centre; (h, w) scales to exactly that.
+        size: an int scales an image's shorter side to it and cuts out the centre; (h, w) scales to exactly that. By
+            default arrays that are all of one size keep it, and anything else is scaled to 224.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
         store: folder to keep the features in; None: in memory.
         callback: called as `callback(done, total)` after each batch; if it returns true, the run ends.
 
     Raises:
-        ImageError: for a source without images.
-        ValueError: for a layer that is unknown, another pool, or a store that was made with other settings, or that
-            another run is writing to.
+        ImageError: for a source without images, or of which none can be read.
+        ValueError: for a layer that is unknown, another pool, or a store that is damaged, that was made with other
+            settings or another network, or that another run is writing to.
 
-    Images that cannot be read are skipped and listed.
+    Images that cannot be read are skipped and listed; if they are more than a tenth, there is a warning too.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz

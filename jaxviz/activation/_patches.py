@@ -75,23 +75,23 @@ def top_patches(
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        source: a folder; a list of files; an array of images; anything with a length that holds images, such as a
-            Grain source; or "tfds:NAME[SPLIT]".
+        source: a folder; a list of files; an array of images; "tfds:NAME[SPLIT]"; or a data set, as for `features`.
         layer: a name that `layers` lists, or several; an image map, or a vector, whose units see the whole image.
         k: patches of each channel.
-        size: an int scales an image's shorter side to it and cuts out the centre; (h, w) scales to exactly that.
+        size: an int scales an image's shorter side to it and cuts out the centre; (h, w) scales to exactly that. By
+            default arrays that are all of one size keep it, and anything else is scaled to 224.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
-        resume: `state` of a run with the same network, layers, k and size: images that it has not seen are read. A run
-            that was stopped goes on after the last whole batch; one that was finished grows with its source. What
-            could not be read is tried again once it has changed.
+        resume: `state` of a run with the same network (its parameters, and the program that it traces to), layers, k
+            and size: images that it has not seen are read. A run that was stopped resumes after the last whole batch;
+            one that was finished grows with its source. What could not be read is tried again once it has changed.
         callback: called as `callback(found)` after each batch; if it returns true, the run ends.
 
     Raises:
-        ImageError: for a source without images.
+        ImageError: for a source without images, or of which none can be read.
         ValueError: for a layer that is unknown, a k that is less than 1, and a state of another run or of images that
             have changed (files: size or time of change; arrays: content).
 
-    Images that cannot be read are skipped and listed.
+    Images that cannot be read are skipped and listed; if they are more than a tenth, there is a warning too.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz

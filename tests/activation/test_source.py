@@ -190,6 +190,7 @@ def test_labels_are_what_json_can_hold(label, expected):
     assert found == json.loads(json.dumps(found)) == expected
 
 
+@pytest.mark.slow
 def test_pytorch():
     torch = pytest.importorskip("torch")
     data = pytest.importorskip("torch.utils.data")
@@ -227,6 +228,8 @@ def test_pytorch():
     assert re.match(r"expected one image, got a batch of shape \(2, 3, 16, 16\): give the", batch.skipped["0"])
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # its own, of what it pickles
 def test_hugging_face():
     datasets = pytest.importorskip("datasets")
     columns = {"img": [Image.fromarray((255 * image).astype(np.uint8)) for image in PIXELS], "label": list(range(5))}
@@ -391,8 +394,6 @@ def test_what_was_left_out_is_in_what_is_returned(small_params, tmp_path):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     options = {"layer": "relu_1", "size": 16}
     for find in (jaxviz.features, functools.partial(jaxviz.top_patches, k=1)):
-        with pytest.warns(
-            UserWarning, match="0 of 1 images could not be read, and 1 files or folders"
-        ):
+        with pytest.warns(UserWarning, match="0 of 1 images could not be read, and 1 files or folders"):
             found = find(small_net, small_params, tmp_path, **options)
         assert list(found.skipped) == ["gone.png"]

@@ -1,6 +1,7 @@
 """Training of the style net: its loss, its batches, going on bit for bit, styles that are added, several devices."""
 
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -197,6 +198,20 @@ def test_another_training_is_not_gone_on_with(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"holds a training with another {names}: give the same options"):
             train(store=tmp_path, **options)
+
+
+def test_a_training_with_another_network_is_not_gone_on_with(tmp_path):
+    """A normalization changes no parameter."""
+    train(store=tmp_path, steps=1)
+    with pytest.raises(ValueError, match="holds a training with a network that computes something else: give another"):
+        jaxviz.train_style_net(lambda p, x: net(p, 2 * x - 1), PARAMS, KEY, PHOTOS, STYLES[:2], **SMALL, store=tmp_path)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps({x: y for x, y in settings.items() if x != "program"}))
+    with pytest.raises(ValueError, match=r"holds a training by an earlier version of jaxviz, .*: give another folder"):
+        train(store=tmp_path, steps=1)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"this store is damaged: settings.json, which says what checkpoints are of"):
+        train(store=tmp_path, steps=1)
 
 
 def test_a_training_starts_from_a_net(whole):
