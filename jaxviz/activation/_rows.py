@@ -48,6 +48,10 @@ class Features(_ThreeParts):
         found.labels = labels
         return found
 
+    def _replace(self, **changes: Any) -> "Features":
+        labels = changes.pop("labels", self.labels)
+        return Features(*super()._replace(**changes), labels)
+
 
 class Kept:
     """Which row each image has, and why others have none; of what a store lists twice the last counts."""

@@ -473,13 +473,25 @@ class _Keeper:
             return
         # As arrays of the host, which any number of devices can go on from.
         leaves = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-        self.manager.save(len(losses), args=self.args.PyTreeSave({"state": leaves, "losses": losses}))
+        kept: dict[str, Any] = {"state": leaves, "losses": losses}
+        kept |= {"digest": np.frombuffer(bytes.fromhex(digest_of(kept)), np.uint8)}
+        self.manager.save(len(losses), args=self.args.PyTreeSave(kept))
 
     def restored(self, fresh: Any) -> tuple[Any, np.ndarray]:
         """Return the state and the losses to go on from."""
         step = None if self.manager is None else self.manager.latest_step()
         if self.manager is None or step is None:
             return fresh, np.zeros((0, 3), np.float32)
-        kept: Any = self.manager.restore(step, args=self.args.PyTreeRestore())
+        at = self.manager.directory / str(step)
+        try:
+            kept: Any = self.manager.restore(step, args=self.args.PyTreeRestore())
+            told = np.asarray(kept.pop("digest")).tobytes().hex()
+        except Exception as error:  # whatever Orbax makes of damaged files
+            kept, told = error, ""
+        if isinstance(kept, Exception) or digest_of(kept) != told:
+            raise ValueError(
+                f"{at}: this checkpoint is damaged: delete the folder, and the training resumes from the checkpoint "
+                "before or begins anew"
+            ) from (kept if isinstance(kept, Exception) else None)
         leaves = [jnp.asarray(kept["state"][name]) for name in sorted(kept["state"])]
         return jax.tree.unflatten(jax.tree.structure(fresh), leaves), np.asarray(kept["losses"])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ def place(monkeypatch, tmp_path, folder):
 
 
 def features(**options):
-    with pytest.warns(UserWarning, match="could not be read"):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* could not be read", category=UserWarning)
         return jaxviz.features(*stand_in(), "photographs", size=16, **{"layer": "relu_1"} | options)
 
 

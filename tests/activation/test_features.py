@@ -1,8 +1,10 @@
 """Features of a source: the network's own, in any batches; a store that survives kills and grows."""
 
+import copy
 import hashlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -255,6 +257,9 @@ def test_labels_are_kept(small_params, tmp_path):
         assert found.labels == labels
         values, ids, skipped = found
         assert (len(values), ids, skipped) == (23, [str(i) for i in range(23)], {})
+    for other in (pickle.loads(pickle.dumps(found._replace(values=None))), copy.copy(found)):
+        assert (other.labels, other.ids) == (labels, ids)
+    assert found._replace(labels=None).labels is None
     assert find(small_params).labels is None
     told = []
     relabeled = [(image, 7) for image in IMAGES[:3]]
