@@ -13,11 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from jaxviz._digest import digest_of, digest_of_program, with_gradient
 from jaxviz._image import ImageError
+from jaxviz.data._source import SUFFIXES
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading an .npz raises if there is none, or one that was cut short or is of something else."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def command(name: str, call: Callable[..., None], parameters: Iterable[inspect.Parameter], doc: str) -> Callable:
@@ -49,6 +53,15 @@ def arguments(function: Callable[..., Any]) -> dict[str, str]:
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def digest_of_network(net: Any, params: Any, size: int = 224) -> str:
+    """Return a hash of a network's parameters, and of what it and its gradient compute.
+
+    Its name says less: `jaxviz weights import` puts other weights under it.
+    """
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return f"{digest_of(params)} {digest_of_program(with_gradient(net), params, image)}"
 
 
 def files(sources: Sequence[Path], out: Path) -> list[Path]:

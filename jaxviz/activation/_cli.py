@@ -1,10 +1,12 @@
 """Features, neighbours, embeddings and patches of a whole data set as verbs of the command line."""
 
+import contextlib
 import io
 import json
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,9 +17,9 @@ import numpy as np
 import tyro
 
 import jaxviz
+from jaxviz._digest import digest_of
 from jaxviz._image import write_atomically
 from jaxviz._verbs import UNREADABLE, check_apart, interrupts
-from jaxviz.activation._features import digest_of
 from jaxviz.activation._patches import OtherRunError
 from jaxviz.data._source import Source, open_source
 from jaxviz.report._map import lay_out
@@ -92,7 +94,8 @@ def neighbors(
     rows = {name: i for i, name in enumerate(opened.ids)}
     if queries:
         net, params = jaxviz.load(model)
-        asked = jaxviz.features(net, params, list(queries), layer=layer, size=size, batch_size=batch_size)
+        with _listed_below():
+            asked = jaxviz.features(net, params, list(queries), layer=layer, size=size, batch_size=batch_size)
         if asked.skipped:
             raise ValueError("; ".join(asked.skipped.values()))
         names, values, own = asked.ids, asked.values, 0
@@ -227,11 +230,12 @@ def patches(
 
         options: dict[str, Any] = {"layer": layer, "k": k, "size": size, "batch_size": batch_size}
         state = _read_state(kept, told)
-        try:
-            found = jaxviz.top_patches(net, params, opened, resume=state, callback=watch, **options)
-        except OtherRunError as error:
-            print(f"{error}; so it starts anew", flush=True)
-            found = jaxviz.top_patches(net, params, opened, callback=watch, **options)
+        with _listed_below():
+            try:
+                found = jaxviz.top_patches(net, params, opened, resume=state, callback=watch, **options)
+            except OtherRunError as error:
+                print(f"{error}; so it starts anew", flush=True)
+                found = jaxviz.top_patches(net, params, opened, callback=watch, **options)
     if found.seen < len(opened.ids):
         print(f"Stopped after {found.seen} of {len(opened.ids)} images. The same command goes on from there.")
         raise SystemExit(130)
@@ -271,17 +275,23 @@ def _features(
             return interrupted()
 
         options: dict[str, Any] = {"layer": layer, "pool": pool, "size": size, "batch_size": batch_size}
-        found = jaxviz.features(net, params, opened, store=store, callback=watch, **options)
+        with _listed_below():
+            found = jaxviz.features(net, params, opened, store=store, callback=watch, **options)
     left = len({*opened.ids} - {*found.ids} - {*found.skipped})
     if left:
         print(
             f"Stopped after {len(opened.ids) - left} of {len(opened.ids)} images. The same command goes on from there."
         )
         raise SystemExit(130)
-    if not found.ids:
-        _list(found.skipped)
-        raise ValueError(f"{source}: expected images, got {len(opened.ids)} files of which none can be read")
     return found, opened
+
+
+@contextlib.contextmanager
+def _listed_below() -> Iterator[None]:
+    """Leave the warning about images that could not be read out: `_list` names all of them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* could not be read", category=UserWarning)
+        yield
 
 
 def _list(skipped: dict[str, str]) -> None:

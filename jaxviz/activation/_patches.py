@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxviz._accelerate import accelerate
 from jaxviz._devices import over_devices, whole_shares
+from jaxviz._digest import digest_of, digest_of_program
 from jaxviz._image import check_whole, sides_of
 from jaxviz._interpret import dtype_of
 from jaxviz._outputs import arranged_shapes, read_arranged
@@ -17,8 +18,8 @@ from jaxviz._processes import agreed, rounds, share
 from jaxviz._programs import compiled
 from jaxviz._receptive_field import unit_edges
 from jaxviz._types import Images, Net
-from jaxviz.activation._features import digest_of
-from jaxviz.data._source import Source, batches, open_source
+from jaxviz.data._batches import batches, check_readable, sized
+from jaxviz.data._source import Source, open_source
 
 _Best = tuple[Float[Array, "c k"], Int[Array, "c k"], Int[Array, "c k"]]
 """Values, ranks of the images in the order of their names, and units, counted through the map."""
@@ -59,7 +60,7 @@ def top_patches(
     *,
     layer: str | Sequence[str],
     k: int = 9,
-    size: int | tuple[int, int] = 224,
+    size: int | tuple[int, int] | None = None,
     batch_size: int = 32,
     resume: dict[str, Any] | None = None,
     callback: Callable[[TopPatches], Any] | None = None,
@@ -75,24 +76,24 @@ def top_patches(
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        source: a folder; a list of files; an array of images; anything with a length that holds images, such as a
-            Grain source; or "tfds:NAME[SPLIT]".
+        source: a folder; a list of files; an array of images; "tfds:NAME[SPLIT]"; or a data set, as for `features`.
         layer: a name that `layers` lists, or several; an image map, or a vector, whose units see the whole image.
         k: patches of each channel.
-        size: an int scales an image's shorter side to it and cuts out the centre; (h, w) scales to exactly that.
+        size: an int scales an image's shorter side to it and cuts out the centre; (h, w) scales to exactly that. By
+            default arrays that are all of one size keep it, and anything else is scaled to 224.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
-        resume: `state` of a run with the same network, layers, k and size: images that it has not seen are read. A run
-            that was stopped goes on after the last whole batch; one that was finished grows with its source. What
-            could not be read is tried again once it has changed.
+        resume: `state` of a run with the same network (its parameters, and the program that it traces to), layers, k
+            and size: images that it has not seen are read. A run that was stopped resumes after the last whole batch;
+            one that was finished grows with its source. What could not be read is tried again once it has changed.
         callback: called as `callback(found)` after each batch; if it returns true, the run ends.
 
     Raises:
-        ImageError: for a source without images.
+        ImageError: for a source without images, or of which none can be read.
         ValueError: for a layer that is unknown, or that is neither a vector nor, as the network's program shows, a map
             of the images' rows and columns (tokens and windows are not); a k that is less than 1, and a state of
             another run or of images that have changed (files: size or time of change; arrays: content).
 
-    Images that cannot be read are skipped and listed.
+    Images that cannot be read are skipped and listed; if they are more than a tenth, there is a warning too.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -108,10 +109,14 @@ def top_patches(
         raise ValueError(f"expected a k and a batch_size of 1 or more, got {k} and {batch_size}")
     check_whole("k", k, least=1)
     check_whole("batch_size", batch_size, least=1)
-    opened, names = open_source(source), (layer,) if isinstance(layer, str) else tuple(layer)
+    opened, size = sized(open_source(source), size)
+    names = (layer,) if isinstance(layer, str) else tuple(layer)
     places = _Places(net, params, names, sides_of(size))
     batch_size = whole_shares(batch_size)
-    state = _begin(places, k, digest_of(params))
+    image = jax.ShapeDtypeStruct((1, *sides_of(size), 3), dtype_of(params))
+    reader = read_arranged(net, dict.fromkeys(names, "units"), "top_patches")
+    made_by = {"params": digest_of(params), "program": digest_of_program(reader, params, image)}
+    state = _begin(places, k, made_by)
     if resume is not None:
         state = _resumed(resume, state, opened)
     reading = _Reading(opened, state["ids"])
@@ -139,7 +144,9 @@ def top_patches(
             state = state | {"seen": seen, "skipped": state["skipped"] | new.skipped}
         if agreed(callback is not None and callback(found())):
             break
-    return found()
+    result = found()
+    check_readable(opened, result.seen - len(result.skipped), result.skipped)
+    return result._replace(skipped={**result.skipped, **opened.left_out})
 
 
 class _Responses(NamedTuple):
@@ -192,14 +199,14 @@ class _Places:
         return positions, np.stack([edge[at] for edge in self.edges[name]], axis=-1)
 
 
-def _begin(places: _Places, k: int, params: str) -> dict[str, Any]:
+def _begin(places: _Places, k: int, made_by: dict[str, str]) -> dict[str, Any]:
     """Return the state before the first batch: as many as k of no image, which any image comes before."""
     best = {}
     for name, (*_, channels) in places.shapes.items():
         none = np.zeros((channels, k), np.int32)
         best[name] = (np.full((channels, k), -np.inf, np.float32), none - 1, none)
     shapes = {name: list(shape) for name, shape in places.shapes.items()}
-    made_with = {"params": params, "size": list(places.size), "shapes": shapes}
+    made_with = {**made_by, "size": list(places.size), "shapes": shapes}
     return {"best": best, "seen": 0, "skipped": {}, "ids": [], "marks": [], "made_with": made_with}
 
 
@@ -211,7 +218,13 @@ def _resumed(state: dict[str, Any], fresh: dict[str, Any], opened: Source) -> di
     """Return a state to go on from, without the images that could not be read and have changed since."""
     if set(state) != set(fresh) or jax.tree.map(np.shape, state["best"]) != jax.tree.map(np.shape, fresh["best"]):
         raise OtherRunError("resume: this state is of a run of other layers or another k; start anew without it")
-    if state["made_with"] != fresh["made_with"]:
+    differ = {name for name, value in fresh["made_with"].items() if state["made_with"].get(name) != value}
+    if differ == {"program"}:
+        raise OtherRunError(
+            "resume: this state is of a run of a network that has these parameters but computes something else (or was "
+            "traced by another version of jax, or kept by an earlier one of jaxviz); start anew without it"
+        )
+    if differ:
         raise OtherRunError(
             "resume: this state is of a run with other parameters or another size; start anew without it"
         )

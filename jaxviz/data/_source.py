@@ -1,18 +1,18 @@
-"""Images from anywhere, by number and by name: folders, lists, arrays, Grain and TensorFlow Datasets."""
+"""Images from anywhere, by number and by name: folders, lists, arrays, data sets of any framework."""
 
-import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
 
-from jaxviz._image import ImageError, as_bytes, read_pixels, sides_of
-from jaxviz._verbs import SUFFIXES
+from jaxviz._image import ImageError
+from jaxviz.data._elements import as_array, has_image, image_key, is_tensor, mark_of, parts_of, pixels_of, told
+from jaxviz.data._folder import SUFFIXES as SUFFIXES
+from jaxviz.data._folder import find_images
 
 _TFDS = re.compile(r"tfds:(?P<name>[^\[]+)\[(?P<split>.+)\]")
 
@@ -25,16 +25,14 @@ class Source(NamedTuple):
     """Return what `load_image` takes."""
     mark: Callable[[int], str] = lambda i: ""
     """Return what changes with the image, without decoding it; nothing where that cannot be told."""
-
-
-class Loaded(NamedTuple):
-    """A batch, as long as all others: what is not live is no image."""
-
-    indices: Int[np.ndarray, " b"]
-    images: Shaped[np.ndarray, "b h w 3"]
-    live: Bool[np.ndarray, " b"]
-    skipped: dict[str, str]
-    """Of images that could not be read: why."""
+    labeled: Callable[[int], tuple[Any, Any]] | None = None
+    """Return that and the image's label, by one look at the data; None: there are no labels."""
+    name: str = "source"
+    """What messages call it."""
+    left_out: Mapping[str, str] = {}
+    """What has no place among the images, such as folders that cannot be read: why."""
+    in_memory: bool = False
+    """Whether all images are there to be looked at."""
 
 
 def open_source(source: Any) -> Source:
@@ -43,12 +41,15 @@ def open_source(source: Any) -> Source:
     Args:
         source: a folder, whose image files are taken with those of the folders in it, in the order of their names; a
             list of what `load_image` takes; `"tfds:NAME[SPLIT]"`, as `tfds.data_source` names it; an array
-            `(n, h, w, 3)`; or anything with a length whose `[i]` is an image, or a dictionary with one called "image",
-            such as Grain's sources. Images without a name of their own are called by their number.
+            `(n, h, w, 3)`, with or without an array of labels, `(images, labels)`; a dictionary of such columns; or
+            anything with a length and elements at its numbers, such as the data sets of Grain, PyTorch and Hugging
+            Face. An element is an image, an image and its label, or a dictionary with an "image" or "img" (and a
+            "label"); channels may come first. PyTorch's `DataLoader` stands for its data set, in the data set's order.
+            Images without a name of their own are called by their number.
 
     Raises:
-        ImageError: a folder that is not there or holds no images, an empty source, two images of one name, anything
-            else.
+        ImageError: a folder that is not there or holds no images, an empty source, two images of one name, images that
+            come one after another and not by number, anything else.
     """
     if isinstance(source, Source):
         return source
@@ -56,53 +57,154 @@ def open_source(source: Any) -> Source:
         return _tfds(source)
     if isinstance(source, str | os.PathLike):
         return _folder(Path(source))
-    if not hasattr(source, "__len__") or not hasattr(source, "__getitem__") or isinstance(source, bytes | dict):
+    if hasattr(source, "dataset") and hasattr(source, "batch_size") and not hasattr(source, "__getitem__"):
+        return open_source(_dataset_of(source))
+    if is_tensor(source):
+        source = as_array(source) if source.ndim == 4 else _one_by_one(source)
+    if isinstance(source, Mapping) and _has_images(source):
+        source = _rows_of(source)
+    _check_numbered(source)
+    if _are_images_and_labels(source):
+        return _elements(list(zip(*source, strict=True)), in_memory=True)
+    return _elements(source, in_memory=isinstance(source, list | tuple | np.ndarray | jax.Array))
+
+
+def _elements(source: Any, *, in_memory: bool, name: str = "source", prefix: str = "") -> Source:
+    """Return the images of what has a length and elements at its numbers."""
+
+    def parts(i: int) -> tuple[Any, Any]:
+        try:
+            return parts_of(source[i])
+        except ImageError:
+            raise
+        except Exception as error:  # whatever a data set raises for one that it cannot read
+            raise ImageError(f"expected an image, got {type(error).__name__}: {error}") from error
+
+    def mark(i: int) -> str:
+        if not in_memory:
+            return ""
+        try:
+            image, label = parts_of(source[i])
+        except ImageError:
+            return "none"
+        return mark_of(image) + (f" {told(label)}" if label is not None else "")
+
+    def labeled(i: int) -> tuple[Any, Any]:
+        image, label = parts(i)
+        return pixels_of(image), told(label)
+
+    names = _names(source) if in_memory else [f"{prefix}{i}" for i in range(len(source))]
+    return _checked(Source(names, lambda i: labeled(i)[0], mark, labeled, name, in_memory=in_memory))
+
+
+def _names(source: Any) -> list[str]:
+    """Return the names of the paths in a list, and the numbers of what has none."""
+    if isinstance(source, np.ndarray) and source.dtype.kind == "U":
+        return source.tolist()
+    if not isinstance(source, list | tuple):
+        return [str(i) for i in range(len(source))]
+    images = [x[0] if isinstance(x, tuple | list) and x else x for x in source]
+    return [str(x) if isinstance(x, str | os.PathLike) else str(i) for i, x in enumerate(images)]
+
+
+def _check_numbered(source: Any) -> None:
+    numbered = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    if isinstance(source, bytes | Mapping) or not (numbered or hasattr(source, "__iter__")):
+        of = f" with {', '.join(map(str, source))}: give one of them" if isinstance(source, Mapping) else ""
         raise ImageError(
             "source: expected a folder, 'tfds:NAME[SPLIT]', or a list, an array or another object with a length and "
-            f"images at its numbers, got {type(source).__name__}"
+            f"images at its numbers, got {type(source).__name__}{of}"
+        )
+    if not numbered:
+        raise ImageError(
+            f"source: expected images that can be asked for by number, got {type(source).__module__}."
+            f"{type(source).__name__}, which gives them one after another; if they fit in memory, give a list of them, "
+            "as in list(source)"
         )
     if isinstance(source, np.ndarray | jax.Array) and source.ndim == 3 and source.shape[-1] == 3:
         raise ImageError(f"source: expected images (n, h, w, 3), got one of shape {source.shape}: give image[None]")
-    names = [str(x) if isinstance(x, str | os.PathLike) else str(i) for i, x in enumerate(_paths(source))]
-    in_memory = isinstance(source, list | tuple | np.ndarray | jax.Array)
-    mark = (lambda i: _mark(source[i])) if in_memory else (lambda i: "")
-    return _checked(Source(names, lambda i: _image_of(source[i]), mark))
 
 
-def _paths(source: Any) -> Sequence[Any]:
-    """Return a list, or an array of names, as it is; what reads on being asked is not read for its names."""
-    if isinstance(source, np.ndarray) and source.dtype.kind == "U":
-        return source.tolist()
-    return source if isinstance(source, list | tuple) else range(len(source))
+def _one_by_one(tensor: Any) -> np.ndarray:
+    """Return a stack of grey images; what may be one image with its channels first is refused."""
+    if tensor.ndim != 3 or tensor.shape[0] in (1, 3, 4):
+        raise ImageError(
+            f"source: expected images (n, channels, h, w), got a tensor of shape {tuple(tensor.shape)}: one image is "
+            "image[None], and grey ones are images[:, None]"
+        )
+    return as_array(tensor)
+
+
+def _are_images_and_labels(source: Any) -> bool:
+    """Tell `(images, labels)`, two arrays of one length, from a tuple of two images."""
+    if not isinstance(source, tuple) or len(source) != 2:
+        return False
+    images, labels = source
+    array = isinstance(images, np.ndarray | jax.Array) or is_tensor(images)
+    return array and images.ndim == 4 and np.ndim(labels) == 1 and len(images) == len(labels)
+
+
+def _has_images(columns: Mapping[str, Any]) -> bool:
+    """Tell columns of a data set from one of its rows, or from several data sets."""
+    images = columns[image_key(columns)] if has_image(columns) else None
+    return isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
+
+
+def _rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of columns, as Hugging Face gives a slice of a data set, and TFDS a whole one."""
+    images = columns[image_key(columns)]
+    whole = {name: column for name, column in columns.items() if hasattr(column, "__len__")}
+    whole = {name: column for name, column in whole.items() if len(column) == len(images)}
+    return [{name: column[i] for name, column in whole.items()} for i in range(len(images))]
+
+
+def _dataset_of(loader: Any) -> Any:
+    """Return the data set of a `DataLoader` of PyTorch that gives all of it, in whatever order, as it is."""
+    sampler, batches = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))
+    names = {type(sampler).__name__, type(batches).__name__}
+    collate = getattr(getattr(loader, "collate_fn", None), "__name__", "")
+    all_of_it = hasattr(sampler, "__len__") and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    chosen = getattr(sampler, "replacement", False) or (loader.batch_size is None and batches is not None)
+    known = names <= {"SequentialSampler", "RandomSampler", "BatchSampler", "NoneType"}
+    if not (known and all_of_it and not chosen and collate in ("default_collate", "default_convert")):
+        raise ImageError(
+            "source: a DataLoader is taken for its data set, but this one has a sampler or a collate_fn of its own, "
+            "which may choose or change the images: give loader.dataset, or a list of the images that are meant"
+        )
+    return loader.dataset
 
 
 def _folder(folder: Path) -> Source:
     if folder.is_file():
-        return Source([folder.name], lambda i: folder, lambda i: _mark(folder))
+        return Source([folder.name], lambda i: _readable(folder), lambda i: mark_of(folder), name=str(folder))
     if not folder.is_dir():
         raise ImageError(f"{folder}: expected a folder of images, got a path where there is none")
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = sorted(path.relative_to(folder).as_posix() for path in files)
-    names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    names, left_out = find_images(folder)
     if not names:
-        raise ImageError(f"{folder}: expected a folder with images ({', '.join(SUFFIXES)}), found none")
-    return Source(names, lambda i: folder / names[i], lambda i: _mark(folder / names[i]))
+        reasons = "".join(f"; {why}" for why in list(left_out.values())[:3])
+        raise ImageError(f"{folder}: expected a folder with images ({', '.join(SUFFIXES)}), found none{reasons}")
+    read, mark = lambda i: _readable(folder / names[i]), lambda i: mark_of(folder / names[i])
+    return Source(names, read, mark, name=str(folder), left_out=left_out)
 
 
-def _mark(image: Any) -> str:
-    """Return a file's size and time of change, or a hash of pixels or of an encoded file."""
-    if isinstance(image, str | os.PathLike):
+def _readable(path: Path) -> Path:
+    """Return a path; raise ImageError for a format that only an extension of Pillow, or a newer one, can decode."""
+    suffix = path.suffix.lower()
+    if suffix in (".heic", ".heif"):
         try:
-            found = os.stat(image)
-        except OSError:
-            return "none"
-        return f"{found.st_size} {found.st_mtime_ns}"
-    if isinstance(image, bytes):
-        return hashlib.sha256(image).hexdigest()
-    if isinstance(image, np.ndarray | jax.Array):
-        pixels = np.ascontiguousarray(np.asarray(image))
-        return hashlib.sha256(f"{pixels.dtype} {pixels.shape}".encode() + pixels.tobytes()).hexdigest()
-    return ""
+            import pillow_heif  # type: ignore[import-not-found]
+        except ImportError:
+            raise ImageError(
+                f"{path}: HEIC and HEIF are read where the package pillow-heif is installed; install it, or save the "
+                "image anew as PNG"
+            ) from None
+        pillow_heif.register_heif_opener()
+    if suffix == ".avif":
+        from PIL import features
+
+        if not features.check("avif"):
+            raise ImageError(f"{path}: AVIF is read by Pillow from version 11.3 on; install that, or save it as PNG")
+    return path
 
 
 def _tfds(name: str) -> Source:
@@ -116,63 +218,14 @@ def _tfds(name: str) -> Source:
     except Exception as error:  # whatever its download, its files or its version say
         raise ImageError(f"{name}: {error}") from error
     # With the name: of two sets in one store, each has rows of its own.
-    return Source([f"{parts['name']}/{parts['split']}/{i}" for i in range(len(data))], lambda i: _image_of(data[i]))
-
-
-def _image_of(element: Any) -> Any:
-    if isinstance(element, dict):
-        if "image" not in element:
-            raise ImageError(f"expected an image called 'image', got {', '.join(map(str, element))}")
-        return element["image"]
-    return element
+    return _elements(data, in_memory=False, name=name, prefix=f"{parts['name']}/{parts['split']}/")
 
 
 def _checked(source: Source) -> Source:
     if not len(source.ids):
-        raise ImageError("source: expected at least one image, got none")
+        raise ImageError(f"{source.name}: expected at least one image, got none")
     if len(set(source.ids)) < len(source.ids):
-        twice = next(name for i, name in enumerate(source.ids) if name in source.ids[:i])
-        raise ImageError(f"source: expected images of different names, got {twice} twice")
+        seen: set[str] = set()
+        twice = next(name for name in source.ids if name in seen or seen.add(name))
+        raise ImageError(f"{source.name}: expected images of different names, got {twice} twice")
     return source
-
-
-def batches(
-    source: Source,
-    indices: Sequence[int],
-    *,
-    size: int | tuple[int, int],
-    batch_size: int,
-    threads: int = 0,
-    dtype: Any = np.float32,
-) -> Iterator[Loaded]:
-    """Read images in batches of one shape, ahead of their use, in `threads` by Grain; 0: one for each core.
-
-    More of them only wait for each other: on 2 cores, 16 took 4.5 ms of processor time an image, 2 take 2.9.
-    One that cannot be read leaves its place in its batch empty; the batches do not depend on what can be read. Images
-    of float32 are in [0, 1], of uint8 in 0 to 255.
-    """
-    import grain
-
-    def load(index: Any) -> tuple[int, Any]:
-        try:
-            pixels = read_pixels(source.read(int(index)), size)
-            return int(index), pixels if dtype == np.float32 else as_bytes(pixels)
-        except ImageError as error:
-            return int(index), str(error)
-
-    threads = threads or os.cpu_count() or 1
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * batch_size))
-    loaded = iter(grain.MapDataset.source(list(indices)).map(load).to_iter_dataset(options))
-    shape = sides_of(size)
-    for first in range(0, len(indices), batch_size):
-        batch = [next(loaded) for _ in indices[first : first + batch_size]]
-        images = np.zeros((batch_size, *shape, 3), dtype)
-        live = np.zeros(batch_size, bool)
-        skipped = {}
-        for i, (index, image) in enumerate(batch):
-            if isinstance(image, str):
-                skipped[source.ids[index]] = image
-            else:
-                images[i], live[i] = image, True
-        numbers = np.array([index for index, _ in batch] + [0] * (batch_size - len(batch)))
-        yield Loaded(numbers, images, live, skipped)

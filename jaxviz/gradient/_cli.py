@@ -21,7 +21,16 @@ import tyro
 import jaxviz
 from jaxviz._image import ImageError, write_atomically
 from jaxviz._scores import Score
-from jaxviz._verbs import UNREADABLE, arguments, check_writable, command, digest, documentation, files
+from jaxviz._verbs import (
+    UNREADABLE,
+    arguments,
+    check_writable,
+    command,
+    digest,
+    digest_of_network,
+    documentation,
+    files,
+)
 from jaxviz.gradient._averaged import WIDE
 from jaxviz.report._draw import overlaid, raw
 
@@ -144,6 +153,7 @@ def _attribute(
             given["layer"] = layer
         named = {"verb": name, "model": model, "layer": layer, "target": target, "position": position, "size": size}
         settings = named | {"seed": seed, "jaxviz": version("jaxviz-cnn")} | options | _digests(options)
+        settings |= {"network": digest_of_network(net, params, size)}
         key = [] if seed is None else [jax.random.key(seed)]
         method = functools.partial(verb.method, score, params, *key, **options | given)
 

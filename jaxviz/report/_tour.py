@@ -112,7 +112,7 @@ def _make(method: Method, tour: Tour, folder: Path, seed: int, settings: dict[st
 def _fingerprint(method: Method, tour: Tour, seed: int, settings: dict[str, str]) -> str:
     """Return what a section depends on, in a form that can be compared."""
     photo = hashlib.sha256(np.asarray(tour.photo).tobytes() + str(tour.photo.shape).encode()).hexdigest()
-    return f"{method.id} {seed} {sorted(settings.items())} {photo} {_own_digest()}"
+    return f"{method.id} {seed} {sorted(settings.items())} {photo} {_own_digest()} {version('flax')}"
 
 
 @functools.cache

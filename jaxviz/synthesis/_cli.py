@@ -17,7 +17,18 @@ import tyro
 
 import jaxviz
 from jaxviz._image import sides_of, write_atomically
-from jaxviz._verbs import arguments, check_writable, command, digest, documentation, each_of, files, interrupts, short
+from jaxviz._verbs import (
+    arguments,
+    check_writable,
+    command,
+    digest,
+    digest_of_network,
+    documentation,
+    each_of,
+    files,
+    interrupts,
+    short,
+)
 from jaxviz.synthesis._minimize import Synthesis
 from jaxviz.synthesis._recipes import RECIPES
 from jaxviz.synthesis._saved import read, save_as_it_comes
@@ -131,7 +142,7 @@ def ascend(
     else:
         score = _units(net, layer, target)
     settings = {"verb": "ascend", "model": model, "layer": layer, "target": target, "recipe": recipe, "seed": seed}
-    settings |= {"size": size, "start": start and digest(start)} | (
+    settings |= {"network": digest_of_network(net, params), "size": size, "start": start and digest(start)} | (
         options if recipe is None else {"tolerance": options["tolerance"]}
     )
     run = functools.partial(jaxviz.ascend, score, params, jax.random.key(seed), **wanted)
@@ -158,6 +169,7 @@ def sheet(
     """
     net, params = jaxviz.load(model)
     settings = {"verb": "sheet", "model": model, "layer": layer, "target": target, "seed": seed} | options
+    settings |= {"network": digest_of_network(net, params)}
     channels = _channels(layer, target).tolist() if target else None
 
     def run(*, every: int, **more: Any) -> Synthesis:
@@ -200,7 +212,7 @@ def dream(
     if guide is not None:
         score = jaxviz.resemblance(net, params, jaxviz.load_image(guide, longest=224)[None], layer=layer)
     settings = {"verb": "dream", "model": model, "layer": layer, "target": target, "seed": seed, "size": size}
-    settings |= {"guide": guide and digest(guide)} | options
+    settings |= {"network": digest_of_network(net, params), "guide": guide and digest(guide)} | options
 
     def make(path: Path) -> str:
         image = jaxviz.load_image(path, longest=size)[None]
@@ -263,6 +275,7 @@ def invert(
     """
     net, params = jaxviz.load(model)
     settings = {"verb": "invert", "model": model, "layer": layer, "seed": seed, "size": size} | options
+    settings |= {"network": digest_of_network(net, params)}
 
     def make(path: Path) -> str:
         image = jaxviz.load_image(path, size=size)[None]
@@ -312,6 +325,7 @@ def texture(
             run = functools.partial(_grow, key, image, size=128 if size is None else size, window=window)
         else:
             net, params = jaxviz.load(model)
+            told |= {"network": digest_of_network(net, params)}
             run = functools.partial(jaxviz.texture, net, params, key, image, layers=layers, size=size, **options)
         return save_as_it_comes(run, at, told, every=every, snapshots=snapshots, resume=resume)
 
@@ -379,6 +393,7 @@ def style(
     settings = {"verb": "style", "model": model, "seed": seed, "size": size, "style_weights": style_weights}
     settings |= {"content": digest(content), "styles": [digest(path) for path in styles]} | options
     settings |= {"start": digest(Path(start)) if Path(start).is_file() else start}
+    settings |= {"network": digest_of_network(net, params)}
     settings |= {"masks": [digest(path) for path in masks], "style_masks": [digest(path) for path in style_masks]}
     at = out / "-".join([content.stem, *(path.stem for path in styles), "style"])
     run = functools.partial(jaxviz.stylize, net, params, jax.random.key(seed), shown, manners, **options | given)

@@ -18,11 +18,13 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from jaxviz._accelerate import accelerate, hoist
 from jaxviz._devices import over_devices, whole_shares
+from jaxviz._digest import digest_of, digest_of_program, with_gradient
 from jaxviz._image import ImageError, as_bytes, check_images, check_range, read_pixels
 from jaxviz._interpret import read_layers
 from jaxviz._types import Images, Key, Net
-from jaxviz.activation._features import claim, digest_of
-from jaxviz.data._source import Source, batches, open_source
+from jaxviz.activation._store import claim, traced_by
+from jaxviz.data._batches import batches
+from jaxviz.data._source import Source, open_source
 from jaxviz.models._style_net import apply, count_styles, init_style_net
 from jaxviz.synthesis._dream import resized
 from jaxviz.synthesis._minimize import DivergedError
@@ -168,6 +170,9 @@ def train_style_net(
     }  # fmt: skip
     told |= {"steps": steps} if cooldown else {}
     told |= {"optimizer": optimizer} if optimizer != "adam" else {}
+    if store is not None:
+        compared = with_gradient(read_layers(net, tuple(dict.fromkeys([*content_of, *style_of]))))
+        told |= {"program": digest_of_program(compared, params, sample)}
     keeper = _Keeper(store, told)
     state, losses = keeper.restored(state)
     state, job = over_devices(np.zeros(batch_size), (state, job))[1]
@@ -444,11 +449,18 @@ class _Keeper:
         import orbax.checkpoint as ocp
 
         folder = Path(store).absolute()
-        changed = claim(folder / "settings.json", settings)
+        notes = {"jax": jax.__version__}
+        changed = claim(folder / "settings.json", settings, notes=notes, of=["checkpoints"])
+        if "program" in changed and (changed["program"] is None or len(changed) == 1):
+            why = f"with a network that computes something else{traced_by(folder)}"
+            if changed["program"] is None:
+                why = "by an earlier version of jaxviz, which did not keep what the network computes"
+            raise ValueError(f"{folder} holds a training {why}: give another folder, or delete this one")
         if changed:
+            others = ", ".join(sorted({*changed} - {"program"}))
             raise ValueError(
-                f"{folder} holds a training with another {', '.join(sorted(changed))}: give the same options to go on "
-                "with it, or another folder"
+                f"{folder} holds a training with another {others}: give the same options to go on with it, or another "
+                "folder"
             )
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         # Not as one database: what Orbax makes of it in a folder with brackets in its path cannot be read again.
@@ -461,13 +473,25 @@ class _Keeper:
             return
         # As arrays of the host, which any number of devices can go on from.
         leaves = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-        self.manager.save(len(losses), args=self.args.PyTreeSave({"state": leaves, "losses": losses}))
+        kept: dict[str, Any] = {"state": leaves, "losses": losses}
+        kept |= {"digest": np.frombuffer(bytes.fromhex(digest_of(kept)), np.uint8)}
+        self.manager.save(len(losses), args=self.args.PyTreeSave(kept))
 
     def restored(self, fresh: Any) -> tuple[Any, np.ndarray]:
         """Return the state and the losses to go on from."""
         step = None if self.manager is None else self.manager.latest_step()
         if self.manager is None or step is None:
             return fresh, np.zeros((0, 3), np.float32)
-        kept: Any = self.manager.restore(step, args=self.args.PyTreeRestore())
+        at = self.manager.directory / str(step)
+        try:
+            kept: Any = self.manager.restore(step, args=self.args.PyTreeRestore())
+            told = np.asarray(kept.pop("digest")).tobytes().hex()
+        except Exception as error:  # whatever Orbax makes of damaged files
+            kept, told = error, ""
+        if isinstance(kept, Exception) or digest_of(kept) != told:
+            raise ValueError(
+                f"{at}: this checkpoint is damaged: delete the folder, and the training resumes from the checkpoint "
+                "before or begins anew"
+            ) from (kept if isinstance(kept, Exception) else None)
         leaves = [jnp.asarray(kept["state"][name]) for name in sorted(kept["state"])]
         return jax.tree.unflatten(jax.tree.structure(fresh), leaves), np.asarray(kept["losses"])

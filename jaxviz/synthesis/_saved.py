@@ -16,6 +16,11 @@ from jaxviz._image import write_atomically
 from jaxviz._verbs import UNREADABLE, check_writable, interrupts
 from jaxviz.synthesis._minimize import DivergedError, Synthesis
 
+_OF_NETWORK = (
+    "; the network is another one when other weights were imported under its name, and may be when JAX has another "
+    "version"
+)
+
 
 class Kept(NamedTuple):
     settings: str
@@ -59,10 +64,15 @@ def _to_resume(at: Path, settings: str) -> list[np.ndarray] | None:
         return None
     if kept.settings != settings:
         before, now = json.loads(kept.settings), json.loads(settings)
+        if "network" in now and "network" not in before:
+            raise ValueError(
+                f"{at}.npz was saved by an earlier version of jaxviz, which did not keep what network it is of: start "
+                "anew without --resume"
+            )
         changed = sorted(name for name in before | now if before.get(name) != now.get(name))
         raise ValueError(
             f"{at}.npz is of a run with another {', '.join(changed)}: give the same options to resume it, or start "
-            "anew without --resume"
+            f"anew without --resume{_OF_NETWORK if 'network' in changed else ''}"
         )
     return kept.state or None
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,9 @@ def place(monkeypatch, tmp_path, folder):
 
 
 def features(**options):
-    return jaxviz.features(*stand_in(), "photographs", size=16, **{"layer": "relu_1"} | options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* could not be read", category=UserWarning)
+        return jaxviz.features(*stand_in(), "photographs", size=16, **{"layer": "relu_1"} | options)
 
 
 @pytest.fixture
@@ -142,7 +145,9 @@ def test_patches(capsys, stop_at):
     line = f"patches photographs --layer relu_0 relu_1 --target 2 5 --k 4 {SIZES}".split()
     cli.main(line)
     assert "out/relu_1-patches.png: channels 2, 5" in capsys.readouterr().out
-    expected = jaxviz.top_patches(*stand_in(), "photographs", layer=["relu_0", "relu_1"], k=4, size=16, batch_size=4)
+    options = {"layer": ["relu_0", "relu_1"], "k": 4, "size": 16, "batch_size": 4}
+    with pytest.warns(UserWarning, match="could not be read"):
+        expected = jaxviz.top_patches(*stand_in(), "photographs", **options)
     for name, patches in expected.layers.items():
         with np.load(f"out/{name}-patches.npz") as kept:
             for field, value in patches._asdict().items():
@@ -244,9 +249,39 @@ def test_hard_images_are_reported_and_the_others_used(capsys):
             ("huge.png", "108000000 pixels"),
         ):
             assert re.search(rf"^  {name}: .*{why}", said, re.MULTILINE)
-    assert {"one.png", "grey.png"} <= {*jaxviz.features(*stand_in(), "photographs", size=16, layer="relu_1").ids}
+    assert {"one.png", "grey.png"} <= {*features().ids}
     with np.load("out/relu_1-patches.npz") as kept:
         assert {"one.png", "grey.png", "large.jpg"} <= {*kept["ids"].ravel()}
+
+
+def normalized(params, images):
+    return stand_in()[0](params, (images - np.float32(0.5)) / np.float32(0.25))
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda name: (stand_in()[0], stand_in()[1] | {"b1": stand_in()[1]["b1"] + 1}),
+        lambda name: (normalized, stand_in()[1]),
+    ],
+    ids=["other weights", "a normalization"],
+)
+def test_another_network_under_the_same_name(load, capsys, monkeypatch):
+    """As after `jaxviz weights import`."""
+    lines = [f"{verb} photographs --layer relu_1 {SIZES}".split() for verb in ("features", "patches")]
+    for line in lines:
+        cli.main(line)
+    monkeypatch.setattr(jaxviz, "load", load)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main(lines[0])
+    assert re.search("this store holds features with (params|another network).*another folder", capsys.readouterr().err)
+    cli.main(lines[1])
+    assert "\n13 of 13 images\n" in "\n" + capsys.readouterr().out  # anew
+    with np.load("out/relu_1-patches.npz") as again:
+        cli.main([*lines[1], "--out", "anew"])
+        with np.load("anew/relu_1-patches.npz") as anew:
+            np.testing.assert_array_equal(again["values"], anew["values"])
 
 
 @pytest.mark.parametrize("broken", [b"PK\x03\x04 cut short", b""])
@@ -303,5 +338,5 @@ def test_nothing_that_can_be_read(capsys):
     with pytest.raises(SystemExit):
         cli.main(f"neighbors broken --layer relu_1 {SIZES}".split())
     said = capsys.readouterr().err
-    assert "broken: expected images, got 1 files of which none can be read" in said
+    assert "broken: expected images, got 1 of which none can be read: a.png: " in said
     assert "a.png: expected an image file" in said

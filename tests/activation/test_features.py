@@ -1,8 +1,10 @@
 """Features of a source: the network's own, in any batches; a store that survives kills and grows."""
 
+import copy
 import hashlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 from nets import small_net
 
 import jaxviz
-from jaxviz._image import load_image
+from jaxviz._image import ImageError, load_image
 from jaxviz.activation import _features
 
 IMAGES = np.random.default_rng(1).random((23, 32, 32, 3), np.float32)
@@ -45,7 +47,8 @@ def test_they_are_the_networks(small_params, batch_size):
 
 def test_broken_images_are_skipped_and_listed(folder, small_params, tmp_path):
     for store in (None, tmp_path / "store"):
-        found = find(small_params, folder, size=16, store=store)
+        with pytest.warns(UserWarning, match=r"2 of 13 images could not be read; `skipped` lists them.*a\.jpg: "):
+            found = find(small_params, folder, size=16, store=store)
         assert sorted(found.skipped) == ["a.jpg", "b/3b.png"]
         assert len(found.ids) == found.values.shape[0] == 11
         row = found.ids.index("grey.png")
@@ -167,7 +170,8 @@ def test_of_files_too_and_those_that_are_gone_are_left_out(small_params, tmp_pat
     for i, name in enumerate(["b.png", "c.png", "d.png"]):
         jaxviz.save_image(photos / name, IMAGES[i])
     (photos / "e.png").write_bytes(b"broken")
-    assert find(small_params, photos, store=store).ids == ["b.png", "c.png", "d.png"]
+    with pytest.warns(UserWarning, match=r"1 of 4 images could not be read; .*e\.png"):
+        assert find(small_params, photos, store=store).ids == ["b.png", "c.png", "d.png"]
     (photos / "c.png").unlink()
     jaxviz.save_image(photos / "e.png", IMAGES[4])
     jaxviz.save_image(photos / "a.png", IMAGES[5])
@@ -211,6 +215,77 @@ def test_a_store_of_other_settings_is_refused(small_params, tmp_path):
     with pytest.raises(ValueError, match=r"params .* and not"):
         find(jax.tree.map(lambda x: x + 1, small_params), store=tmp_path / "store")
     assert content(tmp_path / "store") == before
+
+
+def normalized(params, images):
+    return small_net(params, (images - np.float32(0.5)) / np.float32(0.25))
+
+
+def test_a_store_of_another_network_is_refused(small_params, tmp_path):
+    """A normalization changes no parameter."""
+    find(small_params, store=tmp_path)
+    options = {"layer": "relu_1", "size": 32, "batch_size": 8, "store": tmp_path}
+    message = "another network, which has these parameters but computes something else; give another folder"
+    with pytest.raises(ValueError, match=message):
+        jaxviz.features(normalized, small_params, IMAGES, **options)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"jax": "0.0.1"}))
+    with pytest.raises(ValueError, match=r"something else \(or jax 0.0.1 traced it otherwise than .*\); give another"):
+        jaxviz.features(normalized, small_params, IMAGES, **options)
+    same = jaxviz.features(jax.jit(small_net), small_params, IMAGES, **options)  # whatever it is called
+    np.testing.assert_array_equal(np.asarray(same.values), find(small_params).values)
+
+
+def test_another_data_set_is_not_taken_for_the_one_that_is_there(small_params, tmp_path):
+    """Its images have the same numbers for names, and say nothing of what is in them."""
+
+    class Other(Lazy):
+        def __getitem__(self, i):
+            return 1 - IMAGES[i] if i >= 11 else IMAGES[i]
+
+    find(small_params, Lazy(), store=tmp_path)
+    find(small_params, Lazy(), store=tmp_path)
+    with pytest.raises(ValueError, match=r"store holds features of other images: image \d+ is not .* another folder"):
+        find(small_params, Other(), store=tmp_path)
+
+
+def test_labels_are_kept(small_params, tmp_path):
+    labels = [*range(22), None]
+    pairs = list(zip(IMAGES, labels, strict=True))
+    for store in (None, tmp_path, tmp_path):
+        found = find(small_params, pairs, store=store)
+        assert found.labels == labels
+        values, ids, skipped = found
+        assert (len(values), ids, skipped) == (23, [str(i) for i in range(23)], {})
+    for other in (pickle.loads(pickle.dumps(found._replace(values=None))), copy.copy(found)):
+        assert (other.labels, other.ids) == (labels, ids)
+    assert found._replace(labels=None).labels is None
+    assert find(small_params).labels is None
+    told = []
+    relabeled = [(image, 7) for image in IMAGES[:3]]
+    found = find(small_params, relabeled, store=tmp_path, callback=lambda *at: told.append(at))
+    assert found.labels == [7, 7, 7]
+    assert find(small_params, [(b"broken", 1), *pairs[:2], *pairs[5:20]]).labels == [0, 1, *range(5, 20)]
+
+
+def test_an_arrays_own_size_is_its_default(small_params):
+    own = jaxviz.features(small_net, small_params, IMAGES[:3], layer="relu_1", pool=None)
+    np.testing.assert_array_equal(own.values, find(small_params, IMAGES[:3], pool=None).values)
+    patches = jaxviz.top_patches(small_net, small_params, IMAGES[:3], layer="relu_1", k=1)
+    assert patches.state["made_with"]["size"] == [32, 32]
+
+
+def test_nothing_that_can_be_read(small_params, tmp_path):
+    for source in ([b"one", b"other"], [IMAGES[0] * 255], [IMAGES[0] - 0.5]):
+        for store in (None, tmp_path / "store"):
+            with pytest.raises(ImageError, match=f"source: expected images, got {len(source)} of which none can be"):
+                find(small_params, source, store=store)
+        with pytest.raises(ImageError, match="of which none can be read"):
+            jaxviz.top_patches(small_net, small_params, source, layer="relu_1", k=1, size=32)
+    with pytest.raises(ImageError, match=r"expected floats in \[0, 1\], got .*divide 0 to 255 by 255"):
+        find(small_params, [IMAGES[0] * 255])
+    with pytest.raises(ImageError, match=r"got \[-0.5, 0.5\], as if normalized by a mean and a deviation"):
+        find(small_params, np.round(IMAGES[:2]) - 0.5)
 
 
 @pytest.mark.usefixtures("users_view")

@@ -15,9 +15,11 @@ from jaxviz.data._source import Source
 IMAGES = np.random.default_rng(1).random((23, 32, 32, 3), np.float32)
 
 
+SETTINGS = {"layer": ["relu_0", "relu_1"], "k": 4, "size": 32, "batch_size": 8}
+
+
 def find(small_params, source=IMAGES, **options):
-    settings = {"layer": ["relu_0", "relu_1"], "k": 4, "size": 32, "batch_size": 8}
-    return jaxviz.top_patches(small_net, small_params, source, **settings | options)
+    return jaxviz.top_patches(small_net, small_params, source, **SETTINGS | options)
 
 
 def test_all_images_one_by_one(small_params):
@@ -71,7 +73,8 @@ def test_equal_values_go_by_name(folder, small_params):
 
 
 def test_broken_images_are_skipped_and_listed(folder, small_params):
-    found = find(small_params, folder, size=16, k=13)
+    with pytest.warns(UserWarning, match="2 of 13 images could not be read"):
+        found = find(small_params, folder, size=16, k=13)
     assert sorted(found.skipped) == ["a.jpg", "b/3b.png"]
     assert found.seen == 13
     patches = found.layers["relu_0"]
@@ -174,6 +177,8 @@ def test_the_state_of_another_run_is_refused(small_params):
     for params, options in ((small_params, others[0]), (others[1], {})):
         with pytest.raises(ValueError, match="resume: this state is of a run with other parameters or another size"):
             find(params, resume=state, **options)
+    with pytest.raises(ValueError, match="resume: this state is of a run of a network that has these parameters but"):
+        jaxviz.top_patches(lambda p, x: small_net(p, 1 - x), small_params, IMAGES, resume=state, **SETTINGS)
     changed = np.concatenate([IMAGES[:7], 1 - IMAGES[7:8], IMAGES[8:]])
     for images, name in ((IMAGES[:20], 20), (changed, 7)):
         with pytest.raises(ValueError, match=f"resume: this state is of a run over other images, {name} among them"):

@@ -240,6 +240,36 @@ def test_what_is_done_is_not_made_again(small, capsys, tmp_path):
         assert not makes()
 
 
+def test_another_network_under_the_same_name_is_another_setting(small, capsys, monkeypatch):
+    """As after `jaxviz weights import`: other weights, or a network that computes something else with the same ones."""
+    net, params = stand_in()
+    networks = {
+        "other weights": (net, params | {"b1": params["b1"] + 1}),
+        "a normalization": (lambda params, images: net(params, 2 * images - 1), params),
+        "another gradient": (lambda params, images: net(params, reversed_gradient(images)), params),
+    }
+    call("saliency", "images/cat.png")
+    for network in networks.values():
+        monkeypatch.setattr(jaxviz, "load", lambda name, network=network: network)
+        capsys.readouterr()
+        call("saliency", "images/cat.png", "--target", "3")
+        call("gradient", "images/cat.png", "--target", "3")
+        assert "done before" not in capsys.readouterr().out
+        image = jaxviz.load_image("images/cat.png", size=SIZE)[None]
+        expected = jaxviz.gradient(jaxviz.logit(network[0], 3), network[1], image)[0]
+        np.testing.assert_allclose(read("gradient")[0], expected, rtol=1e-4, atol=1e-6)
+        call("gradient", "images/cat.png", "--target", "3")
+        assert "done before" in capsys.readouterr().out
+
+
+@jax.custom_vjp
+def reversed_gradient(images):
+    return images * 1
+
+
+reversed_gradient.defvjp(lambda images: (images * 1, None), lambda _, g: (-g,))
+
+
 def test_a_changed_fill_file_is_another_setting(small, capsys):
     arguments = ["occlusion", "images/cat.png", "--window", "12", "--stride", "12", "--fill", "images/cup.png"]
     call(*arguments)

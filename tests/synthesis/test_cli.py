@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -200,6 +201,38 @@ def test_another_run_is_not_gone_on_with(stop_at, capsys):
     assert stopped.value.code == 1
     assert f"out/{name}.npz is of a run with another seed, smoothness: give the same" in capsys.readouterr().err
     assert Path(f"out/{name}.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if name not in ("efros-leung", "ascend a class")])
+def test_another_network_under_the_same_name_is_another_run(case, stop_at, capsys, monkeypatch):
+    """As after `jaxviz weights import`; what was stopped is not resumed with it either."""
+    line, name, _ = CASES[case]
+    line = re.sub(r"--steps \d+", "--steps 2", line).replace("--octaves 2", "--octaves 1").split()
+    cli.main(line)
+    net, params = stand_in()
+    monkeypatch.setattr(jaxviz, "load", lambda name: (lambda params, images: net(params, 2 * images - 1), params))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main([*line, "--resume"])
+    assert f"{name}.npz is of a run with another network: " in capsys.readouterr().err
+    cli.main(line)
+    assert "done before" not in capsys.readouterr().out
+    cli.main(line)
+    assert "done before" in capsys.readouterr().out
+
+
+def test_what_an_earlier_version_saved_is_not_resumed(capsys):
+    line, name, _ = CASES["invert"]
+    cli.main(line.replace("--steps 20", "--steps 2").split())
+    with np.load(f"out/{name}.npz") as kept:
+        numbers = dict(kept)
+    settings = json.loads(str(numbers["settings"]))
+    del settings["network"]
+    np.savez(f"out/{name}.npz", **numbers | {"settings": json.dumps(settings, sort_keys=True)})
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main([*line.replace("--steps 20", "--steps 2").split(), "--resume"])
+    assert "was saved by an earlier version of jaxviz, which did not keep what network it is" in capsys.readouterr().err
 
 
 def test_nothing_to_resume_is_a_new_run(capsys):

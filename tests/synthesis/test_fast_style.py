@@ -1,7 +1,9 @@
 """Training of the style net: its loss, its batches, going on bit for bit, styles that are added, several devices."""
 
 import functools
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +199,36 @@ def test_another_training_is_not_gone_on_with(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"holds a training with another {names}: give the same options"):
             train(store=tmp_path, **options)
+
+
+def test_a_training_with_another_network_is_not_gone_on_with(tmp_path):
+    """A normalization changes no parameter."""
+    train(store=tmp_path, steps=1)
+    with pytest.raises(ValueError, match="holds a training with a network that computes something else: give another"):
+        jaxviz.train_style_net(lambda p, x: net(p, 2 * x - 1), PARAMS, KEY, PHOTOS, STYLES[:2], **SMALL, store=tmp_path)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps({x: y for x, y in settings.items() if x != "program"}))
+    with pytest.raises(ValueError, match=r"holds a training by an earlier version of jaxviz, .*: give another folder"):
+        train(store=tmp_path, steps=1)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"this store is damaged: settings.json, which says what checkpoints are of"):
+        train(store=tmp_path, steps=1)
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path):
+    """Zarr reads a chunk that is missing as zeros, and has no checksum for one in which a bit was flipped."""
+    train(store=tmp_path, steps=2, every=1)
+    chunks = sorted(path for path in (tmp_path / "checkpoints" / "2").rglob("state.*/0*") if path.is_file())
+    good, damaged = chunks[-1].read_bytes(), "checkpoints/2: this checkpoint is damaged: delete the folder, and the"
+    chunks[-1].unlink()
+    with pytest.raises(ValueError, match=damaged):
+        train(store=tmp_path, steps=3)
+    for place in range(0, len(good), max(1, len(good) // 4)):
+        chunks[-1].write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(ValueError, match=damaged):
+            train(store=tmp_path, steps=3)
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    same(train(store=tmp_path, steps=3), train(steps=3))
 
 
 def test_a_training_starts_from_a_net(whole):

@@ -1,0 +1,111 @@
+"""Which images have a row, and which one; the rows themselves in memory."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Rows(NamedTuple):
+    """What becomes of a batch."""
+
+    names: list[str]
+    hashes: list[str]
+    """Of the images; none where nobody asks."""
+    values: Any
+    skipped: dict[str, str]
+    marks: dict[str, str]
+    """Of the images, and of those that could not be read, as their source gives them."""
+    labels: dict[str, Any]
+
+
+class _ThreeParts(NamedTuple):
+    values: Any
+    ids: list[str]
+    skipped: dict[str, str]
+
+
+class Features(_ThreeParts):
+    """A row for each image that could be read; unpacks as `values, ids, skipped`.
+
+    Attributes:
+        values: `(n, f)` or whole maps `(n, h, w, c)`: a numpy array, or an array on disk, of which `[i:j]` stands for a
+            part that `numpy.asarray` reads.
+        ids: the images' names.
+        skipped: of images that could not be read, and of folders that could not be looked into: why.
+        labels: of each image what the source has as its label (numbers, text, or lists of them), None for one that has
+            none; None if no image has one.
+    """
+
+    labels: list[Any] | None = None
+
+    def __new__(
+        cls, values: Any, ids: list[str], skipped: dict[str, str], labels: list[Any] | None = None
+    ) -> "Features":
+        """Return the three parts, with the labels beside them."""
+        found = super().__new__(cls, values, ids, skipped)
+        found.labels = labels
+        return found
+
+    def _replace(self, **changes: Any) -> "Features":
+        labels = changes.pop("labels", self.labels)
+        return Features(*super()._replace(**changes), labels)
+
+
+class Kept:
+    """Which row each image has, and why others have none; of what a store lists twice the last counts."""
+
+    on_disk = False
+
+    def __init__(self, row: tuple[int, ...]):
+        self.row = row
+        self.count = 0
+        self.places: dict[str, int] = {}
+        self.skipped: dict[str, str] = {}
+        self.marks: dict[str, str] = {}
+        self.labels: dict[str, Any] = {}
+
+    def has(self, name: str, mark: str) -> bool:
+        return (name in self.places or name in self.skipped) and mark in ("", self.marks.get(name, mark))
+
+    def list_rows(
+        self, names: Iterable[str], skipped: dict[str, str], marks: dict[str, str], labels: dict[str, Any]
+    ) -> None:
+        for name in names:
+            self.skipped.pop(name, None)
+            self.labels.pop(name, None)
+            self.places[name] = self.count
+            self.count += 1
+        for name, why in skipped.items():
+            self.places.pop(name, None)
+            self.skipped[name] = why
+        self.marks |= marks
+        self.labels |= labels
+
+    def of_source(self, values: Any, ids: Sequence[str]) -> Features:
+        there = [name for name in ids if name in self.places]
+        places = [self.places[name] for name in there]
+        rows = slice(0, len(places)) if places == list(range(len(places))) else np.array(places)
+        labels = [self.labels.get(name) for name in there]
+        skipped = {name: self.skipped[name] for name in ids if name in self.skipped}
+        return Features(values[rows], there, skipped, labels if any(x is not None for x in labels) else None)
+
+
+class InMemory(Kept):
+    """Rows as they come."""
+
+    def __init__(self, row: tuple[int, ...]):
+        super().__init__(row)
+        self.parts: list[np.ndarray] = [np.zeros((0, *row), np.float32)]
+
+    def add(self, rows: Rows) -> None:
+        self.parts.append(rows.values)
+        self.list_rows(rows.names, rows.skipped, rows.marks, rows.labels)
+
+    def found(self, ids: Sequence[str]) -> Features:
+        return self.of_source(np.concatenate(self.parts[1:] or self.parts), ids)
+
+
+def hash_of(pixels: np.ndarray) -> str:
+    return hashlib.sha256(pixels.data).hexdigest()
