@@ -262,7 +262,7 @@ def test_a_transparent_color_is_compared_in_all_its_bits(depth, unit, key):
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_a_palette_with_opacities(depth):
     colors = [[10, 20, 30], [200, 100, 0]]
-    data = png(3, depth, [[0, 1]], palette=bytes(sum(colors, [])), key=bytes([51]))
+    data = png(3, depth, [[0, 1]], palette=bytes(np.array(colors, np.uint8)), key=bytes([51]))
     wanted = np.array(colors) / 255 * [[0.2], [1]] + [[0.8], [0]]
     np.testing.assert_allclose(load_image(data)[0], wanted, rtol=0, atol=1e-7)
 
