@@ -369,16 +369,25 @@ def write_atomically(path: Path, data: bytes | Callable[[Any], None]) -> None:
 
     What is large is better written by a function, which is given the open file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(error.errno, f"{path} could not be written: {error.strerror}") from error
     # Beside the target, since a rename is atomic only within a file system; not a NamedTemporaryFile, whose files
     # nobody but their owner may read.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # Not named after it, which may be as long as names of files can be.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("wb") as file:
             data(file) if callable(data) else file.write(data)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None:  # of what makes the data, such as a damaged image
+            raise
+        raise type(error)(error.errno, f"{path} could not be written: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as it is where there is no folder
+            temporary.unlink(missing_ok=True)
 
 
 def read_pixels(source: object, size: int | tuple[int, int] | None) -> np.ndarray:
