@@ -23,7 +23,7 @@ def file_name(text: str) -> str:
     have the same name.
 
     >>> file_name("starry night"), file_name("../../x")
-    ('starry night', '_.-..-x-b8c5...')
+    ('starry night', '_.-..-x-9cdf6a50100a')
     """
     letters = [letter if letter.isprintable() and letter not in _SPECIAL else "-" for letter in text]
     if not letters or letters[0] in (".", "-"):  # hidden, or taken for an option
