@@ -17,7 +17,7 @@ import tyro
 
 import jaxviz
 from jaxviz._files import alone_at, file_name, plain
-from jaxviz._image import sides_of, write_atomically
+from jaxviz._image import ImageError, sides_of, write_atomically
 from jaxviz._verbs import arguments, check_writable, command, digest, documentation, each_of, failing, files, interrupts
 from jaxviz.synthesis._minimize import Synthesis
 from jaxviz.synthesis._recipes import RECIPES
@@ -61,10 +61,14 @@ def _options(method: Callable[..., Any], *names: str, **annotations: Any) -> dic
     return {name: found[name].replace(annotation=annotations.get(name, found[name].annotation)) for name in names}
 
 
-def _each(make: Callable[[Path], str], sources: Sequence[Path], out: Path) -> None:
-    """Make something of each image; one that cannot be read does not keep the others from being made."""
+def _opened(sources: Sequence[Path], out: Path) -> dict[Path, ImageError | None]:
+    """Return the images and what is wrong with any, before a network is loaded."""
     check_writable(out)
-    paths = files(sources, out)
+    return files(sources, out)
+
+
+def _each(make: Callable[[Path], str], paths: dict[Path, ImageError | None]) -> None:
+    """Make something of each image; one that cannot be read does not keep the others from being made."""
     tell = lambda path: print(make(path), flush=True)  # noqa: E731
     each_of([(path, tell if bad is None else failing(bad)) for path, bad in paths.items()])
 
@@ -205,6 +209,7 @@ def dream(
         raise ValueError("--guide and --target: expected one of them, since a guide is matched by the whole layer")
     if zoom < 0:
         raise ValueError(f"--zoom: expected a number of frames, got {zoom}")
+    paths = _opened(images, out)
     net, params = jaxviz.load(model)
     score = _all_of(net, layer, target)
     if guide is not None:
@@ -221,7 +226,7 @@ def dream(
         run = functools.partial(jaxviz.dream, score, params, jax.random.key(seed), image, **options)
         return _saved(run, at, told, every=every, snapshots=snapshots, resume=resume)
 
-    _each(make, images, out)
+    _each(make, paths)
 
 
 def _fall(
@@ -272,6 +277,7 @@ def invert(
         images: Files, or folders of files.
         size: Height and width in pixels to which images are resized and cut.
     """
+    paths = _opened(images, out)
     net, params = jaxviz.load(model)
     settings = {"verb": "invert", "model": model, "layer": layer, "seed": seed, "size": size} | options
 
@@ -281,7 +287,7 @@ def invert(
         at, told = out / f"{file_name(f'{path.stem}-{layer}')}-invert", settings | {"image": digest(path)}
         return _saved(run, at, told, every=every, snapshots=snapshots, resume=resume)
 
-    _each(make, images, out)
+    _each(make, paths)
 
 
 def texture(
@@ -312,6 +318,7 @@ def texture(
         layers: Whose Gram matrices, all of equal weight.
         optimizer: The optimizer.
     """
+    paths = _opened(images, out)
     settings = {"verb": "texture", "method": method, "model": model, "layers": layers, "seed": seed, "size": size}
     settings |= {"sample": sample} | ({"window": window} if method == "efros-leung" else options)
     key = jax.random.key(seed)
@@ -326,7 +333,7 @@ def texture(
             run = functools.partial(jaxviz.texture, net, params, key, image, layers=layers, size=size, **options)
         return _saved(run, at, told, every=every, snapshots=snapshots, resume=resume)
 
-    _each(make, images, out)
+    _each(make, paths)
 
 
 def _grow(key: Any, image: Any, *, size: int, window: int, callback: Callable[[Synthesis], Any], **_: Any) -> Synthesis:
