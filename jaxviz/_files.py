@@ -64,13 +64,25 @@ def alone_in(folder: Path) -> Iterator[None]:
     if jax.process_index() > 0:  # the first process writes, and has the lock
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    if os.name == "nt":  # where a folder cannot be opened
+        yield
+        return
+    fresh = not folder.exists()
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
         if not _locked(descriptor):
+            os.close(descriptor)
             raise ValueError(f"{folder}: another run is writing to this folder; wait for it, or give another folder")
+        if _is_at(descriptor, folder):
+            break
+        os.close(descriptor)  # whoever had it has left nothing
+    try:
         yield
     finally:
+        with contextlib.suppress(OSError):  # it holds something
+            if fresh:
+                folder.rmdir()
         os.close(descriptor)
 
 
@@ -93,15 +105,20 @@ def alone_at(at: Path, *, wait: bool = False) -> Iterator[None]:
         if not _locked(descriptor, wait=wait):
             os.close(descriptor)
             raise ValueError(f"{at}: another run is making this; wait for it, or give another --out")
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
-                break
+        if _is_at(descriptor, lock):
+            break
         os.close(descriptor)  # whoever had it has removed it
     try:
         yield
     finally:
         lock.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
 
 
 def _locked(descriptor: int, *, wait: bool = False) -> bool:

@@ -13,6 +13,7 @@ from gradient.test_cli import stand_in
 
 import jaxviz
 from jaxviz import cli
+from jaxviz._files import alone_at
 
 NOT_UTF8, LONG, MARKUP, LINES = os.fsdecode(b"caf\xe9"), "é" * 123, "[red]x[", "two\nlines\x1b[31m"
 GOOD = ["cat", NOT_UTF8, LONG, MARKUP, ":cat:", LINES, "-x", "zebra"]
@@ -147,6 +148,31 @@ def test_nets_that_cannot_be_read_are_listed_beside_those_that_can(capsys):
     said = capsys.readouterr()
     assert "/../../x, [/]" in said.out
     assert "nothing could be made of 2 of 3 files" in said.err
+
+
+LOCKED = {
+    "ascend": ("ascend --layer relu_1 --size 16 --steps 1", "out/relu_1-ascend"),
+    "sheet": ("sheet --layer relu_1 --size 16 --steps 1 --target 1", "out/relu_1-sheet"),
+    "dream": ("dream images/cat.png --layer relu_1 --size 16 --steps 1 --octaves 1", "out/cat-dream"),
+    "zoom": ("dream images/cat.png --layer relu_1 --size 16 --steps 1 --zoom 2", "out/cat-dream-frames"),
+    "invert": ("invert images/cat.png --layer relu_1 --size 16 --steps 1", "out/cat-relu_1-invert"),
+    "texture": ("texture images/cat.png --layers relu_1 --size 16 --steps 1", "out/cat-texture"),
+    "style": (
+        "style images/cat.png images/zebra.png --content-layers relu_0 --style-layers relu_1 --size 16 --steps 1",
+        "out/cat-zebra-style",
+    ),
+    "patches": ("patches photographs --layer relu_1 --size 16 --k 1", "out/patches"),
+}
+
+
+@pytest.mark.parametrize("verb", LOCKED)
+def test_a_result_is_made_by_one_run_at_a_time(verb, capsys):
+    jaxviz.save_image("photographs/a.png", np.zeros((16, 16, 3)))
+    line, at = LOCKED[verb]
+    with alone_at(Path(at)), pytest.raises(SystemExit):
+        cli.main(line.split())
+    assert f"jaxviz: {at}: another run is making this; wait for it, or give another --out" in capsys.readouterr().err
+    assert [path.name for path in Path("out").iterdir()] == []
 
 
 def test_queries_that_cannot_be_read_leave_the_others(capsys):

@@ -89,6 +89,16 @@ def test_what_cannot_be_written_is_named(tmp_path):
         assert not list((tmp_path / "full").iterdir())
 
 
+def test_a_folder_that_is_left_empty_is_removed(tmp_path):
+    with alone_in(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with alone_in(tmp_path / "old"), alone_in(tmp_path / "full"):
+        (tmp_path / "full" / "file").write_bytes(b"")
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "full"}
+
+
 OTHER = """
     import sys
     from pathlib import Path
