@@ -372,7 +372,7 @@ def write_atomically(path: Path, data: bytes | Callable[[Any], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise type(error)(error.errno, f"{path} could not be written: {error.strerror}") from error
+        raise _unwritable(path, error) from error
     # Beside the target, since a rename is atomic only within a file system; not a NamedTemporaryFile, whose files
     # nobody but their owner may read.
     # Not named after it, which may be as long as names of files can be.
@@ -384,10 +384,15 @@ def write_atomically(path: Path, data: bytes | Callable[[Any], None]) -> None:
     except OSError as error:
         if error.errno is None:  # of what makes the data, such as a damaged image
             raise
-        raise type(error)(error.errno, f"{path} could not be written: {error.strerror}") from error
+        raise _unwritable(path, error) from error
     finally:
         with contextlib.suppress(OSError):  # as it is where there is no folder
             temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    said = f"{path}: expected a file that can be written, got {error.strerror}; choose another folder or name"
+    return OSError(error.errno, said)  # of the kind that the number says
 
 
 def read_pixels(source: object, size: int | tuple[int, int] | None) -> np.ndarray:
