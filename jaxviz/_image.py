@@ -554,8 +554,9 @@ def _of_8_bits(image: "PIL.Image.Image", raw: Any, data: bytes) -> np.ndarray:
     if image.mode in ("1", "L", "RGB"):
         if isinstance(key, int | tuple):
             opacity = np.where(_is_key(image, key, raw, data), 0, 255).astype(np.uint8)
-        image = image.copy()
-        image.info = {}  # PIL would convert the transparent colour too, and complain of those that it cannot
+        if key is not None:  # PIL would convert it too, and complain if it cannot
+            image = image.copy()
+            image.info = {}
     elif image.has_transparency_data:
         image = image.convert("LA" if image.mode in ("La", "LA") else "RGBA")
         opacity = np.asarray(image.getchannel("A"))
