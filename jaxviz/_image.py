@@ -13,6 +13,7 @@ import math
 import operator
 import os
 import secrets
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
+
+from jaxviz._color import to_srgb
 
 if TYPE_CHECKING:  # PIL is imported where it is used, so that `import jaxviz` stays light
     import PIL.Image
@@ -35,6 +38,8 @@ LUMINANCE = (0.299, 0.587, 0.114)
 """How much of each colour a brightness has (ITU-R BT.601)."""
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+_OPENED = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")  # PIL's names of them
+_LARGEST = 2**31  # bytes of a file, which are read at once
 _JPEG = {"quality": 95, "subsampling": 0}  # pictures of pixels: no colour is averaged over its neighbours
 _ROUNDING = 1e-5  # how far beyond [0, 1] a float image may stray by arithmetic alone
 
@@ -60,9 +65,19 @@ def load_image(
 ) -> Float32[Array, "h w 3"]:
     """Read an image as float32 RGB in [0, 1].
 
+    Files are JPEG (also MPO), PNG, WebP, GIF, BMP, TIFF, PPM or AVIF, and HEIF once pillow-heif is registered; nothing
+    else is opened, whatever Pillow may know: a photograph that is PostScript would start a program.
+
     EXIF orientation is applied, transparency is flattened on white, grey becomes RGB, and of an animation the first
     frame is taken. 8-bit values are divided by 255 and 16-bit ones by 65535 (16-bit *grey* files; PIL reads 16-bit
-    colour files at 8 bits). CMYK is converted without a colour profile.
+    colour files at 8 bits).
+
+    Colours are sRGB's. An embedded ICC profile (of RGB, grey or CMYK) is converted from, by relative colorimetry with
+    black point compensation, and what lies outside of sRGB is clipped; the error against exact arithmetic is up to one
+    level of 255. A profile that moves no colour by more than one level is sRGB's, and changes nothing. One that is
+    damaged, or of another kind than the pixels, is ignored, as is whatever else a file says of its colours, such as
+    PNG's gamma. Without a profile RGB is taken for sRGB and CMYK for its plain complement. A PIL image goes by the
+    profile in its `info`.
 
     Resizing is antialiased bicubic on floats, PIL's and torchvision's arithmetic without their rounding to 8 bits. What
     an ImageNet classifier expects is `load_image(source, size=256)[16:240, 16:240]`.
@@ -75,9 +90,10 @@ def load_image(
         longest: instead of `size`, scales an image whose longer side is longer down to that, and keeps all of it.
 
     Raises:
-        ImageError: no such file, a folder, no image, a damaged or truncated one (never padded, unless the program has
-            set PIL's `LOAD_TRUNCATED_IMAGES`), one larger than PIL's limit against decompression bombs, an array of
-            another shape, dtype or range, a size below 1, or both `size` and `longest`.
+        ImageError: no such file, a folder, a pipe or device, no image or one of another format, a damaged or truncated
+            one (never padded, unless the program has set PIL's `LOAD_TRUNCATED_IMAGES`), one larger than PIL's limit
+            against decompression bombs or of more than 2 GiB, an array of another shape, dtype or range, a size below
+            1, or both `size` and `longest`.
 
     >>> load_image(np.array([[0, 255]], np.uint8)).tolist()
     [[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]]
@@ -422,16 +438,30 @@ def write_atomically(path: Path, data: bytes | Callable[[Any], None]) -> None:
 
     What is large is better written by a function, which is given the open file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     # Beside the target, since a rename is atomic only within a file system; not a NamedTemporaryFile, whose files
     # nobody but their owner may read.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    # Not named after it, which may be as long as names of files can be.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("wb") as file:
             data(file) if callable(data) else file.write(data)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None:  # of what makes the data, such as a damaged image
+            raise
+        raise _unwritable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as it is where there is no folder
+            temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    said = f"{path}: expected a file that can be written, got {error.strerror}; choose another folder or name"
+    return OSError(error.errno, said)  # of the kind that the number says
 
 
 def read_pixels(source: object, size: int | tuple[int, int] | None) -> np.ndarray:
@@ -446,19 +476,36 @@ def _pixels(source: object) -> np.ndarray:
 
     if isinstance(source, Image.Image):
         name = "the PIL image"
+        if source.format not in (None, *_OPENED) and getattr(source, "tile", None):
+            raise ImageError(
+                f"{name}: expected one of {_formats()}, got {source.format}; if you trust it, call its load() first"
+            )
         with _named_errors(name):
             return _from_pil(source, name)
     if hasattr(source, "__array__") and not isinstance(source, str | bytes):  # np.str_ is both
         return _from_array(np.asarray(source), "the array")
     name, data = _contents(source)
     try:
-        with _named_errors(name), Image.open(io.BytesIO(data)) as image:
+        with _named_errors(name), Image.open(io.BytesIO(data), formats=_openable()) as image:
             _check_area(image.size, name)
-            return _from_pil(image, name)
+            return _from_pil(image, name, data)
     except Image.UnidentifiedImageError as error:
         raise ImageError(
-            f"{name}: expected an image file, got {len(data)} bytes that begin with {data[:16]}"
+            f"{name}: expected an image file, got {len(data)} bytes that begin with {data[:16]}; "
+            f"the formats are {_formats()}"
         ) from error
+
+
+def _openable() -> list[str]:
+    """Return those of the formats that this Pillow can read."""
+    from PIL import Image
+
+    Image.init()
+    return [format for format in _OPENED if format in Image.OPEN]
+
+
+def _formats() -> str:
+    return ", ".join(_OPENED)
 
 
 def _contents(source: object) -> tuple[str, bytes]:
@@ -481,13 +528,24 @@ def _contents(source: object) -> tuple[str, bytes]:
 
 def _file_contents(path: Path) -> bytes:
     try:
+        found = path.stat()
+        # Before it is opened: that of a pipe waits for whoever writes to it, and a device may never end.
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+            raise ImageError(f"{path}: expected an image file, got a pipe, a socket or a device; copy it to a file")
+        if found.st_size > _LARGEST:
+            raise ImageError(
+                f"{path}: expected an image file of at most 2 GiB, got {found.st_size / 2**30:.1f} GiB; shrink it"
+            )
         return path.read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"{path}: expected an image file, got a path where there is none; check the name") from error
     except IsADirectoryError as error:
         raise ImageError(f"{path}: expected an image file, got a folder; name a file in it") from error
-    except OSError as error:
-        raise ImageError(f"{path}: expected a readable image file, got {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if isinstance(error, ImageError):
+            raise
+        why = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path}: expected a readable image file, got {why}") from error
 
 
 @contextlib.contextmanager
@@ -525,25 +583,76 @@ def _too_large(got: str) -> str:
     )
 
 
-def _from_pil(image: "PIL.Image.Image", name: str) -> np.ndarray:
+def _from_pil(image: "PIL.Image.Image", name: str, data: bytes = b"") -> np.ndarray:
+    raw = image.tile[0][3] if image.format == "PNG" and getattr(image, "tile", None) else None  # type: ignore[attr-defined]
     image.load()
     orientation = 1
     # After load, which turns TIFFs itself. A photograph whose EXIF block is damaged is still a photograph.
     with contextlib.suppress(Exception):
         orientation = image.getexif().get(0x0112, 1)
     if image.mode.startswith("I"):  # I;16 and its byte orders; I is what PIL makes of 16-bit PGM files
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(
-                f"{name}: expected integers in [0, 65535], got a 32-bit image in [{values.min()}, {values.max()}]; "
-                "scale it to floats in [0, 1] and pass the array"
-            )
-        values = values.astype(np.uint16)
+        values = _of_16_bits(image, name)
     elif image.mode == "F":
         values = np.asarray(image)
     else:
-        values = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+        values = _of_8_bits(image, raw, data)
     return _UPRIGHT.get(orientation, _UPRIGHT[1])(_from_array(values, name))
+
+
+def _of_16_bits(image: "PIL.Image.Image", name: str) -> np.ndarray:
+    """Return grey as uint16, `(h, w)`; with a transparent level `(h, w, 4)`."""
+    from PIL import Image
+
+    values, key = np.asarray(image), image.info.get("transparency")
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            f"{name}: expected integers in [0, 65535], got a 32-bit image in [{values.min()}, {values.max()}]; "
+            "scale it to floats in [0, 1] and pass the array"
+        )
+    values = values.astype(np.uint16)
+    grey = to_srgb(Image.fromarray(values), image.info.get("icc_profile"))
+    if not isinstance(key, int):
+        return grey
+    return np.stack([grey, grey, grey, np.where(values == key, 0, 65535).astype(np.uint16)], -1)
+
+
+def _of_8_bits(image: "PIL.Image.Image", raw: Any, data: bytes) -> np.ndarray:
+    """Return colours in sRGB as uint8, `(h, w, 3)`; with transparency `(h, w, 4)`."""
+    key, profile = image.info.get("transparency"), image.info.get("icc_profile")
+    opacity = None
+    if image.mode in ("1", "L", "RGB"):
+        if isinstance(key, int | tuple):
+            opacity = np.where(_is_key(image, key, raw, data), 0, 255).astype(np.uint8)
+        if key is not None:  # PIL would convert it too, and complain if it cannot
+            image = image.copy()
+            image.info = {}
+    elif image.has_transparency_data:
+        image = image.convert("LA" if image.mode in ("La", "LA") else "RGBA")
+        opacity = np.asarray(image.getchannel("A"))
+    if image.mode in ("1", "LA"):
+        image = image.convert("L")
+    elif image.mode not in ("L", "CMYK"):
+        image = image.convert("RGB")
+    colors = to_srgb(image, profile)
+    return colors if opacity is None else np.dstack([colors, opacity])
+
+
+def _is_key(image: "PIL.Image.Image", key: Any, raw: Any, data: bytes) -> np.ndarray:
+    """Return where a PNG's pixels have its transparent colour, which it gives in the bits that the file has."""
+    from PIL import Image
+
+    values = np.asarray(image)
+    if image.mode != "RGB":
+        return values == key * {"L;2": 85, "L;4": 17}.get(raw, 1) if image.mode == "L" else values == bool(key)
+    if raw != "RGB;16B" and max(key) < 256:
+        return (values == np.array(key)).all(-1)
+    high, low = np.divmod(np.array(key), 256)
+    found = (values == high).all(-1)
+    if data and found.any():  # PIL keeps the higher bytes, unless it takes them for the lower ones
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as other:
+            other.tile = [tile._replace(args="RGB;16L") for tile in other.tile]  # type: ignore[attr-defined]
+            found &= (np.asarray(other) == low).all(-1)
+    return found
 
 
 def _from_array(values: np.ndarray, name: str) -> np.ndarray:

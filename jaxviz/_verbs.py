@@ -1,6 +1,7 @@
 """What the verbs of the command line share: how they are built from functions, and the files they are given."""
 
 import contextlib
+import errno
 import hashlib
 import inspect
 import os
@@ -17,11 +18,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxviz._digest import digest_of, digest_of_program, with_gradient
+from jaxviz._files import printable
 from jaxviz._image import ImageError
 from jaxviz.data._source import SUFFIXES
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading an .npz raises if there is none, or one that was cut short or is of something else."""
+
+
+class OutError(ImageError):
+    """A folder for results that will not do, whatever the images."""
 
 
 def command(name: str, call: Callable[..., None], parameters: Iterable[inspect.Parameter], doc: str) -> Callable:
@@ -64,16 +70,36 @@ def digest_of_network(net: Any, params: Any, size: int = 224) -> str:
     return f"{digest_of(params)} {digest_of_program(with_gradient(net), params, image)}"
 
 
-def files(sources: Sequence[Path], out: Path) -> list[Path]:
-    """Return the images that the arguments name; a folder's by their suffixes, in order of name."""
-    paths: list[Path] = []
+def files(sources: Sequence[Path], out: Path) -> dict[Path, ImageError | None]:
+    """Return the images that the arguments name, a folder's by their suffixes, in order of name.
+
+    With each comes what is wrong with it, or nothing; if all are wrong, that of the first is raised.
+    """
+    found: dict[Path, ImageError | None] = {}
     for source in sources:
-        if not source.exists():
-            raise ImageError(f"{source}: expected an image file or a folder of them, got a path where there is none")
-        paths += _in_folder(source, out) if source.is_dir() else [source]
-    if not paths:
+        try:
+            found |= dict.fromkeys(_in_folder(source, out)) if os.path.isdir(source) else {_there(source): None}
+        except OutError:
+            raise
+        except ImageError as error:
+            found[source] = error
+    if not found:
         raise ImageError("expected the name of an image or a folder, got none")
-    return of_different_names(paths)
+    of_different_names(path for path, bad in found.items() if bad is None)
+    first = next(iter(found.values()))
+    if first is not None and all(found.values()):
+        raise first
+    return found
+
+
+def _there(path: Path) -> Path:
+    try:
+        path.lstat()
+    except (OSError, ValueError) as error:  # ValueError: of a NUL in the name
+        why = getattr(error, "strerror", None) or error
+        got = "a path where there is none" if isinstance(error, FileNotFoundError) else why
+        raise ImageError(f"{path}: expected an image file or a folder of them, got {got}") from error
+    return path
 
 
 def of_different_names(paths: Iterable[Path]) -> list[Path]:
@@ -89,52 +115,69 @@ def of_different_names(paths: Iterable[Path]) -> list[Path]:
     return list(by_stem.values())
 
 
-def each_of(work: Sequence[tuple[Path, Callable[[Path], None]]]) -> None:
+_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS") if hasattr(errno, name)}
+
+
+def _nothing_of(failed: int, total: int) -> str:
+    return f"nothing could be made of {failed} of {total} files, see above"
+
+
+def each_of(
+    work: Sequence[tuple[Path, Callable[[Path], None]]], *, said: Callable[[int, int], str] = _nothing_of
+) -> None:
     """Do something with each file; one with which it fails does not keep the others from their turn.
 
-    But one after the other for the same reason, which says nothing about a file, ends it: an option is wrong.
+    But one after the other for the same reason, which says nothing about a file, ends it: an option is wrong. So does
+    a disk that is full. At the end, an error is `said` of how many failed, and of how many there were.
     """
     failed: list[str] = []
     for path, make in work:
         try:
             make(path)
-        except ValueError as error:
-            if len(work) == 1 or (failed[-1:] == [str(error)] and not isinstance(error, ImageError)):
+        except (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
+            same = failed[-1:] == [str(error)] and not isinstance(error, ImageError)
+            if len(work) == 1 or same or (isinstance(error, OSError) and error.errno in _FULL):
                 raise
             failed.append(str(error))
             named = "" if str(path) in str(error) else f"{path}: "
-            print(f"jaxviz: {named}{error}", file=sys.stderr, flush=True)
+            why = str(error) or type(error).__name__
+            print(f"jaxviz: {printable(f'{named}{why}', keep=chr(10))}", file=sys.stderr, flush=True)
     if failed:
-        raise ValueError(f"nothing could be made of {len(failed)} of {len(work)} files, see above")
+        raise ValueError(said(len(failed), len(work)))
+
+
+def failing(error: Exception) -> Callable[[Path], None]:
+    """Return what a file that is known to be bad comes to in its turn."""
+
+    def fail(path: Path) -> None:
+        raise error
+
+    return fail
 
 
 def check_writable(out: Path) -> None:
     """Raise ImageError if a folder cannot be made or written to, before hours go into what it is for."""
-    there = next((folder for folder in (out, *out.parents) if folder.exists()), Path())
+    there = next((folder for folder in (out, *out.parents) if os.path.lexists(folder)), Path())
     if not there.is_dir() or not os.access(there, os.W_OK):
         why = "may not be written to" if there.is_dir() else "is a file"
         raise ImageError(f"--out {out}: expected a folder for the results, but {there} {why}")
-
-
-def short(name: str) -> str:
-    """Return the name of a result, which of many targets would be longer than names of files may be."""
-    if len(name.encode()) <= 150:
-        return name
-    return f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}{name[name.rindex('-') :]}"
 
 
 def check_apart(folder: Path, out: Path, *, recursive: bool) -> None:
     """Raise ImageError if images that are put into `out` would be found in `folder` the next time."""
     inside = out.resolve().is_relative_to(folder.resolve()) if recursive else out.resolve() == folder.resolve()
     if folder.is_dir() and inside:
-        raise ImageError(
+        raise OutError(
             f"--out {out}: expected a folder outside of {folder}, the images', where results would be taken for images"
         )
 
 
 def _in_folder(folder: Path, out: Path) -> list[Path]:
     check_apart(folder, out, recursive=False)
-    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    try:
+        visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise ImageError(f"{folder}: expected a folder that can be read, got {error.strerror}") from error
     found = sorted(path for path in visible if path.suffix.lower() in SUFFIXES)
     if not found:
         raise ImageError(f"{folder}: expected a folder with images ({', '.join(SUFFIXES)}), found none")

@@ -1,5 +1,6 @@
 """The command line: `jaxviz tour`, `jaxviz weights` and a verb for each method, built from functions' signatures."""
 
+import io
 import os
 import sys
 import time
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jaxviz._files import printable
 from jaxviz.models._weights_cli import fetch, import_, list_, verify
 
 
@@ -37,23 +39,26 @@ def tour(
     """
     from rich.console import Console
 
+    from jaxviz._files import plain
     from jaxviz.report._tour import run_tour
 
-    console, start = Console(markup=False), time.perf_counter()  # a path may have brackets
+    console, start = Console(), time.perf_counter()
     with console.status("Starting") as status:
 
         def report(line: str) -> None:
             if line.endswith("…"):
-                status.update(line)
+                status.update(plain(line))  # a path may have brackets
             else:
-                console.print(line)
+                console.print(plain(line))
 
         try:
             page = run_tour(_photo(image), out, full=size == "full", only=only, seed=seed, report=report, album=images)
         except KeyboardInterrupt:
-            console.print(f"Stopped. {out / 'index.html'} has what was done; the same command goes on from there.")
+            console.print(
+                plain(f"Stopped. {out / 'index.html'} has what was done; the same command goes on from there.")
+            )
             raise SystemExit(130) from None
-    console.print(f"{page} after {time.perf_counter() - start:.0f} s: open it in a browser.")
+    console.print(plain(f"{page} after {time.perf_counter() - start:.0f} s: open it in a browser."))
 
 
 def _photo(image: Path | None) -> object:
@@ -94,6 +99,8 @@ _WEIGHTS = {"list": list_, "fetch": fetch, "verify": verify, "import": import_}
 def main(args: list[str] | None = None) -> None:
     """Run the command line; errors of ours end it with one line, not with a traceback."""
     args = sys.argv[1:] if args is None else args
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that it cannot show does not end a batch
+        sys.stdout.reconfigure(errors="backslashreplace")
     _compile_cache()
     if args[:1] == ["weights"]:
         _run(_WEIGHTS, "jaxviz weights", args[1:])
@@ -116,7 +123,7 @@ def _run(commands: dict[str, Callable[..., None]], program: str, args: list[str]
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         if os.environ.get("JAXVIZ_TRACEBACK"):
             raise
-        print(f"jaxviz: {error}", file=sys.stderr)
+        print(f"jaxviz: {printable(str(error), keep=chr(10))}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("jaxviz: stopped", file=sys.stderr)

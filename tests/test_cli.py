@@ -68,6 +68,20 @@ def test_a_folder_may_have_brackets(capsys, monkeypatch, tmp_path):
         assert f"{name}/index.html after 0 s" in capsys.readouterr().out
 
 
+def test_lines_are_no_markup(capsys, monkeypatch):
+    from jaxviz.report import _tour
+
+    def run_tour(image, folder, *, report, **_):
+        report("[/] :cat: \x1b[31m …")
+        report("[red]x[/] :cat: \x1b[31m")
+        return folder
+
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(_tour, "run_tour", run_tour)
+    cli.main(["tour"])
+    assert "[red]x[/] :cat: \\x1b[31m\n" in capsys.readouterr().out
+
+
 def test_an_interruption_is_one_line(capsys, monkeypatch):
     def interrupted() -> None:
         raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 Files are written by PIL into `tmp_path`; the oracle for orientation and resizing is PIL's own 8-bit arithmetic.
 """
 
+import contextlib
 import io
 import os
 import warnings
@@ -14,7 +15,7 @@ import pytest
 import scipy.ndimage
 import skimage.data
 from jax.test_util import check_grads
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 import jaxviz
 from jaxviz._image import ImageError, blur, load_image, montage, normalize, overlay, resize, save_image
@@ -229,6 +230,66 @@ def test_not_an_image(tmp_path):
         load_image(tmp_path / "page.jpg")
     with pytest.raises(ImageError, match="the bytes: expected an image file, got 0 bytes"):
         load_image(b"")
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n%%EOF\n"
+
+
+def test_a_photograph_that_is_postscript_starts_no_program(tmp_path, monkeypatch):
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # it may have been looked for before
+    (tmp_path / "photo.jpg").write_bytes(EPS)
+    given = Image.open(io.BytesIO(EPS))
+    assert given.format == "EPS"
+    for source in (tmp_path / "photo.jpg", EPS, io.BytesIO(EPS)):
+        with pytest.raises(
+            ImageError, match=r"expected an image file, got .* that begin with b'%!PS-Ad.*JPEG, MPO, PNG"
+        ):
+            load_image(source)
+    with pytest.raises(ImageError, match=r"the PIL image: expected one of JPEG, .*, got EPS; .* call its load"):
+        load_image(given)
+    assert not (tmp_path / "started").exists()
+    with contextlib.suppress(Exception):
+        given.load()
+    assert (tmp_path / "started").exists()  # what this is about
+
+
+@pytest.mark.parametrize("format", ["JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"])
+def test_every_format_that_is_promised_is_opened(format):
+    if format not in Image.SAVE and (Image.init(), format not in Image.SAVE)[1]:
+        pytest.skip("this Pillow writes no such files")
+    assert load_image(encoded(Image.fromarray(COLORS), format)).shape == COLORS.shape
+
+
+@pytest.mark.parametrize("format", ["TGA", "PCX", "ICO", "JPEG2000"])
+def test_others_are_not_unless_they_are_loaded(format):
+    if format not in Image.SAVE and (Image.init(), format not in Image.SAVE)[1]:
+        pytest.skip("this Pillow writes no such files")
+    data = encoded(Image.new("RGB", (16, 16), "red"), format)
+    with pytest.raises(ImageError, match="the formats are JPEG, MPO, PNG, WEBP, GIF, BMP, TIFF, PPM, AVIF, HEIF"):
+        load_image(data)
+    given = Image.open(io.BytesIO(data))
+    given.load()
+    assert load_image(given).shape == (16, 16, 3)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(2**31 + 1)  # it takes no place on disk
+    for path in (tmp_path / "pipe.png", "/dev/zero"):
+        with pytest.raises(ImageError, match="expected an image file, got a pipe, a socket or a device; copy it"):
+            load_image(path)
+    with pytest.raises(ImageError, match=r"large\.png: expected an image file of at most 2 GiB, got 2\.0 GiB"):
+        load_image(tmp_path / "large.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "absent.png")
+    with pytest.raises(ImageError, match=r"link\.png: expected an image file, got a path where there is none"):
+        load_image(tmp_path / "link.png")
+    with pytest.raises(ImageError, match="expected a readable image file, got embedded null"):
+        load_image("a\0.png")
 
 
 def test_other_sources():

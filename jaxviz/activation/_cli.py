@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,8 +18,9 @@ import tyro
 
 import jaxviz
 from jaxviz._digest import digest_of
-from jaxviz._image import write_atomically
-from jaxviz._verbs import UNREADABLE, check_apart, interrupts
+from jaxviz._files import alone_at, file_name, printable
+from jaxviz._image import ImageError, write_atomically
+from jaxviz._verbs import UNREADABLE, check_apart, check_writable, interrupts
 from jaxviz.activation._patches import OtherRunError
 from jaxviz.data._source import Source, open_source
 from jaxviz.report._map import lay_out
@@ -54,6 +55,7 @@ def features(
         store: Folder for the features. What is there is not computed again: a run that was stopped goes on, and new
             images are added.
     """
+    check_writable(store)
     found, _ = _features(source, model, layer, None if pool == "none" else pool, size, batch_size, store)
     print(f"{store}: features {found.values.shape} of {layer}")
     _list(found.skipped)
@@ -90,16 +92,18 @@ def neighbors(
         seed: Of the choice of queries.
     """
     check_apart(Path(source), out, recursive=True)
+    check_writable(out)
     found, opened = _features(source, model, layer, "mean", size, batch_size, store)
     rows = {name: i for i, name in enumerate(opened.ids)}
+    unread: dict[str, str] = {}
     if queries:
         net, params = jaxviz.load(model)
         with _listed_below():
             asked = jaxviz.features(net, params, list(queries), layer=layer, size=size, batch_size=batch_size)
-        if asked.skipped:
-            raise ValueError("; ".join(asked.skipped.values()))
-        names, values, own = asked.ids, asked.values, 0
-        pictures = [jaxviz.load_image(path, size=96) for path in queries]
+        if not asked.ids:
+            raise ImageError("; ".join(asked.skipped.values()))
+        names, values, own, unread = asked.ids, asked.values, 0, asked.skipped
+        pictures = [jaxviz.load_image(name, size=96) for name in names]
     else:
         there = len(found.ids)
         chosen = np.random.default_rng(seed).choice(there, min(6, there), replace=False)
@@ -115,7 +119,7 @@ def neighbors(
     jaxviz.save_image(out / "neighbors.png", jaxviz.montage(shown, columns=len(shown) // len(names)))
     write_atomically(out / "neighbors.json", json.dumps(told, indent=1).encode())
     print(f"{out / 'neighbors.png'}: a query and its {len(shown) // len(names) - 1} nearest in each row")
-    _list(found.skipped)
+    _list(found.skipped | unread)
 
 
 def embed(
@@ -149,6 +153,7 @@ def embed(
     """
     start = time.perf_counter()
     check_apart(Path(source), out, recursive=True)
+    check_writable(out)
     found, opened = _features(source, model, layer, "mean", size, batch_size, store)
     rows = {name: i for i, name in enumerate(opened.ids)}
     if perplexity is None:
@@ -159,8 +164,8 @@ def embed(
     )
     jaxviz.save_image(out / "embedding.png", layout.picture)
     _save(out / "embedding.npz", {"ids": np.array(found.ids), "points": points, "cells": layout.cells})
-    code = f'net, params = jaxviz.load("{model}")\n'
-    code += f'found = jaxviz.features(net, params, "{source}", layer="{layer}", size={size})\n'
+    code = f"net, params = jaxviz.load({model!r})\n"
+    code += f"found = jaxviz.features(net, params, {source!r}, layer={layer!r}, size={size})\n"
     code += f"points = jaxviz.tsne(found.values, jax.random.key({seed}), perplexity={perplexity!r})"
     caption = f"t-SNE of the features at {layer} of {model}; in the grid, moved to squares of their own"
     section = Section(
@@ -209,10 +214,26 @@ def patches(
         seed: Of the choice of channels.
     """
     check_apart(Path(source), out, recursive=True)
+    check_writable(out)
+    with alone_at(out / "patches"):  # whose state another run with other settings would replace
+        _patches(source, layer, target, k, model, size, batch_size, out, seed)
+
+
+def _patches(
+    source: str,
+    layer: Sequence[str],
+    target: Sequence[int],
+    k: int,
+    model: str,
+    size: int,
+    batch_size: int,
+    out: Path,
+    seed: int,
+) -> None:
     net, params = jaxviz.load(model)
     shapes = jaxviz.layers(net, params, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     for name in set(layer) & set(shapes):  # others are for top_patches to complain about
-        _check_channels(name, target, shapes[name].shape[-1])
+        _check_channels(name, tuple(target), shapes[name].shape[-1])
     opened, kept = open_source(source), out / "patches-state.npz"
     settings = {"source": source, "layers": list(layer), "k": k, "model": model, "size": size, "jaxviz": _VERSION}
     told = json.dumps(settings | {"params": digest_of(params)}, sort_keys=True)
@@ -245,7 +266,7 @@ def patches(
         some = np.random.default_rng(seed).choice(alive, min(9, len(alive)), replace=False)
         chosen = [channel % len(patches.values) for channel in target] or sorted(some.tolist())
         crops = [crop for channel in chosen for crop in _crops(patches, channel, opened, rows, size)]
-        at = out / f"{name}-patches.png"
+        at = out / f"{file_name(name)}-patches.png"
         if crops:
             jaxviz.save_image(at, jaxviz.montage(crops, columns=k))
         values = patches._asdict() | {"ids": np.array(patches.ids)}
@@ -298,7 +319,7 @@ def _list(skipped: dict[str, str]) -> None:
     if skipped:
         print(f"{len(skipped)} images could not be read:", file=sys.stderr)
         for name, why in skipped.items():
-            print(f"  {name}: {why}", file=sys.stderr)
+            print(f"  {printable(name)}: {printable(why)}", file=sys.stderr)
 
 
 def _picture(source: Source, rows: dict[str, int], name: str, size: int) -> jax.Array:

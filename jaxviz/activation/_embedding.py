@@ -10,8 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from jaxviz._image import check_finite
 from jaxviz._types import Key
+from jaxviz.activation._neighbors import check_numbers, scaled_to_1
 
 EXACT = 1000  # points for which the best of all layouts is found soon enough
 WINDOW = 16  # cells a side, otherwise
@@ -24,7 +24,7 @@ class PCA(NamedTuple):
     axes: Float[np.ndarray, "c f"]
     mean: Float[np.ndarray, " f"]
     explained: Float[np.ndarray, " c"]
-    """The part of the variance that lies along each axis."""
+    """The part of the variance that lies along each axis; zeros if nothing varies."""
 
 
 def pca(x: ArrayLike, *, components: int = 2) -> PCA:
@@ -48,16 +48,19 @@ def pca(x: ArrayLike, *, components: int = 2) -> PCA:
     rows = _rows(x, least=2)
     if not 1 <= components <= min(rows.shape):
         raise ValueError(f"components: expected 1 to {min(rows.shape)} for data {rows.shape}, got {components}")
+    rows, power = scaled_to_1(rows)  # or else variances may be too large for their type, or too small
     found = Decomposition(components, svd_solver="full")
-    points = found.fit_transform(rows)
-    return PCA(points, *(np.asarray(x) for x in (found.components_, found.mean_, found.explained_variance_ratio_)))
+    with np.errstate(invalid="ignore"):  # no variance at all is divided by itself
+        points = found.fit_transform(rows)
+    explained = np.nan_to_num(np.asarray(found.explained_variance_ratio_), nan=0.0)
+    return PCA(np.ldexp(points, power), np.asarray(found.components_), np.ldexp(found.mean_, power), explained)
 
 
 def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int = 1000) -> Float[np.ndarray, "n 2"]:
     """Lay data out in the plane so that neighbours stay neighbours; openTSNE's t-SNE, by neighbours found exactly.
 
     More than 50 features are first reduced to 50 principal components, as the paper does; the plane starts from the
-    first two of them.
+    first two of them. Data are first scaled by a power of two: whether they are about 1e-30 or 1e30 changes nothing.
 
     Args:
         x: `(n, ...)`, what lies beyond the first axis is flattened.
@@ -137,8 +140,8 @@ def umap(
 
 
 def _reduced(rows: np.ndarray) -> np.ndarray:
-    """Return 50 principal components of what has more."""
-    return pca(rows, components=50).points if min(rows.shape) > 50 else rows
+    """Return 50 principal components of what has more, scaled."""
+    return scaled_to_1(pca(rows, components=50).points if min(rows.shape) > 50 else rows)[0]
 
 
 def grid_layout(points: ArrayLike, *, columns: int | None = None) -> Int[np.ndarray, "n 2"]:
@@ -167,7 +170,7 @@ def grid_layout(points: ArrayLike, *, columns: int | None = None) -> Int[np.ndar
     anew, in four arrangements of windows, twice: for 5,000 clustered points 2 s of one core instead of 360, and ways
     that are 0.5% longer.
     """
-    places = _rows(points, least=1)
+    places = scaled_to_1(_rows(points, least=1).astype(np.float64))[0]
     if places.shape[1] != 2:
         raise ValueError(f"points: expected (n, 2), got shape {places.shape}; tsne and pca make such")
     number = len(places)
@@ -229,5 +232,5 @@ def _rows(x: Any, *, least: int) -> np.ndarray:
     if rows.ndim < 2 or len(rows) < least:
         raise ValueError(f"expected (n, ...) with at least {least} rows, got shape {rows.shape}")
     rows = rows.reshape(len(rows), -1)
-    check_finite("data", rows)
-    return rows if np.issubdtype(rows.dtype, np.floating) else rows.astype(np.float64)
+    check_numbers("data", rows)
+    return rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float64)

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxviz._image import check_finite
-
 Metric = Literal["cosine", "l2"]
 MARGIN = 16  # candidates beyond k: most that rounding could put in each other's place
 QUERIES = 1024  # at once
 ORIGIN = 1024  # rows, whose mean is what all are taken to have in common
 TINY, LARGE = 1e-35, 1e37  # squares that float32 may lose
+SHORT, LONG = 1e-150, 1e150  # lengths whose squares float64 has exactly
+MANY = 1e30  # a length that float32 has, as it has its inverse
 
 
 class Neighbors(NamedTuple):
@@ -24,6 +24,7 @@ class Neighbors(NamedTuple):
 
     indices: Int[np.ndarray, "q k"]
     distances: Float[np.ndarray, "q k"]
+    """As float64."""
 
 
 def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", block_size: int = 16384) -> Neighbors:
@@ -45,7 +46,8 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
         block_size: rows of the bank on each device at once.
 
     Raises:
-        ValueError: rows of different shapes, NaN or infinite values, a `k` that is not in 1 to n, another metric.
+        ValueError: rows of different shapes, NaN, infinite or complex values, a `k` that is not in 1 to n, another
+            metric.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -66,10 +68,10 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
         raise ValueError(f"metric: expected 'cosine' or 'l2', got {metric!r}")
     if block_size < 1:
         raise ValueError(f"block_size: expected at least 1 row, got {block_size}")
-    check_finite("queries", queries)
     indices, distances = [np.zeros((0, k), int)], [np.zeros((0, k))]
     for first in range(0, queries.shape[0], QUERIES):
         some = np.asarray(queries[first : min(first + QUERIES, queries.shape[0])])
+        check_numbers("queries", some)
         found, unsure = [], []
         for i, (near, suffices) in enumerate(_candidates(bank, some, k, metric, block_size)):
             found.append(_measured(np.asarray(bank[near]), near, some[i], k, metric))
@@ -79,12 +81,21 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
             found[i] = best
         indices += [best[0][None] for best in found]
         distances += [best[1][None] for best in found]
-    return Neighbors(np.concatenate(indices), np.concatenate(distances).astype(np.float32))
+    return Neighbors(np.concatenate(indices), np.concatenate(distances))
+
+
+def check_numbers(name: str, rows: np.ndarray) -> None:
+    """Raise ValueError unless rows are of real numbers, and finite in the type that they have."""
+    if not any(jnp.issubdtype(rows.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise ValueError(f"{name}: expected real numbers, got {rows.dtype}")
+    bad = np.size(rows) - np.count_nonzero(np.isfinite(rows))
+    if bad:
+        raise ValueError(f"{name}: expected finite numbers, got {bad} that are NaN or infinite")
 
 
 def _rows(name: str, values: Any) -> Any:
     """Return an array with one row for each thing; one that is on disk stays there."""
-    rows = values if hasattr(values, "shape") else np.asarray(values, np.float32)
+    rows = values if hasattr(values, "shape") else np.asarray(values)
     if rows.ndim < 2:
         raise ValueError(f"{name}: expected (n, ...), a row for each vector or image, got shape {rows.shape}")
     return rows
@@ -101,7 +112,7 @@ def _prepared(rows: Any, metric: Metric, origin: Any = 0.0) -> np.ndarray:
     if metric == "cosine":
         flat = _of_length_1(flat)
     with np.errstate(over="ignore"):  # then the query is measured against all rows
-        return np.subtract(flat, origin, dtype=exact)
+        return np.subtract(flat, np.asarray(origin, exact), dtype=exact)
 
 
 def _candidates(
@@ -120,13 +131,15 @@ def _candidates(
     size, count = min(block_size, -(-bank.shape[0] // len(devices))), min(k + MARGIN, bank.shape[0])
     origin = _prepared(np.asarray(bank[: min(size, ORIGIN)]), metric).mean(0, dtype=np.float64)
     asked = _prepared(queries, metric, origin)
-    flat = jax.device_put(asked.astype(np.float32), all_of_it)
+    with np.errstate(over="ignore"):  # likewise
+        flat = jax.device_put(asked.astype(np.float32), all_of_it)
     best = jax.device_put(_nothing(len(devices), len(queries), count), each)
     for first in range(0, bank.shape[0], size * len(devices)):
         rows = np.asarray(bank[first : min(first + size * len(devices), bank.shape[0])])
-        check_finite(f"bank, rows {first} to {first + len(rows) - 1}", rows)
+        check_numbers(f"bank, rows {first} to {first + len(rows) - 1}", rows)
         block = np.zeros((len(devices) * size, flat.shape[1]), np.float32)
-        block[: len(rows)] = _prepared(rows, metric, origin)
+        with np.errstate(over="ignore"):
+            block[: len(rows)] = _prepared(rows, metric, origin)
         # Taken from scores: all for what is no row, and for cosine of a row of zeros, at distance 1 from everything,
         # what puts it there; the square of a distance is twice the cosine's.
         less = np.full(len(block), np.inf, np.float32)
@@ -136,7 +149,7 @@ def _candidates(
         best = merge(best, flat, *jax.device_put(parts, each))
     scores, rows = (np.moveaxis(np.asarray(x), 0, 1).reshape(len(queries), -1) for x in best)
     order = np.lexsort((rows, -scores))[:, :count]
-    lengths = np.linalg.norm(asked.astype(np.float64), axis=-1)
+    lengths = _norms(asked.astype(np.float64))
     unit = 8 * math.sqrt(flat.shape[1]) * float(np.finfo(np.float32).eps) / 2
     for i, near in enumerate(order):
         least = -math.inf if count == bank.shape[0] else float(scores[i, near[-1]])
@@ -205,14 +218,42 @@ def _merge(
 def _distances(rows: np.ndarray, query: np.ndarray, metric: Metric) -> np.ndarray:
     rows, query = rows.reshape(-1, query.size).astype(np.float64), query.ravel().astype(np.float64)
     if metric == "l2":
-        return np.linalg.norm(rows - query, axis=-1)
+        return _norms(rows - query)
     # 1 - x.y / |x||y| as half a square, which is as exact where it is near 0
     unit, unit_query = _of_length_1(rows), _of_length_1(query[None])
     near = np.minimum(2.0, 0.5 * ((unit - unit_query) ** 2).sum(-1))
     return np.where(unit.any(-1) & unit_query.any(), near, 1.0)
 
 
+def _norms(rows: np.ndarray) -> np.ndarray:
+    """Return the lengths of rows of float64, also of those whose squares are too large for it, or too small."""
+    with np.errstate(over="ignore"):
+        found = np.linalg.norm(rows, axis=-1)
+    odd = ~((found > SHORT) & (found < LONG))
+    if odd.any():
+        scaled, powers = scaled_to_1(rows[odd], axis=-1)
+        found[odd] = np.ldexp(np.linalg.norm(scaled, axis=-1), powers[:, 0])
+    return found
+
+
+def scaled_to_1(rows: np.ndarray, *, axis: int | None = None) -> tuple[np.ndarray, Any]:
+    """Return numbers divided by a power of two, so that the largest is in [0.5, 1), and the power: nothing is rounded.
+
+    By `axis`, each row has a power of its own.
+    """
+    powers = np.frexp(np.abs(rows).max(axis, keepdims=axis is not None))[1]
+    return np.ldexp(rows, -powers), powers
+
+
 def _of_length_1(rows: np.ndarray) -> np.ndarray:
     """Return rows of length 1, but for those of zeros."""
-    lengths = np.sqrt(np.einsum("nf,nf->n", rows, rows, dtype=np.float64))
-    return rows / np.where(lengths > 0, lengths, 1).astype(rows.dtype)[:, None]
+    squares = functools.partial(np.einsum, "nf,nf->n", dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # of what is not finite, which is found out later
+        lengths = np.sqrt(squares(rows, rows))
+    odd = ~((lengths > 1 / MANY) & (lengths < MANY))  # as float32 they may be nothing, or infinite
+    if odd.any():
+        rows = rows.copy()
+        rows[odd] = scaled_to_1(rows[odd], axis=-1)[0]
+        lengths[odd] = np.sqrt(squares(rows[odd], rows[odd]))
+    with np.errstate(invalid="ignore"):
+        return rows / np.where(lengths > 0, lengths, 1).astype(rows.dtype)[:, None]

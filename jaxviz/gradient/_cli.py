@@ -6,7 +6,6 @@ import inspect
 import io
 import json
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -19,7 +18,8 @@ import numpy as np
 import tyro
 
 import jaxviz
-from jaxviz._image import ImageError, write_atomically
+from jaxviz._files import alone_at, file_name, printable
+from jaxviz._image import write_atomically
 from jaxviz._scores import Score
 from jaxviz._verbs import (
     UNREADABLE,
@@ -29,6 +29,8 @@ from jaxviz._verbs import (
     digest,
     digest_of_network,
     documentation,
+    each_of,
+    failing,
     files,
 )
 from jaxviz.gradient._averaged import WIDE
@@ -140,8 +142,8 @@ def _attribute(
     position: tuple[int, int] | None = None,
     seed: int | None = None,
 ) -> None:
-    paths = files(sources, out)
     check_writable(out)
+    paths = files(sources, out)
     given = {name: _replacement(name, options[name], size) for name in _REPLACEMENTS if name in options}
     net, params = jaxviz.load(model)
     with _ended_by_interrupts():
@@ -158,25 +160,17 @@ def _attribute(
         method = functools.partial(verb.method, score, params, *key, **options | given)
 
         def explain(path: Path) -> str:
-            return _explain(path, out / f"{path.stem}-{name}", method, describe, settings, fine=verb.fine)
+            at = out / f"{file_name(path.stem)}-{name}"
+            return _explain(path, at, method, describe, settings, fine=verb.fine)
 
-        _report_each(explain, paths, out)
+        def tell(path: Path) -> None:
+            print(f"{printable(str(path))}: {printable(explain(path))}", flush=True)
 
+        def said(failed: int, total: int) -> str:
+            others = f"; the others are in {out}" if failed < total else ""
+            return f"{failed} of {total} images could not be explained, see above{others}"
 
-def _report_each(explain: Callable[[Path], str], paths: Sequence[Path], out: Path) -> None:
-    """Print what becomes of each image; one that cannot be read does not keep the others from being explained."""
-    failed = 0
-    for path in paths:
-        try:
-            print(f"{path}: {explain(path)}", flush=True)
-        except ImageError as error:
-            if len(paths) == 1:
-                raise
-            failed += 1
-            print(f"jaxviz: {error}", file=sys.stderr)
-    if failed:
-        others = f"; the others are in {out}" if failed < len(paths) else ""
-        raise ValueError(f"{failed} of {len(paths)} images could not be explained, see above{others}")
+        each_of([(path, tell if bad is None else failing(bad)) for path, bad in paths.items()], said=said)
 
 
 @contextlib.contextmanager
@@ -221,15 +215,11 @@ def _explain(
     map, explained = result[0], describe(image[None])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, map=np.asarray(map), explained=explained, settings=told)
-    try:
+    with alone_at(at, wait=True):  # or else two runs leave pictures of one with numbers of the other
         numbers.unlink(missing_ok=True)  # those of other settings, which would vouch for these pictures
         jaxviz.save_image(overlay, overlaid(image, map, fine=fine))
         jaxviz.save_image(alone, raw(map, fine=fine))
         write_atomically(numbers, buffer.getvalue())  # last: it says that all is there
-    except OSError as error:
-        raise ValueError(
-            f"{at.parent}: expected a folder that can be written to, got {error.strerror}; choose another as --out"
-        ) from error
     return f"{explained}{gap}, {overlay}"
 
 

@@ -266,7 +266,7 @@ def save_style_net(path: str | os.PathLike[str], params: Any, styles: Sequence[s
         styles: a name for each style.
 
     Raises:
-        ValueError: for names that are not one for each style, or not different.
+        ValueError: for names that are not one for each style, or not different, or empty.
 
     Example:
         >>> import jax, jaxviz, tempfile
@@ -278,7 +278,7 @@ def save_style_net(path: str | os.PathLike[str], params: Any, styles: Sequence[s
     """
     from safetensors.numpy import save
 
-    if len(set(styles)) != count_styles(params) or len(styles) != count_styles(params):
+    if not _are_names(list(styles)) or len(styles) != count_styles(params):
         raise ValueError(f"styles: expected {count_styles(params)} different names, got {list(styles)}")
     tensors = {
         f"{layer}/{name}": np.asarray(value, np.float16) for layer, of in params.items() for name, value in of.items()
@@ -316,6 +316,8 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             styles = json.loads(file.metadata()[_STYLES])
+        if not _are_names(styles):
+            raise ValueError(f"expected different names of styles, got {styles!r:.200}")
         shape = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
         kernel = params["first"]["kernel"]
         fresh = jax.eval_shape(
@@ -330,6 +332,12 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
             f"{path}: expected a net that save_style_net wrote, got another file ({type(error).__name__}: {error})"
         ) from error
     return StyleNet(params, styles)
+
+
+def _are_names(styles: Any) -> bool:
+    """Return whether styles can be told apart by name; what becomes a file's name is for `file_name` to see to."""
+    named = isinstance(styles, list) and all(isinstance(name, str) and name for name in styles)
+    return named and len(set(styles)) == len(styles)
 
 
 def export_style_net(params: Any) -> bytes:

@@ -44,7 +44,7 @@ def verify(names: tuple[str, ...] = (), /) -> None:
     rows = [(name, *_verdict(name)) for name in names or _cached()]
     table = Table("name", "verdict", Column("source or reason", overflow="fold"))
     for name, good, text in rows:
-        table.add_row(name, "[green]good[/]" if good else "[red]refused[/]", escape(text))
+        table.add_row(escape(name), "[green]good[/]" if good else "[red]refused[/]", escape(text))
     Console().print(table)
     if not all(good for _, good, _ in rows):
         raise SystemExit(1)

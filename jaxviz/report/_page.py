@@ -65,6 +65,8 @@ def load_section(folder: Path, id: str, fingerprint: str) -> Section | None:
         record = json.loads((folder / f"{id}.json").read_bytes())
         figures = tuple(Figure(*figure) for figure in record["section"].pop("figures"))
         section = Section(figures=figures, **record["section"])
+        if section.id != id or any(Path(figure.file).name != figure.file for figure in figures):
+            return None  # whoever wrote it would have the page show files from elsewhere
         same = record["fingerprint"] == fingerprint and record["pictures"] == _digests(folder, section)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, cut short, or of another version
         return None
@@ -118,7 +120,7 @@ def write_page(
         longest=max((section.seconds for section in sections), default=0) or 1,
     )
     path = folder / name
-    write_atomically(path, html.encode())
+    write_atomically(path, html.encode(errors="backslashreplace"))  # of names that are not in UTF-8
     return path
 
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 import jaxviz
+from jaxviz._files import alone_in
 from jaxviz._verbs import check_apart, check_writable
 from jaxviz.data._source import open_source
 from jaxviz.models._fetch import included
@@ -62,7 +63,20 @@ def run_tour(
     settings = {"size": "full" if full else "small", "jax": jax.__version__, "jaxviz": version("jaxviz-cnn")}
     others = f"{album} {photos} {weights}"
     marks = {method.id: f"{_fingerprint(method, tour, seed, settings)} {others}" for method in METHODS}
-    folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder):
+        return _made(tour, folder, marks, only, seed, settings, report)
+
+
+def _made(
+    tour: Tour,
+    folder: Path,
+    marks: dict[str, str],
+    only: Sequence[str],
+    seed: int,
+    settings: dict[str, str],
+    report: Callable[[str], None],
+) -> Path:
+    """Make what is not there yet; return the page's path."""
     done = {m.id: section for m in METHODS if (section := load_section(folder, m.id, marks[m.id]))}
     page = _write(folder, done, tour)
     for method in METHODS:

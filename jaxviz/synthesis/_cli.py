@@ -16,7 +16,8 @@ import numpy as np
 import tyro
 
 import jaxviz
-from jaxviz._image import sides_of, write_atomically
+from jaxviz._files import alone_at, file_name, plain
+from jaxviz._image import ImageError, sides_of, write_atomically
 from jaxviz._verbs import (
     arguments,
     check_writable,
@@ -25,9 +26,9 @@ from jaxviz._verbs import (
     digest_of_network,
     documentation,
     each_of,
+    failing,
     files,
     interrupts,
-    short,
 )
 from jaxviz.synthesis._minimize import Synthesis
 from jaxviz.synthesis._recipes import RECIPES
@@ -71,11 +72,23 @@ def _options(method: Callable[..., Any], *names: str, **annotations: Any) -> dic
     return {name: found[name].replace(annotation=annotations.get(name, found[name].annotation)) for name in names}
 
 
-def _each(make: Callable[[Path], str], sources: Sequence[Path], out: Path) -> None:
-    """Make something of each image; one that cannot be read does not keep the others from being made."""
-    paths = files(sources, out)
+def _opened(sources: Sequence[Path], out: Path) -> dict[Path, ImageError | None]:
+    """Return the images and what is wrong with any, before a network is loaded."""
     check_writable(out)
-    each_of([(path, lambda path: print(make(path), flush=True)) for path in paths])
+    return files(sources, out)
+
+
+def _each(make: Callable[[Path], str], paths: dict[Path, ImageError | None]) -> None:
+    """Make something of each image; one that cannot be read does not keep the others from being made."""
+    tell = lambda path: print(make(path), flush=True)  # noqa: E731
+    each_of([(path, tell if bad is None else failing(bad)) for path, bad in paths.items()])
+
+
+def _saved(run: Callable[..., Synthesis], at: Path, settings: dict[str, Any], **options: Any) -> str:
+    """Run a synthesis and save it as it comes, with no other run that saves to the same files."""
+    check_writable(at.parent)
+    with alone_at(at):
+        return save_as_it_comes(run, at, settings, **options)
 
 
 def _channels(layer: str, target: Sequence[str]) -> np.ndarray:
@@ -124,6 +137,7 @@ def ascend(
             layers.
         size: Height and width in pixels.
     """
+    check_writable(out)
     model = model or ("efficientnet_lite0" if layer is None else "vgg16_features")
     net, params = jaxviz.load(model)
     wanted = {**options, "size": size}
@@ -147,9 +161,8 @@ def ascend(
     )
     run = functools.partial(jaxviz.ascend, score, params, jax.random.key(seed), **wanted)
     name = "-".join([layer or model, *target])
-    print(
-        save_as_it_comes(run, out / short(f"{name}-ascend"), settings, every=every, snapshots=snapshots, resume=resume)
-    )
+    at = out / f"{file_name(name)}-ascend"
+    print(_saved(run, at, settings, every=every, snapshots=snapshots, resume=resume))
 
 
 def sheet(
@@ -167,6 +180,7 @@ def sheet(
     Args:
         target: Channels of the layer by number; by default all.
     """
+    check_writable(out)
     net, params = jaxviz.load(model)
     settings = {"verb": "sheet", "model": model, "layer": layer, "target": target, "seed": seed} | options
     settings |= {"network": digest_of_network(net, params)}
@@ -175,7 +189,7 @@ def sheet(
     def run(*, every: int, **more: Any) -> Synthesis:
         return jaxviz.sheet(net, params, jax.random.key(seed), layer=layer, channels=channels, **options, **more)
 
-    print(save_as_it_comes(run, out / f"{layer}-sheet", settings, every=1, resume=resume, unit="channel"))
+    print(_saved(run, out / f"{file_name(layer)}-sheet", settings, every=1, resume=resume, unit="channel"))
 
 
 def dream(
@@ -207,6 +221,7 @@ def dream(
         raise ValueError("--guide and --target: expected one of them, since a guide is matched by the whole layer")
     if zoom < 0:
         raise ValueError(f"--zoom: expected a number of frames, got {zoom}")
+    paths = _opened(images, out)
     net, params = jaxviz.load(model)
     score = _all_of(net, layer, target)
     if guide is not None:
@@ -216,13 +231,14 @@ def dream(
 
     def make(path: Path) -> str:
         image = jaxviz.load_image(path, longest=size)[None]
-        at, told = out / f"{path.stem}-dream", settings | {"image": digest(path)}
+        at, told = out / f"{file_name(path.stem)}-dream", settings | {"image": digest(path)}
         if zoom:
-            return _fall(score, params, jax.random.key(seed), image, at, told, frames=zoom, **options)
+            with alone_at(Path(f"{at}-frames")):
+                return _fall(score, params, jax.random.key(seed), image, at, told, frames=zoom, **options)
         run = functools.partial(jaxviz.dream, score, params, jax.random.key(seed), image, **options)
-        return save_as_it_comes(run, at, told, every=every, snapshots=snapshots, resume=resume)
+        return _saved(run, at, told, every=every, snapshots=snapshots, resume=resume)
 
-    _each(make, images, out)
+    _each(make, paths)
 
 
 def _fall(
@@ -244,7 +260,7 @@ def _fall(
             done += 1
             numbers = {"settings": told, "finished": False, "states": 2, "state_0": done, "state_1": np.asarray(frame)}
             write_atomically(last, functools.partial(np.savez, **numbers))
-            status.update(f"{at.name}: frame {done} of {frames} …")
+            status.update(plain(f"{at.name}: frame {done} of {frames} …"))
             if interrupted() and done < frames:
                 break
     if done < frames:
@@ -273,6 +289,7 @@ def invert(
         images: Files, or folders of files.
         size: Height and width in pixels to which images are resized and cut.
     """
+    paths = _opened(images, out)
     net, params = jaxviz.load(model)
     settings = {"verb": "invert", "model": model, "layer": layer, "seed": seed, "size": size} | options
     settings |= {"network": digest_of_network(net, params)}
@@ -280,10 +297,10 @@ def invert(
     def make(path: Path) -> str:
         image = jaxviz.load_image(path, size=size)[None]
         run = functools.partial(jaxviz.invert, net, params, jax.random.key(seed), image, layer=layer, **options)
-        at, told = out / f"{path.stem}-{layer}-invert", settings | {"image": digest(path)}
-        return save_as_it_comes(run, at, told, every=every, snapshots=snapshots, resume=resume)
+        at, told = out / f"{file_name(f'{path.stem}-{layer}')}-invert", settings | {"image": digest(path)}
+        return _saved(run, at, told, every=every, snapshots=snapshots, resume=resume)
 
-    _each(make, images, out)
+    _each(make, paths)
 
 
 def texture(
@@ -314,22 +331,23 @@ def texture(
         layers: Whose Gram matrices, all of equal weight.
         optimizer: The optimizer.
     """
+    paths = _opened(images, out)
     settings = {"verb": "texture", "method": method, "model": model, "layers": layers, "seed": seed, "size": size}
     settings |= {"sample": sample} | ({"window": window} if method == "efros-leung" else options)
     key = jax.random.key(seed)
 
     def make(path: Path) -> str:
         image = jaxviz.load_image(path, longest=sample)
-        at, told = out / f"{path.stem}-texture", settings | {"image": digest(path)}
+        at, told = out / f"{file_name(path.stem)}-texture", settings | {"image": digest(path)}
         if method == "efros-leung":
             run = functools.partial(_grow, key, image, size=128 if size is None else size, window=window)
         else:
             net, params = jaxviz.load(model)
             told |= {"network": digest_of_network(net, params)}
             run = functools.partial(jaxviz.texture, net, params, key, image, layers=layers, size=size, **options)
-        return save_as_it_comes(run, at, told, every=every, snapshots=snapshots, resume=resume)
+        return _saved(run, at, told, every=every, snapshots=snapshots, resume=resume)
 
-    _each(make, images, out)
+    _each(make, paths)
 
 
 def _grow(key: Any, image: Any, *, size: int, window: int, callback: Callable[[Synthesis], Any], **_: Any) -> Synthesis:
@@ -378,6 +396,7 @@ def style(
     """
     if sweep and sweep_size:
         raise ValueError("--sweep and --sweep-size: expected one of them")
+    check_writable(out)
     net, params = jaxviz.load(model)
     shown, manners = jaxviz.load_image(content, longest=size), [jaxviz.load_image(path) for path in styles]
     weights = style_weights[0] if len(style_weights) == 1 else list(style_weights)
@@ -395,15 +414,15 @@ def style(
     settings |= {"start": digest(Path(start)) if Path(start).is_file() else start}
     settings |= {"network": digest_of_network(net, params)}
     settings |= {"masks": [digest(path) for path in masks], "style_masks": [digest(path) for path in style_masks]}
-    at = out / "-".join([content.stem, *(path.stem for path in styles), "style"])
+    at = out / f"{file_name('-'.join(path.stem for path in (content, *styles)))}-style"
     run = functools.partial(jaxviz.stylize, net, params, jax.random.key(seed), shown, manners, **options | given)
     saving = {"every": every, "snapshots": snapshots, "resume": resume}
     option = "style_weights" if sweep else "style_size"
     for value in sweep or sweep_size:
         each = functools.partial(run, **{option: value})
-        print(save_as_it_comes(each, Path(f"{at}-{value:g}"), settings | {option: value}, **saving), flush=True)
+        print(_saved(each, Path(f"{at}-{value:g}"), settings | {option: value}, **saving), flush=True)
     if not (sweep or sweep_size):
-        print(save_as_it_comes(run, at, settings, **saving))
+        print(_saved(run, at, settings, **saving))
         return
     row = [jaxviz.load_image(f"{at}-{value:g}.png") for value in sweep or sweep_size]
     jaxviz.save_image(f"{at}-sweep.png", jaxviz.montage(row, columns=len(row)))

@@ -1,5 +1,6 @@
 """Training of a net that shows images in given styles in one pass, by the loss that `stylize` minimises."""
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -19,6 +20,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from jaxviz._accelerate import accelerate, hoist
 from jaxviz._devices import over_devices, whole_shares
 from jaxviz._digest import digest_of, digest_of_program, with_gradient
+from jaxviz._files import alone_in
 from jaxviz._image import ImageError, as_bytes, check_images, check_range, read_pixels
 from jaxviz._interpret import read_layers
 from jaxviz._types import Images, Key, Net
@@ -64,6 +66,18 @@ class _Job(NamedTuple):
     smoothness: ArrayLike
 
 
+def _alone_in_its_store(train: Any) -> Any:
+    """Keep two trainings from writing to one store, where each would undo what the other does."""
+
+    @functools.wraps(train)
+    def alone(*args: Any, store: str | PathLike[str] | None = None, **options: Any) -> StyleTraining:
+        with contextlib.nullcontext() if store is None else alone_in(Path(store)):
+            return train(*args, store=store, **options)
+
+    return alone
+
+
+@_alone_in_its_store
 def train_style_net(
     net: Net,
     params: Any,
@@ -134,7 +148,8 @@ def train_style_net(
 
     Raises:
         ImageError: for a source without images, or of which none can be read.
-        ValueError: for layers that are unknown or no maps, images of another shape, or a store of another training.
+        ValueError: for layers that are unknown or no maps, images of another shape, or a store of another training, or
+            that another run is writing to.
         DivergedError: if the loss or its gradient stops being finite; its `found` has the last good parameters.
 
     Example:

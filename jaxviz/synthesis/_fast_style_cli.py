@@ -5,7 +5,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,9 @@ import numpy as np
 import tyro
 
 import jaxviz
+from jaxviz._files import alone_in, file_name, plain, printable
 from jaxviz._image import ImageError, write_atomically
-from jaxviz._verbs import check_apart, check_writable, each_of, files, interrupts, of_different_names
+from jaxviz._verbs import check_apart, check_writable, each_of, failing, files, interrupts, of_different_names
 from jaxviz.data._source import Source, open_source
 from jaxviz.models._style_net import StyleNet
 from jaxviz.synthesis._fast_style import Method, Precision, StyleTraining
@@ -88,9 +89,9 @@ def train(
     names = [*(old.styles if old else []), *named]
     if len(set(names)) < len(names) or len(named) < len(styles):
         raise ValueError(f"expected styles of different names, got {', '.join(names)}: rename a file")
+    check_writable(out)
     opened = open_source(source)
     check_apart(Path(source), out, recursive=True)
-    check_writable(out)
     photos = list(itertools.islice(_samples(samples, opened, size), len(samples) or 4))
     if not photos:
         raise ImageError(f"{source}: expected photographs, got none that can be read")
@@ -106,7 +107,8 @@ def train(
     if not found.finished:
         print(f"Stopped after step {len(found.losses)}: {out}. The same command goes on from there.")
         raise SystemExit(130)
-    print(f"{out / 'net.safetensors'}: {', '.join(names)}; loss {_recent(found):.4g} after {len(found.losses)} steps")
+    print(f"{out / 'net.safetensors'}: {printable(', '.join(names))}; ", end="")
+    print(f"loss {_recent(found):.4g} after {len(found.losses)} steps")
 
 
 def _samples(samples: Sequence[Path], source: Source, size: int) -> Iterator[jax.Array]:
@@ -117,7 +119,7 @@ def _samples(samples: Sequence[Path], source: Source, size: int) -> Iterator[jax
         try:
             yield jaxviz.load_image(source.read(i), size=size)
         except ImageError as error:
-            print(f"jaxviz: {error}", file=sys.stderr, flush=True)
+            print(f"jaxviz: {printable(str(error))}", file=sys.stderr, flush=True)
 
 
 def follow_training(
@@ -134,22 +136,26 @@ def follow_training(
     from rich.console import Console
 
     with interrupts() as interrupted, Console(stderr=True).status("Starting") as status:
-        begun, first = time.perf_counter(), -1
+        begun, first, drawn = time.perf_counter(), -1, -1
 
         def look(found: StyleTraining) -> bool:
-            nonlocal begun, first
+            nonlocal begun, first, drawn
             done = len(found.losses)
             if first < 0:  # from here on nothing is compiled
                 begun, first = time.perf_counter(), done
             spent = time.perf_counter() - begun
             pace = f", {spent / (done - first):.2f} s each" if done > first else ""
             status.update(f"step {done} of {steps}, loss {_recent(found):.4g}{pace} …")
-            if done % every == 0:
+            stop = interrupted() or spent > seconds
+            if stop or found.finished or done % every == 0:  # here, where no other training writes to the folder
                 _draw(out, styles, photos, found)
-            return interrupted() or spent > seconds
+                drawn = done
+            return stop
 
         found = run(callback=look)
-        _draw(out, styles, photos, found)
+        if drawn != len(found.losses):  # it was finished before
+            with alone_in(out):
+                _draw(out, styles, photos, found)
     return found
 
 
@@ -207,21 +213,33 @@ def apply(
         tile: Side in pixels of what is computed at once: larger images are made in tiles.
         out: Folder for the results, NAME-STYLE.png, and .mp4 for videos.
     """
+    check_writable(out)
     chosen = _chosen(found := jaxviz.load_style_net(net), style, mix)
-    videos = [path for path in images if path.suffix.lower() in VIDEOS]
+    videos = of_different_names(path for path in images if path.suffix.lower() in VIDEOS and not path.is_dir())
     pictures = [path for path in images if path not in videos]
-    for path in videos:
-        if not path.is_file():
-            raise ImageError(f"{path}: expected a video, got a path where there is none")
-    options: dict[str, Any] = {"net": found, "chosen": chosen, "out": out, "size": size, "tile": tile}
-    work = [
-        *(
-            (path, functools.partial(_image, **options))
-            for path in (files(pictures, out) if pictures or not videos else [])
-        ),
-        *((path, functools.partial(_film, **options)) for path in of_different_names(videos)),
-    ]
+    read = files(pictures, out) if pictures or not videos else {}
+    options: dict[str, Any] = {"net": found, "chosen": chosen, "size": size, "tile": tile}
+    work: list[tuple[Path, Callable[[Path], None]]] = []
+    for paths, make, ending in ((read, _image, ".png"), (dict.fromkeys(videos), _film, ".mp4")):
+        targets = _targets(paths, chosen, out, ending)
+        for path, bad in paths.items():
+            of_it = {name: targets[path, name] for name in chosen}
+            work.append((path, functools.partial(make, targets=of_it, **options) if bad is None else failing(bad)))
     each_of(work)
+
+
+def _targets(paths: Iterable[Path], chosen: Iterable[str], out: Path, ending: str) -> dict[tuple[Path, str], Path]:
+    """Return where each result goes. Names of styles are whatever a net's file says, and a-b of c is like a of b-c."""
+    found = {(path, name): out / f"{file_name(f'{path.stem}-{name}')}{ending}" for path in paths for name in chosen}
+    first: dict[Path, tuple[Path, str]] = {}
+    for pair, target in found.items():
+        other = first.setdefault(target, pair)
+        if other != pair:
+            raise ImageError(
+                f"{pair[0]} in {pair[1]} and {other[0]} in {other[1]} would both become {target}: take them in two "
+                "runs, each with an --out of its own"
+            )
+    return found
 
 
 def _chosen(net: StyleNet, style: Sequence[str], mix: str | None) -> dict[str, np.ndarray]:
@@ -251,27 +269,45 @@ def _row(rows: dict[str, np.ndarray], name: str) -> np.ndarray:
     return rows[name]
 
 
-def _image(path: Path, *, net: StyleNet, chosen: dict[str, np.ndarray], out: Path, size: int | None, tile: int) -> None:
+def _image(
+    path: Path,
+    *,
+    net: StyleNet,
+    chosen: dict[str, np.ndarray],
+    targets: dict[str, Path],
+    size: int | None,
+    tile: int,
+) -> None:
     image = np.asarray(jaxviz.load_image(path, longest=size))
     for name, weights in chosen.items():
         start = time.perf_counter()
         made = jaxviz.restyle(net.params, image, style=weights, tile=tile)
         seconds = time.perf_counter() - start
-        jaxviz.save_image(out / f"{path.stem}-{name}.png", made)
-        print(f"{out / path.stem}-{name}.png: {made.shape[1]}x{made.shape[0]} px in {seconds:.2f} s", flush=True)
+        jaxviz.save_image(targets[name], made)
+        print(f"{targets[name]}: {made.shape[1]}x{made.shape[0]} px in {seconds:.2f} s", flush=True)
 
 
-def _film(path: Path, *, net: StyleNet, chosen: dict[str, np.ndarray], out: Path, size: int | None, tile: int) -> None:
+def _film(
+    path: Path,
+    *,
+    net: StyleNet,
+    chosen: dict[str, np.ndarray],
+    targets: dict[str, Path],
+    size: int | None,
+    tile: int,
+) -> None:
     from rich.console import Console
 
+    if not path.is_file():  # a pipe would be waited for
+        raise ImageError(f"{path}: expected a video, got a path where there is none")
     for name, weights in chosen.items():
         change = functools.partial(jaxviz.restyle, net.params, style=weights, tile=tile)
-        target, start = out / f"{path.stem}-{name}.mp4", time.perf_counter()
+        target, start = targets[name], time.perf_counter()
         with Console(stderr=True).status("Starting") as status:
 
             def tell(done: int, total: int, status: Any = status, start: float = start, target: Path = target) -> None:
                 whole, pace = f" of {total}" if total else "", done / (time.perf_counter() - start)
-                status.update(f"{target.name}: frame {done}{whole}, {pace:.1f} a second …")
+                status.update(plain(f"{target.name}: frame {done}{whole}, {pace:.1f} a second …"))
 
             frames = map_video(change, path, target, longest=size, tell=tell)
         print(f"{target}: {frames} frames, {frames / (time.perf_counter() - start):.1f} a second", flush=True)
@@ -287,12 +323,19 @@ def list_(nets: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(
     from rich.table import Table
 
     table = Table("net", "styles", "width", "parameters")
-    for path in nets or (None,):
+
+    def add(path: Path | None) -> None:
         net = jaxviz.load_style_net(path)
         width = net.params["first"]["kernel"].shape[-1]
         count = sum(leaf.size for leaf in jax.tree.leaves(net.params))
-        table.add_row(path.name if path else "fast_style", ", ".join(net.styles), str(width), f"{count:,}")
-    Console().print(table)
+        cells = (path.name if path else "fast_style", ", ".join(net.styles), str(width), f"{count:,}")
+        table.add_row(*map(plain, cells))
+
+    try:
+        each_of([(path, add) for path in nets]) if nets else add(None)
+    finally:
+        if table.rows:
+            Console().print(table)
 
 
 VERBS: dict[str, Callable[..., None]] = {"train": train, "apply": apply, "list": list_}

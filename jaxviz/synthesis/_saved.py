@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 import jaxviz
+from jaxviz._files import plain
 from jaxviz._image import write_atomically
 from jaxviz._verbs import UNREADABLE, check_writable, interrupts
 from jaxviz.synthesis._minimize import DivergedError, Synthesis
@@ -143,7 +144,7 @@ def save_as_it_comes(
             state is None,
             unit,
             interrupted,
-            lambda line: status.update(f"{at.name}: {line} …"),
+            lambda line: status.update(plain(f"{at.name}: {line} …")),
         )
         try:
             found = run(every=looks, resume=state, callback=follow)

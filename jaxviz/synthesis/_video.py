@@ -47,15 +47,20 @@ def map_video(
         frames = _write(av, change, reading, file, longest, quarters, tell)
 
     try:
-        with av.open(str(source)) as reading:
+        with _opened(av, source) as reading:
             if not reading.streams.video:
                 raise ImageError(f"{source}: expected a video, got a file without pictures")
             quarters = _quarter_turns(next(reading.decode(video=0), None))
-        with av.open(str(source)) as reading:
+        with _opened(av, source) as reading:
             write_atomically(target, write)
     except FFmpegError as error:
         raise ImageError(f"{source}: expected a video that FFmpeg reads, got: {error}") from error
     return frames
+
+
+def _opened(av: Any, source: Path) -> Any:
+    """Open one of our formats: FFmpeg also takes lists of other files, and addresses for paths."""
+    return av.open(str(source.absolute()), options={"format_whitelist": "mov,matroska,webm,avi"})
 
 
 def _quarter_turns(frame: Any) -> int:

@@ -58,6 +58,51 @@ def test_tsne_of_equal_points():
     assert np.isfinite(jaxviz.tsne(np.zeros((12, 3)), KEY, perplexity=3, steps=250)).all()
 
 
+SCALES = [(2.0**66, np.float32), (2.0**-100, np.float32), (2.0**660, np.float64), (2.0**-660, np.float64)]
+
+
+@pytest.mark.parametrize(("scale", "dtype"), SCALES)
+def test_a_power_of_two_changes_nothing(scale, dtype):
+    """Numbers at 1e20, 1e-30, 1e200 and 1e-200: to the bit, since nothing is rounded."""
+    x = clusters()[::4].astype(dtype)
+    large = (x * scale).astype(dtype)
+    found, plain = jaxviz.pca(large, components=3), jaxviz.pca(x, components=3)
+    np.testing.assert_array_equal(found.points, plain.points * dtype(scale))
+    np.testing.assert_array_equal(found.mean, plain.mean * dtype(scale))
+    np.testing.assert_array_equal(found.axes, plain.axes)
+    np.testing.assert_array_equal(found.explained, plain.explained)
+    made = jaxviz.tsne(large, KEY, perplexity=8, steps=400)
+    np.testing.assert_array_equal(made, jaxviz.tsne(x, KEY, perplexity=8, steps=400))
+    assert trustworthiness(x, made, n_neighbors=5) > 0.8
+    np.testing.assert_array_equal(jaxviz.grid_layout(large[:, :2]), jaxviz.grid_layout(x[:, :2]))
+
+
+def test_umap_of_large_numbers():
+    pytest.importorskip("umap", reason="of the extra umap, which .ci/run installs")
+    x = clusters()[::4].astype(np.float32)
+    np.testing.assert_array_equal(
+        jaxviz.umap(x * np.float32(2.0**66), KEY, neighbors=5), jaxviz.umap(x, KEY, neighbors=5)
+    )
+
+
+def test_half_floats_up_to_their_largest():
+    x = (RANDOM.uniform(-1, 1, size=(30, 2)) * 65000).astype(np.float16)
+    np.testing.assert_array_equal(jaxviz.grid_layout(x), jaxviz.grid_layout(x.astype(np.float64)))
+    make = lambda rows: jaxviz.tsne(rows, KEY, perplexity=5, steps=300)  # noqa: E731
+    np.testing.assert_array_equal(make(x), make(x.astype(np.float64)))
+
+
+def test_columns_that_are_constant():
+    x = RANDOM.normal(size=(30, 4))
+    x[:, 1] = 1e20
+    found = jaxviz.pca(x[:, [0, 2, 3]], components=2)
+    np.testing.assert_allclose(abs(jaxviz.pca(np.c_[x[:, [0, 2, 3]], np.full(30, 7.0)]).points), abs(found.points))
+    assert np.isfinite(jaxviz.tsne(x, KEY, perplexity=5, steps=250)).all()
+    nothing = jaxviz.pca(np.full((5, 3), 2.0))
+    np.testing.assert_array_equal(nothing.explained, 0)
+    np.testing.assert_array_equal(nothing.points, 0)
+
+
 def test_umap_keeps_neighbours_and_is_a_function_of_its_key():
     pytest.importorskip("umap", reason="of the extra umap, which .ci/run installs")
     x = clusters()
@@ -128,6 +173,10 @@ def test_equal_points_have_cells_of_their_own():
         (lambda: jaxviz.pca(np.zeros(4)), r"with at least 2 rows, got shape \(4,\)"),
         (lambda: jaxviz.pca(np.eye(3), components=4), r"components: expected 1 to 3 for data \(3, 3\), got 4"),
         (lambda: jaxviz.pca(np.full((3, 2), np.nan)), "data: expected finite numbers, got 6"),
+        (lambda: jaxviz.pca(np.eye(3) * 1j), "data: expected real numbers, got complex128"),
+        (lambda: jaxviz.tsne(np.full((9, 2), -np.inf), KEY, perplexity=2), "data: expected finite numbers, got 18"),
+        (lambda: jaxviz.umap(np.full((9, 2), np.nan), KEY, neighbors=2), "data: expected finite numbers, got 18"),
+        (lambda: jaxviz.grid_layout(np.full((4, 2), np.inf)), "data: expected finite numbers, got 8"),
         (lambda: jaxviz.tsne(np.eye(5), KEY), "perplexity: expected at most 1.3 for 5 rows, .* got 30"),
         (lambda: jaxviz.tsne(np.eye(7), KEY, perplexity=2, steps=100), "steps: expected 250, .* got 100"),
         (lambda: jaxviz.umap(np.eye(5), KEY), "neighbors: expected 2 to 4, less than the number of rows, got 15"),

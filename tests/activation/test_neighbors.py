@@ -54,6 +54,23 @@ def test_rounding_decides_nothing(bank, metric):
     np.testing.assert_array_equal(found.distances[:, 0], 0)
 
 
+SCALES = {1e20: np.float32, 1e30: np.float32, 1e-30: np.float32, 1e-44: np.float32, 6e4: np.float16,
+          1e200: np.float64, 1e-200: np.float64}  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("scale", SCALES)
+def test_numbers_of_any_scale(scale, metric):
+    """As in float64 at scale 1, of the very numbers that the type can hold."""
+    rows = (RANDOM.uniform(-1, 1, size=(60, 6)) * scale).astype(SCALES[scale])
+    exact = rows.astype(np.float64) / scale
+    found = jaxviz.neighbors(rows, rows[:7], k=9, metric=metric, block_size=16)
+    wanted = jaxviz.neighbors(exact, exact[:7], k=9, metric=metric)
+    np.testing.assert_array_equal(found.indices, wanted.indices)
+    unit = scale if metric == "l2" else 1.0
+    np.testing.assert_allclose(found.distances / unit, wanted.distances, rtol=1e-9, atol=1e-12)
+
+
 def test_equal_distances_come_in_the_order_of_the_bank():
     found = jaxviz.neighbors(np.ones((40, 3), np.float32), np.ones((2, 3), np.float32), k=5, block_size=7)
     np.testing.assert_array_equal(found.indices, [[0, 1, 2, 3, 4]] * 2)
@@ -155,6 +172,7 @@ BAD[150, 3] = np.nan
         ({"k": 204}, "k: expected 1 to 203, the rows of the bank, got 204"),
         ({"metric": "l1"}, "metric: expected 'cosine' or 'l2', got 'l1'"),
         ({"block_size": 0}, "block_size: expected at least 1 row, got 0"),
+        ({"queries": QUERIES * 1j}, "queries: expected real numbers, got complex64"),
         ({"queries": QUERIES * np.inf}, "queries: expected finite numbers"),
         ({"bank": BAD, "block_size": 100}, "bank, rows 100 to 199: expected finite numbers, got 1"),
     ],

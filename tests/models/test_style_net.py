@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.data
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from scipy import ndimage
 
 import jaxviz
@@ -200,6 +201,17 @@ def test_files_that_are_refused(params, tmp_path):
         jaxviz.load_style_net(path)
     with pytest.raises(FileNotFoundError):
         jaxviz.load_style_net(tmp_path / "none")
+
+
+@pytest.mark.parametrize("styles", [[1, 2, 3], ["a", "a", "b"], ["", "a", "b"], {"a": 0, "b": 1, "c": 2}, "abc", None])
+def test_names_that_do_not_tell_styles_apart(styles, params, tmp_path):
+    """They are what a file says: of two of one name, one would be lost."""
+    path = tmp_path / "net.safetensors"
+    jaxviz.save_style_net(path, params, ["a", "../../b", "[/]"])
+    assert jaxviz.load_style_net(path).styles == ["a", "../../b", "[/]"]  # what makes files of them sees to that
+    save_file(load_file(path), path, {"jaxviz_style_net": json.dumps(styles)})
+    with pytest.raises(ValueError, match=r"got another file .*expected different names of styles, got "):
+        jaxviz.load_style_net(path)
 
 
 SCRIPT = """

@@ -201,6 +201,23 @@ def test_the_page_loads_nothing(folder):
     assert not re.search(r"https?:|//\w|@import|url\(|fetch\(|import\(", re.sub(r"base64,[^\"]*", "", source))
 
 
+@pytest.mark.parametrize("file", ["../secret.png", "/etc/secret.png", "sub/../../secret.png"])
+def test_a_record_names_no_files_from_elsewhere(folder, file):
+    before = section()
+    save_section(folder, before, "abc")
+    (folder.parent / "secret.png").write_bytes((folder / "saliency.png").read_bytes())
+    record = json.loads((folder / "saliency.json").read_text())
+    record["section"]["figures"][0][0] = file
+    record["pictures"] = {file: record["pictures"]["saliency.png"]}
+    (folder / "saliency.json").write_text(json.dumps(record))
+    assert load_section(folder, "saliency", "abc") is None
+
+
+def test_names_that_are_not_in_utf_8(folder):
+    source = page(folder, [section(title="caf\udce9", text="caf\udce9")], title="caf\udce9")
+    assert source.count("caf\\udce9") == source.count("caf") >= 3
+
+
 def test_text_is_escaped(folder):
     nasty = "<script>alert('&amp;')</script>\"><img src=x onerror=1>"
     everywhere = section(

@@ -9,6 +9,7 @@ import pytest
 from nets import small_net
 
 import jaxviz
+from jaxviz._files import alone_in
 from jaxviz.report import _tour
 from jaxviz.report._methods import METHODS, Method, Tour, top_patches
 
@@ -45,6 +46,14 @@ def test_the_page_holds_every_section(tour):
     assert html.count("data:image/png;base64") == 2
     assert "jaxviz.saliency(score, params, images)" in html
     assert (page.parent / "first-map.png").exists()
+
+
+def test_two_tours_do_not_share_a_folder(tour, tmp_path):
+    said = "tour: another run is writing to this folder; wait for it, or give another folder"
+    with alone_in(tmp_path / "tour"), pytest.raises(ValueError, match=said):
+        tour()
+    assert made == []
+    assert tour().exists()
 
 
 def test_a_rerun_makes_only_what_is_missing_or_has_changed(tour):

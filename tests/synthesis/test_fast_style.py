@@ -190,6 +190,20 @@ def test_kill_9_and_the_same_command_again(tmp_path):
     same(train(source=Slow(), store=tmp_path, steps=total), train(steps=total))
 
 
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    """Not even for a moment: the second one neither reads nor writes, and the first goes on undisturbed."""
+    second = []
+
+    def start_another(found):
+        with pytest.raises(ValueError, match="store: another run is writing to this folder; wait for it, or give anot"):
+            train(store=tmp_path / "store", steps=1)
+        second.append(sorted(path.name for path in (tmp_path / "store").iterdir()))
+
+    made = train(store=tmp_path / "store", steps=2, callback=start_another)
+    assert second[0] == ["checkpoints", "settings.json"]
+    same(train(store=tmp_path / "store", steps=2), made)  # it is free again
+
+
 def test_another_training_is_not_gone_on_with(tmp_path):
     train(store=tmp_path, steps=1)
     for options, names in (

@@ -189,3 +189,12 @@ def test_what_is_no_video(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match=r"which is not installed: pip install 'jaxviz-cnn\[video\]'"):
         map_video(lambda x: x, tmp_path / "clip.mp4", tmp_path / "new.mp4", tell=print)
     assert list(tmp_path.iterdir()) == [tmp_path / "clip.mp4"]
+
+
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile secret.mp4\n", "#EXTM3U\n#EXTINF:1,\nsecret.mp4\n"])
+def test_a_video_that_is_a_list_opens_no_other_file(text, tmp_path):
+    write_video(tmp_path / "secret.mp4")
+    (tmp_path / "list.mp4").write_text(text)
+    with pytest.raises(ImageError, match=r"list\.mp4: expected a video that FFmpeg reads, got: "):
+        map_video(lambda image: image, tmp_path / "list.mp4", tmp_path / "made.mp4", tell=lambda done, total: None)
+    assert not (tmp_path / "made.mp4").exists()
