@@ -262,6 +262,10 @@ def lbfgs(longest: float = np.inf) -> optax.GradientTransformation:
     )
 
 
+class Projected(optax.GradientTransformationExtraArgs):
+    """An optimizer that keeps the variables within their bounds itself, and is to see the whole gradient."""
+
+
 def within_bounds(
     optimizer: optax.GradientTransformation, bounds: tuple[float, float] | None
 ) -> optax.GradientTransformation:
@@ -270,7 +274,7 @@ def within_bounds(
     What is at a bound, and would leave, takes no part in the step: L-BFGS would mix it into the others' directions,
     which then, cut off at the bounds, may point uphill.
     """
-    if bounds is None:
+    if bounds is None or isinstance(optimizer, Projected):
         return optimizer
     takes_more = isinstance(optimizer, optax.GradientTransformationExtraArgs)
     kind = optax.GradientTransformationExtraArgs if takes_more else optax.GradientTransformation

@@ -35,7 +35,11 @@ Basis = Callable[[int, int], Parameterization]
 
 @functools.cache
 def pixels(
-    height: int, width: int, *, center: float | tuple[float, float, float] = 0.5, spread: float = 0.1
+    height: int,
+    width: int,
+    *,
+    center: float | tuple[float, float, float] = 0.5,
+    spread: float | tuple[float, float, float] = 0.1,
 ) -> Parameterization:
     """Parameterize an image by itself: the variables are the pixels, kept in [0, 1].
 
@@ -43,7 +47,7 @@ def pixels(
         height: of the images, in pixels.
         width: of the images, in pixels.
         center: the brightness or colour around which the start is.
-        spread: standard deviation of the start.
+        spread: standard deviation of the start, or that of each colour.
 
     Example:
         >>> basis = pixels(4, 4)
@@ -52,7 +56,9 @@ def pixels(
     """
 
     def init(key: Key, n: int) -> Images:
-        return jnp.clip(jnp.asarray(center) + spread * jax.random.normal(key, (n, height, width, 3)), 0, 1)
+        noise = jax.random.normal(key, (n, height, width, 3))
+        middle, deviation = (jnp.asarray(x, noise.dtype).reshape(1, 1, 1, -1) for x in (center, spread))
+        return jnp.clip(middle + deviation * noise, 0, 1)
 
     return Parameterization(init, lambda variables: variables, lambda images: jnp.array(images), (0.0, 1.0))
 

@@ -79,6 +79,23 @@ def crops(*, least: float = 0.05, most: float = 0.5, noise: float = 0.08) -> Tra
     return transform
 
 
+@functools.cache
+def rolls(*, most: int, least: int = 0) -> Transform:
+    """Return a transform that moves each image by so many whole pixels down and to the right, and what leaves, back in.
+
+    The class visualization of CS231n's assignment does so.
+    """
+
+    def transform(key: Key, images: Images) -> Images:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
+        return jax.vmap(one)(keys, images)
+
+    def one(key: Key, image: Array) -> Array:
+        return jnp.roll(image, jax.random.randint(key, (2,), least, most + 1), axis=(0, 1))
+
+    return transform
+
+
 def resample(image: Array, matrix: Array, shift: Array) -> Array:
     """Show an image (h, w, c) under an affine map of coordinates about its centre, bilinearly, grey outside."""
     height, width, channels = image.shape
