@@ -322,7 +322,7 @@ def check_range(name: str, images: Any) -> None:
     """
     if isinstance(images, Tracer):
         return
-    values = jnp.asarray(images)
+    values = np.asarray(images)  # not a jax.Array: under an outer jit, what one computes of it would be traced
     if not values.size:
         return
     low, high = float(values.min()), float(values.max())
