@@ -7,24 +7,33 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from jaxviz._image import check_images, check_range
 
 _KINDS = "fiu"  # of numbers, as NumPy calls them
 
 
 def check_count(name: str, count: Any, *, least: int = 1, unit: str = "") -> None:
     """Raise ValueError unless `count` is a whole number, and not below the least."""
+    check_whole(name, count)
+    if not isinstance(count, Tracer) and count < least:
+        raise ValueError(f"{name}: expected {least} {unit + ' ' if unit else ''}or more, got {count}")
+
+
+def check_whole(name: str, count: Any) -> None:
+    """Raise ValueError unless `count` is a whole number, of a type that holds no others."""
     if isinstance(count, Tracer):
         return
     try:
-        number = operator.index(count)
+        operator.index(count)
     except TypeError:
-        number = None
-    if number is None or isinstance(count, bool):
+        raise ValueError(f"{name}: expected a whole number, got {count!r}") from None
+    if isinstance(count, bool):
         raise ValueError(f"{name}: expected a whole number, got {count!r}")
-    if number < least:
-        raise ValueError(f"{name}: expected {least} {unit + ' ' if unit else ''}or more, got {count}")
 
 
 def check_number(name: str, number: Any, expected: str, holds: Callable[[np.ndarray], Any]) -> None:
@@ -37,7 +46,7 @@ def check_number(name: str, number: Any, expected: str, holds: Callable[[np.ndar
     except (TypeError, ValueError, RuntimeError):
         wide = None
     if wide is None or not np.all(np.isfinite(wide) & holds(wide)):
-        raise ValueError(f"{name}: expected a finite number {expected}, got {number!r}")
+        raise ValueError(f"{name}: expected a finite number{expected and ' '}{expected}, got {number!r}")
 
 
 def _is_low(values: np.ndarray) -> bool:
@@ -80,3 +89,38 @@ def check_function(name: str, function: Any, what: str) -> None:
     """Raise ValueError unless this can be called."""
     if not callable(function):
         raise ValueError(f"{name}: expected {what}, got {function!r}")
+
+
+def check_batch(name: str, images: Any) -> None:
+    """Raise ValueError unless `images` is an array of one or more RGB images in [0, 1]."""
+    if not isinstance(images, jax.Array | np.ndarray):
+        raise ValueError(f"{name}: expected an array of JAX's or NumPy's, got a {type(images).__name__}")
+    if 0 in images.shape:
+        raise ValueError(f"{name}: expected at least one image of at least one pixel, got shape {images.shape}")
+    check_images(images)
+    check_range(name, images)
+
+
+def check_image(name: str, image: Any) -> None:
+    """Raise ValueError unless `image` is an array of one RGB image in [0, 1]."""
+    if not isinstance(image, jax.Array | np.ndarray):
+        raise ValueError(f"{name}: expected an array of JAX's or NumPy's, got a {type(image).__name__}")
+    if image.ndim != 3:
+        raise ValueError(f"{name}: expected an image (h, w, 3), got shape {image.shape}")
+    try:
+        check_batch(name, image[None])
+    except ValueError as error:
+        told = str(error)
+        raise ValueError(told if told.startswith(f"{name}: ") else f"{name}: {told}") from None
+
+
+def check_rank(images: Any) -> None:
+    """Raise ValueError for what is no batch of images: of one alone, colours would be taken for a side."""
+    if jnp.ndim(images) != 4:
+        raise ValueError(f"expected images (n, h, w, 3), got shape {jnp.shape(images)}; one image is image[None]")
+
+
+def check_untraced(name: str, *arguments: Any, instead: str) -> None:
+    """Raise ValueError under `jit`, `vmap` and `grad`, for what has to look at images on its way."""
+    if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(arguments), jnp.zeros(()))):
+        raise ValueError(f"{name}: expected arrays with values, got traced ones; {instead}")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxviz._types import Images, Key
+from jaxviz.synthesis._options import check_count, check_function, check_least_zero, check_number
 
 # A square root of the covariance of colours over ImageNet, as published with lucid; columns are decorrelated axes.
 _COLOR_SQRT = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
@@ -33,6 +34,20 @@ Basis = Callable[[int, int], Parameterization]
 """`basis(height, width)`: `fourier`, `pixels`, `maco` or one of your own; the same arguments, the same object."""
 
 
+def parameterized(basis: Basis, height: int, width: int) -> Parameterization:
+    """Return a basis of a size; raise ValueError for what is none."""
+    check_function("basis", basis, "fourier, pixels, maco or a function (height, width) -> Parameterization")
+    form = basis(height, width)
+    if not isinstance(form, Parameterization):
+        raise ValueError(f"basis: expected a function that returns a Parameterization, got one that returns {form!r}")
+    return form
+
+
+def _check_sides(height: int, width: int) -> None:
+    check_count("height", height)
+    check_count("width", width)
+
+
 @functools.cache
 def pixels(
     height: int,
@@ -54,6 +69,9 @@ def pixels(
         >>> basis.images(basis.init(jax.random.key(0), 2)).shape
         (2, 4, 4, 3)
     """
+    _check_sides(height, width)
+    check_number("center", center, "from 0 to 1", lambda x: (x >= 0) & (x <= 1))
+    check_least_zero("spread", spread)
 
     def init(key: Key, n: int) -> Images:
         noise = jax.random.normal(key, (n, height, width, 3))
@@ -81,6 +99,9 @@ def fourier(height: int, width: int, *, decay: float = 1.0, spread: float = 0.01
 
     Olah, Mordvintsev & Schubert 2017, Feature Visualization.
     """
+    _check_sides(height, width)
+    check_number("decay", decay, "", np.isfinite)
+    check_least_zero("spread", spread)
     scale = np.sqrt(height * width) / _frequencies(height, width) ** decay / 4  # lucid's contrast
 
     def init(key: Key, n: int) -> Float[Array, "n h f 3 2"]:
@@ -125,6 +146,7 @@ def maco(height: int, width: int) -> Parameterization:
 
     Fel et al. 2023, Unlocking Feature Visualization for Deep Networks with MAgnitude Constrained Optimization.
     """
+    _check_sides(height, width)
     amplitude, decay = (np.array(numbers) for numbers in zip(*MACO_SPECTRUM, strict=True))
     magnitude = np.sqrt(height * width) * amplitude / _frequencies(height, width)[..., None] ** decay
     magnitude[0, 0] = 0  # the mean colour is grey, whatever the phase

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxviz._image import IMAGENET_MEAN, blur
 from jaxviz._types import Images
-from jaxviz.synthesis._options import check_count, check_number, check_positive
+from jaxviz.synthesis._options import check_count, check_number, check_positive, check_rank
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """The standard deviation of ImageNet's photographs, in RGB."""
@@ -34,6 +34,7 @@ def l2(images: Images) -> Float[Array, " n"]:
 
     Simonyan, Vedaldi & Zisserman 2013, Deep Inside Convolutional Networks.
     """
+    check_rank(images)
     return jnp.mean(jnp.square(_centered(images)), (1, 2, 3))
 
 

@@ -1,7 +1,7 @@
 """Recipes against their sources: each program's own update rule, in its own units, written out in NumPy.
 
-Only the gradient of the score is JAX's, of a function that takes images as the source's networks do. All in float64: the
-two differ by rounding alone.
+Only the gradient of the score is JAX's, of a function that takes images as the source's networks do. All in float64:
+the two differ by rounding alone.
 """
 
 import jax
