@@ -19,7 +19,7 @@ from jaxviz._relu import revived
 from jaxviz._scores import as_data, check_score, one_per_image
 from jaxviz._types import Key, Score
 from jaxviz.synthesis._minimize import Synthesis, Watch, synthesize, within_bounds
-from jaxviz.synthesis._options import check_function, check_number, check_optimizer, check_positive, check_run
+from jaxviz.synthesis._options import check_function, check_number, check_optimizer, check_least_zero, check_run
 from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier, parameterized
 from jaxviz.synthesis._regularizers import Penalty
 from jaxviz.synthesis._robustness import Transform, jitter_scale_rotate
@@ -126,7 +126,7 @@ def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -
     if optimizer is not None:
         check_optimizer(optimizer)
     if learning_rate is not None:
-        check_positive("learning_rate", learning_rate)
+        check_least_zero("learning_rate", learning_rate)
     if optimizer is not None and learning_rate is not None:
         raise ValueError("learning_rate: expected none beside an optimizer, which has its own: it would be ignored")
     for pair in penalties:

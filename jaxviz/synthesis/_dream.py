@@ -13,7 +13,7 @@ from jaxviz._image import resize
 from jaxviz._scores import as_data, check_score, one_per_image
 from jaxviz._types import Images, Key, Score
 from jaxviz.synthesis._minimize import Synthesis, Watch, in_stages, synthesize
-from jaxviz.synthesis._options import check_batch, check_count, check_positive, check_run, check_whole
+from jaxviz.synthesis._options import check_batch, check_count, check_least_zero, check_run, check_whole
 
 
 def dream(
@@ -69,7 +69,7 @@ def dream(
     """
     check_batch("images", images)
     check_run(steps=steps, every=every, callback=callback)
-    check_positive("step_size", step_size)
+    check_least_zero("step_size", step_size)
     check_count("jitter", jitter, least=0)
     check_score(score, params, images)
     sizes = octave_sizes(images.shape[1:3], octaves, octave_scale)

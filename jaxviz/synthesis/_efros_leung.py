@@ -11,6 +11,7 @@ from jaxtyping import Key as PRNGKey
 
 from jaxviz._image import check_finite, check_range, sides_of
 from jaxviz._types import Key
+from jaxviz.synthesis._options import check_array
 
 # The authors' constants. Errors are means over the three channels, so that a grey sample has those of the paper.
 _TOLERANCE = 0.1  # how much worse than the best match a match may be
@@ -241,8 +242,7 @@ def _picked(key: Key, errors: Float[Array, "down across"]) -> tuple[Int[Array, "
 
 
 def _check(image: Float[Array, "h w 3"], window: int) -> None:
-    if not isinstance(image, jax.Array | np.ndarray):
-        raise ValueError(f"image: expected an array of JAX's or NumPy's, got a {type(image).__name__}")
+    check_array("image", image)
     if jnp.ndim(image) != 3 or image.shape[-1] != 3:
         raise ValueError(f"expected one image (h, w, 3), got shape {jnp.shape(image)}; of a batch take images[0]")
     if not jnp.issubdtype(image.dtype, jnp.floating):

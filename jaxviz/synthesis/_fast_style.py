@@ -26,7 +26,7 @@ from jaxviz.data._source import Source, batches, open_source
 from jaxviz.models._style_net import apply, count_styles, init_style_net
 from jaxviz.synthesis._dream import resized
 from jaxviz.synthesis._minimize import DivergedError
-from jaxviz.synthesis._options import check_count, check_image, check_least_zero, check_positive
+from jaxviz.synthesis._options import check_array, check_batch, check_count, check_least_zero, check_positive
 from jaxviz.synthesis._style import Image, Layers, Terms, compare, grams_of, scaled, weights_of
 
 Precision = Literal["float32", "bfloat16"]
@@ -156,7 +156,7 @@ def train_style_net(
     check_count("blocks", blocks, least=0)
     check_least_zero("smoothness", smoothness)
     check_positive("style_size", style_size)
-    check_positive("learning_rate", learning_rate)
+    check_least_zero("learning_rate", learning_rate)
     opened, batch_size = open_source(source), whole_shares(batch_size)
     params, styles = jax.tree.map(functools.partial(_cast, "float32"), (params, list(styles)))
     sample = jnp.zeros((1, size, size, 3), jnp.float32)
@@ -222,7 +222,8 @@ def _check(styles: Sequence[Any], precision: str, optimizer: str, *, cooldown: f
         got = "none" if isinstance(styles, Sequence) else f"{type(styles).__name__}: list(styles) is one"
         raise ValueError(f"styles: expected a list of images (h, w, 3), one for each style, got {got}")
     for style in styles:
-        check_image("styles", style)
+        check_array("styles", style)
+        check_batch("styles", style[None])
 
 
 def _fit(style: Image, longest: float) -> Images:

@@ -13,7 +13,7 @@ from jaxviz._scores import Index, check_score, logit
 from jaxviz._types import Images, Net
 from jaxviz.synthesis._ascent import ascend
 from jaxviz.synthesis._minimize import Synthesis
-from jaxviz.synthesis._options import check_batch, check_positive, check_run, check_untraced
+from jaxviz.synthesis._options import check_batch, check_least_zero, check_run, check_untraced
 from jaxviz.synthesis._parameterization import pixels
 from jaxviz.synthesis._regularizers import normalized_steps
 
@@ -53,7 +53,7 @@ def fool(
     check_untraced("fool", params, images, target, instead=instead)
     check_batch("images", images)
     check_run(steps=steps, every=1)
-    check_positive("step_size", step_size)
+    check_least_zero("step_size", step_size)
     if np.shape(target) not in ((), (len(images),)) or np.asarray(target).dtype.kind not in "iu":
         raise ValueError(f"target: expected the number of a class, or one for each of {len(images)}, got {target!r}")
     target = np.broadcast_to(np.asarray(target), len(images))

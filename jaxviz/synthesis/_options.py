@@ -53,6 +53,12 @@ def _is_low(values: np.ndarray) -> bool:
     return values.dtype.name in ("bfloat16", "float16") or values.dtype.name.startswith("float8")
 
 
+def check_array(name: str, values: Any) -> None:
+    """Raise ValueError for what is no array, such as a list or a tensor."""
+    if not isinstance(values, jax.Array | np.ndarray):
+        raise ValueError(f"{name}: expected an array of JAX's or NumPy's, got a {type(values).__name__}")
+
+
 def check_positive(name: str, number: Any) -> None:
     """Raise ValueError unless a number is finite and above 0."""
     check_number(name, number, "above 0", lambda x: x > 0)
@@ -93,8 +99,7 @@ def check_function(name: str, function: Any, what: str) -> None:
 
 def check_batch(name: str, images: Any) -> None:
     """Raise ValueError unless `images` is an array of one or more RGB images in [0, 1]."""
-    if not isinstance(images, jax.Array | np.ndarray):
-        raise ValueError(f"{name}: expected an array of JAX's or NumPy's, got a {type(images).__name__}")
+    check_array(name, images)
     if 0 in images.shape:
         raise ValueError(f"{name}: expected at least one image of at least one pixel, got shape {images.shape}")
     check_images(images)
@@ -103,8 +108,7 @@ def check_batch(name: str, images: Any) -> None:
 
 def check_image(name: str, image: Any) -> None:
     """Raise ValueError unless `image` is an array of one RGB image in [0, 1]."""
-    if not isinstance(image, jax.Array | np.ndarray):
-        raise ValueError(f"{name}: expected an array of JAX's or NumPy's, got a {type(image).__name__}")
+    check_array(name, image)
     if image.ndim != 3:
         raise ValueError(f"{name}: expected an image (h, w, 3), got shape {image.shape}")
     try:

@@ -14,7 +14,7 @@ from jaxviz._scores import channel
 from jaxviz._types import Key, Net
 from jaxviz.synthesis._ascent import ascend
 from jaxviz.synthesis._minimize import DivergedError, Synthesis, Watch
-from jaxviz.synthesis._options import check_count, check_untraced
+from jaxviz.synthesis._options import check_untraced, check_whole
 from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
 
 
@@ -70,7 +70,9 @@ def sheet(
     instead = "it puts batches together on the host, so call it outside of jit, vmap and grad"
     check_untraced("sheet", params, key, instead=instead)
     for name, number in (("batch_size", batch_size), ("size", size)):
-        check_count(name, number)
+        check_whole(name, number)
+    if batch_size < 1 or size < 1:
+        raise ValueError(f"expected a batch_size and a size of 1 or more, got {batch_size} and {size}")
     wanted = _wanted(net, params, layer, channels, size)
     count = whole_shares(min(batch_size, len(wanted)))
     images, losses = [jnp.asarray(x) for x in resume] if resume else (jnp.zeros((0, size, size, 3)), jnp.zeros(0))

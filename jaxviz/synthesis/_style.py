@@ -97,7 +97,7 @@ def _optimizer(optimizer: Optimizer, learning_rate: float | None) -> optax.Gradi
         raise ValueError(f"optimizer: expected 'lbfgs', 'adam' or an optax transformation, got {optimizer!r}")
     check_optimizer(optimizer, "lbfgs", "adam")
     if learning_rate is not None:
-        check_positive("learning_rate", learning_rate)
+        check_least_zero("learning_rate", learning_rate)
     if learning_rate is not None and optimizer != "adam":
         other = "L-BFGS, which has none" if optimizer == "lbfgs" else "an optimizer, which has its own"
         raise ValueError(f"learning_rate: expected none beside {other}: it would be ignored; it is of optimizer='adam'")
