@@ -19,7 +19,7 @@ from jaxviz._relu import revived
 from jaxviz._scores import as_data, check_score, one_per_image
 from jaxviz._types import Key, Score
 from jaxviz.synthesis._minimize import Synthesis, Watch, synthesize, within_bounds
-from jaxviz.synthesis._options import check_function, check_number, check_optimizer, check_least_zero, check_run
+from jaxviz.synthesis._options import check_function, check_least_zero, check_number, check_optimizer, check_run
 from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier, parameterized
 from jaxviz.synthesis._regularizers import Penalty
 from jaxviz.synthesis._robustness import Transform, jitter_scale_rotate
