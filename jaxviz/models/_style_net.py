@@ -56,8 +56,8 @@ def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
     Args:
         params: what `train_style_net` found, or `load_style_net` read.
         images: `(n, h, w, 3)` in [0, 1]. They may be of bfloat16: only the normalizations are then in float32.
-        style: the number of a style, or weights `(styles,)` that mix the styles' normalizations; one such row for each
-            image, `(n, styles)`, gives each its own.
+        style: the number of a style, a negative one counted from the end, or weights `(styles,)` that mix the styles'
+            normalizations; one such row for each image, `(n, styles)`, gives each its own.
 
     Returns:
         Images of the same size, in [0, 1].
@@ -196,9 +196,10 @@ def mixture(params: Any, style: Any) -> Float[Array, "n styles"]:
     """Return weights of styles, a row for each image or one for all."""
     there = count_styles(params)
     if jnp.ndim(style) == 0 and jnp.issubdtype(jnp.result_type(style), jnp.integer):
-        if not isinstance(style, Tracer) and not 0 <= style < there:
+        if not isinstance(style, Tracer) and not -there <= style < there:
             raise ValueError(f"style: expected one of 0 to {there - 1}, the styles of this net, got {style}")
-        return jax.nn.one_hot(style, there)[None]
+        number = jnp.asarray(style)
+        return jax.nn.one_hot(jnp.where(number < 0, number + there, number), there)[None]
     weights = jnp.atleast_2d(jnp.asarray(style))
     if not jnp.issubdtype(weights.dtype, jnp.floating) or weights.ndim != 2 or weights.shape[1] != there:
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -20,7 +21,8 @@ from jaxviz._relu import revived
 from jaxviz._scores import as_data, check_score, one_per_image
 from jaxviz._types import Key, Score
 from jaxviz.synthesis._minimize import Synthesis, Watch, synthesize, within_bounds
-from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier
+from jaxviz.synthesis._options import check_function, check_least_zero, check_number, check_optimizer, check_run
+from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier, parameterized
 from jaxviz.synthesis._regularizers import Penalty
 from jaxviz.synthesis._robustness import Transform, jitter_scale_rotate
 
@@ -34,7 +36,7 @@ def ascend(
     *,
     size: int | tuple[int, int] = 224,
     steps: int = 512,
-    learning_rate: float = 0.05,
+    learning_rate: float | None = None,
     basis: Basis = fourier,
     start: ArrayLike | tuple[float, float, float] | None = None,
     penalties: Sequence[tuple[ArrayLike, Penalty]] = (),
@@ -58,7 +60,7 @@ def ascend(
         key: of the start and of the transformations. The same key gives the same bits.
         size: of the images in pixels: one side, or (h, w).
         steps: how many.
-        learning_rate: of Adam.
+        learning_rate: of Adam; None: 0.05.
         basis: what is optimized: `fourier`, `pixels`, `maco` (phases only), or a function `(height, width) ->
             Parameterization` of your own.
         start: where to begin: a brightness, a colour `(3,)`, an image or one image for each, in [0, 1]; None: the
@@ -66,8 +68,8 @@ def ascend(
         penalties: pairs of a weight and a function `images -> (n,)` that is to be small, such as `l2` and
             `total_variation`.
         transform: `(key, images) -> images`, applied before the score; None: nothing.
-        optimizer: any optax transformation, in place of Adam; with `pixels` it may end with `decay`, `blurring`,
-            `small_norms` and `small_contributions`.
+        optimizer: any optax transformation, instead of Adam and with its own learning rate; with `pixels` it may end
+            with `decay`, `blurring`, `small_norms` and `small_contributions`.
         tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
         every: steps from one callback to the next.
         resume: `state` of a run with the same arguments that was stopped: it goes on from there.
@@ -79,7 +81,8 @@ def ascend(
 
     Raises:
         DivergedError: if the score stops being finite; its `found` has the last good images.
-        ValueError: for a start that is no image of this size, and for wrong numbers of steps.
+        ValueError: for a start that is no image of this size, for options that are out of range or of another kind,
+            and for a learning rate beside an optimizer, which would be ignored.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -92,8 +95,10 @@ def ascend(
     Olah, Mordvintsev & Schubert 2017, Feature Visualization; Simonyan et al. 2013, Deep Inside Convolutional Networks;
     Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
+    check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
+    _check(transform, optimizer, learning_rate, penalties)
     height, width = sides_of(size)
-    form = basis(height, width)
+    form = parameterized(basis, height, width)
     start_key, step_key = jax.random.split(key)
     weights, functions = tuple(w for w, _ in penalties), tuple(f for _, f in penalties)
     shape = (_batch(score), height, width, 3)
@@ -107,7 +112,9 @@ def ascend(
         step_key,
         data=tuple(data),
         steps=steps,
-        optimizer=within_bounds(optimizer or _adam(learning_rate), form.bounds),
+        optimizer=within_bounds(
+            _adam(0.05 if learning_rate is None else learning_rate) if optimizer is None else optimizer, form.bounds
+        ),
         tolerance=tolerance,
         every=every,
         resume=resume,
@@ -115,9 +122,26 @@ def ascend(
     )
 
 
+def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -> None:
+    if transform is not None:
+        check_function("transform", transform, "a function of a key and images, or None")
+    if optimizer is not None:
+        check_optimizer(optimizer)
+    if learning_rate is not None:
+        check_least_zero("learning_rate", learning_rate)
+    if optimizer is not None and learning_rate is not None:
+        raise ValueError("learning_rate: expected none beside an optimizer, which has its own: it would be ignored")
+    for pair in penalties:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or callable(pair[0]) or not callable(pair[1]):
+            raise ValueError(f"penalties: expected pairs of a weight and a function of images, got {pair!r}")
+        check_number("the weight of a penalty", pair[0], "", np.isfinite)
+
+
 def _start(form: Parameterization, start: Any, key: Key, shape: tuple[int, ...]) -> Any:
     if start is None:
         return form.init(key, shape[0])
+    if isinstance(start, str):
+        raise ValueError(f"start: expected a brightness, a colour or an image, got {start!r}; load_image reads a file")
     check_finite("start", start)
     check_range("start", start)
     try:

@@ -9,10 +9,11 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
-from jaxviz._image import check_images, check_range, resize
+from jaxviz._image import resize
 from jaxviz._scores import as_data, check_score, one_per_image
 from jaxviz._types import Images, Key, Score
 from jaxviz.synthesis._minimize import Synthesis, Watch, in_stages, synthesize
+from jaxviz.synthesis._options import check_batch, check_count, check_least_zero, check_run, check_whole
 
 
 def dream(
@@ -54,7 +55,7 @@ def dream(
         The images and the losses of all octaves in order: minus the sum of the scores.
 
     Raises:
-        ValueError: if the smallest octave has no pixels.
+        ValueError: if the smallest octave has no pixels, for images that are none, and options out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -66,8 +67,10 @@ def dream(
 
     Mordvintsev, Olah & Tyka 2015, Inceptionism: Going Deeper into Neural Networks.
     """
-    check_images(images)
-    check_range("images", images)
+    check_batch("images", images)
+    check_run(steps=steps, every=every, callback=callback)
+    check_least_zero("step_size", step_size)
+    check_count("jitter", jitter, least=0)
     check_score(score, params, images)
     sizes = octave_sizes(images.shape[1:3], octaves, octave_scale)
     smallest = jax.ShapeDtypeStruct((len(images), *sizes[0], 3), images.dtype)
@@ -134,6 +137,9 @@ def dream_zoom(
     """
     if not 0 <= zoom < 1:
         raise ValueError(f"zoom: expected a fraction of the side, at least 0 and below 1, got {zoom}")
+    check_batch("images", images)
+    check_count("frames", frames, least=0)
+    check_count("first", first, least=0)
     for i in range(first, frames):
         seen = _closer(images, zoom) if i else images
         images = dream(score, params, jax.random.fold_in(key, i), seen, **options).images
@@ -156,7 +162,8 @@ def resized(images: Images, size: tuple[int, ...]) -> Float[Array, "n _ _ 3"]:
 
 def octave_sizes(size: tuple[int, ...], octaves: int, scale: float) -> list[tuple[int, int]]:
     """Return the sizes of octaves, the smallest first, each `scale` times the one before and the last `size`."""
-    if octaves < 1 or scale <= 1:
+    check_whole("octaves", octaves)
+    if octaves < 1 or not scale > 1:
         raise ValueError(f"expected 1 octave or more and a scale above 1, got {octaves} and {scale}")
     sizes = [(round(size[0] / scale**i), round(size[1] / scale**i)) for i in reversed(range(octaves))]
     if min(sizes[0]) < 1:

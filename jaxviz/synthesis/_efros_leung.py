@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from jaxtyping import Key as PRNGKey
 
-from jaxviz._image import check_finite, sides_of
+from jaxviz._image import check_finite, check_range, sides_of
 from jaxviz._types import Key
+from jaxviz.synthesis._options import check_array
 
 # The authors' constants. Errors are means over the three channels, so that a grey sample has those of the paper.
 _TOLERANCE = 0.1  # how much worse than the best match a match may be
@@ -79,7 +81,7 @@ def efros_leung(
         `(height, width, 3)`, every pixel one of the sample's.
 
     Raises:
-        ValueError: for an image that is not `(h, w, 3)` of finite floats or smaller than the window, an even window,
+        ValueError: for an image that is not `(h, w, 3)` of floats in [0, 1] or smaller than the window, an even window,
             and a size of no pixels.
 
     Example:
@@ -240,12 +242,14 @@ def _picked(key: Key, errors: Float[Array, "down across"]) -> tuple[Int[Array, "
 
 
 def _check(image: Float[Array, "h w 3"], window: int) -> None:
+    check_array("image", image)
     if jnp.ndim(image) != 3 or image.shape[-1] != 3:
         raise ValueError(f"expected one image (h, w, 3), got shape {jnp.shape(image)}; of a batch take images[0]")
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise ValueError(f"expected an image of floats in [0, 1], got {image.dtype}; divide bytes by 255")
     check_finite("image", image)
-    if window != int(window) or window < 3 or window % 2 == 0:
+    check_range("image", image)
+    if not isinstance(window, int | float | np.number) or window != window // 1 or window < 3 or window % 2 == 0:
         raise ValueError(f"window: expected an odd number of pixels, at least 3, got {window}")
     if min(image.shape[:2]) < window:
         raise ValueError(

@@ -21,7 +21,7 @@ from jaxviz._accelerate import accelerate, hoist
 from jaxviz._devices import over_devices, whole_shares
 from jaxviz._digest import digest_of, digest_of_program, with_gradient
 from jaxviz._files import alone_in
-from jaxviz._image import ImageError, as_bytes, check_images, check_range, read_pixels
+from jaxviz._image import ImageError, as_bytes, read_pixels
 from jaxviz._interpret import read_layers
 from jaxviz._types import Images, Key, Net
 from jaxviz.activation._store import claim, traced_by
@@ -30,6 +30,7 @@ from jaxviz.data._source import Source, open_source
 from jaxviz.models._style_net import apply, count_styles, init_style_net
 from jaxviz.synthesis._dream import resized
 from jaxviz.synthesis._minimize import DivergedError
+from jaxviz.synthesis._options import check_array, check_batch, check_count, check_least_zero, check_positive
 from jaxviz.synthesis._style import Image, Layers, Terms, compare, grams_of, scaled, weights_of
 
 Precision = Literal["float32", "bfloat16"]
@@ -165,7 +166,14 @@ def train_style_net(
     Johnson, Alahi & Fei-Fei 2016, Perceptual Losses for Real-Time Style Transfer and Super-Resolution; Dumoulin, Shlens
     & Kudlur 2017, A Learned Representation for Artistic Style.
     """
-    _check(styles, precision, optimizer, cooldown=cooldown, size=size, steps=steps, every=every, batch_size=batch_size)
+    _check(
+        styles, precision, optimizer, cooldown=cooldown, size=size, steps=steps, every=every, batch_size=batch_size,
+        width=width,
+    )  # fmt: skip
+    check_count("blocks", blocks, least=0)
+    check_least_zero("smoothness", smoothness)
+    check_positive("style_size", style_size)
+    check_least_zero("learning_rate", learning_rate)
     opened, batch_size = open_source(source), whole_shares(batch_size)
     params, styles = jax.tree.map(functools.partial(_cast, "float32"), (params, list(styles)))
     sample = jnp.zeros((1, size, size, 3), jnp.float32)
@@ -224,8 +232,7 @@ def train_style_net(
 
 def _check(styles: Sequence[Any], precision: str, optimizer: str, *, cooldown: float, **counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}: expected 1 or more, got {count}")
+        check_count(name, count)
     if not 0 <= cooldown <= 1:
         raise ValueError(f"cooldown: expected a part in [0, 1], got {cooldown}")
     for name, value, known in (("precision", precision, Precision), ("optimizer", optimizer, Method)):
@@ -235,8 +242,8 @@ def _check(styles: Sequence[Any], precision: str, optimizer: str, *, cooldown: f
         got = "none" if isinstance(styles, Sequence) else f"{type(styles).__name__}: list(styles) is one"
         raise ValueError(f"styles: expected a list of images (h, w, 3), one for each style, got {got}")
     for style in styles:
-        check_images(jnp.asarray(style)[None])
-        check_range("styles", style)
+        check_array("styles", style)
+        check_batch("styles", style[None])
 
 
 def _fit(style: Image, longest: float) -> Images:

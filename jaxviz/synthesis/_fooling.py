@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxviz._image import check_images, check_range
 from jaxviz._interpret import dtype_of
 from jaxviz._programs import compiled
 from jaxviz._scores import Index, check_score, logit
 from jaxviz._types import Images, Net
 from jaxviz.synthesis._ascent import ascend
 from jaxviz.synthesis._minimize import Synthesis
+from jaxviz.synthesis._options import check_batch, check_least_zero, check_run, check_untraced
 from jaxviz.synthesis._parameterization import pixels
 from jaxviz.synthesis._regularizers import normalized_steps
 
@@ -31,7 +31,7 @@ def fool(
         net: a classifier, `(n, classes)` out.
         params: its parameters.
         images: `(n, h, w, 3)` in [0, 1].
-        target: the class to be taken for, or one for each image.
+        target: the class to be taken for, or one for each image; a negative one counts from the end.
         steps: at most.
         step_size: length of a step over all pixels and colours together, in units of brightness.
 
@@ -49,8 +49,13 @@ def fool(
     Szegedy et al. 2013, Intriguing Properties of Neural Networks; Nguyen, Yosinski & Clune 2014, Deep Neural Networks
     are Easily Fooled.
     """
-    check_images(images)
-    check_range("images", images)
+    instead = "it looks after each step whether they are fooled, so call it outside of jit, vmap and grad"
+    check_untraced("fool", params, images, target, instead=instead)
+    check_batch("images", images)
+    check_run(steps=steps, every=1)
+    check_least_zero("step_size", step_size)
+    if np.shape(target) not in ((), (len(images),)) or np.asarray(target).dtype.kind not in "iu":
+        raise ValueError(f"target: expected the number of a class, or one for each of {len(images)}, got {target!r}")
     target = np.broadcast_to(np.asarray(target), len(images))
     score = logit(net, target)
     check_score(score, params, images)

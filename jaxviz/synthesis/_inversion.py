@@ -11,13 +11,21 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxviz._accelerate import accelerate
-from jaxviz._image import IMAGENET_MEAN, check_images, check_range
+from jaxviz._image import IMAGENET_MEAN
 from jaxviz._interpret import capture
 from jaxviz._programs import HoldsFunctions, compiled
 from jaxviz._types import Images, Key, Net
 from jaxviz.synthesis._losses import relative_error, total_variation
 from jaxviz.synthesis._minimize import Synthesis, Watch, lbfgs, synthesize, within_bounds
-from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier
+from jaxviz.synthesis._options import (
+    check_batch,
+    check_least_zero,
+    check_number,
+    check_optimizer,
+    check_positive,
+    check_run,
+)
+from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier, parameterized
 
 LONGEST = 0.05  # of a step: longer ones end where the sigmoid of the Fourier basis is flat
 RANGE = 0.5  # brightness that the alpha norm takes for 1: twice as far from the mean costs 64 times as much
@@ -71,7 +79,7 @@ def invert(
             of its `state` is used again after it returns: copy what you keep.
 
     Raises:
-        ValueError: for an unknown layer, and a start of another shape.
+        ValueError: for an unknown layer, a start of another shape, and options that are out of range.
         DivergedError: if the loss stops being finite; its `found` has the last good images.
 
     Example:
@@ -84,11 +92,19 @@ def invert(
 
     Mahendran & Vedaldi 2014, Understanding Deep Image Representations by Inverting Them.
     """
-    check_images(images)
-    check_range("images", images)
-    form = basis(images.shape[1], images.shape[2])
+    check_batch("images", images)
+    check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
+    for name, number in (("smoothness", smoothness), ("norm", norm)):
+        check_least_zero(name, number)
+    check_number("alpha", alpha, "of at least 1", lambda x: x >= 1)
+    check_positive("beta", beta)
+    if optimizer is not None:
+        check_optimizer(optimizer)
+    form = parameterized(basis, images.shape[1], images.shape[2])
     if start is not None and jnp.shape(start) != images.shape:
         raise ValueError(f"start: expected the images' shape {images.shape}, got {jnp.shape(start)}")
+    if start is not None:
+        check_batch("start", start)
     wanted = _features(net, layer, params, images)
     return synthesize(
         functools.partial(_show, form),

@@ -5,6 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxviz._types import Images
+from jaxviz.synthesis._options import check_positive, check_rank
 
 
 def relative_error(values: Float[Array, "n ..."], target: Float[Array, "#n ..."]) -> Float[Array, " n"]:
@@ -60,6 +61,8 @@ def total_variation(images: Images, *, beta: ArrayLike = 2.0) -> Float[Array, " 
 
     Mahendran & Vedaldi 2014, Understanding Deep Image Representations by Inverting Them.
     """
+    check_rank(images)
+    check_positive("beta", beta)
     across = jnp.square(jnp.diff(images, axis=2, append=images[:, :, -1:]))
     down = jnp.square(jnp.diff(images, axis=1, append=images[:, -1:]))
     squares = across + down

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from jaxviz._accelerate import hoist
 from jaxviz._programs import Compiled, HoldsFunctions
 from jaxviz._types import Images, Key
+from jaxviz.synthesis._options import check_optimizer, check_run
 
 CHUNK = 8  # steps between two looks from the host: enough to hide dispatch, few enough to stop soon
 PATIENCE = 32  # steps over which a loss must fall
@@ -83,7 +84,7 @@ def minimize(
     Raises:
         DivergedError: at the chunk where the loss stops being finite, with the step; its `found` is the run before; of
             several images with a number each, the others may be some steps further.
-        ValueError: if there are no steps, or `resume` is of another run.
+        ValueError: if there are no steps or half ones, for what is no optimizer, or if `resume` is of another run.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz, optax
@@ -97,9 +98,8 @@ def minimize(
         >>> print(jnp.array_equal(rest.variables, found.variables), rest.losses.shape)
         True (50,)
     """
-    for name, number in (("steps", steps), ("every", every)):
-        if number < 1:
-            raise ValueError(f"{name}: expected 1 step or more, got {number}")
+    check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
+    check_optimizer(optimizer)
     state = jax.tree.map(jnp.array, (variables, optimizer.init(variables)))  # copies: the loop reuses their memory
     losses: list[Any] = []
     if resume is not None:
@@ -265,6 +265,10 @@ def lbfgs(longest: float = np.inf) -> optax.GradientTransformation:
     )
 
 
+class Projected(optax.GradientTransformationExtraArgs):
+    """An optimizer that keeps the variables within their bounds itself, and is to see the whole gradient."""
+
+
 def within_bounds(
     optimizer: optax.GradientTransformation, bounds: tuple[float, float] | None
 ) -> optax.GradientTransformation:
@@ -273,7 +277,7 @@ def within_bounds(
     What is at a bound, and would leave, takes no part in the step: L-BFGS would mix it into the others' directions,
     which then, cut off at the bounds, may point uphill.
     """
-    if bounds is None:
+    if bounds is None or isinstance(optimizer, Projected):
         return optimizer
     takes_more = isinstance(optimizer, optax.GradientTransformationExtraArgs)
     kind = optax.GradientTransformationExtraArgs if takes_more else optax.GradientTransformation

@@ -13,6 +13,7 @@ from jaxviz._interpret import read_layers
 from jaxviz._scores import Summable
 from jaxviz._types import Images, Net
 from jaxviz.synthesis._losses import gram
+from jaxviz.synthesis._options import check_batch
 
 
 @jax.tree_util.register_dataclass
@@ -85,6 +86,7 @@ def resemblance(net: Net, params: Any, images: Images, *, layer: str) -> _Resemb
 
     Mordvintsev, Olah & Tyka 2015, Inceptionism: Going Deeper into Neural Networks.
     """
+    check_batch("images", images)
     found = jax.jit(accelerate(functools.partial(_maps, net, layer)))(params, images)
     return _Resemblance(net, layer, found.reshape(-1, found.shape[-1]))
 

@@ -7,27 +7,35 @@ from typing import Any
 import optax
 
 from jaxviz._image import IMAGENET_MEAN
+from jaxviz.synthesis._minimize import Projected
+from jaxviz.synthesis._options import check_positive
 from jaxviz.synthesis._parameterization import maco, pixels
 from jaxviz.synthesis._regularizers import (
+    IMAGENET_STD,
     blurring,
+    clipping,
     decay,
     l2,
+    normalized_l2,
     normalized_steps,
     progressing_steps,
     small_contributions,
     small_norms,
 )
-from jaxviz.synthesis._robustness import crops, jitter_scale_rotate
+from jaxviz.synthesis._robustness import crops, rolls
 
 
 def _pixelwise(steps: int, *optimizers: optax.GradientTransformation, **options: Any) -> dict[str, Any]:
     """Return what the papers before 2017 share: pixels, from the mean colour, that are not transformed."""
     common = {"basis": pixels, "start": IMAGENET_MEAN, "transform": None, "steps": steps}
-    return common | {"optimizer": optax.chain(*optimizers)} | options
+    chained = optax.chain(*optimizers, clipping())
+    return common | {"optimizer": Projected(chained.init, chained.update)} | options
 
 
-# What Yosinski et al. start from: the mean and noise of 10 units of 255.
+# What Yosinski et al. start from: the mean and noise of 10 units of 255. What the assignment starts from: noise of
+# deviation 1 in a network's own, normalized units. (Here it is clipped before the first step, there behind it.)
 _noisy_mean = functools.partial(pixels, center=IMAGENET_MEAN, spread=10 / 255)
+_noise = functools.partial(pixels, center=IMAGENET_MEAN, spread=IMAGENET_STD)
 
 
 def _yosinski(steps: int, first: optax.GradientTransformation, *others: optax.GradientTransformation) -> dict[str, Any]:
@@ -41,10 +49,13 @@ RECIPES: dict[str, Callable[[float], dict[str, Any]]] = {
     "simonyan": lambda rate: _pixelwise(200, normalized_steps(2.0 * rate), penalties=((10.0, l2),)),
     "cs231n": lambda rate: _pixelwise(
         100,
-        normalized_steps(25 * 0.225 * rate),
+        normalized_steps(25.0 * rate, unit=IMAGENET_STD),
+        clipping(),
         blurring(0.5, 10),
-        penalties=((1.0, l2),),
-        transform=jitter_scale_rotate(jitter=16.0, scale=0.0, degrees=0.0),
+        start=None,
+        basis=_noise,
+        penalties=((1e-3, normalized_l2),),
+        transform=rolls(most=16),
     ),
     "yosinski-1": lambda rate: _yosinski(
         500, progressing_steps(2.0 * rate, 100 / _UNIT * rate), blurring(0.5, 4), small_norms(50.0)
@@ -52,10 +63,9 @@ RECIPES: dict[str, Callable[[float], dict[str, Any]]] = {
     "yosinski-2": lambda rate: _yosinski(750, optax.sgd(100 / _UNIT * rate), decay(0.3), small_norms(20.0)),
     "yosinski-3": lambda rate: _yosinski(1000, optax.sgd(100 / _UNIT * rate), decay(0.0001), blurring(1.0, 4)),
     "yosinski-4": lambda rate: _yosinski(
-        1000, progressing_steps(2.0 * rate, 1e8 / _UNIT * rate), small_contributions(90.0), blurring(0.5, 4)
+        1000, progressing_steps(2.0 * rate, 1e8 / _UNIT * rate), blurring(0.5, 4), small_contributions(90.0)
     ),
-    # The paper takes 32 crops a step, from half the image to a twentieth, and NAdam with a rate of 1; one crop a step
-    # is noisier, and wants a smaller rate and larger parts.
+    # One crop a step is noisier than the 32 of the authors' program, and wants a smaller rate and larger parts.
     "maco": lambda rate: {
         "basis": maco,
         "transform": crops(least=0.25, most=1.0, noise=0.05),
@@ -68,13 +78,23 @@ RECIPES: dict[str, Callable[[float], dict[str, Any]]] = {
 def recipe(name: str, *, rate: float = 1.0) -> dict[str, Any]:
     """Return the options of `ascend` that a paper published: `ascend(score, params, key, **recipe("cs231n"))`.
 
-    - "simonyan": the lecture's four steps. From the mean colour, steps along the gradient, with an L2 penalty.
-    - "cs231n": the course's assignment: L2, blur every 10 steps, jitter.
+    What was published for pixels of 0 to 255 or normalized ones is converted to [0, 1]; the mean is ImageNet's mean
+    colour. A loop written as the sources' are gives the same images ("maco" excepted).
+
+    - "simonyan": the lecture's four steps. From the mean colour, steps along the gradient, with an L2 penalty. The
+      paper gives no numbers: 200 steps of a length of 2, and a penalty of 10 times the mean square, are ours.
+    - "cs231n": the course's assignment (PyTorch). From noise, 100 steps of a length of 25 in the network's normalized
+      units, with a penalty of `1e-3 |I|²` in those units; whole-pixel jitter of 0 to 16; a blur of 0.5 pixels at steps
+      0, 10, 20, ... The assignment leaves open whether a gradient is divided by its length; here it is, as in its
+      fooling images, so that the step does not depend on the network.
     - "yosinski-1" to "yosinski-4": the four sets of their Table 1: pixels of small norm set to the mean and blur; decay
-      and small norm; decay and blur, which made most of their pictures; small contributions and blur. Their learning
+      and small norm; decay and blur, which made most of their pictures; blur and small contributions, in the order and
+      at the steps (0, 4, 8, ...) of their program. Their learning
       rates are for the logits of CaffeNet, whose gradients are large: elsewhere raise `rate`. On EfficientNet-Lite0
       "yosinski-3" shows a class at a rate of 100; 1 and 4 raise its score by changes too faint to see.
-    - "maco": phases only, seen through random crops with noise.
+    - "maco": phases only, seen through random crops with noise. Its numbers are ours: one crop a step, of a quarter to
+      the whole image, and Adam with a rate of 0.2. The paper takes NAdam with a rate of 1 and 256 steps; its published
+      program averages 32 crops a step, of half the image to a twentieth, and keeps the deviation of phases and pixels.
 
     Args:
         name: one of the above.
@@ -97,6 +117,7 @@ def recipe(name: str, *, rate: float = 1.0) -> dict[str, Any]:
     """
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+    check_positive("rate", rate)
     return dict(_made(name, float(rate)))
 
 

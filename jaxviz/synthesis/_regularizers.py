@@ -16,6 +16,10 @@ from jaxtyping import Array, Float
 
 from jaxviz._image import IMAGENET_MEAN, blur
 from jaxviz._types import Images
+from jaxviz.synthesis._options import check_count, check_number, check_positive, check_rank
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""The standard deviation of ImageNet's photographs, in RGB."""
 
 Penalty = Callable[[Images], Float[Array, " n"]]
 
@@ -30,23 +34,37 @@ def l2(images: Images) -> Float[Array, " n"]:
 
     Simonyan, Vedaldi & Zisserman 2013, Deep Inside Convolutional Networks.
     """
+    check_rank(images)
     return jnp.mean(jnp.square(_centered(images)), (1, 2, 3))
 
 
+def normalized_l2(images: Images) -> Float[Array, " n"]:
+    """Return each image's `|I|²`, the sum of its squares, in the units of networks that normalize as for ImageNet."""
+    return jnp.sum(jnp.square(_centered(images) / _per_color(IMAGENET_STD, images.dtype)), (1, 2, 3))
+
+
 def _centered(images: Images) -> Images:
-    return images - jnp.asarray(IMAGENET_MEAN, images.dtype)
+    return images - _per_color(IMAGENET_MEAN, images.dtype)
 
 
-def _after(change: Callable[[Images, Images, Any], Images], every: int = 1) -> optax.GradientTransformation:
-    """Return a transformation that, every few steps, changes what comes out: `change(images, before, step)`."""
+def _per_color(numbers: float | tuple[float, float, float], dtype: Any) -> Float[Array, "1 1 1 _"]:
+    return jnp.asarray(numbers, dtype).reshape(1, 1, 1, -1)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        count = state + 1
+
+def _after(change: Callable[[Images, Any], Images], every: int = 1) -> optax.GradientTransformationExtraArgs:
+    """Return a transformation that changes what comes out of the first step, and of every so many after it.
+
+    `change(x, gradient)` is given images as differences from the mean colour. Like the published programs, which count
+    steps from 0 and change the image where the count is a multiple.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, *, grad: Any = None, **_: Any) -> tuple[Any, Any]:
         moved = _centered(params + updates)
-        changed = jax.lax.cond(count % every == 0, lambda x: change(x, updates, params), lambda x: x, moved)
-        return updates + changed - moved, count
+        gradient = updates if grad is None else grad
+        changed = jax.lax.cond(state % every == 0, lambda x: change(x, gradient), lambda x: x, moved)
+        return updates + changed - moved, state + 1
 
-    return optax.GradientTransformation(lambda params: jnp.zeros((), int), update)
+    return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros((), int), update)
 
 
 @functools.cache
@@ -64,12 +82,16 @@ def decay(rate: float) -> optax.GradientTransformation:
 
     Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
-    return _after(lambda x, updates, params: (1 - rate) * x)
+    _check_share("rate", rate, 1)
+    return _after(lambda x, gradient: (1 - rate) * x)
 
 
 @functools.cache
 def blurring(sigma: float, every: int) -> optax.GradientTransformation:
-    """Blur with a Gaussian of so many pixels, every so many steps.
+    """Blur with a Gaussian of so many pixels, at the first step and every so many after it.
+
+    Beyond its edges an image is mirrored, and the Gaussian is cut off at four times its deviation, as in SciPy's
+    `gaussian_filter`, by which the figures of the papers were made.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz, optax
@@ -82,7 +104,15 @@ def blurring(sigma: float, every: int) -> optax.GradientTransformation:
 
     Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
-    return _after(lambda x, updates, params: blur(x, sigma), every)
+    check_positive("sigma", sigma)
+    check_count("every", every)
+    reach = int(4 * sigma + 0.5)
+
+    def blurred(x: Images, gradient: Any) -> Images:
+        around = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="symmetric")
+        return blur(around, sigma, size=2 * reach + 1)[:, reach : reach + x.shape[1], reach : reach + x.shape[2]]
+
+    return _after(blurred, every)
 
 
 @functools.cache
@@ -100,12 +130,16 @@ def small_norms(percent: float) -> optax.GradientTransformation:
 
     Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
-    return _after(lambda x, updates, params: _without_least(x, jnp.sqrt(jnp.sum(x**2, -1, keepdims=True)), percent))
+    _check_share("percent", percent, 100)
+    return _after(lambda x, gradient: _without_least(x, jnp.sqrt(jnp.sum(x**2, -1, keepdims=True)), percent))
 
 
 @functools.cache
 def small_contributions(percent: float) -> optax.GradientTransformation:
-    """Set to the mean colour the so many per cent of pixels whose loss would harm the score least, to first order.
+    """Set to the mean colour the so many per cent of pixels whose loss would change the score least, to first order.
+
+    That is by the gradient of the loss, which `ascend` and `minimize` hand over as `grad`; where `update` is called
+    without it, by the step in its place.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz, optax
@@ -119,8 +153,10 @@ def small_contributions(percent: float) -> optax.GradientTransformation:
     Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
 
-    def change(x: Images, updates: Images, params: Images) -> Images:
-        return _without_least(x, jnp.abs(jnp.sum(x * updates, -1, keepdims=True)), percent)
+    _check_share("percent", percent, 100)
+
+    def change(x: Images, gradient: Any) -> Images:
+        return _without_least(x, jnp.abs(jnp.sum(x * gradient, -1, keepdims=True)), percent)
 
     return _after(change)
 
@@ -129,15 +165,27 @@ def _without_least(x: Images, size: Float[Array, "n h w 1"], percent: float) -> 
     return jnp.where(size < jnp.percentile(size, percent, axis=(1, 2, 3), keepdims=True), 0, x)
 
 
+def _check_share(name: str, number: float, whole: int) -> None:
+    check_number(name, number, f"from 0 to {whole}", lambda x: (x >= 0) & (x <= whole))
+
+
 @functools.cache
-def normalized_steps(rate: float) -> optax.GradientTransformation:
-    """Step by `rate * g / |g|`, image by image: the length of a step is fixed, in units of brightness."""
+def normalized_steps(
+    rate: float, *, unit: float | tuple[float, float, float] = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    """Step by `rate * g / |g|`, image by image: the length of a step is fixed, in units of brightness.
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        size = jnp.sqrt(jnp.sum(jnp.square(updates), (1, 2, 3), keepdims=True))
-        return -rate * updates / jnp.where(size > 0, size, 1), state
+    With a `unit` for each colour, it is what that step is for a network whose pixels are `(x - mean) / unit`: there a
+    gradient is `unit` times as large, and a step is `unit` times as large here.
+    """
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+        units = _per_color(unit, updates.dtype)
+        scaled = units * updates
+        size = jnp.sqrt(jnp.sum(jnp.square(scaled), (1, 2, 3), keepdims=True))
+        return -rate * units * scaled / jnp.where(size > 0, size, 1), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 @functools.cache
@@ -150,5 +198,15 @@ def progressing_steps(progress: float, most: float) -> optax.GradientTransformat
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         square = jnp.sum(jnp.square(updates), (1, 2, 3), keepdims=True)
         return -jnp.minimum(progress / jnp.where(square > 0, square, 1), most) * updates, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def clipping() -> optax.GradientTransformation:
+    """Clip what comes out to [0, 1], as the published programs do: after the step, with the gradient left whole."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        kept = jnp.clip(params + updates, 0, 1) - params
+        return jnp.where(jnp.isfinite(updates), kept, updates), state  # for `minimize` to see
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
-from jaxviz._image import check_images, check_range
 from jaxviz._types import Images
 from jaxviz.models._style_net import BORDER, STEP, Moments, apply, mixture, reach, with_border
 from jaxviz.synthesis._dream import resized
+from jaxviz.synthesis._options import check_array, check_batch, check_count, check_untraced
 
 
 def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: int = 1024) -> Float[np.ndarray, "_ _ 3"]:
@@ -42,9 +42,14 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
         >>> print(jaxviz.restyle(params, jnp.full((150, 200, 3), 0.5), tile=96).shape)
         (150, 200, 3)
     """
+    instead = "it works tile by tile on the host; style_net is one pass, and can be traced"
+    check_untraced("restyle", params, image, instead=instead)
+    check_array("image", image)
+    if image.ndim == 4:
+        raise ValueError(f"image: expected one image (h, w, 3), got shape {image.shape}; of a batch take images[0]")
+    check_batch("image", image[None])
+    check_count("tile", tile)
     pixels = np.asarray(image)
-    check_images(pixels[None])
-    check_range("image", pixels)
     mix, margin = mixture(params, style), reach(params)
     if len(mix) != 1:
         raise ValueError(f"style: expected a number or one row of weights for the image, got {len(mix)} rows")

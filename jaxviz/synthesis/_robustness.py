@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxviz._types import Images, Key
+from jaxviz.synthesis._options import check_least_zero, check_number
 
 Transform = Callable[[Key, Images], Images]
 
@@ -21,7 +22,8 @@ def jitter_scale_rotate(*, jitter: float = 8.0, scale: float = 0.1, degrees: flo
         scale: the largest change of scale: 0.1 is from 0.9 to 1.1.
         degrees: the largest turn.
 
-    What comes into view from outside is grey. The ranges are those of Olah et al. 2017.
+    What comes into view from outside is grey. The ranges are lucid's (Olah et al. 2017), which shifts in two steps, by
+    up to 4 and 2 pixels either way around a padding of 12, and turns by nothing more often.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -29,6 +31,9 @@ def jitter_scale_rotate(*, jitter: float = 8.0, scale: float = 0.1, degrees: flo
         >>> print(jnp.allclose(move(jax.random.key(0), jnp.full((2, 8, 8, 3), 0.5)), 0.5))
         True
     """
+    for name, number in (("jitter", jitter), ("scale", scale), ("degrees", degrees)):
+        check_least_zero(name, number)
+    check_number("scale", scale, "below 1", lambda x: x < 1)
 
     def transform(key: Key, images: Images) -> Images:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
@@ -54,7 +59,9 @@ def crops(*, least: float = 0.05, most: float = 0.5, noise: float = 0.08) -> Tra
         most: the largest.
         noise: standard deviation of what is added, in units of brightness.
 
-    The defaults are MACO's (Fel et al. 2023).
+    The defaults have the range of sizes and the noise of the program that the authors of MACO published (Fel et al.
+    2023), where the size falls from the largest to the smallest on the way, 32 parts are averaged at each step, their
+    places are normally distributed, and uniform noise is added, too.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -63,6 +70,9 @@ def crops(*, least: float = 0.05, most: float = 0.5, noise: float = 0.08) -> Tra
         >>> print(part.shape, jnp.allclose(part.max() - part.min(), 0.2, atol=0.01))
         (1, 64, 64, 3) True
     """
+    check_number("least", least, "above 0 and at most 1", lambda x: (x > 0) & (x <= 1))
+    check_number("most", most, f"from least, {least}, to 1", lambda x: (x >= least) & (x <= 1))
+    check_least_zero("noise", noise)
 
     def transform(key: Key, images: Images) -> Images:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
@@ -75,6 +85,23 @@ def crops(*, least: float = 0.05, most: float = 0.5, noise: float = 0.08) -> Tra
         shift = free * jax.random.uniform(place_key, (2,), image.dtype, -1, 1)
         shown = resample(image, part * jnp.eye(2, dtype=image.dtype), shift)
         return shown + noise * jax.random.normal(noise_key, image.shape, image.dtype)
+
+    return transform
+
+
+@functools.cache
+def rolls(*, most: int, least: int = 0) -> Transform:
+    """Return a transform that moves each image by so many whole pixels down and to the right, and what leaves, back in.
+
+    The class visualization of CS231n's assignment does so.
+    """
+
+    def transform(key: Key, images: Images) -> Images:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
+        return jax.vmap(one)(keys, images)
+
+    def one(key: Key, image: Array) -> Array:
+        return jnp.roll(image, jax.random.randint(key, (2,), least, most + 1), axis=(0, 1))
 
     return transform
 

@@ -15,7 +15,8 @@ from jaxviz._scores import channel
 from jaxviz._types import Key, Net
 from jaxviz.synthesis._ascent import ascend
 from jaxviz.synthesis._minimize import DivergedError, Synthesis, Watch
-from jaxviz.synthesis._parameterization import Basis, fourier
+from jaxviz.synthesis._options import check_untraced, check_whole
+from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
 
 
 def sheet(
@@ -42,7 +43,7 @@ def sheet(
         params: its parameters.
         key: of the noise and the transformations. A channel starts from the same noise whatever the others are.
         layer: whose channels.
-        channels: which of them, in order; None: all.
+        channels: which of them, in order, negative ones counted from the end; None: all.
         size: of each image, in pixels.
         steps: for each image.
         batch_size: images that are optimized at once; rounded up to a multiple of the number of local devices.
@@ -67,6 +68,10 @@ def sheet(
 
     Olah, Mordvintsev & Schubert 2017, Feature Visualization.
     """
+    instead = "it puts batches together on the host, so call it outside of jit, vmap and grad"
+    check_untraced("sheet", params, key, instead=instead)
+    for name, number in (("batch_size", batch_size), ("size", size)):
+        check_whole(name, number)
     if batch_size < 1 or size < 1:
         raise ValueError(f"expected a batch_size and a size of 1 or more, got {batch_size} and {size}")
     wanted = _wanted(net, params, layer, channels, size)
@@ -74,7 +79,7 @@ def sheet(
     images, losses = [jnp.asarray(x) for x in resume] if resume else (jnp.zeros((0, size, size, 3)), jnp.zeros(0))
     if len(images) > len(wanted) or images.shape[1:] != (size, size, 3):
         raise ValueError("resume: this state is of a run of another kind or size; start anew without it")
-    form, start = basis(size, size), options.pop("start", None)
+    form, start = parameterized(basis, size, size), options.pop("start", None)
     found = Synthesis(images, losses, [images, losses], len(images) == len(wanted))
     while not found.finished:
         block = wanted[len(found.images) :][:count]
@@ -115,10 +120,11 @@ def _watch(callback: Watch, found: Synthesis, batch: Synthesis) -> bool:
 
 def _wanted(net: Net, params: Any, layer: str, channels: Sequence[int] | None, size: int) -> np.ndarray:
     there = shapes_of(net, params, (layer,), (size, size))[layer][-1]
-    wanted = np.arange(there) if channels is None else np.asarray(channels, int)
-    if not len(wanted) or wanted.min() < 0 or wanted.max() >= there:
+    wanted = np.arange(there) if channels is None else np.asarray(channels)
+    whole = wanted.ndim == 1 and wanted.dtype.kind in "iu"
+    if not whole or not len(wanted) or wanted.min() < -there or wanted.max() >= there:
         raise ValueError(f"channels: expected some of 0 to {there - 1}, the channels of {layer!r}, got {channels}")
-    return wanted
+    return wanted % there  # -1 is the last
 
 
 def _noise(form: Any, key: Key, channels: np.ndarray) -> Any:

@@ -18,13 +18,21 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
-from jaxviz._image import LUMINANCE, check_images, check_not_negative, check_range, sides_of
+from jaxviz._image import LUMINANCE, check_not_negative, sides_of
 from jaxviz._interpret import layers, read_layers
 from jaxviz._programs import HoldsFunctions, compiled
 from jaxviz._types import Images, Key, Net
 from jaxviz.synthesis._dream import octave_sizes, resized
 from jaxviz.synthesis._losses import gram, relative_error, total_variation
 from jaxviz.synthesis._minimize import DivergedError, Synthesis, Watch, in_stages, lbfgs, synthesize, within_bounds
+from jaxviz.synthesis._options import (
+    check_function,
+    check_image,
+    check_least_zero,
+    check_optimizer,
+    check_positive,
+    check_run,
+)
 
 Image = Float[Array, "_ _ 3"]
 Mask = Float[Array, "_ _"]
@@ -86,13 +94,22 @@ def _fit(mask: Mask, shape: tuple[int, ...]) -> Float[Array, "1 h w"]:
     return jnp.clip(jax.image.resize(mask, shape[1:3], "linear", antialias=True), 0, 1)[None]
 
 
-@functools.cache
-def _optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
-    if name == "adam":
-        return optax.adam(learning_rate)
-    if name == "lbfgs":
-        return lbfgs(LONGEST)
-    raise ValueError(f"optimizer: expected 'lbfgs', 'adam' or an optax transformation, got {name!r}")
+def _optimizer(optimizer: Optimizer, learning_rate: float | None) -> optax.GradientTransformation:
+    """Return the optimizer of a name; a learning rate that would be ignored is refused."""
+    if isinstance(optimizer, str) and optimizer not in ("lbfgs", "adam"):
+        raise ValueError(f"optimizer: expected 'lbfgs', 'adam' or an optax transformation, got {optimizer!r}")
+    check_optimizer(optimizer, "lbfgs", "adam")
+    if learning_rate is not None:
+        check_least_zero("learning_rate", learning_rate)
+    if learning_rate is not None and optimizer != "adam":
+        other = "L-BFGS, which has none" if optimizer == "lbfgs" else "an optimizer, which has its own"
+        raise ValueError(f"learning_rate: expected none beside {other}: it would be ignored; it is of optimizer='adam'")
+    if not isinstance(optimizer, str):
+        return optimizer
+    return lbfgs(LONGEST) if optimizer == "lbfgs" else _adam(0.02 if learning_rate is None else float(learning_rate))
+
+
+_adam = functools.cache(optax.adam)  # the same object for the same rate: another would compile a new program
 
 
 def texture(
@@ -107,7 +124,7 @@ def texture(
     steps: int = 300,
     smoothness: ArrayLike = 0.1,
     optimizer: Optimizer = "lbfgs",
-    learning_rate: float = 0.02,
+    learning_rate: float | None = None,
     tolerance: float | None = None,
     every: int = 8,
     resume: Sequence[Any] | None = None,
@@ -130,7 +147,7 @@ def texture(
         steps: at each of them, at most.
         smoothness: weight of the total variation, against noise that stays in the finest detail; 0 is the paper's.
         optimizer: "lbfgs", "adam", or any optax transformation; the image stays in [0, 1] at each step.
-        learning_rate: of Adam.
+        learning_rate: of "adam"; None: 0.02.
         tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
         every: steps from one callback to the next.
         resume: `state` of a run with the same arguments that was stopped: it goes on from there.
@@ -138,7 +155,8 @@ def texture(
             memory of its `state` is used again after it returns: copy what you keep.
 
     Raises:
-        ValueError: for layers that are empty, unknown or no image maps, and an image of another shape.
+        ValueError: for layers that are empty, unknown or no image maps, an image of another shape, options that are
+            out of range, and a learning rate beside another optimizer than "adam".
         DivergedError: if the loss stops being finite; its `found` has the last good image.
 
     Example:
@@ -151,6 +169,8 @@ def texture(
 
     Gatys, Ecker & Bethge 2015, Texture Synthesis Using Convolutional Neural Networks.
     """
+    check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
+    check_least_zero("smoothness", smoothness)
     sample = _as_batch("image", image)
     whole = sample.shape[1:3] if size is None else sides_of(size)
     weights = weights_of(net, params, sample, "layers", layers)
@@ -190,7 +210,7 @@ def stylize(
     steps: int = 300,
     smoothness: ArrayLike = 0.0,
     optimizer: Optimizer = "lbfgs",
-    learning_rate: float = 0.02,
+    learning_rate: float | None = None,
     tolerance: float | None = None,
     every: int = 8,
     resume: Sequence[Any] | None = None,
@@ -219,7 +239,7 @@ def stylize(
         steps: at each of them, at most.
         smoothness: weight of the total variation.
         optimizer: "lbfgs", "adam", or any optax transformation; the image stays in [0, 1] at each step.
-        learning_rate: of Adam.
+        learning_rate: of "adam"; None: 0.02.
         tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
         every: steps from one callback to the next.
         resume: `state` of a run with the same arguments that was stopped: it goes on from there.
@@ -228,7 +248,8 @@ def stylize(
 
     Raises:
         ValueError: for layers that are empty, unknown or no image maps, images or masks of another shape, weights that
-            are negative or not one for each style, and masks that match nothing.
+            are negative or not one for each style, masks that match nothing, options that are out of range, and a
+            learning rate beside another optimizer than "adam".
         DivergedError: if the loss stops being finite; its `found` has the last good image.
 
     Example:
@@ -243,6 +264,9 @@ def stylize(
     Gatys, Ecker & Bethge 2016, Image Style Transfer Using Convolutional Neural Networks; Gatys et al. 2017, Controlling
     Perceptual Factors in Neural Style Transfer (colours, masks, coarse to fine).
     """
+    check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
+    check_least_zero("smoothness", smoothness)
+    check_positive("style_size", style_size)
     shown = _as_batch("content", content)
     manners = [_as_batch("styles", style) for style in (styles if isinstance(styles, Sequence) else [styles])]
     if not manners:
@@ -302,6 +326,9 @@ def sweep(method: Callable[..., Synthesis], option: str, values: Sequence[Any], 
         [[0.5 0.5 0.5]
          [0.  0.  1. ]]
     """
+    check_function("method", method, "a synthesis, such as stylize")
+    if not len(values):
+        raise ValueError(f"values: expected one or more for {option}, got none")
     return jnp.concatenate([method(*args, **{option: value}, **options).images for value in values])
 
 
@@ -315,13 +342,13 @@ def _in_octaves(
     names: tuple[str, ...],
     *,
     optimizer: Optimizer,
-    learning_rate: float,
+    learning_rate: float | None,
     resume: Sequence[Any] | None,
     callback: Watch | None,
     finish: Callable[[Images], Images] | None = None,
     **run: Any,
 ) -> Synthesis:
-    chosen = _optimizer(optimizer, learning_rate) if isinstance(optimizer, str) else optimizer
+    chosen = _optimizer(optimizer, learning_rate)
 
     def stage(i: int, before: Images | None, resume: Sequence[Any] | None, watch: Watch | None) -> Synthesis:
         begin = start(i) if before is None else resized(before, sizes[i])
@@ -349,15 +376,8 @@ def _in_octaves(
 
 
 def _as_batch(name: str, image: Any) -> Batch:
-    if jnp.ndim(image) != 3:
-        raise ValueError(f"{name}: expected an image (h, w, 3), got shape {jnp.shape(image)}")
-    images = jnp.asarray(image)[None]
-    try:
-        check_images(images)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    check_range(name, images)
-    return images
+    check_image(name, image)
+    return jnp.asarray(image)[None]
 
 
 def weights_of(
@@ -398,11 +418,20 @@ def _masks(name: str, masks: Sequence[Mask] | None, images: Sequence[Batch]) -> 
     for mask, image in zip(masks, images, strict=True):
         if jnp.shape(mask) != image.shape[1:3]:
             raise ValueError(f"{name}: expected the size of its image, {image.shape[1:3]}, got shape {jnp.shape(mask)}")
-        if not isinstance(mask, Tracer) and not (jnp.all(jnp.isfinite(mask)) and jnp.any(mask > 0)):
-            raise ValueError(
-                f"{name}: expected finite numbers in [0, 1], some above 0, got a mask that matches nothing"
-            )
-    return [jnp.asarray(mask) for mask in masks]
+        _check_mask(name, mask)
+    arrays = [jnp.asarray(mask) for mask in masks]
+    return [mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(jnp.float32) for mask in arrays]
+
+
+def _check_mask(name: str, mask: Any) -> None:
+    if isinstance(mask, Tracer):
+        return
+    values = np.asarray(mask, np.float32)  # not a jax.Array: under an outer jit, what one computes of it is traced
+    low, high = float(values.min()), float(values.max())  # NaN if there is one
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ValueError(f"{name}: expected finite numbers in [0, 1], got {low:g} to {high:g}; divide 0 to 255 by 255")
+    if not high > 0:
+        raise ValueError(f"{name}: expected finite numbers in [0, 1], some above 0, got a mask that matches nothing")
 
 
 def _start(start: Any, key: Key, content: Batch, styles: Sequence[Batch]) -> Batch:

@@ -12,7 +12,7 @@ import scipy.special
 from nets import convolve, make_net, small_net
 
 import jaxviz
-from jaxviz.synthesis._parameterization import COLOR_BASIS, fourier
+from jaxviz.synthesis._parameterization import COLOR_BASIS, MACO_SPECTRUM, fourier
 from jaxviz.synthesis._robustness import jitter_scale_rotate, resample
 
 KEY = jax.random.key(5)
@@ -84,6 +84,22 @@ def test_colors_are_correlated_as_in_photographs():
     correlation = np.corrcoef(scipy.special.logit(images.clip(1e-6, 1 - 1e-6)).T)
     assert correlation.min() > 0.5
     assert correlation[0, 2] == correlation.min()  # red and blue are the farthest apart
+
+
+@pytest.mark.parametrize("size", SIZES[:3])
+def test_maco_keeps_the_magnitudes_of_photographs(size):
+    """A power of the frequency for each decorrelated colour, whatever the phases; grey on average."""
+    basis = jaxviz.maco(*size)
+    signal = scipy.special.logit(np.asarray(basis.images(basis.init(KEY, 2)), np.float64)) @ np.linalg.inv(
+        COLOR_BASIS.T
+    )
+    found = np.abs(np.fft.rfft2(signal, axes=(1, 2)))
+    frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1]))
+    inner = slice(1, (size[1] + 1) // 2)  # the other columns' halves must mirror each other, and random ones do not
+    for color, (amplitude, decay) in enumerate(MACO_SPECTRUM):
+        expected = np.sqrt(np.prod(size)) * amplitude / np.maximum(frequency, 1 / max(size)) ** decay
+        np.testing.assert_allclose(found[:, :, inner, color], [expected[:, inner]] * 2, rtol=1e-3)
+    np.testing.assert_allclose(found[:, 0, 0], 0, atol=1e-3)
 
 
 # The transformations

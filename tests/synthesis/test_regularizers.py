@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.ndimage
 from nets import small_net
 
 import jaxviz
@@ -31,11 +32,19 @@ def test_decay(x64):
 
 
 def test_blurring_comes_every_few_steps(x64):
+    """At steps 0, 3, 6, ... as in the published programs, which use SciPy's filter."""
     plain = IMAGES + STEP
-    blurred = np.asarray(jaxviz.blur(jnp.asarray(plain), 1.0))
-    for times in range(1, 7):
-        expected = blurred if times % 3 == 0 else plain
+    blurred = np.stack([scipy.ndimage.gaussian_filter(image, (1.0, 1.0, 0)) for image in plain])
+    for times in range(1, 8):
+        expected = blurred if times % 3 == 1 else plain
         np.testing.assert_allclose(result(parts.blurring(1.0, 3), times=times), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 2.0, 4.0])
+def test_blurring_equals_scipy(x64, sigma):
+    """Also where the Gaussian is wider than the image."""
+    expected = [scipy.ndimage.gaussian_filter(image, (sigma, sigma, 0)) for image in IMAGES + STEP]
+    np.testing.assert_allclose(result(parts.blurring(sigma, 1)), expected, atol=1e-12)
 
 
 def test_small_norms(x64):
