@@ -27,7 +27,7 @@ from jaxviz.gradient._copies import (
 )
 
 WIDE = 0.05
-"""The gap above which integrated gradients warn: the authors take as many steps as bring it below (section 5)."""
+"""The gap above which integrated gradients warn: the paper counts an integral as approximated within 5% (section 5)."""
 
 
 class IntegratedGradients(NamedTuple):
@@ -46,14 +46,16 @@ def integrated_gradients(
 
     `(image - baseline)` times the mean gradient on the straight line between them, by Gauss-Legendre quadrature. The
     shares add up to `score(image) - score(baseline)` as `steps` grows; `gap` says how nearly, and outside of jit a
-    warning does where more than 5% are missing. IGMEASURED
+    warning does where more than 5% are missing. From black to a photograph, of the class ranked first, 200 steps left
+    0.1% to 0.5% on VGG-16 but 0.4% to 6% on EfficientNet-Lite0, whose gradient has many more jumps on the way, and the
+    default of 50 steps 9% to 21% on others.
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
         baseline: a brightness (0: black), a colour `(3,)`, an image, one image for each, or "blur".
-        steps: points on the line; 50 is usual, 20 to 300 the paper's range.
+        steps: points on the line; 50 is usual, 20 to 300 the paper's range. Time and, roughly, accuracy grow with it.
         batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Raises:
