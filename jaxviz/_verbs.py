@@ -155,12 +155,12 @@ def failing(error: Exception) -> Callable[[Path], None]:
     return fail
 
 
-def check_writable(out: Path) -> None:
+def check_writable(out: Path, option: str = "--out") -> None:
     """Raise ImageError if a folder cannot be made or written to, before hours go into what it is for."""
     there = next((folder for folder in (out, *out.parents) if os.path.lexists(folder)), Path())
     if not there.is_dir() or not os.access(there, os.W_OK):
         why = "may not be written to" if there.is_dir() else "is a file"
-        raise ImageError(f"--out {out}: expected a folder for the results, but {there} {why}")
+        raise ImageError(f"{option} {out}: expected a folder for the results, but {there} {why}")
 
 
 def check_apart(folder: Path, out: Path, *, recursive: bool) -> None:

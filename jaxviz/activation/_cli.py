@@ -55,7 +55,7 @@ def features(
         store: Folder for the features. What is there is not computed again: a run that was stopped goes on, and new
             images are added.
     """
-    check_writable(store)
+    check_writable(store, "--store")
     found, _ = _features(source, model, layer, None if pool == "none" else pool, size, batch_size, store)
     print(f"{store}: features {found.values.shape} of {layer}")
     _list(found.skipped)

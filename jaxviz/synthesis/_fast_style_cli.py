@@ -221,9 +221,9 @@ def apply(
     options: dict[str, Any] = {"net": found, "chosen": chosen, "size": size, "tile": tile}
     work: list[tuple[Path, Callable[[Path], None]]] = []
     for paths, make, ending in ((read, _image, ".png"), (dict.fromkeys(videos), _film, ".mp4")):
-        targets = _targets(paths, chosen, out, ending)
+        targets = _targets([path for path, bad in paths.items() if bad is None], chosen, out, ending)
         for path, bad in paths.items():
-            of_it = {name: targets[path, name] for name in chosen}
+            of_it = {name: target for (of, name), target in targets.items() if of == path}
             work.append((path, functools.partial(make, targets=of_it, **options) if bad is None else failing(bad)))
     each_of(work)
 
