@@ -91,7 +91,7 @@ def constants(program: Program, args: Any) -> Callable[[Value], Any]:
 
 def scale_and_offset(layer: Value, steps: Sequence[Value], read: Callable[[Value], Any]) -> Affine:
     """Return what the steps after a product multiply it by and add to it, at least in float32."""
-    dtype = jnp.promote_types(layer.aval.dtype, jnp.float32)
+    dtype = at_least_float32(layer.aval.dtype)
     scale, offset = jnp.ones((), dtype), jnp.zeros((), dtype)
     moves: list[Value] = []
     for step in steps:
@@ -126,6 +126,11 @@ def offset_before(steps: Sequence[Value], read: Callable[[Value], Any]) -> Array
         assert step.eqn is not None
         (value,), _ = bind(step.eqn, [value if operand.varies else read(operand) for operand in step.inputs])
     return value
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """Return float32 for half precision; JAX's own promotion refuses to under strict rules."""
+    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
 
 def _varying(value: Value) -> Value:

@@ -206,7 +206,8 @@ def _mask(key: Key, height: int, width: int, cells: int, keep: float) -> Array:
 def _enlarging(size: int, cells: int, shift: Array) -> Array:
     """Return the matrix `(size, cells)` of linear interpolation; `shift` in [0, 1) says where in a cell to begin."""
     cell = -(-size // cells)
-    places = (jnp.arange(size) + jnp.floor(shift * cell) + 0.5) * cells / ((cells + 1) * cell) - 0.5
+    pixels, middles = (jnp.arange(count, dtype=shift.dtype) for count in (size, cells))
+    places = (pixels + jnp.floor(shift * cell) + 0.5) * cells / ((cells + 1) * cell) - 0.5
     # Beyond the middle of the outermost cells places are reflected, as the authors' code does.
     places = (cells - 1) - jnp.abs((cells - 1) - jnp.abs(places))
-    return jnp.maximum(0, 1 - jnp.abs(jnp.maximum(places, 0)[:, None] - jnp.arange(cells)))
+    return jnp.maximum(0, 1 - jnp.abs(jnp.maximum(places, 0)[:, None] - middles[None]))

@@ -18,6 +18,7 @@ from jaxviz._interpret import KINDS, Program, Value, evaluate, is_layer, loop_bo
 from jaxviz._types import Images, Score
 from jaxviz.gradient._affine import (
     Affine,
+    at_least_float32,
     constants,
     offset_before,
     scale_and_offset,
@@ -121,7 +122,7 @@ def _relevance(
     values, pull = jax.vjp(lambda x: values_of(ruled, params, x), images)
     gradients = of_each_score(lambda cotangent: pull(cotangent)[0], values, batch_size)
     maps = gradients * beside(images - start, gradients)
-    total = maps.sum((-3, -2, -1), dtype=jnp.promote_types(maps.dtype, jnp.float32))
+    total = maps.sum((-3, -2, -1), dtype=at_least_float32(maps.dtype))
     missing = jnp.abs(total - values.astype(total.dtype))
     return Relevance(maps, jnp.where(missing == 0, 0, missing / jnp.abs(values.astype(total.dtype))))
 
