@@ -59,28 +59,16 @@ def _datasets(root: Any) -> dict[str, Any]:
 
 
 def _of_keras(root: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    top = "model_weights/" if "model_weights" in root else ""
-    group = root["model_weights"] if top else root
-    layers = _names(group, "layer_names")
-    if layers is not None:  # Keras 1 and 2, and `.h5` of Keras 3
-        yield from _by_attributes(group, layers, top, datasets)
-    elif any("vars" in name.split("/")[:-1] for name in datasets):  # `.weights.h5` and `.keras` of Keras 3
+    """Yield a model's own weights: what lies beside them are an optimizer's moments, of the same names and shapes."""
+    if any("vars" in name.split("/")[:-1] for name in datasets):  # `.weights.h5` and `.keras` of Keras 3
         yield from _by_variables(root, datasets)
-    else:
-        own = (name for name in datasets if name.partition("/")[0] not in _OF_TRAINING)
-        yield from ((name, datasets[name]) for name in own)
-
-
-def _by_attributes(group: Any, layers: list[str], top: str, datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what the attributes name: `layer_names` of the model, `weight_names` of each layer."""
-    for layer in layers:
-        if layer not in group:
-            raise ValueError(f"expected a group of the layer {layer!r}, got none")
-        for weight in _names(group[layer], "weight_names") or []:
-            name = f"{layer}/{weight}"
-            if top + name not in datasets:
-                raise ValueError(f"expected the weight {name!r} that the layer names, got none")
-            yield name, datasets[top + name]
+        return
+    # Keras 1 and 2, and `.h5` of Keras 3: by groups, which the attributes `layer_names` and `weight_names` only repeat.
+    # Those are not read: each of their texts may be as long as the file, and there thousands of times.
+    top = "model_weights/" if "model_weights" in root else ""
+    for name, dataset in datasets.items():
+        if name.startswith(top) and name.partition("/")[0] not in _OF_TRAINING:
+            yield name.removeprefix(top), dataset
 
 
 def _by_variables(root: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -97,22 +85,6 @@ def _by_variables(root: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str,
             raise ValueError(f"expected layers of different names, got two of {name!r}")
         seen.add(name)
         yield name, dataset
-
-
-def _names(group: Any, attribute: str) -> list[str] | None:
-    """Return names in an attribute, or in those of it and a number that Keras writes where one would be too large."""
-    parts = [attribute] if attribute in group.attrs else []
-    while parts[:1] != [attribute] and f"{attribute}{len(parts)}" in group.attrs:
-        parts.append(f"{attribute}{len(parts)}")
-    if not parts:
-        return None
-    names: list[str] = []
-    for part in parts:
-        # Keras writes texts of one length. Of others each may be as long as the file, and the same one again.
-        if group.attrs.get_id(part).dtype.kind not in "Sf":  # no layers: an empty array of float
-            raise ValueError(f"expected the {attribute} as Keras writes them, got {group.attrs.get_id(part).dtype}")
-        names += [name.decode() for name in np.ravel(group.attrs[part]).astype("S")]
-    return names
 
 
 def _is_numeric(dataset: Any) -> bool:

@@ -254,7 +254,7 @@ def _fitted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     _check_shapes(name, flat)
     # What batch normalization has counted is no parameter.
     rest = [key for key in tensors if key not in used.names and not key.endswith("num_batches_tracked")]
-    if rest and not own:
+    if rest and not own and not _network(name).leaves_out:
         raise ValueError(f"expected tensors of {name} only, got others that nothing there takes: {', '.join(rest[:4])}")
     _check_numbers({key: tensors[key] for key in used.names} or tensors)
     params = {key: np.asarray(array, np.float32, order="C") for key, array in flat.items()}

@@ -22,6 +22,7 @@ class Network(NamedTuple):
     params: Callable[[], Any]
     mean: tuple[float, ...]  # of the images that it subtracts, and what it divides them by
     std: tuple[float, ...]
+    leaves_out: bool = False  # whether its files may hold more, such as a head
 
 
 def _network(
@@ -29,6 +30,8 @@ def _network(
     convert: Callable[[Mapping[str, np.ndarray]], Any],
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
+    *,
+    leaves_out: bool = False,
 ) -> Network:
     def converted(tensors: Mapping[str, np.ndarray]) -> Any:
         return jax.tree.map(lambda x: np.ascontiguousarray(x, np.float32), convert(tensors))
@@ -37,7 +40,7 @@ def _network(
         images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
         return jax.eval_shape(module.init, jax.random.key(0), images)["params"]
 
-    return Network(as_net(module), converted, shapes, mean, std)
+    return Network(as_net(module), converted, shapes, mean, std, leaves_out)
 
 
 def _vggs() -> dict[str, Network]:
@@ -55,6 +58,7 @@ NETWORKS: dict[str, Network] = {
         functools.partial(_vgg.from_keras, depths=_VGG16),
         _vgg.KERAS_MEAN,
         _vgg.KERAS_STD,
+        leaves_out=True,
     ),
     "efficientnet_lite0": _network(
         _efficientnet.EfficientNetLite0(), _efficientnet.from_torch, _efficientnet.MEAN, _efficientnet.STD

@@ -81,8 +81,9 @@ def from_keras(tensors: Mapping[str, np.ndarray], depths: tuple[int, ...]) -> di
     Any head is left out: in the ONNX file of the manifest it was trained for another task.
     """
     params: dict[str, dict[str, np.ndarray]] = {}
-    for key, tensor in tensors.items():
+    for key in tensors:
         if match := re.search(r"(?<![a-zA-Z0-9])block(\d)_conv(\d)(?!\d)", key):
+            tensor = tensors[key]
             name, kind = "conv{}_{}".format(*match.groups()), "bias" if tensor.ndim == 1 else "kernel"
             layer = params.setdefault(name, {})
             if kind in layer:

@@ -28,6 +28,9 @@ class Network(NamedTuple):
     net: object
     convert: object
     params: object
+    mean: tuple = (0.5,) * 3
+    std: tuple = (0.5,) * 3
+    leaves_out: bool = False
 
 
 def net(params, images):
@@ -410,7 +413,7 @@ def test_import_of_a_part(server, tmp_path):
 def pictured(server, monkeypatch):
     """Make `tiny` a network whose outputs on photographs the manifest knows."""
     params = {"fc": {"kernel": OWN["kernel"], "bias": OWN["bias"]}}
-    network = PicturedNetwork(lambda p, x: net(p, x)[:, None, None], convert, shapes, (0.5,) * 3, (0.5,) * 3)
+    network = Network(lambda p, x: net(p, x)[:, None, None], convert, shapes)
     monkeypatch.setattr(_load, "_networks", lambda: {"tiny": network})
     name = "chelsea"
     means = np.asarray(network.net(params, _photographs._picture(name)[None]))[0, 0, 0]
@@ -418,14 +421,6 @@ def pictured(server, monkeypatch):
         expected=_fetch.Expected({}, {name: [(i, float(value)) for i, value in enumerate(means)]})
     )
     return server
-
-
-class PicturedNetwork(NamedTuple):
-    net: object
-    convert: object
-    params: object
-    mean: tuple
-    std: tuple
 
 
 def test_imports_are_checked_on_photographs(pictured, tmp_path):

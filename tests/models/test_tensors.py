@@ -548,7 +548,7 @@ def test_a_name_that_matches_twice_is_an_error(tmp_path, write, state):
 
 
 def attributes(group, attribute, names):
-    group.attrs[attribute] = np.array([name.encode() for name in names])
+    group.attrs[attribute] = [name.encode() for name in names]
 
 
 def write_keras(path, *, compiled=True, top="model_weights"):
@@ -571,18 +571,17 @@ def write_keras(path, *, compiled=True, top="model_weights"):
 @pytest.mark.parametrize("top", ["model_weights", ""])
 def test_keras_gives_the_models_own_weights(tmp_path, compiled, top):
     read = read_tensors(write_keras(tmp_path / "w.h5", compiled=compiled, top=top))
-    assert list(read) == ["block1_conv1/block1_conv1/kernel:0", "block1_conv1/block1_conv1/bias:0"]
+    assert sorted(read) == ["block1_conv1/block1_conv1/bias:0", "block1_conv1/block1_conv1/kernel:0"]
     np.testing.assert_array_equal(read["block1_conv1/block1_conv1/kernel:0"], NUMBERS.reshape(3, 4))
 
 
-def test_keras_names_that_lead_nowhere_or_elsewhere(tmp_path):
+def test_links_to_other_files_are_not_followed(tmp_path):
     path = write_keras(tmp_path / "w.h5")
     secret = write_h5(tmp_path / "secret.h5")
     with h5py.File(path, "r+") as file:
         del file["model_weights/block1_conv1/block1_conv1/bias:0"]
         file["model_weights/block1_conv1/block1_conv1/bias:0"] = h5py.ExternalLink(str(secret), "block1_conv1")
-    with pytest.raises(TensorFileError, match=r"expected the weight 'block1_conv1/block1_conv1/bias:0' .* got none"):
-        read_tensors(path)
+    assert list(read_tensors(path)) == ["block1_conv1/block1_conv1/kernel:0"]
 
 
 def write_keras3(file):
