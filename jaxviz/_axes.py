@@ -116,10 +116,10 @@ def order_of(value: Value, name: str, layout: Layout, who: str) -> tuple[int, ..
             return (axes.images, *(i for i in rest if i != channel), channel)
         if layout == "images":
             return (axes.images, *rest)
-    raise ValueError(
-        f"{who}: expected {_EXPECTED[layout]} at {name!r}, got shape {shape}, {_described(axes)}; "
-        "layers(net, params, images) lists them all"
-    )
+    found = f"{shape}, {_described(axes)}; layers(net, params, images) lists them all"
+    if layout == "map":
+        raise ValueError(f"{who} needs {_EXPECTED[layout]}; {name!r} has shape {found}")
+    raise ValueError(f"{who}: expected {_EXPECTED[layout]} at {name!r}, got shape {found}")
 
 
 def _channel_axis(axes: ImageAxes, shape: Sequence[int]) -> int | None:

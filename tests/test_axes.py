@@ -194,7 +194,7 @@ def test_order(net, layout, order):
 @pytest.mark.parametrize(
     ("net", "layout", "message"),
     [
-        (tokens, "map", r"expected a layer of image maps .* got shape \(2, 256, 8\), .* axis 1 has rows and columns"),
+        (tokens, "map", r"needs a layer of image maps .* has shape \(2, 256, 8\), .* axis 1 has rows and columns"),
         (heads, "units", r"map \(n, h, w, c\) or a vector \(n, c\) at 'value', got shape \(2, 256, 2, 4\)"),
         (heads, "channels", "one axis of images and one of channels"),
         (lambda x: windows(conv(x)), "images", "axis 0 has images and rows and columns together"),

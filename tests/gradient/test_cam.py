@@ -251,12 +251,12 @@ def windows(x):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x.reshape(len(x), -1, 2, 4), r"got shape \(2, 120, 2, 4\), .* axis 1 has rows and columns together"),
-        (lambda x: x.reshape(len(x), -1, 8), "expected a layer of image maps .* axis 1 has rows and columns together"),
-        (windows, r"got shape \(60, 2, 2, 8\), .* axis 0 has images and rows and columns together"),
+        (lambda x: x.reshape(len(x), -1, 2, 4), r"has shape \(2, 120, 2, 4\), .* axis 1 has rows and columns together"),
+        (lambda x: x.reshape(len(x), -1, 8), "needs a layer of image maps .* axis 1 has rows and columns together"),
+        (windows, r"has shape \(60, 2, 2, 8\), .* axis 0 has images and rows and columns together"),
         (lambda x: x[:, ::-1], "axis 1 has rows in part or in another order"),
         (lambda x: jnp.roll(x, 3, 2), "axis 2 has columns in part or in another order"),
-        (lambda x: x.mean((1, 2)), "expected a layer of image maps"),
+        (lambda x: x.mean((1, 2)), "needs a layer of image maps"),
     ],
 )
 @every_method
