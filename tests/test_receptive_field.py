@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 from fields import GATES, LAYERS, NAME, bend, both, edges_by_trial, weights
+from jax import lax
 from nets import convolve
 
 import jaxviz
