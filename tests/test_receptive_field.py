@@ -190,7 +190,7 @@ def test_accelerated_networks_see_the_same(name, layer):
 
 @pytest.mark.parametrize("name", ["two, with strides", "dilated", "reflect padding", "flip", "pixel shuffle"])
 def test_three_numbers_hold_what_units_see(name):
-    """Size, stride and offset, by themselves, give windows that hold the boxes; away from borders they are the boxes."""
+    """By themselves they give windows that hold the boxes, and away from the borders are the boxes."""
     images = jnp.ones((1, 36, 40, 3))
     net = LAYERS[name]
     field = jaxviz.receptive_field(named(net), weights(), images, "out")
@@ -243,7 +243,7 @@ UNKNOWN = {
     "while": (lambda p, x: lax.while_loop(lambda x: x.sum() < 1, lambda x: 2 * x, x), "cannot follow `while`"),
     "places": (lambda p, x: x[:, jnp.argmax(x[0, :, 0, 0])], "at places that depend on the images"),
     "linear algebra": (lambda p, x: jnp.linalg.qr(x[0, :, :, 0])[0][None, :, :, None], "cannot follow `qr`"),
-    "padding": (lambda p, x: lax.pad(x, x.max(), [(0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)]), "a padding with a value"),
+    "padding": (lambda p, x: lax.pad(x, x.max(), [(0, 0, 0), (1, 1, 0)] + [(0, 0, 0)] * 2), "a padding with a value"),
 }  # fmt: skip
 
 
