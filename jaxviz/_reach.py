@@ -94,6 +94,10 @@ def _passed(call: Call, parts: dict[int, Reach], uniform: Uniform, strict: bool)
     return Reach(*(rules.shortened(_union(plane)) for plane in planes)), kept
 
 
+def _as_long(seen: Seen, ndim: int) -> Seen:
+    return seen.reshape(2, *(1,) * ndim) if seen.ndim == 1 else seen
+
+
 def joins(call: Call) -> bool:
     """Tell where a map may meet what is the same at all of its positions."""
     product = call.value.op == "dot_general" and not any(call.params["dimension_numbers"][0])
