@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxviz._interpret import Program, Value, bind
@@ -47,7 +48,7 @@ class Constants:
         # Even while someone else's program is traced; at once, since each equation alone would be compiled by itself.
         with jax.ensure_compile_time_eval():
             result = jax.jit(functools.partial(self._run, value))(leaves)
-        return result if jax.dtypes.issubdtype(result.dtype, jax.dtypes.extended) else np.asarray(result)
+        return result if jnp.issubdtype(result.dtype, jax.dtypes.extended) else np.asarray(result)
 
     def _collect(self, value: Value, leaves: dict[int, Any], visited: set[int]) -> bool:
         """Gather the numbers that a value is made of; tell whether there is nothing else."""
@@ -73,7 +74,7 @@ class Constants:
             stack += waiting
             if not waiting:
                 stack.pop()
-                if id(current) not in known:
+                if id(current) not in known and current.eqn is not None:
                     operands = [known[id(x)] for x in current.inputs]
                     known[id(current)] = bind(current.eqn, operands)[0][self.output(current)]
         return known[id(value)]
@@ -92,9 +93,7 @@ class Constants:
         if value.op == "mul":
             patterns = [self.nonzero(operand) for operand in value.inputs]
             some = [pattern for pattern in patterns if pattern is not None]
-            return (
-                np.broadcast_to(np.logical_and.reduce(np.broadcast_arrays(*some)), value.aval.shape) if some else None
-            )
+            return np.logical_and.reduce(np.broadcast_arrays(*some, np.ones(value.aval.shape, bool)))
         first = self.nonzero(value.inputs[0]) if value.op in _KEEPS_ZEROS | _MOVES | {"div"} else None
         if first is None or value.op not in _MOVES:
             return first if first is None else np.broadcast_to(first, value.aval.shape)

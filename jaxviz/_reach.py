@@ -64,10 +64,10 @@ def ancestors(value: Value) -> set[int]:
 
 def _pixels(images: Value, image_size: Sequence[int]) -> Reach:
     ndim = len(images.aval.shape)
+    ends = [np.stack([np.arange(n), -np.arange(n)]).astype(np.int32) for n in image_size]
     rows, columns = (
-        np.stack([np.arange(n), -np.arange(n)]).astype(np.int32).reshape([2, *(n if a == axis else 1 for a in range(ndim))])
-        for axis, n in zip((1, 2), image_size, strict=True)
-    )  # fmt: skip
+        end.reshape(2, *(-1 if a == axis else 1 for a in range(ndim))) for axis, end in zip((1, 2), ends, strict=True)
+    )
     return Reach(rows, columns)
 
 
@@ -78,7 +78,7 @@ def _passed(call: Call, parts: dict[int, Reach], uniform: Uniform, strict: bool)
     if value.op in rules.ELEMENTWISE:
         ndim = len(call.result)
         parts = {
-            i: Reach(*(x.reshape(2, *(1,) * ndim) if x.ndim == 1 else x for x in part)) for i, part in parts.items()
+            i: Reach(*(x.reshape(2, *[1] * ndim) if x.ndim == 1 else x for x in seen)) for i, seen in parts.items()
         }
     elif value.op not in rules.RULES and value.op != "concatenate":
         raise UnknownOperationError(f"`{value.op}`")
@@ -92,6 +92,10 @@ def _passed(call: Call, parts: dict[int, Reach], uniform: Uniform, strict: bool)
         kept = _kept(moved, uniform.operands(call), count)
     planes = [[part[plane] for i, part in moved.items() if kept[i][plane]] for plane in (0, 1)]
     return Reach(*(rules.shortened(_union(plane)) for plane in planes)), kept
+
+
+def _as_long(seen: Seen, ndim: int) -> Seen:
+    return seen.reshape(2, *(1,) * ndim) if seen.ndim == 1 else seen
 
 
 def joins(call: Call) -> bool:
@@ -119,10 +123,11 @@ def _kept(parts: dict[int, Reach], uniform: Sequence[frozenset[int]], count: int
         return bool(there & uniform[one]) and not here & uniform[other]
 
     left = [i for i in parts if not any(beside(i, j, (0, 1)) for j in parts if j != i)]
-    kept = [
-        [i in left and not any(beside(i, j, [plane]) for j in left if j != i) for plane in (0, 1)] for i in range(count)
-    ]
-    return [(rows, columns) for rows, columns in kept]
+
+    def counts(one: int, plane: int) -> bool:
+        return one in left and not any(beside(one, other, [plane]) for other in left if other != one)
+
+    return [(counts(i, 0), counts(i, 1)) for i in range(count)]
 
 
 def _varying(seen: Seen) -> set[int]:

@@ -85,7 +85,7 @@ def nowhere(ndim: int) -> Seen:
 
 
 class Window(NamedTuple):
-    """Along one axis, the result at i is made of the operand at `(i * stride + k * dilation - low) / base`, k < size."""
+    """Along an axis, the result at i is made of the operand at `(i * stride + k * dilation - low) / base`, k < size."""
 
     axis: int
     size: int = 1
@@ -238,7 +238,7 @@ def contracted(seen: Seen, nonzero: np.ndarray | None, axis: int) -> Seen:
     if nonzero is None:
         return seen.min(axis=axis, keepdims=True)
     if seen.shape[axis] == 1:
-        some = nonzero.any(0)
+        some = nonzero.any(axis=0, keepdims=True)[0]
         return seen if some.all() else np.where(_along(some, axis, seen.ndim), seen, NOTHING)
     columns, which = np.unique(nonzero, axis=1, return_inverse=True)
     none = np.full_like(seen.take([0], axis), NOTHING)
@@ -311,7 +311,7 @@ def _squeezed(call: Call, _: int, seen: Seen) -> Seen:
 
 
 def _reversed(call: Call, _: int, seen: Seen) -> Seen:
-    return np.flip(seen, [a + 1 for a in call.params["dimensions"]])
+    return np.flip(seen, tuple(a + 1 for a in call.params["dimensions"]))
 
 
 def _reshaped(call: Call, operand: int, seen: Seen) -> Seen:

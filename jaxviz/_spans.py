@@ -122,7 +122,7 @@ _MOVES: dict[str, Callable[[Call, Span], Span | None]] = {
 
 
 def _concatenated(call: Call, operands: dict[int, Span | None]) -> Span | None:
-    """Along rows or columns, follow the part that makes most of them: what reflects, wraps or rolls stands beside it."""
+    """Along rows or columns, follow the part that makes most of them: what reflects or wraps stands beside it."""
     axis = call.params["dimension"]
     operands = {i: span for i, span in operands.items() if 0 not in call.shapes[i]}
     spans = [span for span in operands.values() if span]

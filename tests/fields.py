@@ -137,7 +137,8 @@ LAYERS = {
     "transposed map": lambda p, x: convolve(x.transpose(0, 2, 1, 3), p["w5"]),
     "rotation": lambda p, x: convolve(jnp.rot90(x, 1, (1, 2)), p["w5"]),
     "constant places": lambda p, x: convolve(x, p["w"])[:, jnp.array([1, -1, 3]), 2::3],
-    "take with fill": lambda p, x: jnp.take(convolve(x, p["w"]), np.array([1, 40, 3]), axis=1, mode="fill", fill_value=0),
+    "take with fill": lambda p, x: jnp.take(
+        convolve(x, p["w"]), np.array([1, 40, 3]), axis=1, mode="fill", fill_value=0),
     "scattered": lambda p, x: convolve(jnp.zeros((len(x), 24, 20, 3)).at[:, ::2, ::2].set(x), p["w"]),
     "overwritten": lambda p, x: convolve(x.at[:, 2:5, 3].set(0.0), p["one"]),
     "added at places": lambda p, x: x.at[:, 1:3].add(convolve(x, p["w"])[:, 5:7]),
@@ -179,8 +180,8 @@ LAYERS = {
         lax.add, 0.0, (1, 1), (1, 1))),
     "jit, remat, custom derivative": lambda p, x: jax.jit(jax.checkpoint(
         lambda y: jax.nn.silu(jax.nn.softplus(convolve(y, p["w"])))))(x),
-    "mapped over images": lambda p, x: jax.vmap(
-        lambda y: lax.conv_general_dilated(y.transpose(2, 0, 1)[None], p["w"].transpose(3, 2, 0, 1), (2, 1), "SAME")[0])(x),
+    "mapped over images": lambda p, x: jax.vmap(lambda y: lax.conv_general_dilated(
+        y.transpose(2, 0, 1)[None], p["w"].transpose(3, 2, 0, 1), (2, 1), "SAME")[0])(x),
     "strided slice": lambda p, x: convolve(x, p["w"])[:, 1::3, -1:2:-2],
     "diagonal": lambda p, x: jnp.diagonal(convolve(x, p["w"]), axis1=1, axis2=2),
 }  # fmt: skip

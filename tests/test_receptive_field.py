@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 from fields import GATES, LAYERS, NAME, bend, both, edges_by_trial, weights
+from jax import lax
 from nets import convolve
 
 import jaxviz
@@ -129,8 +129,16 @@ def assert_sees(net, params, expected, **options):
         np.testing.assert_array_equal(got, right)
 
 
+# Siblings of others in the table, and the slowest to compile.
+SLOW = ("cubic", "lanczos3", "symmetric", "mean padding", "linear resize to (24", "nearest resize to (24", "attention")
+
+
+def slowly(table):
+    return [pytest.param(net, marks=[pytest.mark.slow] * name.startswith(SLOW), id=name) for name, net in table.items()]
+
+
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("net", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("net", slowly(LAYERS))
 def test_each_unit_sees_the_pixels_that_change_it(net):
     """Exactly, at the borders too; without a gate the spatial field is the same."""
     expected = edges_by_trial(net, weights())
@@ -171,13 +179,16 @@ def random_net(seed):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 def test_random_networks(seed):
     """A chain of layers is as exact as each one."""
     assert_sees(random_net(seed), weights(), edges_by_trial(random_net(seed), weights()), strict=True)
 
 
-@pytest.mark.parametrize(("name", "layer"), [("vgg16_features", "relu4_1"), ("efficientnet_lite0", "block5_1")])
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("vgg16_features", "relu4_1"), pytest.param("efficientnet_lite0", "block5_1", marks=pytest.mark.slow)],
+)
 def test_accelerated_networks_see_the_same(name, layer):
     """Winograd's convolutions, sums of shifted images and pools as strided slices are followed too."""
     network, images = NETWORKS[name], jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.float32)
@@ -190,7 +201,7 @@ def test_accelerated_networks_see_the_same(name, layer):
 
 @pytest.mark.parametrize("name", ["two, with strides", "dilated", "reflect padding", "flip", "pixel shuffle"])
 def test_three_numbers_hold_what_units_see(name):
-    """Size, stride and offset, by themselves, give windows that hold the boxes; away from borders they are the boxes."""
+    """By themselves they give windows that hold the boxes, and away from the borders are the boxes."""
     images = jnp.ones((1, 36, 40, 3))
     net = LAYERS[name]
     field = jaxviz.receptive_field(named(net), weights(), images, "out")
@@ -243,7 +254,7 @@ UNKNOWN = {
     "while": (lambda p, x: lax.while_loop(lambda x: x.sum() < 1, lambda x: 2 * x, x), "cannot follow `while`"),
     "places": (lambda p, x: x[:, jnp.argmax(x[0, :, 0, 0])], "at places that depend on the images"),
     "linear algebra": (lambda p, x: jnp.linalg.qr(x[0, :, :, 0])[0][None, :, :, None], "cannot follow `qr`"),
-    "padding": (lambda p, x: lax.pad(x, x.max(), [(0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)]), "a padding with a value"),
+    "padding": (lambda p, x: lax.pad(x, x.max(), [(0, 0, 0), (1, 1, 0)] + [(0, 0, 0)] * 2), "a padding with a value"),
 }  # fmt: skip
 
 

@@ -39,7 +39,8 @@ class Patches(NamedTuple):
     positions: Int[np.ndarray, "c k 2"]
     """Row and column in the layer's map; 0 for a layer that is no map."""
     boxes: Int[np.ndarray, "c k 4"]
-    """Top, left, bottom and right of what the unit sees, in pixels of the image as it was given to the network."""
+    """Top, left, bottom and right of what the unit sees, in pixels of the image as it was given to the network: its
+    spatial receptive field (see `receptive_field`), exact at the image's borders too."""
 
 
 class TopPatches(NamedTuple):
