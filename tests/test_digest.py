@@ -44,6 +44,10 @@ def on_host(function):
     return lambda x: jax.pure_callback(function, ONE, x)
 
 
+def noise(seed):
+    return jax.random.normal(jax.random.key(seed), 4, jnp.float32)
+
+
 def test_the_same_computation_has_the_same_digest(small_params):
     expected = program(small_net, small_params)
     assert expected == program(make_net(), jax.eval_shape(lambda: small_params))
@@ -70,7 +74,7 @@ def test_the_same_computation_has_the_same_digest(small_params):
         (looped(jnp.sin, 3), looped(jnp.sin, 4)),
         (branched(jnp.sin, jnp.cos), branched(jnp.cos, jnp.sin)),
         (lambda x: x + np.arange(4, dtype=np.float32), lambda x: x + np.arange(1, 5, dtype=np.float32)),
-        (lambda x: x + jax.random.normal(jax.random.key(0), 4), lambda x: x + jax.random.normal(jax.random.key(1), 4)),
+        (lambda x: x + noise(0), lambda x: x + noise(1)),
         (jax.jit(jnp.sin), jax.jit(jnp.cos)),
         (on_host(lambda x: x + 1), on_host(lambda x: x + 2)),
         (lambda x: x.astype("bfloat16"), lambda x: x.astype("float16")),
