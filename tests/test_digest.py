@@ -15,21 +15,20 @@ from processes import PATHS
 
 from jaxviz._digest import digest_of, digest_of_program
 
-SHAPE = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
 ONE = jax.ShapeDtypeStruct((4,), jnp.float32)
 
 
 def program(net, params):
-    return digest_of_program(net, params, SHAPE)
+    return digest_of_program(net, params, jax.ShapeDtypeStruct((1, 16, 16, 3), params["w1"].dtype))
 
 
 def shifted(params, images):
-    return small_net(params, images - jnp.float32(0.5))
+    return small_net(params, images - 0.5)
 
 
 def scaled_by_array(scale):
     table = np.array(scale, np.float32)
-    return lambda params, images: small_net(params, images * table.reshape(1, 1, 1, 3))
+    return lambda params, images: small_net(params, images * table.reshape(1, 1, 1, 3).astype(images.dtype))
 
 
 def looped(turn, times=3):
