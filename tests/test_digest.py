@@ -15,21 +15,20 @@ from processes import PATHS
 
 from jaxviz._digest import digest_of, digest_of_program
 
-SHAPE = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
 ONE = jax.ShapeDtypeStruct((4,), jnp.float32)
 
 
 def program(net, params):
-    return digest_of_program(net, params, SHAPE)
+    return digest_of_program(net, params, jax.ShapeDtypeStruct((1, 16, 16, 3), params["w1"].dtype))
 
 
 def shifted(params, images):
-    return small_net(params, images - jnp.float32(0.5))
+    return small_net(params, images - 0.5)
 
 
 def scaled_by_array(scale):
     table = np.array(scale, np.float32)
-    return lambda params, images: small_net(params, images * table.reshape(1, 1, 1, 3))
+    return lambda params, images: small_net(params, images * table.reshape(1, 1, 1, 3).astype(images.dtype))
 
 
 def looped(turn, times=3):
@@ -42,6 +41,10 @@ def branched(first, second):
 
 def on_host(function):
     return lambda x: jax.pure_callback(function, ONE, x)
+
+
+def noise(seed):
+    return jax.random.normal(jax.random.key(seed), 4, jnp.float32)
 
 
 def test_the_same_computation_has_the_same_digest(small_params):
@@ -70,7 +73,7 @@ def test_the_same_computation_has_the_same_digest(small_params):
         (looped(jnp.sin, 3), looped(jnp.sin, 4)),
         (branched(jnp.sin, jnp.cos), branched(jnp.cos, jnp.sin)),
         (lambda x: x + np.arange(4, dtype=np.float32), lambda x: x + np.arange(1, 5, dtype=np.float32)),
-        (lambda x: x + jax.random.normal(jax.random.key(0), 4), lambda x: x + jax.random.normal(jax.random.key(1), 4)),
+        (lambda x: x + noise(0), lambda x: x + noise(1)),
         (jax.jit(jnp.sin), jax.jit(jnp.cos)),
         (on_host(lambda x: x + 1), on_host(lambda x: x + 2)),
         (lambda x: x.astype("bfloat16"), lambda x: x.astype("float16")),

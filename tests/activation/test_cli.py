@@ -255,7 +255,7 @@ def test_hard_images_are_reported_and_the_others_used(capsys):
 
 
 def normalized(params, images):
-    return stand_in()[0](params, (images - np.float32(0.5)) / np.float32(0.25))
+    return stand_in()[0](params, (images - 0.5) / 0.25)
 
 
 @pytest.mark.parametrize(

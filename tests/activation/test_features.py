@@ -218,7 +218,7 @@ def test_a_store_of_other_settings_is_refused(small_params, tmp_path):
 
 
 def normalized(params, images):
-    return small_net(params, (images - np.float32(0.5)) / np.float32(0.25))
+    return small_net(params, (images - 0.5) / 0.25)
 
 
 def test_a_store_of_another_network_is_refused(small_params, tmp_path):

@@ -172,7 +172,7 @@ def test_killed_before_the_first_row(left, kept, tmp_path, small_params):
 
 def test_rows_of_nan_are_rows(small_params, tmp_path):
     """Chunks of nothing but the fill value are written like others."""
-    nan = {name: value * np.float32(np.nan) for name, value in small_params.items()}
+    nan = {name: value * float("nan") for name, value in small_params.items()}
     for _ in range(2):
         found = find(nan, tmp_path)
     assert np.isnan(np.asarray(found.values)).all()
