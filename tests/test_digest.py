@@ -127,13 +127,14 @@ SCRIPT = """
     import jax, jax.numpy as jnp, numpy as np
     from nets import small_net
     from jaxviz._digest import digest_of_program
-    shape = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    kind = jnp.result_type(float)
+    shape = jax.ShapeDtypeStruct((1, 16, 16, 3), kind)
     def net(params, images):
         images = jax.pure_callback(lambda x: x if x.dtype.name in {"float32", "float64"} else 2 * x, shape, images)
         images = jax.lax.fori_loop(0, 3, lambda i, x: jnp.where(x > 0.5, x, jnp.sin(x)), images)
-        return small_net(params, images + np.linspace(0, 1, 3, dtype=np.float32).reshape(1, 1, 1, 3))
+        return small_net(params, images + np.linspace(0, 1, 3, dtype=kind).reshape(1, 1, 1, 3))
     sizes = {"w1": (3, 3, 3, 8), "b1": (8,), "w2": (3, 3, 8, 6), "w3": (6, 5)}
-    params = {name: jax.ShapeDtypeStruct(size, jnp.float32) for name, size in sizes.items()}
+    params = {name: jax.ShapeDtypeStruct(size, kind) for name, size in sizes.items()}
     print(digest_of_program(net, params, shape), digest_of_program(jax.grad(lambda x: jnp.sin(x).sum()), shape))
 """
 
