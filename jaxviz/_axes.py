@@ -253,7 +253,7 @@ def _line(axis: _Axis) -> np.ndarray | None:
     if len(told) != 1 or told[0].line is None:
         return None
     part, at = told[0], axis.index(told[0])
-    digits = part.line.reshape(-1, part.size, part.stride)
+    digits = np.asarray(part.line).reshape(-1, part.size, part.stride)
     if not all(np.array_equal(digits[0], other, equal_nan=True) for other in digits[1:]):
         return None  # the same digit stands for several places
     if part.of == "n" and part.stride > 1 and not np.all(digits == digits[..., :1]):

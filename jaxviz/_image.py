@@ -413,7 +413,8 @@ def check_whole(name: str, number: Any, *, least: int, odd: bool = False) -> Non
     """Raise ValueError unless a number is a whole one, of at least `least`, and odd if that is asked for."""
     real = isinstance(number, int | float | np.number | jax.Array | np.ndarray) and not isinstance(number, bool)
     real = real and np.ndim(number) == 0 and not isinstance(number, Tracer)
-    if not real or number % 1 != 0 or number < least or (odd and number % 2 != 1):
+    value = float(number) if real else 0.0
+    if not real or value % 1 != 0 or value < least or (odd and value % 2 != 1):
         kind, shown = "an odd" if odd else "a whole", repr(number) if isinstance(number, str) else number
         raise ValueError(f"{name}: expected {kind} number of at least {least}, got {shown}")
 

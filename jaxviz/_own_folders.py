@@ -82,6 +82,8 @@ def _foreign(entry: os.DirEntry) -> str:
 
 def _is_alone(group: int, user: int) -> bool:
     """Return whether a group is the user's own: many systems give each user one, and its members may write."""
+    if grp is None or pwd is None:
+        return False
     try:
         entry, name = grp.getgrgid(group), pwd.getpwuid(user).pw_name
     except KeyError:

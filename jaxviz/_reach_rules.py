@@ -238,7 +238,7 @@ def contracted(seen: Seen, nonzero: np.ndarray | None, axis: int) -> Seen:
     if nonzero is None:
         return seen.min(axis=axis, keepdims=True)
     if seen.shape[axis] == 1:
-        some = nonzero.any(axis=0, keepdims=True)[0]
+        some = np.atleast_1d(nonzero.any(axis=0))
         return seen if some.all() else np.where(_along(some, axis, seen.ndim), seen, NOTHING)
     columns, which = np.unique(nonzero, axis=1, return_inverse=True)
     none = np.full_like(seen.take([0], axis), NOTHING)

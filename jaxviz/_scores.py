@@ -148,7 +148,7 @@ class _Class(_Read):
     softmax: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def taken(self, reading: Reading, images: Any) -> _Outputs:
-        returned = reading.outputs
+        returned: Any = reading.outputs
         if jnp.ndim(returned) != 2 or len(returned) != len(images):
             hint = (
                 "; add an axis of classes, net(params, images)[:, None]"

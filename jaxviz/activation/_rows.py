@@ -48,7 +48,7 @@ class Features(_ThreeParts):
         found.labels = labels
         return found
 
-    def _replace(self, **changes: Any) -> "Features":
+    def _replace(self, **changes: Any) -> "Features":  # type: ignore[override]  # keeps the labels
         labels = changes.pop("labels", self.labels)
         return Features(*super()._replace(**changes), labels)
 

@@ -79,9 +79,10 @@ def integrated_gradients(
     return result
 
 
-def _warn_of_gap(gaps: Array, steps: int) -> None:
+def _warn_of_gap(gaps: Any, steps: int) -> None:
     """Warn where the shares do not add up, outside of jit; inside, only the caller can look at the gap."""
-    wide = np.asarray(gaps > WIDE)
+    gaps = np.asarray(gaps)  # not in JAX, which would compile programs for it
+    wide = gaps > WIDE
     if wide.any():
         warnings.warn(
             f"integrated_gradients: with {steps} steps the shares of {wide.sum()} of {wide.size} scores miss more than "

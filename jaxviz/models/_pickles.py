@@ -68,7 +68,8 @@ def read_pickle(
     """
     start = file.tell()
     steps = _Steps(names, persistent)
-    for opcode, argument, _ in pickletools.genops(_Bounded(file, size)):
+    bounded: Any = _Bounded(file, size)  # has what is asked for: read, readline, tell
+    for opcode, argument, _ in pickletools.genops(bounded):
         if opcode.name == "STOP":
             break
         steps.follow(opcode.name, argument)
