@@ -277,8 +277,8 @@ def _is_images(axis: _Axis, count: int) -> bool:
 def _in_order(line: np.ndarray | None) -> bool:
     """Tell rows from top to bottom, or columns from left to right, as they lie in the image.
 
-    Beyond the image's edges anything may stand, such as a mirrored border: what counts is one stretch that rises and
-    has all that there is.
+    Beyond the image's edges anything may stand, such as a mirrored border: what counts is one stretch that rises, has
+    all that there is, and is most of the line; in a mixture of rows the first may come right before the last by chance.
     """
     if line is None:
         return False
@@ -286,7 +286,10 @@ def _in_order(line: np.ndarray | None) -> bool:
     if not len(places) or (len(places) > 1 and places.min() == places.max()):
         return False
     stretches = np.split(places, np.flatnonzero(np.diff(places) < 0) + 1)
-    return any(stretch.min() == places.min() and stretch.max() == places.max() for stretch in stretches)
+    return any(
+        stretch.min() == places.min() and stretch.max() == places.max() and 2 * len(stretch) >= len(places)
+        for stretch in stretches
+    )
 
 
 def _met(first: _Axis, second: _Axis) -> _Axis:

@@ -134,8 +134,7 @@ def test_a_vector_sees_the_whole_image(small_params):
 def test_several_devices_find_the_same(small_params, tmp_path):
     script = """
         import sys, jax, numpy as np, jaxviz
-        from jax.ad_checkpoint import checkpoint_name
-from nets import convolve, small_net
+        from nets import small_net
         assert jax.local_device_count() == 8
         params = dict(np.load(sys.argv[1]))
         images = params.pop("images")
