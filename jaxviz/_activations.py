@@ -166,7 +166,8 @@ class Flow:
             case "div":
                 return value.inputs[1] in data
             case "select_n":
-                return value.inputs[0] in data
+                # Between numbers that do not depend on it, it is flat, and nothing goes back through it.
+                return value.inputs[0] in data and any(x.varies for x in value.inputs[1:])
             case "integer_pow":
                 return bool(data) and value.eqn is not None and value.eqn.params["y"] != 1
         return bool(data) and value.op in (*_SMOOTH, *_PIECEWISE, *_POWERS)

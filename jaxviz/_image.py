@@ -26,6 +26,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
 from jaxviz._color import to_srgb
+from jaxviz._types import at_least_float32
 
 if TYPE_CHECKING:  # PIL is imported where it is used, so that `import jaxviz` stays light
     import PIL.Image
@@ -207,7 +208,9 @@ def blur(images: Float[AnyArray, "n h w c"], sigma: ArrayLike, *, size: int | No
     if size < 1 or size % 2 != 1:
         raise ImageError(f"size: expected an odd number of pixels, got {size}")
     reach = size // 2
-    weights = jnp.exp(-0.5 * (jnp.arange(-reach, reach + 1) / jnp.maximum(sigma, 1e-6)) ** 2)
+    wide = at_least_float32(images.dtype)
+    places = jnp.arange(-reach, reach + 1, dtype=wide)
+    weights = jnp.exp(-0.5 * jnp.square(places / jnp.maximum(jnp.asarray(sigma, wide), 1e-6)))
     weights = (weights / weights.sum()).astype(images.dtype)
     blurred = jnp.asarray(images)
     for axis in (1, 2):
@@ -278,9 +281,10 @@ def montage(
     """
     cells = _cells(images, background)
     number, height, width, _ = cells.shape
-    columns = min(number, math.ceil(math.sqrt(number)) if columns is None else columns)
+    columns = math.ceil(math.sqrt(number)) if columns is None else columns
     if columns < 1 or gap < 0 or columns % 1 or gap % 1:
         raise ImageError(f"montage: expected columns of at least 1 and a gap of at least 0, got {columns} and {gap}")
+    columns = min(number, columns)
     rows = -(-number // columns)
     # Every cell carries its gap below and on the right; the last ones are cut off again.
     padding = ((0, rows * columns - number), (0, gap), (0, gap), (0, 0))

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 from jaxtyping import Key as PRNGKey
 
@@ -34,3 +35,11 @@ class Score(Protocol):
     def __call__(self, params: Any, images: Any, /) -> Any:
         """Return `(n,)`, what attribution explains and synthesis maximises; or `(n, k)`, k to explain of each image."""
         ...
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """Return a type of floats, or float32 for a narrower one; `jnp.promote_types` refuses some under strict promotion.
+
+    For sums and statistics, which narrow types lose.
+    """
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)

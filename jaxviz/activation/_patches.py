@@ -186,7 +186,7 @@ class _Places:
 
     def __init__(self, net: Net, params: Any, names: Sequence[str], size: tuple[int, int]):
         shapes = arranged_shapes(net, params, dict.fromkeys(names, "units"), size, "top_patches")
-        images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+        images = jax.ShapeDtypeStruct((1, *size, 3), dtype_of(params))
         self.size = size
         self.shapes = {name: shape[1:] for name, shape in shapes.items()}
         self.edges = {name: unit_edges(net, params, images, name) for name in names}

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxviz._interpret import MOVES, Program, Value, bind
+from jaxviz._types import at_least_float32
 
 _SAME = ("convert_element_type", "copy", "name", "reduce_precision", "sharding_constraint")
 
@@ -126,11 +127,6 @@ def offset_before(steps: Sequence[Value], read: Callable[[Value], Any]) -> Array
         assert step.eqn is not None
         (value,), _ = bind(step.eqn, [value if operand.varies else read(operand) for operand in step.inputs])
     return value
-
-
-def at_least_float32(dtype: Any) -> Any:
-    """Return float32 for half precision; JAX's own promotion refuses to under strict rules."""
-    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
 
 def _varying(value: Value) -> Value:

@@ -15,7 +15,7 @@ from jaxviz._differentiable import check_reaches
 from jaxviz._image import blur, check_finite, check_images, check_range, check_whole
 from jaxviz._programs import Compiled
 from jaxviz._scores import check_score, is_pytree, one_by_one, some_per_image
-from jaxviz._types import Images, Score
+from jaxviz._types import Images, Score, at_least_float32
 
 Fill = ArrayLike | tuple[float, float, float] | Literal["blur"]
 """What is put in place of pixels: a brightness, a colour `(3,)`, an image, an image each; or the image, blurred."""
@@ -90,7 +90,7 @@ def sum_over(
 
     at = hoist(at, 0)
     shapes = jax.eval_shape(at, 0)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), shapes)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, at_least_float32(x.dtype)), shapes)
     total = jax.lax.fori_loop(0, batches, lambda i, total: jax.tree.map(jnp.add, total, at(i)), zeros)
     return jax.tree.map(lambda x: x.astype(jax.tree.leaves(shapes)[0].dtype), finish(total))
 

@@ -87,14 +87,15 @@ def _occluded(
         def part(indices: Array, live: Array) -> Array:
             row, column = jnp.asarray(rows)[indices // len(columns)], jnp.asarray(columns)[indices % len(columns)]
             inside = row[:, None, :, None, None] & column[:, None, None, :, None]
-            values = jax.vmap(lambda x: values_of(fast, params, x))(jnp.where(inside, fill, images))
-            drops = jnp.where(live.reshape(-1, *(1,) * clean.ndim), clean - values, 0)
+            values = jax.vmap(lambda x: values_of(fast, params, x))(jnp.where(inside, fill[None], images[None]))
+            drops = jnp.where(live.reshape(-1, *(1,) * clean.ndim), clean[None] - values, 0)
             return jnp.einsum("b...,bh,bw->...hw", drops, row.astype(drops.dtype), column.astype(drops.dtype))
 
         return sum_over(len(rows) * len(columns), batch_size, part, images)
 
     total = by_image(hidden, fixed(score, params, images), images, fill)
-    return total / (rows.sum(0)[:, None] * columns.sum(0)).astype(total.dtype)
+    windows = rows.sum(0)[:, None] * columns.sum(0)  # over each pixel
+    return total / jnp.asarray(windows.reshape(*(1,) * (total.ndim - 2), *windows.shape), total.dtype)
 
 
 def _spans(size: int, window: int, stride: int) -> np.ndarray:

@@ -15,10 +15,9 @@ from jaxtyping import Array, Float
 from jaxviz._accelerate import accelerate
 from jaxviz._image import check_not_negative
 from jaxviz._interpret import KINDS, Program, Value, evaluate, is_layer, loop_bodies, trace, way_out
-from jaxviz._types import Images, Score
+from jaxviz._types import Images, Score, at_least_float32
 from jaxviz.gradient._affine import (
     Affine,
-    at_least_float32,
     constants,
     offset_before,
     scale_and_offset,

@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxviz._image import check_images, write_atomically
-from jaxviz._types import Images, Key
+from jaxviz._types import Images, Key, at_least_float32
 from jaxviz.models._fetch import included
 from jaxviz.models._tensors import read_tensors
 
@@ -92,7 +92,7 @@ def apply(
 
     def layer(name: str, x: Array, stride: int = 1) -> Array:
         x = _convolve(x, params[name]["kernel"], stride)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x.astype(at_least_float32(x.dtype))
         # Sums are taken around a value of the map: far from zero, the variance of a nearly flat one is all rounding.
         pivot = lax.stop_gradient(x[:, :1, :1]) if moments is None else moments[len(taken)][0]
         x = x - pivot
@@ -173,7 +173,7 @@ def _enlarged(x: Array, size: Sequence[Any]) -> Array:
 
 def _mixed(mix: Array, rows: Array) -> Array:
     """Return `mix @ rows` as `(n, 1, 1, c)`, as a sum of products: a matrix product is taken for a dense layer."""
-    return jnp.sum(mix[:, :, None] * rows.astype(mix.dtype), 1)[:, None, None]
+    return jnp.sum(mix[:, :, None] * rows.astype(mix.dtype)[None], 1)[:, None, None]
 
 
 def _blocks(params: Any) -> int:

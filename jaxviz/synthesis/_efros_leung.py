@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxtyping import Key as PRNGKey
 
 from jaxviz._image import check_finite, check_range, sides_of
-from jaxviz._types import Key
+from jaxviz._types import Key, at_least_float32
 from jaxviz.synthesis._options import check_array
 
 # The authors' constants. Errors are means over the three channels, so that a grey sample has those of the paper.
@@ -129,8 +129,8 @@ def _grown(key: Key, image: Float[Array, "h w 3"], *, size: tuple[int, int], win
 
 
 def _sample(image: Float[Array, "h w 3"], window: int) -> _Sample:
-    values = image.astype(jnp.promote_types(image.dtype, jnp.float32))
-    values -= values.mean((0, 1))
+    values = image.astype(at_least_float32(image.dtype))
+    values -= values.mean((0, 1), keepdims=True)
     pixels = jnp.concatenate([values, jnp.sum(values**2, -1, keepdims=True)], -1)
     across = pixels.shape[1] - window + 1
     return _Sample(pixels, jnp.concatenate([pixels[:, i : i + across] for i in range(window)], -1))
@@ -146,7 +146,7 @@ def _seed(key: Key, shape: tuple[int, int], size: tuple[int, int], reach: int) -
     rows, columns = (start + jnp.arange(side) for start, side in zip(first, sides, strict=True))
     top, left = (reach + (side - seed) // 2 for side, seed in zip(size, sides, strict=True))
     source = jnp.full([side + 2 * reach for side in size], -1)
-    return source.at[top : top + sides[0], left : left + sides[1]].set(rows[:, None] * shape[1] + columns)
+    return source.at[top : top + sides[0], left : left + sides[1]].set(rows[:, None] * shape[1] + columns[None])
 
 
 def _waiting(key: Key, source: Int[Array, "rows columns"], window: int) -> tuple[Int[Array, " pixels"], Int[Array, ""]]:
@@ -156,7 +156,7 @@ def _waiting(key: Key, source: Int[Array, "rows columns"], window: int) -> tuple
     beside = slice(reach - 1, 1 - reach or None)  # the result and one pixel around it
     edge = ~known[reach:-reach, reach:-reach] & (_counts(known[beside, beside], 3) > 0)
     ties = jax.random.uniform(key, edge.shape)
-    return jnp.argsort(jnp.where(edge, ties - _counts(known, window), 1), axis=None), edge.sum()
+    return jnp.argsort(jnp.where(edge, ties - _counts(known, window).astype(ties.dtype), 1), axis=None), edge.sum()
 
 
 def _counts(known: Bool[Array, "rows columns"], window: int) -> Int[Array, "height width"]:

@@ -29,7 +29,7 @@ from jaxviz.data._batches import batches
 from jaxviz.data._source import Source, open_source
 from jaxviz.models._style_net import apply, count_styles, init_style_net
 from jaxviz.synthesis._dream import resized
-from jaxviz.synthesis._minimize import DivergedError
+from jaxviz.synthesis._minimize import DivergedError, by_its_own_rules
 from jaxviz.synthesis._options import check_array, check_batch, check_count, check_least_zero, check_positive
 from jaxviz.synthesis._style import Image, Layers, Terms, compare, grams_of, scaled, weights_of
 
@@ -329,7 +329,7 @@ def _take_steps(
         state, losses, i = carry
         batch = images[:, i].astype(rates.dtype) / 255
         state, parts = _step(net, precision, optimizer, state, job, batch, chosen[:, i], rates[i])
-        return state, losses.at[i].set(parts), i + 1
+        return state, losses.at[i].set(parts.astype(losses.dtype)), i + 1
 
     start = (state, jnp.zeros((len(rates), 3)), jnp.asarray(0))
     state, losses, _ = jax.lax.while_loop(lambda carry: carry[2] < count, hoist(turn, start), start)
@@ -351,8 +351,9 @@ def _step(
     (loss, parts), grads = jax.value_and_grad(_loss, argnums=2, has_aux=True)(
         net, precision, trained, job, images, chosen
     )
-    updates, new_memory = _OPTIMIZERS[optimizer].update(grads, memory, trained)
-    new = optax.apply_updates(trained, optax.tree.scale(-rate, updates))
+    with by_its_own_rules():
+        updates, new_memory = _OPTIMIZERS[optimizer].update(grads, memory, trained)
+        new = optax.apply_updates(trained, optax.tree.scale(-rate, updates))
     finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
     kept = jax.tree.map(lambda x, y: jnp.where(finite, x, y), (new, new_memory), (trained, memory))
     return kept, jnp.where(finite, parts, jnp.nan)

@@ -143,7 +143,7 @@ class _Loss(HoldsFunctions):
     ) -> Array:
         images = self.form.images(variables)
         found = accelerate(capture(self.net, self.layer))(params, images.astype(self.dtype))[1][self.layer]
-        far = jnp.abs(images - jnp.asarray(IMAGENET_MEAN, images.dtype)) / RANGE
+        far = jnp.abs(images - jnp.asarray(IMAGENET_MEAN, images.dtype).reshape(1, 1, 1, 3)) / RANGE
         rough = smoothness * total_variation(images, beta=beta) + norm * jnp.mean(far**alpha, (1, 2, 3))
         # A sum, and not a mean: each image's gradient is then the same however many are inverted side by side.
         return jnp.sum(relative_error(found, wanted) + rough)

@@ -1,8 +1,9 @@
 """The one loop under every synthesized image."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -100,7 +101,9 @@ def minimize(
     """
     check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
     check_optimizer(optimizer)
-    state = jax.tree.map(jnp.array, (variables, optimizer.init(variables)))  # copies: the loop reuses their memory
+    with by_its_own_rules():
+        memory = optimizer.init(variables)
+    state = jax.tree.map(jnp.array, (variables, memory))  # copies: the loop reuses their memory
     losses: list[Any] = []
     if resume is not None:
         state, earlier = _resumed(state, resume)
@@ -192,8 +195,9 @@ def _take_steps(
         (grads,) = pull(jnp.ones_like(value))
         value_fn = lambda x: jnp.sum(loss(x, at, *data))  # noqa: E731
         more = {"value": jnp.sum(value), "grad": grads, "value_fn": value_fn} if takes_more else {}
-        updates, new_memory = update(grads, memory, variables, **more)
-        new = optax.apply_updates(variables, updates)
+        with by_its_own_rules():
+            updates, new_memory = update(grads, memory, variables, **more)
+            new = optax.apply_updates(variables, updates)
         finite = _all_finite((value, new), several)
         kept = jax.tree.map(functools.partial(_new_if, finite), (new, new_memory), (variables, memory))
         going = finite if finite.ndim == 0 else jnp.asarray(True)  # several images do not wait for each other
@@ -206,6 +210,13 @@ def _take_steps(
     each = good.reshape(CHUNK, -1).all(1)
     taken = jnp.minimum(count, jnp.argmin(jnp.append(each, False)))
     return tuple(state), losses.reshape(CHUNK, -1).sum(1), taken
+
+
+@contextlib.contextmanager
+def by_its_own_rules() -> Iterator[None]:
+    """Let optax promote ranks and types, as it does with the number of a step, where the user's program may not."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def _all_finite(tree: Any, shape: tuple[int, ...]) -> Array:

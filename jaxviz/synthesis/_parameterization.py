@@ -108,11 +108,12 @@ def fourier(height: int, width: int, *, decay: float = 1.0, spread: float = 0.01
         return spread * jax.random.normal(key, (n, height, width // 2 + 1, 3, 2))
 
     def images(variables: Float[Array, "n h f 3 2"]) -> Images:
-        return _colored(_inverse(variables * scale[..., None, None].astype(np.float32), width))
+        return _colored(_inverse(variables * jnp.asarray(scale[None, ..., None, None], variables.dtype), width))
 
     def variables(images: Images) -> Float[Array, "n h f 3 2"]:
-        spectrum = jnp.fft.rfft2(_decorrelated(images), axes=(1, 2)) / scale[..., None].astype(np.float32)
-        return jnp.stack([spectrum.real, spectrum.imag], -1)
+        spectrum = jnp.fft.rfft2(_decorrelated(images), axes=(1, 2))
+        parts = jnp.stack([spectrum.real, spectrum.imag], -1)
+        return parts / jnp.asarray(scale[None, ..., None, None], parts.dtype)
 
     return Parameterization(init, images, variables)
 
@@ -155,8 +156,8 @@ def maco(height: int, width: int) -> Parameterization:
         return jax.random.uniform(key, (n, height, width // 2 + 1, 3), minval=-np.pi, maxval=np.pi)
 
     def images(phases: Float[Array, "n h f 3"]) -> Images:
-        spectrum = jnp.stack([jnp.cos(phases), jnp.sin(phases)], -1) * magnitude[..., None].astype(np.float32)
-        return _colored(_inverse(spectrum, width))
+        directions = jnp.stack([jnp.cos(phases), jnp.sin(phases)], -1)
+        return _colored(_inverse(directions * jnp.asarray(magnitude[None, ..., None], phases.dtype), width))
 
     def variables(images: Images) -> Float[Array, "n h f 3"]:
         return jnp.angle(jnp.fft.rfft2(_decorrelated(images), axes=(1, 2)))
@@ -177,19 +178,20 @@ def _inverse(spectrum: Float[Array, "n h f c 2"], width: int) -> Float[Array, "n
     are little beside a network.
     """
     height, frequencies = spectrum.shape[1:3]
-    twice = jnp.full(frequencies, 2.0).at[0].set(1)  # for the frequencies that are left out, conjugates of these
+    twice = jnp.full(frequencies, 2.0, spectrum.dtype).at[0].set(1)  # for those left out, conjugates of these
     twice = twice.at[-1].set(1) if width % 2 == 0 else twice
     product = functools.partial(jnp.einsum, precision="highest")
-    cosine, sine = _waves(height, height)
+    cosine, sine = _waves(height, height, spectrum.dtype)
     even, odd = (product("yu,nufcp->nyfcp", wave, spectrum) for wave in (cosine, sine))
     real, imaginary = even[..., 0] - odd[..., 1], even[..., 1] + odd[..., 0]
-    cosine, sine = (wave * twice / (height * width) for wave in _waves(width, frequencies))
+    cosine, sine = (wave * (twice / (height * width))[None] for wave in _waves(width, frequencies, spectrum.dtype))
     return product("xf,nyfc->nyxc", cosine, real) - product("xf,nyfc->nyxc", sine, imaginary)
 
 
-def _waves(size: int, frequencies: int) -> tuple[Float[Array, "h f"], Float[Array, "h f"]]:
-    turns = jnp.arange(size)[:, None] * jnp.arange(frequencies) % size  # whole numbers, so that nothing is lost
-    return jnp.cos(2 * np.pi / size * turns), jnp.sin(2 * np.pi / size * turns)
+def _waves(size: int, frequencies: int, dtype: Any) -> tuple[Float[Array, "h f"], Float[Array, "h f"]]:
+    turns = jnp.arange(size)[:, None] * jnp.arange(frequencies)[None] % size  # whole numbers, so that nothing is lost
+    angles = 2 * np.pi / size * turns.astype(dtype)
+    return jnp.cos(angles), jnp.sin(angles)
 
 
 def _colored(signal: Float[Array, "n h w 3"]) -> Images:

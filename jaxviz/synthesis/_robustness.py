@@ -112,7 +112,8 @@ def resample(image: Array, matrix: Array, shift: Array) -> Array:
     centre = jnp.array([(height - 1) / 2, (width - 1) / 2], image.dtype)
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1).astype(image.dtype)
     # Accelerators round the factors of a product by default: too coarse for coordinates.
-    points = jnp.matmul(grid - centre, matrix.T, precision="highest") + centre + shift
+    centered = grid - centre[None, None]
+    points = jnp.matmul(centered, matrix.T, precision="highest") + (centre + shift)[None, None]
     low = jnp.floor(points)
     part = points - low
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=0.5).reshape(-1, channels)

@@ -21,7 +21,7 @@ from jaxviz._accelerate import accelerate
 from jaxviz._image import LUMINANCE, check_not_negative, sides_of
 from jaxviz._interpret import layers, read_layers
 from jaxviz._programs import HoldsFunctions, compiled
-from jaxviz._types import Images, Key, Net
+from jaxviz._types import Images, Key, Net, at_least_float32
 from jaxviz.synthesis._dream import octave_sizes, resized
 from jaxviz.synthesis._losses import gram, relative_error, total_variation
 from jaxviz.synthesis._minimize import DivergedError, Synthesis, Watch, in_stages, lbfgs, synthesize, within_bounds
@@ -456,9 +456,9 @@ def _noise_like(sample: Batch, key: Key, size: tuple[int, int]) -> Batch:
     What noise there is in the finest detail stays, since no layer has much to say against it; colours that the sample
     does not have would stand out.
     """
-    wide = jnp.promote_types(sample.dtype, jnp.float32)
+    wide = at_least_float32(sample.dtype)
     values, vectors = jnp.linalg.eigh(jnp.cov(sample.reshape(-1, 3).T.astype(wide), bias=True))
-    root = ((vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T).astype(sample.dtype)
+    root = ((vectors * jnp.sqrt(jnp.maximum(values, 0))[None]) @ vectors.T).astype(sample.dtype)
     return sample.mean((1, 2), keepdims=True) + jax.random.normal(key, (1, *size, 3), sample.dtype) @ root
 
 
@@ -505,10 +505,11 @@ def _with_chroma(content: Batch, painted: Batch) -> Batch:
 
 def _color_matched(style: Batch, content: Batch) -> Batch:
     """Return a style whose colours have the content's mean and covariance: a linear map of colours."""
-    wide = style.astype(jnp.promote_types(style.dtype, jnp.float32))
+    wide = style.astype(at_least_float32(style.dtype))
     (mean, root), (wanted_mean, wanted_root) = (_color_moments(x.astype(wide.dtype)) for x in (style, content))
     change = jnp.matmul(wanted_root, jnp.linalg.inv(root), precision="highest")
-    matched = jnp.matmul(wide - mean, change.T, precision="highest") + wanted_mean
+    row = lambda color: color.reshape(1, 1, 1, 3)  # noqa: E731
+    matched = jnp.matmul(wide - row(mean), change.T, precision="highest") + row(wanted_mean)
     return jnp.clip(matched, 0, 1).astype(style.dtype)
 
 
@@ -517,4 +518,4 @@ def _color_moments(images: Batch) -> tuple[Array, Array]:
     pixels = images.reshape(-1, 3)
     covariance = jnp.cov(pixels, rowvar=False) + 1e-5 * jnp.eye(3, dtype=images.dtype)
     values, vectors = jnp.linalg.eigh(covariance)
-    return pixels.mean(0), (vectors * jnp.sqrt(values)) @ vectors.T
+    return pixels.mean(0), (vectors * jnp.sqrt(values)[None]) @ vectors.T

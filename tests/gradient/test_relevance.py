@@ -171,10 +171,11 @@ def test_relevances_add_up_to_the_score(x64, rule, gamma, without_bias, images):
 def test_where_the_networks_own_normalization_has_its_zero(x64, rule, without_bias, images):
     mean = jnp.array([0.2, 0.4, 0.7])
     normalized = lambda params, x: small_net(params, (x - mean) / 0.3)  # noqa: E731
-    params, images = wide(without_bias), wide(images)
+    params, inside = wide(without_bias), wide(images)
+    images = mean + 0.3 * inside
     maps = relevances(score(1, normalized), params, images, rule=rule, baseline=mean, epsilon=0.0)
     np.testing.assert_allclose(maps.sum((1, 2, 3)), score(1, normalized)(params, images), rtol=1e-12)
-    inner = relevances(score(), params, (images - mean) / 0.3, rule=rule, baseline=0.0, epsilon=0.0)
+    inner = relevances(score(), params, inside, rule=rule, baseline=0.0, epsilon=0.0)
     np.testing.assert_allclose(maps, inner, atol=1e-13)
 
 
