@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._accelerate import accelerate
+from jaxviz._differentiable import check_reaches
 from jaxviz._image import check_not_negative
 from jaxviz._interpret import KINDS, Program, Value, evaluate, is_layer, loop_bodies, trace, way_out
 from jaxviz._types import Images, Score, at_least_float32
@@ -119,6 +120,7 @@ def _relevance(
 ) -> Relevance:
     ruled = accelerate(_with_rule(score, epsilon, gamma, rule), exact=True)
     values, pull = jax.vjp(lambda x: values_of(ruled, params, x), images)
+    check_reaches(pull, values, score, params, images)
     gradients = of_each_score(lambda cotangent: pull(cotangent)[0], values, batch_size)
     maps = gradients * beside(images - start, gradients)
     total = maps.sum((-3, -2, -1), dtype=at_least_float32(maps.dtype))

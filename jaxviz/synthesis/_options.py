@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxviz._image import check_array as check_array
 from jaxviz._image import check_images, check_range
 
 _KINDS = "fiu"  # of numbers, as NumPy calls them
@@ -51,12 +52,6 @@ def check_number(name: str, number: Any, expected: str, holds: Callable[[np.ndar
 
 def _is_low(values: np.ndarray) -> bool:
     return values.dtype.name in ("bfloat16", "float16") or values.dtype.name.startswith("float8")
-
-
-def check_array(name: str, values: Any) -> None:
-    """Raise ValueError for what is no array, such as a list or a tensor."""
-    if not isinstance(values, jax.Array | np.ndarray):
-        raise ValueError(f"{name}: expected an array of JAX's or NumPy's, got a {type(values).__name__}")
 
 
 def check_positive(name: str, number: Any) -> None:
