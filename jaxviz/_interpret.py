@@ -112,9 +112,10 @@ def _of_arrays(outputs: Any) -> Any:
     for path, leaf in jax.tree_util.tree_flatten_with_path(outputs)[0]:
         if not (isinstance(leaf, _ARRAYS) or hasattr(leaf, "__jax_array__")):
             where = f" at {jax.tree_util.keystr(path)}" if path else ""
-            fields = [str(name) for name in (leaf if isinstance(leaf, Mapping) else getattr(leaf, "__dict__", ()))]
-            first = repr(fields[0]) if fields else "0"
-            part = f".{fields[0]}" if fields and not isinstance(leaf, Mapping) else f"[{first}]"
+            held = dict(leaf) if isinstance(leaf, Mapping) else getattr(leaf, "__dict__", {})
+            fields = [str(name) for name in held]
+            best = next((name for name, value in held.items() if isinstance(value, _ARRAYS)), next(iter(held), 0))
+            part = f".{best}" if held and not isinstance(leaf, Mapping) else f"[{best!r}]"
             raise ValueError(
                 f"the network returned a {type(leaf).__name__}{where}{' of ' * bool(fields)}{', '.join(fields[:8])}; "
                 "expected arrays, in tuples, lists or dicts if several: wrap it, as in "

@@ -39,12 +39,10 @@ def read(net: Net, params: Any, images: Any, layers: Sequence[str], *, outputs: 
 
     def called(params: Any, images: Any) -> Any:
         returned = net(params, images)
-        # All that it returns in any case: what a value becomes tells whether it is an activation.
-        return (
-            jax.lax.optimization_barrier(one_array(returned))
-            if outputs
-            else [part for _, part in _parts(returned, "") if hasattr(part, "shape")]
-        )
+        if outputs:
+            return jax.lax.optimization_barrier(one_array(returned))
+        # All that it returns all the same: what a value becomes tells whether it is an activation.
+        return [part for _, part in _parts(returned, "") if hasattr(part, "shape")]
 
     program = trace(called, params, images)
     found = find(program, layers) if layers else {}
