@@ -90,7 +90,7 @@ def made(name):
             size = layer.weight.shape
             layer.weight.data, layer.bias.data = random(size) / 2 + 0.5, random(size) / 4
             layer.running_mean, layer.running_var = random(size) / 4, random(size).square() / 4 + 0.1
-    return module, random(2, 3, 16, 14)
+    return module, torch.rand(2, 3, 16, 14, generator=generator, dtype=torch.float64)
 
 
 def applied(module, params, x, path=""):

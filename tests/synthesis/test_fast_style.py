@@ -101,7 +101,7 @@ def test_photographs_that_there_is_memory_for_are_read_once(room, monkeypatch):
     crops = functools.partial(_fast_style._crops, key=KEY, first=0, steps=9, size=16, batch_size=2)
     expected, reads = list(crops(open_source(PHOTOS))), []
     source = open_source(PHOTOS)
-    counted = source._replace(read=lambda i: (reads.append(i), source.read(i))[1])
+    counted = source._replace(read=lambda i: (reads.append(i), source.read(i))[1], labeled=None)
     monkeypatch.setattr(_fast_style, "KEPT", room * 3 * 20**2)
     for x, y in zip(crops(counted), expected, strict=True):
         np.testing.assert_array_equal(x, y)
@@ -118,7 +118,7 @@ def test_what_was_taken_before_a_source_broke_is_kept(tmp_path):
             raise ImageError("no such disk")
         return photos[i]
 
-    source = open_source(photos)._replace(read=read)
+    source = open_source(photos)._replace(read=read, labeled=None)
     with pytest.raises(ImageError, match=r"18 of which none can be read, as .*no such disk"):
         train(source=source, store=tmp_path, every=8)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["8"]
