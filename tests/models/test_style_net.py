@@ -139,7 +139,7 @@ def test_bfloat16_is_near(params):
     ("style", "message"),
     [
         (3, "style: expected one of 0 to 2, the styles of this net, got 3"),
-        (-1, "style: expected one of 0 to 2"),
+        (-4, "style: expected one of 0 to 2"),
         (jnp.ones(2), r"weights of the 3 styles of this net, \(3,\) or \(n, 3\), got float32 of shape \(2,\)"),
         (jnp.array([1, 0, 0]), "got int32"),
         (jnp.array([jnp.nan, 0, 0]), "expected finite weights"),
