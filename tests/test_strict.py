@@ -17,6 +17,8 @@ import pytest
 
 import jaxviz
 
+pytestmark = pytest.mark.slow  # one step of .ci/run
+
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 PHOTO = RNG.random((1, 16, 16, 3))
