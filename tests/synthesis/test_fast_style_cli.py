@@ -149,7 +149,7 @@ def test_help_names_the_options(capsys):
         ),
         ("apply images --net net.safetensors --mix night=0", "--mix: expected names and weights"),
         ("apply images --net net.safetensors --mix night=1 --style waves", "--style and --mix: expected one of them"),
-        ("apply images --net images/cat.png", "expected a file of weights"),
+        ("apply images --net images/cat.png", "expected weights"),
         ("apply none.mp4 --net net.safetensors", "none.mp4: expected a video, got a path where there is none"),
         ("apply none.png --net net.safetensors", "none.png: expected an image file or a folder"),
         ("train images styles/night.png --out images/new", "--out images/new: expected a folder outside of images"),
