@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _SPECIAL = frozenset('<>:"/\\|?*')  # of one system or another
 _HASHED = re.compile(r"-[0-9a-f]{12}")
-_LONGEST = 150  # bytes: file systems take 255, and endings are put behind
+_LONGEST = 130  # bytes: file systems take 255, and endings are put behind
 
 
 def file_name(text: str) -> str:
