@@ -80,9 +80,10 @@ def test_equals_the_papers_order_one_pixel_after_the_other(x64, sample, contrast
     expected, raised = plain_growth(KEY, np.asarray(image), SIZE, 5)
     assert (raised > 0) == raises
     np.testing.assert_array_equal(_grown(KEY, image, size=SIZE, window=5), expected)
-    grown = grow(KEY, image)
-    assert grown.dtype == jnp.float64
-    np.testing.assert_array_equal(grown, image.reshape(-1, 3)[expected])
+    if contrast == 1:  # more of it is no image in [0, 1], which is refused
+        grown = grow(KEY, image)
+        assert grown.dtype == jnp.float64
+        np.testing.assert_array_equal(grown, image.reshape(-1, 3)[expected])
 
 
 def test_errors_are_the_definitions(sample):
