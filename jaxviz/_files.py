@@ -53,8 +53,8 @@ def plain(text: str) -> "rich.text.Text":
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other runs from writing to a folder, where the system and the file system can.
+def alone_in(folder: Path, *, what: str = "folder") -> Iterator[None]:
+    """Keep other runs from writing to a folder, which errors call `what`, where the system and the file system can.
 
     Raises:
         ValueError: another run is writing to it.
@@ -73,7 +73,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         descriptor = os.open(folder, os.O_RDONLY)
         if not _locked(descriptor):
             os.close(descriptor)
-            raise ValueError(f"{folder}: another run is writing to this folder; wait for it, or give another folder")
+            raise ValueError(f"{folder}: another run is writing to this {what}; wait for it, or give another folder")
         if _is_at(descriptor, folder):
             break
         os.close(descriptor)  # whoever had it has left nothing

@@ -15,6 +15,7 @@ from jaxviz._accelerate import accelerate
 from jaxviz._axes import Layout
 from jaxviz._devices import over_devices, whole_shares
 from jaxviz._digest import digest_of, digest_of_program
+from jaxviz._files import alone_in
 from jaxviz._image import check_whole, sides_of
 from jaxviz._interpret import dtype_of
 from jaxviz._outputs import arranged_shapes, read_arranged
@@ -22,7 +23,7 @@ from jaxviz._processes import agreed, rounds, share
 from jaxviz._programs import compiled
 from jaxviz._types import Images, Net
 from jaxviz.activation._rows import Features, InMemory, Rows, hash_of
-from jaxviz.activation._store import OnDisk, alone_in
+from jaxviz.activation._store import OnDisk
 from jaxviz.data._batches import Loaded, batches, check_readable, sized
 from jaxviz.data._source import open_source
 
@@ -115,7 +116,7 @@ def features(
         if waiting is not None:
             yield _rows(opened.ids, marks, *waiting, hashed)
 
-    with contextlib.nullcontext() if store is None else alone_in(Path(store)):
+    with contextlib.nullcontext() if store is None else alone_in(Path(store), what="store"):
         kept: InMemory | OnDisk = InMemory(row)
         if store is not None:
             image = jax.ShapeDtypeStruct((1, height, width, 3), dtype_of(params))

@@ -213,33 +213,6 @@ def claim(
     return {name: kept.get(name) for name in told | kept if name not in notes and kept.get(name) != told.get(name)}
 
 
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other runs from writing to a store, where the system and the file system can."""
-    if jax.process_index() > 0:  # the first process writes, and has the lock
-        yield
-        return
-    try:
-        import fcntl
-    except ImportError:  # on Windows
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder}: another run is writing to this store; wait for it, or give another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(descriptor)
-
-
 # The array
 
 

@@ -131,7 +131,7 @@ def maco(height: int, width: int) -> Parameterization:
     """Parameterize by the phases of the Fourier transform alone: the magnitudes are those of photographs, and stay.
 
     They are a power of the frequency for each decorrelated colour, which the mean over 600 photographs follows within
-    11% from 3 to 90 cycles an image, and that over other 300 within about 20%; the authors keep a table of such means.
+    11% from 3 to 90 cycles an image, and that over 300 of them within about 20%; the authors keep a table of means.
     The optimizer cannot put energy into frequencies that photographs do not have, so it needs no other regularizer to
     be natural, at any size.
 
