@@ -24,6 +24,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, jaxprs_in_params, primitives
 
 from jaxviz._types import Net
+from jaxviz._relu import find_relus, relus_in_loops
 
 _CUSTOM_RULES = {primitives.custom_jvp_call_p, primitives.custom_vjp_call_p}
 _CALLS = _CUSTOM_RULES | {primitives.jit_p, primitives.closed_call_p, primitives.call_p, primitives.remat_p}
@@ -297,8 +298,6 @@ def name_of(value: Value) -> str | None:
 
 def _named(program: Program) -> Iterator[tuple[str, Value]]:
     """Yield every name and value in forward order."""
-    from jaxviz._relu import find_relus
-
     explicit = [(name, value) for value in program.values if (name := name_of(value))]
     covered = {id(source) for _, value in explicit for source in _sources(value)}
     found = [(KINDS[v.op], _with_bias(v)) for v in program.values if is_layer(v)]
@@ -442,8 +441,6 @@ def find(program: Program, wanted: Sequence[str]) -> dict[str, Value]:
 
 def _left_out(program: Program) -> str:
     """Say what a network has that cannot be named, since it lies in loops and the like; "" if nothing."""
-    from jaxviz._relu import relus_in_loops
-
     counts = Counter(
         f"{KINDS[v.op]} inside a `{at}`" for at, body in loop_bodies(program) for v in body.values if v.op in KINDS
     )

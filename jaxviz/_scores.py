@@ -108,7 +108,7 @@ def _read_together(terms: Sequence[Any], params: Any, images: Any) -> list[Array
 def _reading(terms: Sequence[Any], params: Any, images: Any) -> Reading:
     """Read what some scores of one network want of it."""
     names = dict.fromkeys(term.layer for term in terms if isinstance(term, _OfLayer))
-    return read(terms[0].net, params, images, list(names), outputs=any(isinstance(term, _Class) for term in terms))
+    return read(terms[0].net, params, images, list(names), outputs=any(term.reads_outputs for term in terms))
 
 
 def nets_of(score: Score) -> int:
@@ -122,6 +122,7 @@ class _Read(Summable):
     net: Net
     taken: Callable[[Reading, Any], Any]
     pick: Callable[[Any], Array]
+    reads_outputs: ClassVar[bool] = False
 
     def read(self, params: Any, images: Any) -> Any:
         return self.taken(_reading([self], params, images), images)
@@ -143,9 +144,12 @@ class _Outputs(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Class(_Read):
+    """The output of a class, or its probability."""
+
     net: Net = _static()
     target: Any = None
     softmax: bool = dataclasses.field(default=False, metadata={"static": True})
+    reads_outputs: ClassVar[bool] = True
 
     def taken(self, reading: Reading, images: Any) -> _Outputs:
         returned: Any = reading.outputs

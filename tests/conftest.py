@@ -7,13 +7,17 @@ import jax.numpy as jnp
 import jaxtyping
 import pytest
 
+# Nearly all of the time goes into compiling small programs that run once: the tests ask for no optimization of them.
+# Read when the first array is made; `XLA_FLAGS=` runs the tests on programs as users have them, as the slow tests do.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(tmp_path_factory):
     """Keep compiled programs for the session: tests, in all their processes, compile many of them alike."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
-    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.2}
+    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.0}
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)

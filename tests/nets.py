@@ -15,7 +15,7 @@ def make_net(relu=jax.nn.relu, wrap=lambda f: f):
     """Return a two-convolution classifier whose ReLU and whose first block can be chosen."""
 
     def block(params, x):
-        return relu(convolve(x, params["w1"]) + params["b1"])
+        return relu(convolve(x, params["w1"]) + params["b1"].reshape(1, 1, 1, -1))
 
     def net(params, images):
         x = wrap(block)(params, images)

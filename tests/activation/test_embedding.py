@@ -77,8 +77,9 @@ def test_a_power_of_two_changes_nothing(scale, dtype):
     np.testing.assert_array_equal(jaxviz.grid_layout(large[:, :2]), jaxviz.grid_layout(x[:, :2]))
 
 
+@pytest.mark.foreign
 def test_umap_of_large_numbers():
-    pytest.importorskip("umap", reason="of the extra umap, which .ci/run installs")
+    pytest.importorskip("umap")
     x = clusters()[::4].astype(np.float32)
     np.testing.assert_array_equal(
         jaxviz.umap(x * np.float32(2.0**66), KEY, neighbors=5), jaxviz.umap(x, KEY, neighbors=5)
@@ -103,8 +104,9 @@ def test_columns_that_are_constant():
     np.testing.assert_array_equal(nothing.points, 0)
 
 
+@pytest.mark.foreign
 def test_umap_keeps_neighbours_and_is_a_function_of_its_key():
-    pytest.importorskip("umap", reason="of the extra umap, which .ci/run installs")
+    pytest.importorskip("umap")
     x = clusters()
     points = jaxviz.umap(x, KEY, neighbors=10)
     near = jaxviz.neighbors(points, points, k=10, metric="l2").indices // 40

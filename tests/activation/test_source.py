@@ -190,7 +190,7 @@ def test_labels_are_what_json_can_hold(label, expected):
     assert found == json.loads(json.dumps(found)) == expected
 
 
-@pytest.mark.slow
+@pytest.mark.foreign
 def test_pytorch():
     torch = pytest.importorskip("torch")
     data = pytest.importorskip("torch.utils.data")
@@ -228,7 +228,7 @@ def test_pytorch():
     assert re.match(r"expected one image, got a batch of shape \(2, 3, 16, 16\): give the", batch.skipped["0"])
 
 
-@pytest.mark.slow
+@pytest.mark.foreign
 @pytest.mark.filterwarnings("ignore")  # its own, of what it pickles
 def test_hugging_face():
     datasets = pytest.importorskip("datasets")

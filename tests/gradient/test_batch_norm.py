@@ -5,7 +5,6 @@ What is compared with has plain convolutions and biases only, for which `test_re
 
 import functools
 
-import equinox as eqx
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
@@ -327,6 +326,7 @@ def _of_nnx(layers):
 
 
 def _of_equinox(layers):
+    eqx = pytest.importorskip("equinox")
     keys = jax.random.split(jax.random.key(0), 3)
     convs = [eqx.nn.Conv2d(a, b, 3, padding=1, key=key) for a, b, key in zip((3, 6), (6, 8), keys[:2], strict=True)]
     convs, dense = jax.tree.map(lambda x: 3 * x, (convs, eqx.nn.Linear(8, 5, key=keys[2])))
@@ -349,12 +349,12 @@ def _of_equinox(layers):
     return net, params, convolutions, norms, (dense.weight.T, dense.bias)
 
 
-LIBRARIES = {"linen": _of_linen, "nnx": _of_nnx, "equinox": _of_equinox}
+LIBRARIES = ["linen", "nnx", pytest.param("equinox", marks=pytest.mark.foreign)]
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_libraries(library, images):
-    net, params, convolutions, norms, (kernel, bias) = LIBRARIES[library](Layers())
+    net, params, convolutions, norms, (kernel, bias) = globals()[f"_of_{library}"](Layers())
 
     def twin(params, x):
         for (kernel_i, bias_i), norm in zip(convolutions, norms, strict=True):

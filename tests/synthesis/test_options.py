@@ -211,6 +211,7 @@ def test_errors(name, options, message):
         METHODS[name](**options)
 
 
+@pytest.mark.foreign
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_tensor_is_no_array(name):
     torch = pytest.importorskip("torch")
