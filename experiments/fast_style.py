@@ -43,7 +43,7 @@ import tyro
 from train_fast_style import LOSS, STYLE_PIXELS, WEIGHTS, held_out, styles
 
 import jaxviz
-from jaxviz.synthesis._fast_style import CONTENT_LAYERS, STYLE_LAYERS
+from jaxviz.synthesis.fast_style._train import CONTENT_LAYERS, STYLE_LAYERS
 
 FIGURES = Path(__file__).parent / "figures"
 

@@ -37,8 +37,8 @@ import numpy as np
 import tyro
 
 import jaxviz
-from jaxviz.synthesis._fast_style import Method, Precision
-from jaxviz.synthesis._fast_style_cli import follow_training
+from jaxviz.cli._fast_style import follow_training
+from jaxviz.synthesis.fast_style._steps import Method, Precision
 
 PAINTINGS = {"starry_night": "starry_night_google", "scream": "the_scream"}
 WEIGHTS = Path(__file__).parents[1] / "weights" / "fast_style.safetensors"

@@ -1,15 +1,17 @@
-"""Names of files for any text, text that is safe to show, and folders and results that one run at a time writes."""
+"""Names of files for any text, text that is safe to show, whole files, and what one run at a time writes."""
 
 import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import rich.text
+
 
 _SPECIAL = frozenset('<>:"/\\|?*')  # of one system or another
 _HASHED = re.compile(r"-[0-9a-f]{12}")
@@ -134,3 +136,34 @@ def _locked(descriptor: int, *, wait: bool = False) -> bool:
     except OSError:  # a file system without locks
         return True
     return True
+
+
+def write_atomically(path: Path, data: bytes | Callable[[Any], None]) -> None:
+    """Write a file so that it is there whole or not at all, even for a reader or an interruption in between.
+
+    What is large is better written by a function, which is given the open file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    # Beside the target, since a rename is atomic only within a file system; not a NamedTemporaryFile, whose files
+    # nobody but their owner may read.
+    # Not named after it, which may be as long as names of files can be.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            data(file) if callable(data) else file.write(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None:  # of what makes the data, such as a damaged image
+            raise
+        raise _unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # as it is where there is no folder
+            temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    said = f"{path}: expected a file that can be written, got {error.strerror}; choose another folder or name"
+    return OSError(error.errno, said)  # of the kind that the number says

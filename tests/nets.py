@@ -1,7 +1,10 @@
 """Small networks in bare jax.lax, for tests."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -27,6 +30,24 @@ def make_net(relu=jax.nn.relu, wrap=lambda f: f):
 
 
 small_net = make_net()
+
+
+@functools.cache
+def stand_in(name="efficientnet_lite0"):
+    """Return a small network in the place of a pretrained one: a classifier of 1000 classes, or what is below one."""
+    numbers = np.random.default_rng(1)  # jax.random would take seconds to compile, here and in the other process
+    params = {
+        "w1": 0.4 * numbers.normal(size=(3, 3, 3, 8)),
+        "b1": np.linspace(-0.2, 0.2, 8),
+        "w2": 0.2 * numbers.normal(size=(3, 3, 8, 6)),
+        "w3": numbers.normal(size=(6, 1000)),
+    }
+    params = {key: jnp.asarray(value, jnp.float32) for key, value in params.items()}
+    if name == "headless":
+        return lambda params, images: jax.nn.relu(images @ params["w1"][0, 0]), params
+    if name == "flat":
+        return lambda params, images: images.mean((1, 2)) @ params["w2"][0, 0, :3], params
+    return small_net, params
 
 
 # ReLUs whose backward rule is written by hand: what a swapped one must equal.

@@ -1,7 +1,9 @@
 """The taste of the public functions, as a test (after dm_pix's api_test): one look for all of them."""
 
+import ast
 import importlib
 import inspect
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
@@ -114,11 +116,13 @@ def test_each_thing_has_one_public_name():
     assert sorted(names) == sorted(PUBLIC)
 
 
-def test_a_function_wins_over_the_folder_of_its_name():
-    """`jaxviz.gradient` is the function, whatever of the folder is imported later."""
-    importlib.import_module("jaxviz.gradient._saliency")
-    assert inspect.isfunction(jaxviz.gradient)
-    assert jaxviz.gradient.__module__ == "jaxviz.gradient._saliency"
+def test_every_module_can_be_imported_by_its_path():
+    """No function has the name of a folder: `jaxviz.gradient` was one, and nothing below it could be imported."""
+    root = Path(jaxviz.__file__).parent
+    for path in root.rglob("*.py"):
+        name = ".".join(("jaxviz", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
+        assert pydoc.locate(name) is importlib.import_module(name)
+    assert not {path.name for path in root.iterdir() if path.is_dir()} & set(PUBLIC)
 
 
 def test_import_starts_no_backend():
@@ -136,3 +140,39 @@ def test_import_is_light():
     loaded = set(done.stdout.split())
     assert {"jax", "jaxviz", "optax"} <= loaded
     assert loaded & HEAVY == set()
+
+
+ORDER = (
+    "_types _files _own_folders image _options program fast models data scores activation attribution synthesis "
+    "jaxviz report cli __main__"
+).split()
+
+
+def test_no_import_runs_upward():
+    """Folders know what stands before them in this order only, within functions too: the design's house."""
+    root = Path(jaxviz.__file__).parent
+    found = set()
+    for path in root.rglob("*.py"):
+        inside = path.relative_to(root).with_suffix("").parts
+        here = "jaxviz" if inside == ("__init__",) else inside[0]
+        if here == "jaxviz":  # which hands on what is public, from below the pages and the commands
+            here = "synthesis"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "jaxviz":
+                imported = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                imported = [f"{alias.name}.jaxviz" for alias in node.names if alias.name.split(".")[0] == "jaxviz"]
+            else:
+                continue
+            for name in imported:
+                there = name.split(".")[1] if name.split(".")[1] in ORDER else "jaxviz"
+                if ORDER.index(there) > ORDER.index(here):
+                    found.add(f"{path.relative_to(root)}:{node.lineno}: {name}")
+    assert not found
+
+
+def test_folders_hand_on_their_public_names():
+    for name, value in PUBLIC.items():
+        module = getattr(value, "__module__", None) or type(value).__module__
+        folder = module.split(".")[1]
+        assert getattr(importlib.import_module(f"jaxviz.{folder}"), name) is value, f"{name} of {module}"

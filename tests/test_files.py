@@ -8,8 +8,7 @@ import textwrap
 import pytest
 from rich.console import Console
 
-from jaxviz._files import alone_at, alone_in, file_name, plain, printable
-from jaxviz._image import write_atomically
+from jaxviz._files import alone_at, alone_in, file_name, plain, printable, write_atomically
 
 NAMES = [
     "a",

@@ -7,8 +7,9 @@ import os
 import jax
 import pytest
 
-from jaxviz import _native, cli
+from jaxviz import cli
 from jaxviz._own_folders import NotOwnError, own_folder, read_own_file
+from jaxviz.fast.winograd import _native
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs the modes of POSIX")
 

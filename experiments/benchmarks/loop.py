@@ -16,7 +16,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from jaxviz._accelerate import accelerate, hoist
+from jaxviz.fast._swap import accelerate, hoist
 from jaxviz.models._networks import NETWORKS
 
 TURNS = 4

@@ -41,8 +41,8 @@ import numpy as np
 import tyro
 
 import jaxviz
-from jaxviz._accelerate import accelerate
-from jaxviz.models._style_net import BORDER
+from jaxviz.fast._swap import accelerate
+from jaxviz.synthesis.fast_style._net import BORDER
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxviz._accelerate import accelerate
-from jaxviz._devices import over_devices, whole_shares
-from jaxviz._digest import digest_of, digest_of_program
-from jaxviz._image import check_whole, sides_of
-from jaxviz._interpret import dtype_of
-from jaxviz._outputs import arranged_shapes, read_arranged
-from jaxviz._processes import agreed, rounds, share
-from jaxviz._programs import compiled
-from jaxviz._receptive_field import unit_edges
 from jaxviz._types import Images, Net
 from jaxviz.data._batches import batches, check_readable, sized
+from jaxviz.data._multihost import agreed, rounds, share
+from jaxviz.data._sharding import over_devices, whole_shares
 from jaxviz.data._source import Source, open_source
+from jaxviz.fast._swap import accelerate
+from jaxviz.image._checks import check_whole, sides_of
+from jaxviz.program._compiled import compiled
+from jaxviz.program._digest import digest_of, digest_of_program
+from jaxviz.program._edit import dtype_of
+from jaxviz.program._outputs import arranged_shapes, read_arranged
+from jaxviz.program._receptive_field import unit_edges
 
 _Best = tuple[Float[Array, "c k"], Int[Array, "c k"], Int[Array, "c k"]]
 """Values, ranks of the images in the order of their names, and units, counted through the map."""

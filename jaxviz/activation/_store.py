@@ -17,10 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxviz._image import ImageError, read_pixels, write_atomically
-from jaxviz._processes import wait_for_all
+from jaxviz._files import write_atomically
 from jaxviz.activation._rows import Features, Kept, Rows, hash_of
+from jaxviz.data._multihost import wait_for_all
 from jaxviz.data._source import Source
+from jaxviz.image._checks import ImageError
+from jaxviz.image._files import read_pixels
 
 _FORMAT = 2  # of the folder; the first one had no checksums
 _CHUNK = 2**22  # bytes

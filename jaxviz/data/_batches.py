@@ -9,9 +9,11 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from jaxviz._image import ImageError, as_bytes, read_pixels, sides_of
 from jaxviz.data._elements import check_not_normalized
 from jaxviz.data._source import Source
+from jaxviz.image._arrays import as_bytes
+from jaxviz.image._checks import ImageError, sides_of
+from jaxviz.image._files import read_pixels
 
 _DEFAULT = 224
 _MANY = 0.1  # of the images of a source, skipped

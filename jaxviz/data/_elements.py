@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxviz._image import ImageError
+from jaxviz.image._checks import ImageError
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "images", "picture", "photo", "jpg", "jpeg", "png", "webp", "x")
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "class", "cls", "category", "y")

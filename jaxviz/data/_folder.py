@@ -1,9 +1,11 @@
-"""The image files of a folder and of the folders in it: which there are, and what cannot be looked into."""
+"""Folders: the images that are found in one and in the folders in it, and what is asked of one for results."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from jaxviz.image._checks import ImageError
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
@@ -79,3 +81,24 @@ def _no_file(entry: os.DirEntry[str]) -> str:
     except OSError as error:
         return f"expected an image file, got a link that leads nowhere ({error.strerror})"
     return "" if is_file else "expected an image file, got a pipe, a socket or a device"
+
+
+class OutError(ImageError):
+    """A folder for results that will not do, whatever the images."""
+
+
+def check_writable(out: Path, option: str = "--out") -> None:
+    """Raise ImageError if a folder cannot be made or written to, before hours go into what it is for."""
+    there = next((folder for folder in (out, *out.parents) if os.path.lexists(folder)), Path())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "may not be written to" if there.is_dir() else "is a file"
+        raise ImageError(f"{option} {out}: expected a folder for the results, but {there} {why}")
+
+
+def check_apart(folder: Path, out: Path, *, recursive: bool) -> None:
+    """Raise ImageError if images that are put into `out` would be found in `folder` the next time."""
+    inside = out.resolve().is_relative_to(folder.resolve()) if recursive else out.resolve() == folder.resolve()
+    if folder.is_dir() and inside:
+        raise OutError(
+            f"--out {out}: expected a folder outside of {folder}, the images', where results would be taken for images"
+        )

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxviz._image import ImageError
 from jaxviz.data._elements import as_array, has_image, image_key, is_tensor, mark_of, parts_of, pixels_of, told
-from jaxviz.data._folder import SUFFIXES as SUFFIXES
-from jaxviz.data._folder import find_images
+from jaxviz.data._folder import SUFFIXES, find_images
+from jaxviz.image._checks import ImageError
 
 _TFDS = re.compile(r"tfds:(?P<name>[^\[]+)\[(?P<split>.+)\]")
 

@@ -9,9 +9,9 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
-from jaxviz._image import IMAGENET_MEAN as IMAGENET_MEAN
-from jaxviz._image import check_images
 from jaxviz._types import Net
+from jaxviz.image._arrays import IMAGENET_MEAN as IMAGENET_MEAN
+from jaxviz.image._checks import check_images
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxviz._image import IMAGENET_MEAN, load_image
+from jaxviz.image._arrays import IMAGENET_MEAN
+from jaxviz.image._files import load_image
 from jaxviz.models._fetch import Expected
 
 _SIZE = 224

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxviz._image import blur, largest, normalize, overlay
+from jaxviz.image._arrays import blur, largest, normalize, overlay
 
 
 def raw(map: Float[Array, "h w *c"], *, fine: bool) -> Float[Array, "h w 3"]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxviz._image import write_atomically
+from jaxviz._files import write_atomically
 
 
 class Figure(NamedTuple):

@@ -12,19 +12,20 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxviz._accelerate import accelerate
-from jaxviz._devices import over_devices
-from jaxviz._image import check_finite, check_range, sides_of
-from jaxviz._interpret import dtype_of
-from jaxviz._programs import HoldsFunctions, compiled
-from jaxviz._relu import revived
-from jaxviz._scores import as_data, check_score, one_per_image
+from jaxviz._options import check_function, check_least_zero, check_number, check_optimizer, check_run
 from jaxviz._types import Key, Score
+from jaxviz.data._sharding import over_devices
+from jaxviz.fast._swap import accelerate
+from jaxviz.image._checks import check_finite, check_range, sides_of
+from jaxviz.program._compiled import HoldsFunctions, compiled
+from jaxviz.program._edit import dtype_of
+from jaxviz.program._with_relu import revived
+from jaxviz.scores._algebra import one_per_image
+from jaxviz.scores._calls import as_data, check_score
 from jaxviz.synthesis._minimize import Synthesis, Watch, synthesize, within_bounds
-from jaxviz.synthesis._options import check_function, check_least_zero, check_number, check_optimizer, check_run
 from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier, parameterized
-from jaxviz.synthesis._regularizers import Penalty
-from jaxviz.synthesis._robustness import Transform, jitter_scale_rotate
+from jaxviz.synthesis._penalties import Penalty
+from jaxviz.synthesis._transforms import Transform, jitter_scale_rotate
 
 _ROBUST = jitter_scale_rotate()
 

@@ -6,14 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from jaxviz._accelerate import accelerate
-from jaxviz._image import resize
-from jaxviz._scores import as_data, check_score, one_per_image
+from jaxviz._options import check_batch, check_count, check_least_zero, check_run
 from jaxviz._types import Images, Key, Score
+from jaxviz.fast._swap import accelerate
+from jaxviz.image._arrays import resize
+from jaxviz.scores._algebra import one_per_image
+from jaxviz.scores._calls import as_data, check_score
 from jaxviz.synthesis._minimize import Synthesis, Watch, in_stages, synthesize
-from jaxviz.synthesis._options import check_batch, check_count, check_least_zero, check_run, check_whole
+from jaxviz.synthesis._octaves import octave_sizes, resized
 
 
 def dream(
@@ -153,22 +155,6 @@ def _closer(images: Images, zoom: Any) -> Images:
     moved = (size - size * scale) / 2
     shape = images.shape
     return jnp.clip(jax.image.scale_and_translate(images, shape, (1, 2), scale, moved, "cubic"), 0, 1)
-
-
-def resized(images: Images, size: tuple[int, ...]) -> Float[Array, "n _ _ 3"]:
-    """Return images of another size that are in [0, 1] again: what a cubic overshoots is no detail of theirs."""
-    return jnp.clip(resize(images, (size[0], size[1])), 0, 1)
-
-
-def octave_sizes(size: tuple[int, ...], octaves: int, scale: float) -> list[tuple[int, int]]:
-    """Return the sizes of octaves, the smallest first, each `scale` times the one before and the last `size`."""
-    check_whole("octaves", octaves)
-    if octaves < 1 or not scale > 1:
-        raise ValueError(f"expected 1 octave or more and a scale above 1, got {octaves} and {scale}")
-    sizes = [(round(size[0] / scale**i), round(size[1] / scale**i)) for i in reversed(range(octaves))]
-    if min(sizes[0]) < 1:
-        raise ValueError(f"{octaves} octaves of scale {scale} leave no pixels of {size[0]}x{size[1]}; use fewer")
-    return sizes
 
 
 def _rolled_score(images: Images, key: Key, score: Score, params: Any, jitter: Any) -> Array:

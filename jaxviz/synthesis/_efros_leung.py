@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from jaxtyping import Key as PRNGKey
 
-from jaxviz._image import check_finite, check_range, sides_of
+from jaxviz._options import check_array
 from jaxviz._types import Key, at_least_float32
-from jaxviz.synthesis._options import check_array
+from jaxviz.image._checks import check_finite, check_range, sides_of
 
 # The authors' constants. Errors are means over the three channels, so that a grey sample has those of the paper.
 _TOLERANCE = 0.1  # how much worse than the best match a match may be

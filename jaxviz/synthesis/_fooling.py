@@ -7,15 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from jaxviz._interpret import dtype_of
-from jaxviz._programs import compiled
-from jaxviz._scores import Index, check_score, logit
+from jaxviz._options import check_batch, check_least_zero, check_run, check_untraced
 from jaxviz._types import Images, Net
+from jaxviz.program._compiled import compiled
+from jaxviz.program._edit import dtype_of
+from jaxviz.scores._algebra import Index
+from jaxviz.scores._calls import check_score
+from jaxviz.scores._units import logit
 from jaxviz.synthesis._ascent import ascend
 from jaxviz.synthesis._minimize import Synthesis
-from jaxviz.synthesis._options import check_batch, check_least_zero, check_run, check_untraced
 from jaxviz.synthesis._parameterization import pixels
-from jaxviz.synthesis._regularizers import normalized_steps
+from jaxviz.synthesis._steps import normalized_steps
 
 
 def fool(

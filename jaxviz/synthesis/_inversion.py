@@ -10,22 +10,16 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxviz._accelerate import accelerate
-from jaxviz._image import IMAGENET_MEAN
-from jaxviz._interpret import capture
-from jaxviz._programs import HoldsFunctions, compiled
+from jaxviz._options import check_batch, check_least_zero, check_number, check_optimizer, check_positive, check_run
 from jaxviz._types import Images, Key, Net
-from jaxviz.synthesis._losses import relative_error, total_variation
+from jaxviz.fast._swap import accelerate
+from jaxviz.image._arrays import IMAGENET_MEAN
+from jaxviz.program._compiled import HoldsFunctions, compiled
+from jaxviz.program._edit import capture
+from jaxviz.scores._likeness import relative_error
 from jaxviz.synthesis._minimize import Synthesis, Watch, lbfgs, synthesize, within_bounds
-from jaxviz.synthesis._options import (
-    check_batch,
-    check_least_zero,
-    check_number,
-    check_optimizer,
-    check_positive,
-    check_run,
-)
 from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier, parameterized
+from jaxviz.synthesis._penalties import total_variation
 
 LONGEST = 0.05  # of a step: longer ones end where the sigmoid of the Fourier basis is flat
 RANGE = 0.5  # brightness that the alpha norm takes for 1: twice as far from the mean costs 64 times as much

@@ -13,10 +13,10 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxviz._accelerate import hoist
-from jaxviz._programs import Compiled, HoldsFunctions
+from jaxviz._options import check_optimizer, check_run
 from jaxviz._types import Images, Key
-from jaxviz.synthesis._options import check_optimizer, check_run
+from jaxviz.fast._swap import hoist
+from jaxviz.program._compiled import Compiled, HoldsFunctions
 
 CHUNK = 8  # steps between two looks from the host: enough to hide dispatch, few enough to stop soon
 PATIENCE = 32  # steps over which a loss must fall

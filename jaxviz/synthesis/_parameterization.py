@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxviz._options import check_count, check_function, check_least_zero, check_number
 from jaxviz._types import Images, Key
-from jaxviz.synthesis._options import check_count, check_function, check_least_zero, check_number
 
 # A square root of the covariance of colours over ImageNet, as published with lucid; columns are decorrelated axes.
 _COLOR_SQRT = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])

@@ -6,23 +6,21 @@ from typing import Any
 
 import optax
 
-from jaxviz._image import IMAGENET_MEAN
+from jaxviz._options import check_positive
+from jaxviz.image._arrays import IMAGENET_MEAN
 from jaxviz.synthesis._minimize import Projected
-from jaxviz.synthesis._options import check_positive
 from jaxviz.synthesis._parameterization import maco, pixels
-from jaxviz.synthesis._regularizers import (
-    IMAGENET_STD,
+from jaxviz.synthesis._penalties import IMAGENET_STD, l2, normalized_l2
+from jaxviz.synthesis._steps import (
     blurring,
     clipping,
     decay,
-    l2,
-    normalized_l2,
     normalized_steps,
     progressing_steps,
     small_contributions,
     small_norms,
 )
-from jaxviz.synthesis._robustness import crops, rolls
+from jaxviz.synthesis._transforms import crops, rolls
 
 
 def _pixelwise(steps: int, *optimizers: optax.GradientTransformation, **options: Any) -> dict[str, Any]:

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxviz._devices import whole_shares
-from jaxviz._interpret import dtype_of, shapes_of
-from jaxviz._programs import compiled
-from jaxviz._scores import channel
+from jaxviz._options import check_untraced, check_whole
 from jaxviz._types import Key, Net
+from jaxviz.data._sharding import whole_shares
+from jaxviz.program._compiled import compiled
+from jaxviz.program._edit import dtype_of, shapes_of
+from jaxviz.scores._units import channel
 from jaxviz.synthesis._ascent import ascend
 from jaxviz.synthesis._minimize import DivergedError, Synthesis, Watch
-from jaxviz.synthesis._options import check_untraced, check_whole
 from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
 
 

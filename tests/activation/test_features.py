@@ -18,8 +18,9 @@ import pytest
 from nets import small_net
 
 import jaxviz
-from jaxviz._image import ImageError, load_image
 from jaxviz.activation import _features
+from jaxviz.image._checks import ImageError
+from jaxviz.image._files import load_image
 
 IMAGES = np.random.default_rng(1).random((23, 32, 32, 3), np.float32)
 

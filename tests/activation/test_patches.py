@@ -9,8 +9,8 @@ from nets import convolve, small_net
 from processes import on_eight_devices
 
 import jaxviz
-from jaxviz._image import load_image
 from jaxviz.data._source import Source
+from jaxviz.image._files import load_image
 
 IMAGES = np.random.default_rng(1).random((23, 32, 32, 3), np.float32)
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from playwright import sync_api
 
-from jaxviz._image import save_image
+from jaxviz.image._files import save_image
 from jaxviz.report._map import lay_out
 from jaxviz.report._page import Figure, Section, write_page
 

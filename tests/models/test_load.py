@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save, save_file
 
-from jaxviz.models import _fetch, _load, _photographs, _weights_cli
+from jaxviz.cli import _weights
+from jaxviz.models import _fetch, _load, _photographs
 from jaxviz.models._fetch import Entry, UrlSource, WeightsUnavailableError
 from jaxviz.models._load import RefusedWeightsError, available, import_weights, load, verify
 
@@ -302,20 +303,20 @@ def test_the_cache_is_the_platforms_by_default(monkeypatch):
 def test_cli_verbs(server, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(ValueError, match="expected names of networks"):
-        _weights_cli.fetch(())
-    _weights_cli.fetch(("tiny",))
+        _weights.fetch(())
+    _weights.fetch(("tiny",))
     assert server.manifest["tiny"].sources[0].sha256 in capsys.readouterr().out
-    _weights_cli.import_(write_h5(tmp_path / "own"), name="other")
+    _weights.import_(write_h5(tmp_path / "own"), name="other")
     assert "The weights of other are in the cache" in capsys.readouterr().out
-    _weights_cli.list_()
+    _weights.list_()
     assert "tiny net" in capsys.readouterr().out
-    _weights_cli.verify()
+    _weights.verify()
     out = capsys.readouterr().out
     assert out.count("good") == 2
     assert "(imported by hand)" in out
     flip_a_bit(tmp_path / "cache" / "weights" / "tiny.safetensors")
     with pytest.raises(SystemExit, match="1"):
-        _weights_cli.verify(("tiny",))
+        _weights.verify(("tiny",))
     assert "refused" in capsys.readouterr().out
 
 

@@ -17,7 +17,7 @@ import skimage.data
 from parity.vgg import torch_vgg
 
 import jaxviz
-from jaxviz.synthesis import _style
+from jaxviz.synthesis import _grams
 
 torch = pytest.importorskip("torch")
 
@@ -88,9 +88,9 @@ def terms_of(network, content, style, which):
     """Return our loss with one term of weight 1, as a function of images."""
     net, params = network
     names = (which,) if which in STYLE else ()
-    grams = _style.grams_of(net, STYLE, params, style[None], None)
-    target = _style._values(net, (CONTENT,), params, content[None])
-    terms = _style.Terms(
+    grams = _grams.grams_of(net, STYLE, params, style[None], None)
+    target = _grams.values_of_layers(net, (CONTENT,), params, content[None])
+    terms = _grams.Terms(
         target if which == "content" else {},
         [{name: grams[name] for name in names}],
         None,
@@ -99,7 +99,7 @@ def terms_of(network, content, style, which):
         1.0 if which == "smoothness" else 0.0,
     )
     read = (CONTENT, *STYLE)
-    return lambda images: _style._loss(net, read)(images, jax.random.key(0), params, terms)
+    return lambda images: _grams.Loss(net, read)(images, jax.random.key(0), params, terms)
 
 
 @pytest.mark.parametrize("which", ["content", *STYLE, "smoothness"])

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from jaxviz._image import save_image
+from jaxviz.image._files import save_image
 from jaxviz.report._page import Figure, Section, load_section, save_section, write_page
 
 VOID = {"meta", "link", "img", "br"}  # elements that HTML never closes

@@ -13,7 +13,7 @@ from nets import convolve, make_net, small_net
 
 import jaxviz
 from jaxviz.synthesis._parameterization import COLOR_BASIS, MACO_SPECTRUM, fourier
-from jaxviz.synthesis._robustness import jitter_scale_rotate, resample
+from jaxviz.synthesis._transforms import jitter_scale_rotate, resample
 
 KEY = jax.random.key(5)
 SIZES = [(16, 16), (15, 13), (12, 17), (1, 6)]

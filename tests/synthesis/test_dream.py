@@ -9,7 +9,7 @@ import pytest
 from nets import small_net
 
 import jaxviz
-from jaxviz.synthesis._dream import octave_sizes
+from jaxviz.synthesis._octaves import octave_sizes
 
 KEY = jax.random.key(5)
 SCORE = jaxviz.energy(small_net, "conv_0")

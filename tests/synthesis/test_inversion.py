@@ -8,7 +8,7 @@ import pytest
 from nets import small_net
 
 import jaxviz
-from jaxviz.synthesis._losses import relative_error
+from jaxviz.scores._likeness import relative_error
 
 KEY = jax.random.key(0)
 

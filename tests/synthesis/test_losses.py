@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxviz.synthesis._losses import gram, relative_error, total_variation
+from jaxviz.scores._likeness import gram, relative_error
+from jaxviz.synthesis._penalties import total_variation
 
 RNG = np.random.default_rng(0)
 

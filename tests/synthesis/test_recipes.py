@@ -11,7 +11,7 @@ import pytest
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 import jaxviz
-from jaxviz._image import IMAGENET_MEAN
+from jaxviz.image._arrays import IMAGENET_MEAN
 from jaxviz.synthesis._recipes import RECIPES
 
 KEY = jax.random.key(3)

@@ -9,8 +9,8 @@ import scipy.ndimage
 from nets import small_net
 
 import jaxviz
-from jaxviz._image import IMAGENET_MEAN
-from jaxviz.synthesis import _regularizers as parts
+from jaxviz.image._arrays import IMAGENET_MEAN
+from jaxviz.synthesis import _steps as parts
 from jaxviz.synthesis._recipes import RECIPES
 
 MEAN = np.array(IMAGENET_MEAN)
@@ -79,7 +79,7 @@ def test_normalized_steps(x64):
 
 
 def test_l2(x64):
-    np.testing.assert_allclose(parts.l2(jnp.asarray(IMAGES)), ((IMAGES - MEAN) ** 2).mean((1, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(jaxviz.l2(jnp.asarray(IMAGES)), ((IMAGES - MEAN) ** 2).mean((1, 2, 3)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", list(RECIPES))

@@ -10,8 +10,9 @@ import pytest
 from nets import convolve
 
 import jaxviz
-from jaxviz.synthesis._losses import gram, relative_error, total_variation
-from jaxviz.synthesis._style import _color_matched
+from jaxviz.scores._likeness import gram, relative_error
+from jaxviz.synthesis._colors import color_matched
+from jaxviz.synthesis._penalties import total_variation
 
 KEY = jax.random.key(2)
 PARAMS = {
@@ -139,7 +140,7 @@ def test_luminance_keeps_the_colors_of_the_content():
 
 def test_matched_colors_have_the_contents_moments(x64):
     style, content = (jnp.asarray(x, jnp.float64)[None] * 0.2 + 0.4 for x in (STYLE, CONTENT))
-    found = _color_matched(style, content).reshape(-1, 3)
+    found = color_matched(style, content).reshape(-1, 3)
     wanted = content.reshape(-1, 3)
     np.testing.assert_allclose(found.mean(0), wanted.mean(0), atol=1e-6)
     np.testing.assert_allclose(np.cov(found, rowvar=False), np.cov(wanted, rowvar=False), atol=2e-5)

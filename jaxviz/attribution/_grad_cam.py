@@ -1,0 +1,104 @@
+"""Grad-CAM: which places of a layer's maps speak for a score."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxviz._types import Images, Score
+from jaxviz.attribution._batching import of_each_score, run, values_of
+from jaxviz.attribution._guided import guided_backprop
+from jaxviz.fast._swap import accelerate
+from jaxviz.program._axes import order_of
+from jaxviz.program._differentiable import reaches
+from jaxviz.program._edit import capture, replace
+from jaxviz.program._names import find
+from jaxviz.program._trace import trace
+from jaxviz.scores._algebra import nets_of
+from jaxviz.scores._calls import fixed
+
+
+def grad_cam(
+    score: Score, params: Any, images: Images, *, layer: str, batch_size: int | None = None
+) -> Float[Array, "n *k h w"]:
+    """Sum a layer's maps, each weighted by its mean gradient, and keep what speaks for the score.
+
+    `relu(sum_c a_c A_c)`, with `A_c` the layer's channel and `a_c` the mean over positions of the score's gradient with
+    respect to it, enlarged linearly to the images' size.
+
+    Args:
+        score: any function `score(params, images) -> (n,)` or `(n, k)` that passes through the layer.
+        params: the network's parameters.
+        images: `(n, h, w, 3)` in [0, 1].
+        layer: a name that `layers` lists, of maps: usually the last such. Which axes are the images, rows and columns
+            is read from the traced program, so that their order does not matter.
+        batch_size: of a score `(n, k)`, the backward passes at once, over all images; by default 4 on CPU, else 16.
+
+    Raises:
+        ValueError: for a layer that is unknown, no image map (tokens and windows are none) or not on the way from the
+            images to the score, and as for `gradient`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> def net(params, images):
+        ...     return jax.nn.relu(images @ params["w1"]).mean((1, 2)) @ params["w2"]
+        >>> params = {"w1": jnp.eye(3), "w2": jnp.array([[1.0, -1.0], [0.0, 0.0], [0.0, 2.0]])}
+        >>> images = jnp.array([[[[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]])
+        >>> print(jaxviz.grad_cam(jaxviz.logit(net, 1), params, images, layer="relu_0"))
+        [[[0. 1.]]]
+
+    Selvaraju et al. 2017, Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization.
+    """
+    return run(_cam, score, params, images, layer=layer, batch_size=batch_size)
+
+
+def guided_grad_cam(
+    score: Score, params: Any, images: Images, *, layer: str, batch_size: int | None = None
+) -> Float[Array, "n *k h w 3"]:
+    """Multiply guided backprop, which is sharp, with Grad-CAM, which tells classes apart.
+
+    Raises:
+        ValueError: as for `grad_cam` and `guided_backprop`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> def net(params, images):
+        ...     return jax.nn.relu(images @ params["w1"]).mean((1, 2)) @ params["w2"]
+        >>> params = {"w1": jnp.eye(3), "w2": jnp.array([[1.0, -1.0], [0.0, 0.0], [0.0, 2.0]])}
+        >>> images = jnp.array([[[[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]])
+        >>> print(jaxviz.guided_grad_cam(jaxviz.logit(net, 1), params, images, layer="relu_0"))
+        [[[[0. 0. 0.]
+           [0. 0. 1.]]]]
+
+    Selvaraju et al. 2017, Grad-CAM.
+    """
+    maps = grad_cam(score, params, images, layer=layer, batch_size=batch_size)
+    return guided_backprop(score, params, images, batch_size=batch_size) * maps[..., None]
+
+
+def _cam(score: Score, params: Any, images: Images, *, layer: str, batch_size: int) -> Array:
+    if nets_of(score) > 1:
+        raise ValueError("grad_cam: expected scores of one network to be added, got some of several")
+    score = fixed(score, params, images)
+    value = find(trace(score, params, images), [layer])[layer]
+    shape, order = value.aval, order_of(value, layer, "map", "grad_cam")
+
+    def from_layer(delta: Array) -> tuple[Array, Array]:
+        moved = accelerate(capture(replace(score, {layer: lambda value: value + delta}), layer), exact=True)
+        values, taken = moved(params, images)
+        return values_of(lambda *_: values, params, images), taken[layer]
+
+    values, pull, maps = jax.vjp(from_layer, jnp.zeros(shape.shape, shape.dtype), has_aux=True)
+    if not reaches(pull, values):
+        raise ValueError(
+            f"grad_cam: the score has no gradient with respect to {layer!r}: the layer lies behind it or beside its "
+            "path, or only steps such as argmax lead from one to the other; choose a layer that the score is made from"
+        )
+
+    def backward(cotangent: Array) -> Array:
+        gradients = jnp.transpose(pull(cotangent)[0], order)
+        small = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", jnp.transpose(maps, order), gradients.mean((1, 2))))
+        return jax.image.resize(small, images.shape[:3], "linear")
+
+    return of_each_score(backward, values, batch_size)

@@ -1,0 +1,1 @@
+"""Sources of images, batches, sharding over devices and processes."""

@@ -1,0 +1,1 @@
+"""The same values sooner: convolutions and pools as CPUs like them. Knows no method."""

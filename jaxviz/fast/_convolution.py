@@ -1,0 +1,150 @@
+"""Convolutions as CPUs compute them sooner: as products, as shifted sums, and with their gradients as convolutions."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive, primitives
+from jaxtyping import Array
+
+from jaxviz.fast._kernel_gradient import gradient_of_kernel
+from jaxviz.fast._windows import spread, taps_of
+from jaxviz.fast.winograd import _convolution
+
+MOST_SHIFTS = 121  # of a depthwise kernel; each is an operation to compile
+
+# A primitive, and not a custom_vjp, because it then composes with everything: forward mode, second derivatives, vmap.
+convolution_p = Primitive("jaxviz_convolution")
+plain = primitives.conv_general_dilated_p.bind
+
+
+def convolve(images: Array, kernel: Array, *, exact: bool, **params: Any) -> Array:
+    numbers, groups = params["dimension_numbers"], params["feature_group_count"]
+    if _is_product(kernel, params):
+        return _product(images, kernel, params)
+    depthwise = groups == images.shape[numbers.lhs_spec[1]] == kernel.shape[numbers.rhs_spec[0]]
+    depthwise &= kernel.size // groups <= MOST_SHIFTS
+    if groups == 1 or not depthwise or any(d != 1 for d in params["lhs_dilation"]):
+        if _convolution.pays(images, kernel, params):
+            return _convolution.convolve(images, kernel, params["padding"], exact=exact)
+        return convolution_p.bind(images, kernel, **params)
+    return _depthwise(images, kernel, params)
+
+
+def _is_product(kernel: Array, params: dict[str, Any]) -> bool:
+    """Tell a convolution that multiplies the channels at each position by a matrix, and does nothing else."""
+    sides = [kernel.shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:]]
+    steps = (*params["window_strides"], *params["lhs_dilation"])
+    padding = [pad for pair in params["padding"] for pad in pair]
+    groups = (params["feature_group_count"], params["batch_group_count"])
+    return set(sides) | set(steps) | set(groups) == {1} and not any(padding)
+
+
+def _product(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
+    numbers = params["dimension_numbers"]
+    outputs, inputs, *sides = numbers.rhs_spec
+    matrix = kernel.squeeze(sides)  # (in, out) or (out, in), as it was: another order costs a copy
+    contracted = (((numbers.lhs_spec[1],), (int(inputs > outputs),)), ((), ()))
+    options = {name: params[name] for name in ("precision", "preferred_element_type")}
+    result = lax.dot_general(images, matrix, contracted, **options)  # the axes of the images, then the channels
+    order = sorted(range(images.ndim), key=lambda axis: (axis == numbers.lhs_spec[1], axis))
+    role = {axis: i for i, axis in enumerate(numbers.lhs_spec)}
+    places = [numbers.out_spec[role[axis]] for axis in order]
+    return result.transpose([places.index(axis) for axis in range(images.ndim)])
+
+
+def _depthwise(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
+    """Convolve each channel with a kernel of its own: a sum of shifted images, each times a number a channel."""
+    numbers, wanted = params["dimension_numbers"], params["preferred_element_type"] or images.dtype
+    images, kernel = images.astype(wanted), kernel.astype(wanted)
+    channels, space = numbers.lhs_spec[1], numbers.lhs_spec[2:]
+
+    across = functools.partial(spread, space, ndim=images.ndim)  # in the order they have: another order costs copies
+    weights = kernel.transpose(numbers.rhs_spec)  # (c, 1, *space)
+    window, strides = across(weights.shape[2:], 1), across(params["window_strides"], 1)
+    padding, dilation = across(params["padding"], (0, 0)), across(params["rhs_dilation"], 1)
+    taps = taps_of(images, 0.0, window, strides, padding, dilation)
+    factors = weights.reshape(weights.shape[0], -1).T
+    total = functools.reduce(
+        jnp.add, [tap * lax.broadcast_in_dim(w, tap.shape, (channels,)) for tap, w in zip(taps, factors, strict=True)]
+    )
+    places = dict(zip(numbers.out_spec, numbers.lhs_spec, strict=True))
+    return total.transpose([places[axis] for axis in range(images.ndim)])
+
+
+def _gradient_of_images(g: Array, images: Any, kernel: Array, **params: Any) -> Array:
+    """Return the input gradient as one ordinary convolution of `g` with the flipped kernel, or in a faster form."""
+    numbers, groups = params["dimension_numbers"], params["feature_group_count"]
+    if _convolution.pays(g, kernel, params):
+        return _convolution.gradient(g, kernel, params["padding"])
+    if params["batch_group_count"] != 1 or any(d != 1 for d in params["lhs_dilation"]):
+        return jax.linear_transpose(lambda x: plain(x, kernel, **params), images.aval)(g)[0]
+    lhs, rhs, out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
+    reach = [(kernel.shape[axis] - 1) * d for axis, d in zip(rhs[2:], params["rhs_dilation"], strict=True)]
+    before = [r - low for r, (low, _) in zip(reach, params["padding"], strict=True)]
+    spread = [(g.shape[axis] - 1) * s + 1 for axis, s in zip(out[2:], params["window_strides"], strict=True)]
+    after = [images.aval.shape[a] + r - s - b for a, r, s, b in zip(lhs[2:], reach, spread, before, strict=True)]
+    changes = {
+        "dimension_numbers": lax.ConvDimensionNumbers(out, rhs, lhs),
+        "window_strides": params["lhs_dilation"],
+        "lhs_dilation": params["window_strides"],
+        "padding": tuple(zip(before, after, strict=True)),
+    }
+    positions = math.prod(g.shape[axis] for axis in (out[0], *out[2:]))
+    if _convolution.is_plain(params) and positions <= 2 * g.shape[out[1]]:
+        return _convolution.by_taps(g, kernel, changes["padding"])
+    return convolution_p.bind(g, _exchange(kernel, rhs, groups), **params | changes)
+
+
+def _exchange(kernel: Array, spec: tuple[int, ...], groups: int) -> Array:
+    """Flip a kernel in space and exchange its input and output channels within each group."""
+    first = lax.rev(kernel.transpose(spec), range(2, kernel.ndim))  # (out, in per group, *space)
+    out, per_group, *space = first.shape
+    split = first.reshape(groups, out // groups, per_group, *space)
+    exchanged = jnp.swapaxes(split, 1, 2).reshape(groups * per_group, out // groups, *space)
+    inverse = tuple(spec.index(axis) for axis in range(kernel.ndim))
+    return exchanged.transpose(inverse)
+
+
+def _gradient_of_kernel(g: Array, images: Array, kernel: Any, **params: Any) -> Array:
+    return gradient_of_kernel(g, images, kernel.aval, **params)
+
+
+def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
+    """Map over a batch of images by making the batch longer; leave a batch of kernels, or of groups, to JAX."""
+    (images, kernel), (axis, kernel_axis) = operands, axes
+    if kernel_axis is not None or params["batch_group_count"] != 1:
+        return jax.vmap(functools.partial(plain, **params), in_axes=axes)(images, kernel), 0
+    row, out_row = params["dimension_numbers"].lhs_spec[0], params["dimension_numbers"].out_spec[0]
+    moved = jnp.moveaxis(images, axis, row)
+    size = moved.shape[row]
+    merged = moved.reshape(*moved.shape[:row], -1, *moved.shape[row + 2 :])
+    result = convolution_p.bind(merged, kernel, **params)
+    return result.reshape(*result.shape[:out_row], size, -1, *result.shape[out_row + 1 :]), out_row
+
+
+def _spared(images: Array, kernel: Array, **params: Any) -> Array:
+    """Convolve with a row and a column of zeros to spare, cut off again, where there is no padding at all.
+
+    XLA on CPU has fast code for convolutions with padding only; seven others took 1.2 to 22 times as long.
+    """
+    numbers = params["dimension_numbers"]
+    sides = [kernel.shape[axis] for axis in numbers.rhs_spec[2:]]
+    padded = any(pad for pair in params["padding"] for pad in pair)
+    if jax.default_backend() != "cpu" or padded or len(sides) != 2 or max(sides) == 1:
+        return plain(images, kernel, **params)
+    result = plain(images, kernel, **params | {"padding": ((0, 1), (0, 1))})
+    shape = jax.eval_shape(functools.partial(plain, **params), images, kernel).shape
+    return lax.slice(result, [0] * result.ndim, shape)
+
+
+def _abstract(images: Any, kernel: Any, **params: Any) -> Any:
+    result = jax.eval_shape(functools.partial(plain, **params), images, kernel)
+    return images.update(shape=result.shape, dtype=result.dtype)
+
+
+convolution_p.def_impl(plain)
+convolution_p.def_abstract_eval(_abstract)

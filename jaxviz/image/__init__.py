@@ -1,0 +1,10 @@
+"""Images in, pictures out: array functions, reading, writing and checks. Knows no network."""
+
+from jaxviz.image._arrays import blur as blur
+from jaxviz.image._arrays import montage as montage
+from jaxviz.image._arrays import normalize as normalize
+from jaxviz.image._arrays import overlay as overlay
+from jaxviz.image._arrays import resize as resize
+from jaxviz.image._checks import ImageError as ImageError
+from jaxviz.image._files import load_image as load_image
+from jaxviz.image._files import save_image as save_image

@@ -1,0 +1,133 @@
+"""What is asked of images and of numbers beside them: errors that say what was expected and what came."""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+ROUNDING = 1e-5  # how far beyond [0, 1] a float image may stray by arithmetic alone
+
+
+class ImageError(ValueError):
+    """An image that cannot be read, written or drawn; the message says what was expected, what came and what to do."""
+
+
+def check_images(images: Any) -> None:
+    """Raise ValueError unless `images` is a batch of at least one RGB image of floats."""
+    check_array("images", images)
+    shape = jnp.shape(images)
+    if len(shape) != 4 or shape[-1] != 3:
+        raise ValueError(f"expected images (n, h, w, 3), got shape {shape}; {_advice(shape)}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"expected images of floats in [0, 1], got {images.dtype}; divide bytes by 255")
+    if 0 in shape:
+        raise ValueError(f"expected at least one image of at least one pixel, got shape {shape}")
+    check_finite("images", images)
+
+
+def check_array(name: str, values: Any, error: type[ValueError] = ValueError) -> None:
+    """Raise ValueError for what is no array of JAX's or NumPy's, such as a list or a tensor."""
+    if isinstance(values, jax.Array | np.ndarray):
+        return
+    kind = f"{type(values).__module__.split('.')[0]}.{type(values).__name__}".removeprefix("builtins.")
+    if isinstance(values, list | tuple):
+        advice = "jnp.stack makes one array of several of one size"
+    elif kind.startswith("torch"):
+        advice = "jnp.asarray(x.detach().cpu().permute(0, 2, 3, 1).numpy()) makes one of a batch (n, 3, h, w)"
+    else:
+        advice = "jnp.asarray makes one of most things, load_image of a file"
+    raise error(f"{name}: expected an array of JAX's or NumPy's, got a {kind}; {advice}")
+
+
+def _advice(shape: tuple[int, ...]) -> str:
+    """Return what to do with an array that is no batch of RGB images."""
+    if len(shape) == 3 and shape[-1] == 3:
+        return "one image is image[None]"
+    if len(shape) == 4 and shape[1] == 3:
+        return "channels come last, images.transpose(0, 2, 3, 1)"
+    if len(shape) == 3 and shape[0] == 3:
+        return "channels come last, image.transpose(1, 2, 0)[None]"
+    if len(shape) == 4 and shape[-1] == 4:
+        return "transparency has no place here, images[..., :3]"
+    grey = "of a network for grey images, take the mean of colours inside: net(params, images.mean(-1, keepdims=True))"
+    if len(shape) == 4 and shape[-1] == 1:
+        return f"grey as RGB is jnp.repeat(images, 3, axis=-1); {grey}"
+    if len(shape) in (2, 3):
+        some = "image[None, :, :, None]" if len(shape) == 2 else "images[..., None]"
+        some = "image[None]" if len(shape) == 3 and shape[-1] == 1 else some
+        return f"grey as RGB is jnp.repeat({some}, 3, axis=-1); {grey}"
+    return "n images of height h and width w in RGB, channels last"
+
+
+OVERSHOOT = 0.3  # the most that bicubic resizing, along both axes, can leave [0, 1] by is 0.28
+
+
+def check_range(name: str, images: Any, *, resized: bool = True) -> None:
+    """Raise ValueError for images that are plainly not in [0, 1], where the values are there to be looked at.
+
+    Resizing leaves it by a little; bytes, and images that are normalized as for PyTorch, by much. What was not resized,
+    such as a colour, may leave it by rounding only, in the type that it has.
+    """
+    if isinstance(images, Tracer):
+        return
+    values = np.asarray(images)  # not a jax.Array: under an outer jit, what one computes of it would be traced
+    if not values.size:
+        return
+    low, high = float(values.min()), float(values.max())
+    beyond = OVERSHOOT if resized else ROUNDING
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        beyond = max(beyond, float(jnp.finfo(values.dtype).eps))
+    if low < -beyond or high > 1 + beyond:
+        raise ValueError(
+            f"{name}: expected values in [0, 1], got {low:g} to {high:g}; divide 0 to 255 by 255, and leave a "
+            "network's own normalization to the network"
+        )
+
+
+def check_whole(name: str, number: Any, *, least: int, odd: bool = False) -> None:
+    """Raise ValueError unless a number is a whole one, of at least `least`, and odd if that is asked for."""
+    real = isinstance(number, int | float | np.number | jax.Array | np.ndarray) and not isinstance(number, bool)
+    real = real and np.ndim(number) == 0 and not isinstance(number, Tracer)
+    value = float(number) if real else 0.0
+    if not real or value % 1 != 0 or value < least or (odd and value % 2 != 1):
+        kind, shown = "an odd" if odd else "a whole", repr(number) if isinstance(number, str) else number
+        raise ValueError(f"{name}: expected {kind} number of at least {least}, got {shown}")
+
+
+def check_not_negative(name: str, number: Any, error: type[ValueError] = ValueError) -> None:
+    """Raise ValueError for a negative number, infinity and NaN, where it is there to be looked at."""
+    if not isinstance(number, Tracer) and not np.all((np.asarray(number) >= 0) & (np.asarray(number) < np.inf)):
+        raise error(f"{name}: expected a number of at least 0, got {number}")
+
+
+def check_finite(name: str, values: Any) -> None:
+    """Raise ValueError if there is a NaN or an infinity, where the values are there to be looked at."""
+    if isinstance(values, Tracer):
+        return
+    bad = ~np.isfinite(np.asarray(values, np.float32))
+    if bad.any():
+        raise ValueError(f"{name}: expected finite numbers, got {bad.sum()} that are NaN or infinite")
+
+
+def checked_size(size: Any) -> int | tuple[int, int] | None:
+    """Return a size as Python's integers, whatever integers it was given as."""
+    if size is None:
+        return None
+    try:
+        sides = [operator.index(side) for side in (size if np.ndim(size) else (size,))]
+    except TypeError:
+        sides = []
+    if len(sides) != (2 if np.ndim(size) else 1) or min(sides) < 1:
+        raise ImageError(f"size: expected an int or (height, width), of at least 1 pixel, got {size!r}")
+    return (sides[0], sides[1]) if np.ndim(size) else sides[0]
+
+
+def sides_of(size: Any) -> tuple[int, int]:
+    """Return the height and width that a size stands for: an int, or both."""
+    sides = checked_size(size)
+    if sides is None:
+        raise ImageError("size: expected an int or (height, width), got None")
+    return (sides, sides) if isinstance(sides, int) else sides

@@ -1,0 +1,8 @@
+"""Networks, their weights and the names of their classes."""
+
+from jaxviz.models._class_names import class_index as class_index
+from jaxviz.models._class_names import class_names as class_names
+from jaxviz.models._load import available as available
+from jaxviz.models._load import import_weights as import_weights
+from jaxviz.models._load import load as load
+from jaxviz.models._load import verify as verify

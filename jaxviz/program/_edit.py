@@ -1,0 +1,174 @@
+"""List, capture and replace the values inside a network: functions that take a function and return one."""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxviz._types import Net
+from jaxviz.program._channels import channel_axis
+from jaxviz.program._names import _left_out, find, values_by_name
+from jaxviz.program._run import Action, evaluate
+from jaxviz.program._trace import Path, Value, trace
+
+
+def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """List the values inside a network that can be named, in forward order; runs nothing.
+
+    Args:
+        net: any JAX function `net(params, images)`.
+        params: its parameters, or their shapes (`jax.ShapeDtypeStruct`).
+        images: `(n, h, w, 3)`, or its shape.
+
+    Returns:
+        Name to shape and dtype.
+
+    Raises:
+        ValueError: if a name stands for more than one value.
+
+    Warns:
+        UserWarning: if there are layers or ReLUs in a loop, a branch or a `shard_map`: they have no name.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> def net(params, images):
+        ...     return jax.nn.relu(images.mean((1, 2)) @ params["w1"]) @ params["w2"]
+        >>> params = {"w1": jnp.ones((3, 4)), "w2": jnp.ones((4, 10))}
+        >>> for name, value in jaxviz.layers(net, params, jnp.ones((2, 8, 8, 3))).items():
+        ...     print(name, value.shape)
+        dense_0 (2, 4)
+        relu_0 (2, 4)
+        dense_1 (2, 10)
+    """
+    program = trace(net, params, images)
+    table = values_by_name(program)
+    if left_out := _left_out(program):
+        warnings.warn(f"layers lists what can be named{left_out} and named outside", stacklevel=2)
+    return {name: jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype) for name, value in table.items()}
+
+
+def dtype_of(params: Any) -> Any:
+    """Return the type that a network computes in: of its parameters, whatever images are made in."""
+    types = {leaf.dtype for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")}
+    return jnp.result_type(*([t for t in types if jnp.issubdtype(t, jnp.floating)] or [float]))
+
+
+def shapes_of(net: Net, params: Any, names: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of some layers, channels last, for one image of this size."""
+    image = jax.ShapeDtypeStruct((1, *size, 3), dtype_of(params))
+    values = jax.eval_shape(read_layers(net, names), params, image)
+    return {name: values[name].shape for name in names}
+
+
+def capture(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
+    """Return a function that also gives the values called `names`.
+
+    The result, `fn(params, images) -> (outputs, {name: array})`, composes with jit, vmap, grad and remat. An unknown
+    name, one that is used twice and one inside a loop raise ValueError when it is called. To a value from within a
+    function with a `custom_vjp` that function's own derivative does not apply, nor to what comes after it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> def net(params, images):
+        ...     return jax.nn.relu(images.mean((1, 2)) @ params)
+        >>> outputs, values = jaxviz.capture(net, "dense_0")(-jnp.ones((3, 2)), jnp.ones((1, 8, 8, 3)))
+        >>> print(outputs, values["dense_0"])
+        [[0. 0.]] [[-3. -3.]]
+    """
+    wanted = _as_names(names)
+
+    def captured(params: Any, images: Any) -> tuple[Any, dict[str, jax.Array]]:
+        outputs, taken, _ = _taken(net, wanted, params, images)
+        return outputs, taken
+
+    return captured
+
+
+def _taken(net: Net, wanted: Sequence[str], params: Any, images: Any) -> tuple[Any, dict[str, jax.Array], Any]:
+    """Return the outputs, and the arrays called `wanted` with what they are in the program."""
+    program = trace(net, params, images)
+    values = find(program, wanted)
+    edits = {name: (value, lambda x: x) for name, value in values.items()}
+    outputs, taken = evaluate(program, (params, images), _edit_actions(edits))
+    return outputs, {name: taken[name] for name in wanted}, values
+
+
+def read_layers(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], dict[str, jax.Array]]:
+    """Return a function that gives the values called `names`, their channels on the last axis."""
+    read = read_with_outputs(net, _as_names(names))
+    return lambda params, images: read(params, images)[1]
+
+
+def read_with_outputs(net: Net, names: Sequence[str]) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
+    """Return a function that gives what the network returns, and those values."""
+
+    def read(params: Any, images: Any) -> tuple[Any, dict[str, jax.Array]]:
+        if not names:
+            return net(params, images), {}
+        outputs, taken, values = _taken(net, names, params, images)
+        return outputs, {name: jnp.moveaxis(x, channel_axis(values[name]), -1) for name, x in taken.items()}
+
+    return read
+
+
+def replace(net: Net, replacements: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
+    """Return the network with some of its inner values replaced: ablate, clamp, add, patch.
+
+    Args:
+        net: any JAX function `net(params, images)`.
+        replacements: for each name a function of the value, or an array that broadcasts to its shape.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> def net(params, images):
+        ...     return images.mean((1, 2)) @ params
+        >>> ablated = jaxviz.replace(net, {"dense_0": lambda x: x.at[:, 0].set(0.0)})
+        >>> print(ablated(jnp.ones((3, 2)), jnp.ones((1, 8, 8, 3))))
+        [[0. 3.]]
+    """
+    wanted = _as_names(list(replacements))
+
+    def edited(params: Any, images: Any) -> Any:
+        program = trace(net, params, images)
+        edits = {
+            name: (value, functools.partial(_substitute, name, replacements[name]))
+            for name, value in find(program, wanted).items()
+        }
+        return evaluate(program, (params, images), _edit_actions(edits))[0]
+
+    return edited
+
+
+def _as_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    wanted = (names,) if isinstance(names, str) else tuple(names)
+    if not wanted or not all(isinstance(name, str) for name in wanted):
+        raise ValueError(f"expected the name of a layer or several of them, got {names!r}; `layers` lists them")
+    return wanted
+
+
+def _substitute(name: str, new: Any, value: jax.Array) -> jax.Array:
+    result: Any = new(value) if callable(new) else jnp.asarray(new)
+    shape = jnp.shape(result)
+    if np.broadcast_shapes(shape, value.shape) != value.shape if not callable(new) else shape != value.shape:
+        raise ValueError(f"the replacement of {name!r} has shape {shape}; the network needs {value.shape}")
+    return jnp.broadcast_to(result, value.shape).astype(value.dtype)
+
+
+def _edit_actions(edits: Mapping[str, tuple[Value, Callable]]) -> dict[Path, Action]:
+    """Turn `{name: (value, change)}` into actions that change each value at its home and take it out."""
+    grouped: dict[Path, list[tuple[str, int, Callable]]] = {}
+    for name, (value, change) in edits.items():
+        path, output = value.home
+        grouped.setdefault(path, []).append((name, output, change))
+
+    def action(here: list[tuple[str, int, Callable]], _: list[Any], run: Callable) -> tuple[list[Any], dict[str, Any]]:
+        results, taken = list(run()), {}
+        for name, output, change in here:
+            results[output] = taken[name] = change(results[output])
+        return results, taken
+
+    return {path: functools.partial(action, here) for path, here in grouped.items()}

@@ -1,0 +1,174 @@
+"""Names of the values of a program: module paths, `checkpoint_name`s, kinds by number."""
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from jax.extend.core import primitives
+
+from jaxviz.program._relus import find_relus, relus_in_loops
+from jaxviz.program._trace import KINDS, MOVES, Program, Value, loop_bodies
+
+
+def longer(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size > 1]
+
+
+def name_of(value: Value) -> str | None:
+    """Return the name that `checkpoint_name` gave, None for any other value.
+
+    The one place that knows how a name looks: JAX plans another form for it (the flag `jax_remat3`).
+    """
+    if value.eqn is None or value.eqn.primitive is not primitives.name_p:
+        return None
+    return value.eqn.params["name"]
+
+
+def _named(program: Program) -> Iterator[tuple[str, Value]]:
+    """Yield every name and value in forward order."""
+    explicit = [(name, value) for value in program.values if (name := name_of(value))]
+    covered = {id(source) for _, value in explicit for source in _sources(value)}
+    found = [(KINDS[v.op], _with_bias(v)) for v in program.values if is_layer(v)]
+    found += [("relu", relu.value) for relu in find_relus(program) if relu.value.varies]
+    order = {id(value): i for i, value in enumerate(program.values)}
+    counts: Counter[str] = Counter()
+    entries = [(order[id(value)], name, value) for name, value in explicit]
+    for kind, value in sorted(found, key=lambda item: order[id(item[1])]):
+        if id(value) not in covered:
+            entries.append((order[id(value)], f"{kind}_{counts[kind]}", value))
+        counts[kind] += 1
+    return ((name, value) for _, name, value in sorted(entries, key=lambda entry: entry[0]))
+
+
+def _sources(value: Value) -> Iterator[Value]:
+    """Yield what a name stands for: its operand, through changes of type."""
+    while value.op in ("name", "convert_element_type"):
+        value = value.inputs[0]
+        yield value
+
+
+def is_layer(value: Value) -> bool:
+    """Tell a convolution or dense product, images times parameters, from products of activations such as attention."""
+    return value.op in KINDS and value.varies and not all(operand.varies for operand in value.inputs)
+
+
+def _with_bias(value: Value) -> Value:
+    """Follow a product to the addition of its bias, if that is all that becomes of it.
+
+    A product of a matrix with mapped vectors has images on its last axis: without a bias it is followed to where they
+    are first again.
+    """
+    *_, last = [value, *bias_additions(value)]
+    while last is not value and len(last.users) == 1 and _drops_axes(last, last.users[0]):
+        last = last.users[0]
+    if last is value and KINDS[value.op] == "dense" and not value.inputs[0].varies and len(value.users) == 1:
+        return value.users[0] if value.users[0].op == "transpose" else value
+    return last
+
+
+def _drops_axes(value: Value, user: Value) -> bool:
+    """Tell what only removes axes of length 1."""
+    before, after = value.aval.shape, user.aval.shape
+    return user.op in ("reshape", "squeeze") and len(after) < len(before) and longer(before) == longer(after)
+
+
+def bias_additions(value: Value) -> list[Value]:
+    """Return the additions of what does not vary that are all that becomes of a product.
+
+    Before the first of them may stand what only orders its axes anew, or adds and removes some of length 1, as `vmap`
+    does; they are part of the list then.
+    """
+    steps: list[Value] = []
+    moves: list[Value] = []
+    while len(value.users) == 1:
+        user = value.users[0]
+        other = [operand for operand in user.inputs if operand is not value]
+        if not steps and user.op in MOVES and sorted(longer(user.aval.shape)) == sorted(longer(value.aval.shape)):
+            moves.append(user)
+        elif user.op == "add" and len(other) == 1 and not other[0].varies:
+            steps += [*moves, user]
+            moves = []
+        else:
+            break
+        value = user
+    return steps
+
+
+def _paths(program: Program) -> Iterator[tuple[str, Value]]:
+    """Yield the module paths of convolutions and dense products: where their kernels stand in the parameters."""
+    for value in program.values:
+        if is_layer(value):
+            kernel = next(operand for operand in value.inputs if not operand.varies)
+            while len(kernel.inputs) == 1:
+                kernel = kernel.inputs[0]
+            if kernel.key:
+                yield kernel.key, _with_bias(value)
+
+
+def values_by_name(program: Program) -> dict[str, Value]:
+    """Return every value that can be named, in forward order; refuse names that mean two values or none."""
+    names = list(_named(program))
+    for name, count in Counter(name for name, _ in names).items():
+        if count > 1:
+            raise ValueError(
+                f"the name {name!r} stands for {count} values of this network; a name must be unique: number them, "
+                f'as in checkpoint_name(x, f"{name}_{{i}}")'
+            )
+    return dict(names)
+
+
+WAYS_OUT = {
+    "scan": "write the loop out in Python",
+    "while": "write the loop out in Python",
+    "cond": "choose the branch in Python, or compute both and choose with jnp.where",
+    "shard_map": "give the function for each device by itself, with images on one device",
+}
+"""What to do about a value in an operation with a program of its own, where it can be neither taken out nor changed."""
+
+_INSIDE = {
+    "scan": "has a value each turn: return it from the loop and name it outside",
+    "while": "has a value each turn: return it from the loop and name it outside",
+    "cond": "has a value in one branch only: return it from the branches and name it outside",
+    "shard_map": "is in parts, one on each device: return it from there and name it outside",
+}
+
+
+def way_out(primitive: str) -> str:
+    """Return what to do instead of what cannot be done inside this operation."""
+    return WAYS_OUT.get(primitive, f"write it without `{primitive}`, in operations that JAX traces")
+
+
+def find(program: Program, wanted: Sequence[str]) -> dict[str, Value]:
+    """Return the values called `wanted`; raise ValueError for a name that is unknown, doubled or inside a loop."""
+    for loop, body in loop_bodies(program):
+        for name in {name_of(value) for value in body.values}.intersection(wanted):
+            where = _INSIDE.get(loop, "cannot be reached: return it from there and name it outside")
+            raise ValueError(f"{name!r} is inside a `{loop}`, where it {where}, or {way_out(loop)}")
+    table = values_by_name(program)
+    paths = [(path, value) for path, value in _paths(program) if path not in table]
+    times = Counter(path for path, _ in paths)
+    for name in wanted:
+        if times[name] > 1:
+            raise ValueError(
+                f"the layer {name!r} is used {times[name]} times; name the value you mean with "
+                "jax.ad_checkpoint.checkpoint_name, or use its number as `layers` lists it"
+            )
+    table = dict(paths) | table
+    for name in wanted:
+        if name not in table:
+            close = difflib.get_close_matches(name, table, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+            raise ValueError(
+                f"this network has no layer {name!r}; {hint}It has: {', '.join(table) or 'none'}{_left_out(program)}"
+            )
+    return {name: table[name] for name in wanted}
+
+
+def _left_out(program: Program) -> str:
+    """Say what a network has that cannot be named, since it lies in loops and the like; "" if nothing."""
+    counts = Counter(
+        f"{KINDS[v.op]} inside a `{at}`" for at, body in loop_bodies(program) for v in body.values if v.op in KINDS
+    )
+    counts.update(f"relu inside a `{loop}`" for loop in relus_in_loops(program))
+    found = ", ".join(f"{what}: {count}" for what, count in counts.items())
+    return f"; what has no name ({found}) must be returned from there" if found else ""

@@ -1,0 +1,223 @@
+"""Which input pixels a unit sees, read from the jaxpr."""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxviz._types import Net
+from jaxviz.program._channels import channel_axis
+from jaxviz.program._names import find
+from jaxviz.program._reach import Kept, Reach, edges, seen_by
+from jaxviz.program._reach_rules import UnknownOperationError
+from jaxviz.program._spans import Span, spans_of
+from jaxviz.program._trace import Program, Value, trace
+
+
+class _Closed(NamedTuple):
+    size: tuple[int, int]
+    stride: tuple[int | float, int | float]
+    offset: tuple[int, int]
+
+
+class ReceptiveField(_Closed):
+    """What the units of a layer see: the one at row `i` the rows from `offset[0] + i * stride[0]`, `size[0]` of them.
+
+    Each is (rows, columns) in input pixels. The offset is negative where the first unit also sees padding. A stride is
+    less than 1 behind an enlargement, and negative behind a flip; a unit that has no position, as in a dense layer, has
+    stride 0. Three numbers say it of the units away from the borders. At the borders a unit sees less than they say, or
+    more where a padding reflects or wraps: `boxes` has what each one sees exactly.
+
+    Attributes:
+        size: how many rows and columns a unit sees.
+        stride: from one unit to the next.
+        offset: of what the first unit sees.
+        boxes: `(rows, columns, 4)`: top, left, bottom and right of what each unit sees of an image of `image_size`; all
+            0 for one that sees nothing. Units that have no position share a row or a column. None for a field that was
+            made by hand.
+        image_size: height and width of the images that the field was read for.
+    """
+
+    boxes: np.ndarray | None = None
+    image_size: tuple[int, int] | None = None
+
+    def window(self, position: tuple[int, int], image_size: tuple[int, int]) -> tuple[slice, slice]:
+        """Return the rows and columns that the unit at `position` sees of an image of this height and width.
+
+        Exact where `boxes` are known for images of this size; of other sizes what size, stride and offset say.
+
+        >>> ReceptiveField(size=(5, 5), stride=(2, 2), offset=(-1, -1)).window((0, 3), (8, 8))
+        (slice(0, 4, None), slice(5, 8, None))
+        """
+        if self.boxes is not None and tuple(image_size) == self.image_size:
+            top, left, bottom, right = self._box(position)
+            return slice(top, bottom), slice(left, right)
+        starts = [at * stride + first for at, stride, first in zip(position, self.stride, self.offset, strict=True)]
+        rows, columns = (
+            slice(max(math.floor(start), 0), min(math.ceil(start + size), side))
+            for start, size, side in zip(starts, self.size, image_size, strict=True)
+        )
+        return rows, columns
+
+    def _box(self, position: Sequence[int]) -> list[int]:
+        assert self.boxes is not None
+        units = self.boxes.shape[:2]
+        if any(n > 1 and not 0 <= at < n for at, n in zip(position, units, strict=True)):
+            raise ValueError(f"expected a position among {units[0]} x {units[1]} units, got {tuple(position)}")
+        row, column = (at if n > 1 else 0 for at, n in zip(position, units, strict=True))
+        return self.boxes[row, column].tolist()
+
+
+def receptive_field(net: Net, params: Any, images: Any, layer: str, *, strict: bool = False) -> ReceptiveField:
+    """Return the window of input pixels that the units of a layer see.
+
+    By default the spatial field: what is the same at all positions of a map counts for nothing beside what is not. So
+    gates such as squeeze-and-excitation, and the means and variances of normalizations over positions (GroupNorm,
+    InstanceNorm, LayerNorm over rows and columns), are left out, and a unit's window is where it looks. The mean over
+    all positions alone, as in front of a classifier, is of the whole image; so is attention. With `strict` it is all
+    that the unit can depend on.
+
+    Read from the program, element by element; nothing is run, and parameters count as nonzero. It is exact for the
+    units at the borders too: the smallest window that holds every pixel that a unit (any channel of it) depends on, but
+    for parts that cancel, as in `x - x`.
+
+    Args:
+        net: any JAX function `net(params, images)`.
+        params: its parameters, or their shapes.
+        images: `(n, h, w, 3)`, or its shape.
+        layer: a name that `layers` lists.
+        strict: count gates and normalizations.
+
+    Raises:
+        ValueError: for a layer that is unknown or does not depend on the images, and for an operation on the way to it
+            that moves pixels in a way that is not known here.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> def net(params, images):
+        ...     x = jax.lax.conv_general_dilated(
+        ...         images, params, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        ...     return jax.nn.relu(x * jax.nn.sigmoid(x.mean((1, 2), keepdims=True)))
+        >>> images = jnp.ones((1, 9, 9, 3))
+        >>> field = jaxviz.receptive_field(net, jnp.ones((3, 3, 3, 8)), images, "relu_0")
+        >>> print(field, field.boxes[0, 1])
+        ReceptiveField(size=(3, 3), stride=(2, 2), offset=(-1, -1)) [0 1 2 4]
+        >>> print(jaxviz.receptive_field(net, jnp.ones((3, 3, 3, 8)), images, "relu_0", strict=True))
+        ReceptiveField(size=(9, 9), stride=(0, 0), offset=(0, 0))
+
+    Araujo, Norris & Sim 2019, Computing Receptive Fields of Convolutional Neural Networks.
+    """
+    program, value, seen, kept = _read(net, params, images, layer, strict)
+    rows, columns = _maps(value, seen)
+    spans = [spans_of(program, value, kept, plane) for plane in (0, 1)]
+    places = _axes(value, (rows, columns), spans)
+    boxes = _boxes(value, (rows, columns), places)
+    image_size = (int(images.shape[1]), int(images.shape[2]))
+    closed = [
+        _from_span(span) if span and span.axis == place else _from_boxes(boxes[..., plane::2], plane, n)
+        for plane, (span, place, n) in enumerate(zip(spans, places, image_size, strict=True))
+    ]
+    field = ReceptiveField(*zip(*closed, strict=True))
+    field.boxes, field.image_size = boxes, image_size
+    return field
+
+
+def unit_edges(net: Net, params: Any, images: Any, layer: str, *, strict: bool = False) -> list[np.ndarray]:
+    """Return top, left, bottom and right of what each unit of a layer sees of the first image, channels last."""
+    _, value, seen, _ = _read(net, params, images, layer, strict)
+    (top, bottom), (left, right) = (edges(plane) for plane in seen)
+    sides = [np.broadcast_to(side, value.aval.shape) for side in (top, left, bottom, right)]
+    return [np.moveaxis(side, channel_axis(value), -1)[0] for side in sides]
+
+
+def _read(net: Net, params: Any, images: Any, layer: str, strict: bool) -> tuple[Program, Value, Reach, Kept]:
+    program = trace(net, params, images)
+    value = find(program, [layer])[layer]
+    if not value.varies:
+        raise ValueError(f"the layer {layer!r} does not depend on the images, so it has no receptive field")
+    try:
+        return program, value, *seen_by(program, value, images.shape[1:3], strict=strict)
+    except UnknownOperationError as error:
+        raise ValueError(
+            f"receptive_field cannot follow {error}, on the way from the images to {layer!r}: it knows convolutions, "
+            "pools, paddings, slices, reductions, products, moves to places that are constant, and functions of single "
+            "values; ask for a layer before it, or write it with those"
+        ) from None
+
+
+def _maps(value: Value, seen: Reach) -> list[np.ndarray]:
+    """Return what units see, `(2, *shape)`, all channels of all images together."""
+    together = {0, channel_axis(value)} if len(value.aval.shape) > 1 else {0}
+    return [plane.min(axis=tuple(a + 1 for a in together), keepdims=True) for plane in seen]
+
+
+def _axes(value: Value, maps: Sequence[np.ndarray], spans: Sequence[Span | None]) -> list[int | None]:
+    """Return the axes along which units go down and across the images, None for no such axis."""
+    varying = [{axis for axis, n in enumerate(seen.shape[1:]) if n > 1} for seen in maps]
+    rest = [a for a in range(len(value.aval.shape)) if a not in (0, channel_axis(value))]
+    places: list[int | None] = []
+    for plane, span in enumerate(spans):
+        own = varying[plane] - varying[1 - plane] if len(varying[plane]) > 1 else varying[plane]
+        if span is not None:
+            places.append(span.axis)
+        elif len(own) == 1:
+            places.append(own.pop())
+        else:
+            places.append(rest[plane] if varying[plane] and len(rest) == 2 else None)
+    return [None, None] if places[0] == places[1] else places
+
+
+def _boxes(value: Value, maps: Sequence[np.ndarray], places: Sequence[int | None]) -> np.ndarray:
+    """Return `(rows, columns, 4)`: what units see; those that differ by other axes are taken together."""
+    kept = [place for place in places if place is not None]
+    sides = tuple(1 if place is None else value.aval.shape[place] for place in places)
+    ends = []
+    for seen in maps:
+        small = seen.min(axis=tuple(a + 1 for a in range(len(value.aval.shape)) if a not in kept))
+        small = small.transpose(0, *(sorted(kept).index(place) + 1 for place in kept))
+        missing = tuple(i + 1 for i, place in enumerate(places) if place is None)
+        ends.append([np.broadcast_to(end, sides) for end in edges(np.expand_dims(small, missing))])
+    (top, bottom), (left, right) = ends
+    return np.stack([top, left, bottom, right], axis=-1)
+
+
+def _from_span(span: Span) -> tuple[int, int | float, int]:
+    offset = math.floor(span.start)
+    return math.ceil(span.size + span.start - offset), _number(span.stride), offset
+
+
+def _number(stride: Fraction) -> int | float:
+    return int(stride) if stride.denominator == 1 else float(stride)
+
+
+def _from_boxes(ends: np.ndarray, plane: int, image_side: int) -> tuple[int, int | float, int]:
+    """Return the size, stride and offset that hold what units see: of those away from the borders, if there are any."""
+    starts, stops = np.moveaxis(ends, plane, 0).reshape(ends.shape[plane], -1, 2).transpose(2, 0, 1)
+    starts = np.where(stops > starts, starts, image_side).min(axis=1)
+    stops = stops.max(axis=1)
+    units = np.flatnonzero(stops > starts)
+    if not len(units):
+        return 0, 0, 0
+    if len({*zip(starts[units].tolist(), stops[units].tolist(), strict=True)}) == 1:
+        return int(stops[units[0]] - starts[units[0]]), 0, int(starts[units[0]])
+    stride = _step(units, starts[units], stops[units], image_side)
+    uncut = [i for i in units.tolist() if starts[i] > 0 and stops[i] < image_side]
+    units = np.array(uncut if len(uncut) > 1 else units)
+    first = [start - i * stride for i, start in zip(units.tolist(), starts[units].tolist(), strict=True)]
+    last = [stop - i * stride for i, stop in zip(units.tolist(), stops[units].tolist(), strict=True)]
+    offset = math.floor(min(first))
+    size, whole = math.ceil(max(last)) - offset, int(stops.max() - starts.min())
+    return (size, _number(stride), offset) if size < whole else (whole, 0, int(starts.min()))
+
+
+def _step(units: np.ndarray, starts: np.ndarray, stops: np.ndarray, image_side: int) -> Fraction:
+    """Return the step between units, from the ends of their windows that the image does not cut off."""
+    rises = []
+    for ends, inside in ((starts, starts > 0), (stops, stops < image_side)):
+        at, end = units[inside], ends[inside]
+        apart = max(1, len(at) // 2)
+        apart = next(apart - apart % n for n in (8, 4, 2, 1) if apart >= n)  # enlarged maps repeat after 2, 4, 8 units
+        rises += ((end[apart:] - end[:-apart]) / (at[apart:] - at[:-apart])).tolist()
+    return Fraction(float(np.median(rises or [0.0]))).limit_denominator(16)

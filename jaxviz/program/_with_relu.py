@@ -1,0 +1,185 @@
+"""Exchange the backward rule of every ReLU of a function."""
+
+import functools
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxviz.program._flow import Flow
+from jaxviz.program._names import way_out
+from jaxviz.program._relus import Relu, _candidates, _is_bounded, _is_returned, find_relus, relus_in_loops
+from jaxviz.program._run import evaluate
+from jaxviz.program._trace import KINDS, Program, loop_bodies, trace
+
+Rule = Literal["guided", "deconvnet"] | Callable[[jax.Array, jax.Array], jax.Array]
+
+_RULES = {
+    "guided": lambda x, g: jnp.where((x > 0) & (g > 0), g, jnp.zeros_like(g)),
+    "deconvnet": lambda x, g: jnp.where(g > 0, g, jnp.zeros_like(g)),
+}
+
+
+def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
+    """Return `fn` with the backward rule of every ReLU swapped; its values stay the same.
+
+    A ReLU is an activation: what the function passes on to its next layer, or returns. It is found in each of these
+    spellings: `jax.nn.relu`, `jnp.maximum(x, 0)`, `relu6`, `jnp.clip(x, 0, c)`, `jnp.where(x > 0, x, 0)`,
+    `x * (x > 0)`; reused, inside jit, remat or `shard_map`, in a model nobody prepared. Others, such as
+    `-jnp.minimum(-x, 0)` or `(x + abs(x)) / 2`, keep their derivative. Where the activation is also bounded from above,
+    as in relu6, the bound keeps its own.
+
+    No ReLU is what looks like one in a part of another function of its input (CELU, PReLU, hard swish), in what
+    something else is multiplied by (the gates of squeeze-and-excitation, ReGLU, variances), in a hard sigmoid, in
+    clipping images before the first layer, or in a hinge loss after the last. These keep their derivative.
+
+    Args:
+        fn: any function of arrays, such as a network or a score.
+        rule: "guided" passes a gradient where the input and the gradient are positive (guided backprop), "deconvnet"
+            where the gradient is positive (Zeiler & Fergus); or a function `(x, g) -> g'` of the ReLU's input and the
+            gradient that arrives from above.
+
+    Raises:
+        ValueError: when called, if there is no ReLU to swap or one that cannot be swapped: inside a loop or a branch,
+            inside a function with its own derivative, one that is both passed on and a part of another function, or a
+            leaky ReLU, for which only a rule of your own has a meaning.
+
+    Warns:
+        UserWarning: when called with "guided" or "deconvnet", if there are other activations among the layers, such as
+            GELU, which keep their derivative: the result is then guided in part only.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> f = lambda x: -jax.nn.relu(x).sum()
+        >>> print(jax.grad(jaxviz.with_relu(f, "guided"))(jnp.array([-1.0, 2.0])))
+        [0. 0.]
+        >>> print(jax.grad(jaxviz.with_relu(f, lambda x, g: 10 * g))(jnp.array([-1.0, 2.0])))
+        [-10. -10.]
+
+    Springenberg et al. 2014, Striving for Simplicity; Zeiler & Fergus 2013, Visualizing and Understanding
+    Convolutional Networks.
+    """
+    return ruled(fn, rule, last_only=False)
+
+
+def ruled(fn: Callable[..., Any], rule: Rule, *, last_only: bool) -> Callable[..., Any]:
+    """Return what `with_relu` does; with `last_only`, only what depends on the last argument has ReLUs."""
+    if not callable(rule) and rule not in _RULES:
+        raise ValueError(f"expected the rule 'guided', 'deconvnet' or a function (x, g) -> g', got {rule!r}")
+    apply = rule if callable(rule) else _RULES[rule]
+
+    def swapped(*args: Any) -> Any:
+        program = trace(fn, *args, last_only=last_only, maps=True)
+        flow = Flow(program)
+        relus = find_relus(program, flow)
+        _refuse_unswappable(program, relus, rule)
+        others = _others(program, flow, relus)
+        if not relus:
+            others = others or Counter(Flow(program, within_loop=True).activations(()))
+            found = f" (it has {_counted(others)})" if others else ""
+            raise ValueError(f"with_relu found no ReLU to swap in this function{found}: its gradient would not change")
+        if others and not callable(rule):
+            _warn(rule, len(relus), others)
+        return _evaluate(program, args, relus, apply)
+
+    return swapped
+
+
+def _others(program: Program, flow: Flow, relus: list[Relu]) -> Counter[str]:
+    """Count the activations that are no ReLU, by the operations that they are made of."""
+    # A minimum that a ReLU is taken of bounds it, as one that is taken of a ReLU does.
+    bounds = [relu.swap.inputs[relu.operand] for relu in relus]
+    parts = [value for relu in relus for value in (relu.value, relu.swap)] + [x for x in bounds if _is_bounded(x)]
+    found = Counter(flow.activations(parts))
+    for loop, body in loop_bodies(program):
+        inner = Flow(body, within_loop=True)
+        own = inner.activations(relu.value for relu in find_relus(body, inner))
+        found.update(f"{ops} in a `{loop}`" for ops in own)
+    return found
+
+
+def _counted(others: Counter[str]) -> str:
+    return ", ".join(f"{ops}: {count}" for ops, count in others.most_common())
+
+
+def _warn(rule: Rule, relus: int, others: Counter[str]) -> None:
+    warnings.warn(
+        f"only a part of this network follows the rule {rule!r}: beside its ReLUs (relu: {relus}) it has other "
+        f"activations ({_counted(others)}), which keep their own derivative",
+        stacklevel=3,
+    )
+
+
+def revived(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `fn`, part of a loss, with a gradient also where a ReLU passes none for a whole image.
+
+    A unit that is off everywhere on the first image would leave that image grey for ever. There, and only there, the
+    gradient goes through that would switch units on when the loss is descended: the negative one (Olah et al. 2017 do
+    this for the first steps).
+    """
+
+    def swapped(*args: Any) -> Any:
+        program = trace(fn, *args, last_only=False, maps=True)
+        relus = [relu for relu in find_relus(program) if relu.spelling != "leaky_relu" and not relu.mixed]
+        return _evaluate(program, args, relus, _revive)
+
+    return swapped
+
+
+def _revive(x: jax.Array, g: jax.Array) -> jax.Array:
+    passed = jnp.where(x > 0, g, jnp.zeros_like(g))
+    alive = jnp.any(passed != 0, axis=tuple(range(1, x.ndim)), keepdims=True)
+    return jnp.where(alive | (g >= 0), passed, g)
+
+
+def _refuse_unswappable(program: Program, relus: list[Relu], rule: Rule) -> None:
+    for loop in relus_in_loops(program):
+        raise ValueError(f"a ReLU inside a `{loop}` cannot be swapped: {way_out(loop)}")
+    layers = {value.rule_at for value in program.values if value.op in KINDS} - {None}
+    for relu in _candidates(program):
+        if not _is_returned(relu) and relu.swap.rule_at in layers:
+            raise ValueError(
+                "a ReLU inside a function with a derivative of its own (custom_jvp or custom_vjp) cannot be swapped: "
+                "that derivative would still pass it by; use the function without its custom derivative here"
+            )
+    if any(relu.mixed for relu in relus):
+        raise ValueError(
+            "a ReLU here is passed on to a layer and is also a part of another function of its input, as max(x, 0) is "
+            "of a PReLU: it cannot be swapped in one place only; compute it anew for one of the two"
+        )
+    if not callable(rule) and any(relu.spelling == "leaky_relu" for relu in relus):
+        raise ValueError(
+            f"the rule {rule!r} is not defined for leaky_relu; give a rule of your own, a function (x, g) -> g', such "
+            "as lambda x, g: jnp.where((x > 0) & (g > 0), g, 0.)"
+        )
+
+
+def _evaluate(program: Program, args: Any, relus: list[Relu], rule: Callable) -> Any:
+    actions = {relu.swap.path: functools.partial(_swap, relu, rule) for relu in relus}
+    return evaluate(program, args, actions)[0]
+
+
+def _swap(relu: Relu, rule: Callable, operands: list[Any], run: Callable[[], list[Any]]) -> tuple[list[Any], dict]:
+    x = operands[relu.operand]
+    if relu.spelling == "clamp":
+        return [jnp.minimum(_redirect(rule, x, jnp.maximum(x, 0)), operands[2])], {}
+    return [_redirect(rule, x, run()[0])], {}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _redirect(rule: Callable, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Return `y`, with the gradient sent to `x` alone, by the rule."""
+    return y
+
+
+def _redirect_backward(rule: Callable, x: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    sent = rule(x, g)
+    if jnp.shape(sent) != x.shape:
+        raise ValueError(f"the ReLU rule returned shape {jnp.shape(sent)} for a gradient of shape {x.shape}")
+    return sent.astype(x.dtype), jnp.zeros_like(g)
+
+
+_redirect.defvjp(lambda rule, x, y: (y, x), _redirect_backward)

@@ -1,0 +1,1 @@
+"""Pages: the tour, the map of images. Written with the public functions."""

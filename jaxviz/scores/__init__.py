@@ -1,0 +1,9 @@
+"""What to explain and what to maximize: functions `score(params, images) -> (n,)` that add and scale."""
+
+from jaxviz.scores._guides import diversity as diversity
+from jaxviz.scores._guides import resemblance as resemblance
+from jaxviz.scores._units import channel as channel
+from jaxviz.scores._units import energy as energy
+from jaxviz.scores._units import logit as logit
+from jaxviz.scores._units import neuron as neuron
+from jaxviz.scores._units import probability as probability

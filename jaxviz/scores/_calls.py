@@ -1,0 +1,101 @@
+"""Call scores safely: check what they return, hand them to compiled programs, fix and split what they read."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxviz._types import Score
+from jaxviz.program._compiled import HoldsFunctions, compiled
+from jaxviz.program._differentiable import check_reaches
+from jaxviz.scores._algebra import Read, Sum, as_numbers, static
+from jaxviz.scores._units import Logit
+
+
+def is_pytree(score: Any) -> bool:
+    """Tell a score that is data, such as `logit(net, 3)`, from a plain function."""
+    return not jax.tree_util.all_leaves([score])
+
+
+def as_data(score: Score) -> Any:
+    """Return a score in a form that jit takes as an argument: itself if it is a pytree, else its function as static.
+
+    A plain function is wrapped anew, and so compiled anew, each time: it may read what changes between calls.
+    """
+    return score if is_pytree(score) else _Plain(functools.partial(score))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Plain(HoldsFunctions):
+    fn: Score = static()
+
+    def __call__(self, params: Any, images: Any) -> Any:
+        return self.fn(params, images)
+
+
+def check_score(score: Score, params: Any, images: Any, *, differentiable: bool = True) -> None:
+    """Complain about numbers of a score that tracing would hide, such as a class that is not there.
+
+    And, unless told that none is needed, about a score without a gradient with respect to the images. The network is
+    traced once for all numbers: that takes a tenth of a second or two, as long as a small image's map.
+    """
+    if isinstance(score, Sum):
+        for part in score.scores:
+            check_score(part, params, images, differentiable=differentiable)
+    elif isinstance(score, Read):
+        # Without its numbers, so that what was traced for one class is found again for all.
+        without_numbers = jax.tree.map(lambda _: 0, score)
+        jax.eval_shape(score.pick, _read.eval_shape(differentiable, without_numbers, params, images))
+    else:
+        jax.eval_shape(checked(score) if differentiable else functools.partial(score), params, images)
+
+
+@compiled(static_argnums=0)
+def _read(differentiable: bool, score: Read, params: Any, images: Any) -> Any:
+    if not differentiable:
+        return score.read(params, images)
+    part = (lambda values: values.values) if isinstance(score, Logit) else (lambda values: values)
+    return checked(score.read, part)(params, images)
+
+
+def checked(read: Callable[..., Any], part: Callable[[Any], Array] = lambda values: values) -> Callable[..., Any]:
+    """Return a function that complains, when it is traced, if no gradient of its values reaches the images."""
+
+    def checked(params: Any, images: Any) -> Any:
+        found = lambda params, images: as_numbers(part(read(params, images)))  # noqa: E731
+        values, pull = jax.vjp(functools.partial(found, params), images)
+        check_reaches(pull, values, found, params, images)
+        return read(params, images)
+
+    return checked
+
+
+def fixed(score: Score, params: Any, images: Any) -> Score:
+    """Return a score that keeps the class which `images` are ranked as, when it is asked about changed ones."""
+    if isinstance(score, Logit) and score.target is None:
+        return dataclasses.replace(score, target=score.read(params, images).best())
+    if isinstance(score, Sum):
+        return dataclasses.replace(score, scores=tuple(fixed(part, params, images) for part in score.scores))
+    return score
+
+
+def one_by_one(score: Score, count: int) -> Any:
+    """Return one of our scores with its numbers repeated for each of `count` images; None for any other score.
+
+    Each slice of the result, with the axis kept, is the score of that image alone. What a function of the user's has
+    for each image is not known, so it must always be given all images.
+    """
+    if not _knows_each_image(score):
+        return None
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)[1:])), score)
+
+
+def _knows_each_image(score: Score) -> bool:
+    if isinstance(score, Sum):
+        return all(_knows_each_image(part) for part in score.scores)
+    return isinstance(score, Read)

@@ -1,0 +1,98 @@
+"""Scores that only synthesis has a use for: they compare images with each other, or with a guide."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxviz._options import check_batch
+from jaxviz._types import Images, Net
+from jaxviz.fast._swap import accelerate
+from jaxviz.program._edit import read_layers
+from jaxviz.scores._algebra import Summable
+from jaxviz.scores._likeness import gram
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Diversity(Summable):
+    net: Net = dataclasses.field(metadata={"static": True})
+    layer: str = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, params: Any, images: Any) -> Array:
+        grams = gram(_maps(self.net, self.layer, params, images)).reshape(len(images), -1)
+        square = jnp.sum(jnp.square(grams), -1, keepdims=True)
+        directions = grams / jnp.sqrt(jnp.where(square > 0, square, 1))
+        likeness = jnp.matmul(directions, directions.T, precision="highest")
+        others = 1 - jnp.eye(len(images), dtype=likeness.dtype)
+        return -jnp.sum(likeness * others, -1) / max(len(images) - 1, 1)
+
+
+def diversity(net: Net, layer: str) -> _Diversity:
+    """Score each image by how little it is like the others of its batch: minus the mean cosine of Gram matrices.
+
+    Added to another score, it makes a batch show that score's several sides: `channel(net, "relu4_3", jnp.full(4, 89))
+    + 0.5 * diversity(net, "relu2_2")`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> net = lambda params, images: jax.nn.relu(images)
+        >>> red, blue = jnp.eye(3)[0], jnp.eye(3)[2]
+        >>> images = jnp.stack([red, red, blue])[:, None, None] * jnp.ones((3, 4, 4, 3))
+        >>> print(jaxviz.diversity(net, "relu_0")(None, images))
+        [-0.5 -0.5 -0. ]
+
+    Olah, Mordvintsev & Schubert 2017, Feature Visualization.
+    """
+    return _Diversity(net, layer)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Resemblance(Summable):
+    net: Net = dataclasses.field(metadata={"static": True})
+    layer: str = dataclasses.field(metadata={"static": True})
+    guide: Any
+
+    def __call__(self, params: Any, images: Any) -> Array:
+        found = _maps(self.net, self.layer, params, images)
+        best = jax.checkpoint(lambda row: jnp.max(jnp.einsum("nwc,qc->nwq", row, self.guide), -1))
+        # A row at a time: all places of an image times all of the guide are gigabytes.
+        return jnp.mean(jax.lax.map(best, jnp.moveaxis(found, 1, 0)), (0, 2))
+
+
+def resemblance(net: Net, params: Any, images: Images, *, layer: str) -> _Resemblance:
+    """Score images by how well each place of a layer matches the place of some guide images that it matches best.
+
+    The match is the dot product of features. `dream(resemblance(...), ...)` is DeepDream's guided dream: what it adds
+    are the guide's things, where the image already has something like them.
+
+    Args:
+        net: any JAX function `net(params, images)`.
+        params: its parameters.
+        images: the guide, `(n, h, w, 3)` in [0, 1], of any size.
+        layer: a layer of image maps.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> net = lambda params, images: jax.nn.relu(images)
+        >>> guide = jnp.array([[[[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]]])
+        >>> score = jaxviz.resemblance(net, None, guide, layer="relu_0")
+        >>> print(score(None, jnp.full((1, 4, 4, 3), 0.5) * jnp.array([1.0, 0.0, 0.0])))
+        [0.5]
+
+    Mordvintsev, Olah & Tyka 2015, Inceptionism: Going Deeper into Neural Networks.
+    """
+    check_batch("images", images)
+    found = jax.jit(accelerate(functools.partial(_maps, net, layer)))(params, images)
+    return _Resemblance(net, layer, found.reshape(-1, found.shape[-1]))
+
+
+def _maps(net: Net, layer: str, params: Any, images: Images) -> Float[Array, "_ _ _ _"]:
+    values = read_layers(net, layer)(params, images)[layer]
+    if values.ndim != 4:
+        raise ValueError(f"{layer!r} has shape {values.shape}: expected a layer of image maps, (n, h, w, channels)")
+    return values

@@ -1,0 +1,37 @@
+"""Which image would ...? The image is the variable."""
+
+from jaxviz.synthesis._ascent import ascend as ascend
+from jaxviz.synthesis._dream import dream as dream
+from jaxviz.synthesis._dream import dream_zoom as dream_zoom
+from jaxviz.synthesis._efros_leung import efros_leung as efros_leung
+from jaxviz.synthesis._fooling import fool as fool
+from jaxviz.synthesis._inversion import invert as invert
+from jaxviz.synthesis._minimize import DivergedError as DivergedError
+from jaxviz.synthesis._minimize import Synthesis as Synthesis
+from jaxviz.synthesis._minimize import minimize as minimize
+from jaxviz.synthesis._parameterization import Parameterization as Parameterization
+from jaxviz.synthesis._parameterization import fourier as fourier
+from jaxviz.synthesis._parameterization import maco as maco
+from jaxviz.synthesis._parameterization import pixels as pixels
+from jaxviz.synthesis._penalties import l2 as l2
+from jaxviz.synthesis._penalties import total_variation as total_variation
+from jaxviz.synthesis._recipes import recipe as recipe
+from jaxviz.synthesis._sheet import sheet as sheet
+from jaxviz.synthesis._steps import blurring as blurring
+from jaxviz.synthesis._steps import decay as decay
+from jaxviz.synthesis._steps import small_contributions as small_contributions
+from jaxviz.synthesis._steps import small_norms as small_norms
+from jaxviz.synthesis._style import stylize as stylize
+from jaxviz.synthesis._sweep import sweep as sweep
+from jaxviz.synthesis._texture import texture as texture
+from jaxviz.synthesis._transforms import crops as crops
+from jaxviz.synthesis._transforms import jitter_scale_rotate as jitter_scale_rotate
+from jaxviz.synthesis.fast_style import StyleNet as StyleNet
+from jaxviz.synthesis.fast_style import StyleTraining as StyleTraining
+from jaxviz.synthesis.fast_style import export_style_net as export_style_net
+from jaxviz.synthesis.fast_style import init_style_net as init_style_net
+from jaxviz.synthesis.fast_style import load_style_net as load_style_net
+from jaxviz.synthesis.fast_style import restyle as restyle
+from jaxviz.synthesis.fast_style import save_style_net as save_style_net
+from jaxviz.synthesis.fast_style import style_net as style_net
+from jaxviz.synthesis.fast_style import train_style_net as train_style_net

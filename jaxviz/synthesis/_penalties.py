@@ -1,0 +1,69 @@
+"""Penalties for `ascend(penalties=...)`: a number for each image that synthesis keeps small."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxviz._options import check_positive, check_rank
+from jaxviz._types import Images
+from jaxviz.image._arrays import IMAGENET_MEAN
+
+
+def total_variation(images: Images, *, beta: ArrayLike = 2.0) -> Float[Array, " n"]:
+    """Return the mean over pixels and colours of `(dx² + dy²)^(beta / 2)`, the differences to the next pixels.
+
+    Args:
+        images: `(n, h, w, 3)`.
+        beta: 2 is smooth; 1, the plain total variation, lets edges stand.
+
+    Example:
+        >>> edge = jnp.zeros((1, 4, 4, 3)).at[:, :, 2:].set(1.0)
+        >>> print(total_variation(edge), total_variation(edge / 2, beta=1.0))
+        [0.25] [0.125]
+
+    Mahendran & Vedaldi 2014, Understanding Deep Image Representations by Inverting Them.
+    """
+    check_rank(images)
+    check_positive("beta", beta)
+    across = jnp.square(jnp.diff(images, axis=2, append=images[:, :, -1:]))
+    down = jnp.square(jnp.diff(images, axis=1, append=images[:, -1:]))
+    squares = across + down
+    # The power's derivative is infinite at zero for beta < 2; where nothing varies there is nothing to smooth.
+    varies = squares > 0
+    return jnp.mean(jnp.where(varies, jnp.where(varies, squares, 1) ** (beta / 2), 0), (1, 2, 3))
+
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""The standard deviation of ImageNet's photographs, in RGB."""
+
+Penalty = Callable[[Images], Float[Array, " n"]]
+
+
+def l2(images: Images) -> Float[Array, " n"]:
+    """Return the mean square of each image's difference from the mean colour, for use as a penalty.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> print(jaxviz.l2(jnp.stack([jnp.full((4, 4, 3), 0.45), jnp.ones((4, 4, 3))])).round(3))
+        [0.001 0.305]
+
+    Simonyan, Vedaldi & Zisserman 2013, Deep Inside Convolutional Networks.
+    """
+    check_rank(images)
+    return jnp.mean(jnp.square(_centered(images)), (1, 2, 3))
+
+
+def normalized_l2(images: Images) -> Float[Array, " n"]:
+    """Return each image's `|I|²`, the sum of its squares, in the units of networks that normalize as for ImageNet."""
+    return jnp.sum(jnp.square(_centered(images) / _per_color(IMAGENET_STD, images.dtype)), (1, 2, 3))
+
+
+def _centered(images: Images) -> Images:
+    return images - _per_color(IMAGENET_MEAN, images.dtype)
+
+
+def _per_color(numbers: float | tuple[float, float, float], dtype: Any) -> Float[Array, "1 1 1 _"]:
+    return jnp.asarray(numbers, dtype).reshape(1, 1, 1, -1)

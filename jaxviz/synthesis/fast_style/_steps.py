@@ -1,0 +1,143 @@
+"""Steps of training a style net: the loss, the optimizers, one compiled loop."""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, UInt8
+
+from jaxviz._types import Images, Net
+from jaxviz.fast._swap import accelerate, hoist
+from jaxviz.program._edit import read_layers
+from jaxviz.synthesis._grams import Terms, compare
+from jaxviz.synthesis._minimize import by_its_own_rules
+from jaxviz.synthesis.fast_style._net import apply, count_styles
+
+Precision = Literal["float32", "bfloat16"]
+Method = Literal["adam", "muon"]
+
+
+class Job(NamedTuple):
+    """What all steps of a training share: data of one compiled program."""
+
+    fixed: Any  # the net that styles are added to, or None
+    params: Any  # of the network that compares
+    grams: dict[str, Array]  # of all styles that are trained, (styles, c, c)
+    content_weights: dict[str, ArrayLike]
+    style_weights: dict[str, ArrayLike]
+    smoothness: ArrayLike
+
+
+def _joined(fixed: Any, trained: Any) -> Any:
+    """Return the parameters of the whole net."""
+    if fixed is None:
+        return trained
+    rows = {
+        name: {what: jnp.concatenate([fixed[name][what], new]) for what, new in layer.items()}
+        for name, layer in trained.items()
+    }
+    return {name: layer | rows.get(name, {}) for name, layer in fixed.items()}
+
+
+def _muon() -> optax.GradientTransformation:
+    """Return Muon for the 3x3 kernels, all of one shape at once, and NAdam for the rest."""
+    matrix = optax.contrib.MuonDimensionNumbers((1, 2, 3), 4)
+    inner = optax.contrib.muon(
+        -1.0, consistent_rms=0.2, muon_weight_dimension_numbers=lambda stacks: jax.tree.map(
+            lambda x: matrix if x.ndim == 5 and x.shape[1] == 3 else None, stacks
+        ),
+    )  # fmt: skip
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        found: Any
+        found, state = inner.update(_stacks(updates), state, _stacks(params))
+        rows = {shape: iter(stack) for shape, stack in found.items()}
+        return jax.tree.map(lambda x: next(rows[str(x.shape)]), updates), state
+
+    return optax.GradientTransformation(lambda params: inner.init(_stacks(params)), update)
+
+
+def _stacks(tree: Any) -> dict[str, Array]:
+    by_shape: dict[str, list[Array]] = {}
+    for leaf in jax.tree.leaves(tree):
+        by_shape.setdefault(str(leaf.shape), []).append(leaf)
+    return {shape: jnp.stack(leaves) for shape, leaves in by_shape.items()}
+
+
+OPTIMIZERS = {"adam": optax.scale_by_adam(), "muon": _muon()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def take_steps(
+    net: Net,
+    precision: Precision,
+    optimizer: Method,
+    state: Any,
+    job: Job,
+    images: UInt8[Array, "n steps h w 3"],
+    chosen: Int[Array, "n steps"],
+    rates: Float[Array, " steps"],
+    count: Any,
+) -> tuple[Any, Float[Array, "steps 3"]]:
+    """Take the first `count` of the steps: one program for all counts, and kernels of VGG made ready once for all."""
+
+    def turn(carry: Any) -> Any:
+        state, losses, i = carry
+        batch = images[:, i].astype(rates.dtype) / 255
+        state, parts = _step(net, precision, optimizer, state, job, batch, chosen[:, i], rates[i])
+        return state, losses.at[i].set(parts.astype(losses.dtype)), i + 1
+
+    start = (state, jnp.zeros((len(rates), 3)), jnp.asarray(0))
+    state, losses, _ = jax.lax.while_loop(lambda carry: carry[2] < count, hoist(turn, start), start)
+    return state, losses
+
+
+def _step(
+    net: Net,
+    precision: Precision,
+    optimizer: Method,
+    state: Any,
+    job: Job,
+    images: Images,
+    chosen: Int[Array, " n"],
+    rate: Any,
+) -> tuple[Any, Float[Array, "3"]]:
+    """Take a step, unless it would not be finite: then the losses are NaN and the state stays."""
+    trained, memory = state
+    (loss, parts), grads = jax.value_and_grad(_loss, argnums=2, has_aux=True)(
+        net, precision, trained, job, images, chosen
+    )
+    with by_its_own_rules():
+        updates, new_memory = OPTIMIZERS[optimizer].update(grads, memory, trained)
+        new = optax.apply_updates(trained, optax.tree.scale(-rate, updates))
+    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+    kept = jax.tree.map(lambda x, y: jnp.where(finite, x, y), (new, new_memory), (trained, memory))
+    return kept, jnp.where(finite, parts, jnp.nan)
+
+
+def _loss(net: Net, precision: str, trained: Any, job: Job, images: Images, chosen: Any) -> tuple[Array, Array]:
+    whole = _joined(job.fixed, trained)
+    there = count_styles(whole)
+    mix = jnp.eye(there)[chosen + there - count_styles(trained)]
+    low = functools.partial(jax.tree.map, functools.partial(_cast, precision))
+    high = lambda tree: jax.tree.map(lambda x: x.astype(images.dtype), tree)  # noqa: E731
+    painted = accelerate(apply)(whole, low(images), mix)[0]
+    params, names = low(job.params), tuple(dict.fromkeys([*job.content_weights, *job.style_weights]))
+    targets = accelerate(read_layers(net, tuple(job.content_weights)))(params, low(images))
+    values = accelerate(read_layers(net, names))(params, painted)
+    grams = {name: gram[chosen] for name, gram in job.grams.items()}
+    terms = Terms(high(targets), [grams], None, job.content_weights, [job.style_weights], job.smoothness)
+    parts = compare(high(painted), high(values), terms).mean(1)
+    return parts.sum(), parts
+
+
+def _cast(dtype: str, x: Any) -> Any:
+    x = jnp.asarray(x)
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+def _falling(done: float, cooldown: float) -> float:
+    return min(1.0, (1 - done) / cooldown) if cooldown else 1.0

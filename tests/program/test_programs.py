@@ -1,0 +1,119 @@
+"""Programs are found again for the same functions, and go when these go."""
+
+import gc
+import weakref
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import jaxviz
+from jaxviz.program._compiled import compiled
+
+IMAGES = jnp.linspace(0, 1, 2 * 16 * 16 * 3).reshape(2, 16, 16, 3)
+KEY = jax.random.key(0)
+SMALL = {"size": 16, "steps": 1}
+
+
+def closing_over(weights):
+    return lambda params, images: jax.nn.relu(images @ weights).mean((1, 2))
+
+
+CALLS = {
+    "saliency": lambda net: jaxviz.saliency(jaxviz.logit(net, 0), {}, IMAGES),
+    "saliency of a sum": lambda net: jaxviz.saliency(
+        jaxviz.logit(net, 0) + 2 * jaxviz.energy(net, "relu_0"), {}, IMAGES
+    ),
+    "grad_cam": lambda net: jaxviz.grad_cam(jaxviz.logit(net, 0), {}, IMAGES, layer="relu_0"),
+    "occlusion": lambda net: jaxviz.occlusion(jaxviz.channel(net, "relu_0", 0), {}, IMAGES, window=8, stride=8),
+    "features": lambda net: jaxviz.features(net, {}, IMAGES, layer="relu_0", size=16),
+    "top_patches": lambda net: jaxviz.top_patches(net, {}, IMAGES, layer="relu_0", size=16, k=1),
+    "ascend": lambda net: jaxviz.ascend(jaxviz.channel(net, "relu_0", 0), {}, KEY, **SMALL),
+    "ascend of a plain function": lambda net: jaxviz.ascend(lambda p, x: net(p, x)[:, 0], {}, KEY, **SMALL),
+    "sheet": lambda net: jaxviz.sheet(net, {}, KEY, layer="relu_0", channels=[0], **SMALL),
+    "dream": lambda net: jaxviz.dream(jaxviz.energy(net, "relu_0"), {}, KEY, IMAGES, steps=1, octaves=1),
+    "invert": lambda net: jaxviz.invert(net, {}, KEY, IMAGES, layer="relu_0", steps=1),
+    "texture": lambda net: jaxviz.texture(net, {}, KEY, IMAGES[0], layers=["relu_0"], steps=1),
+    "fool": lambda net: jaxviz.fool(net, {}, IMAGES, target=1, steps=1),
+    "minimize": lambda net: jaxviz.minimize(
+        lambda x, key: jnp.sum(net({}, x)), IMAGES, KEY, steps=1, optimizer=optax.sgd(0.1)
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_network_is_freed_when_its_user_lets_go_of_it(call):
+    weights = []
+    for i in range(2):
+        weight = jnp.full((3, 4), 0.1 * (i + 1))
+        weights.append(weakref.ref(weight))
+        call(closing_over(weight))
+        del weight
+    gc.collect()
+    assert [ref() for ref in weights] == [None] * 2
+
+
+def test_many_networks_leave_nothing():
+    refs = []
+    for i in range(40):
+        net = closing_over(jnp.full((3, 4), 0.01 * i))
+        refs.append(weakref.ref(net))
+        jaxviz.layers(net, {}, IMAGES)
+        jaxviz.gradient(jaxviz.logit(net, 0), {}, IMAGES[:, :2, :2])
+        del net
+    gc.collect()
+    assert sum(ref() is not None for ref in refs) == 0
+
+
+class Model:
+    """A network as a method, whose object counts how often it is traced."""
+
+    def __init__(self, scale):
+        self.scale, self.traced = scale, 0
+
+    def apply(self, params, images):
+        self.traced += 1
+        return self.scale * images.mean((1, 2))
+
+
+@compiled(static_argnums=0)
+def value(net, images):
+    return net(None, images)
+
+
+def test_a_program_is_found_again_for_the_same_network():
+    model, other = Model(2.0), Model(3.0)
+    for _ in range(3):
+        assert jnp.allclose(value(model.apply, IMAGES), 2 * IMAGES.mean((1, 2)))  # a new method object each time
+        assert jnp.allclose(value(other.apply, IMAGES), 3 * IMAGES.mean((1, 2)))
+    assert (model.traced, other.traced) == (1, 1)
+
+
+def test_a_program_is_found_again_for_every_number_of_a_score():
+    traced = []
+
+    def net(params, images):
+        traced.append(1)
+        return images.mean((1, 2))
+
+    jaxviz.saliency(jaxviz.logit(net, 0), None, IMAGES)
+    before = len(traced)
+    for target in (1, 2):
+        jaxviz.saliency(jaxviz.logit(net, target), None, IMAGES)
+    assert len(traced) == before
+
+
+def test_a_network_that_two_terms_share_is_evaluated_once():
+    net = closing_over(jnp.ones((3, 4)))
+    score = jaxviz.logit(net, 0) + jaxviz.logit(net, 1)
+    program = jax.make_jaxpr(lambda images: jaxviz.gradient(score, {}, images))(IMAGES)
+    assert str(program).count("dot_general") == 2  # there and back
+
+
+def test_another_network_in_the_same_place_of_memory_has_a_program_of_its_own():
+    for i in range(20):  # ids are used again
+        scale = float(i)
+        net = lambda params, images, scale=scale: scale * images.mean((1, 2))  # noqa: E731
+        assert jnp.allclose(value(net, IMAGES), scale * IMAGES.mean((1, 2)))
+        del net
