@@ -49,7 +49,7 @@ def users_view():
 
 @pytest.fixture(scope="session")
 def images():
-    return jax.random.uniform(jax.random.key(7), (2, 32, 32, 3))
+    return jax.random.uniform(jax.random.key(7), (2, 32, 32, 3), jnp.float32)
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +57,10 @@ def small_params():
     """Parameters of `small_net`."""
     keys = jax.random.split(jax.random.key(0), 3)
     return {
-        "w1": 0.4 * jax.random.normal(keys[0], (3, 3, 3, 8)),
-        "b1": jnp.linspace(-0.2, 0.2, 8),
-        "w2": 0.2 * jax.random.normal(keys[1], (3, 3, 8, 6)),
-        "w3": jax.random.normal(keys[2], (6, 5)),
+        "w1": 0.4 * jax.random.normal(keys[0], (3, 3, 3, 8), jnp.float32),
+        "b1": jnp.linspace(-0.2, 0.2, 8, dtype=jnp.float32),
+        "w2": 0.2 * jax.random.normal(keys[1], (3, 3, 8, 6), jnp.float32),
+        "w3": jax.random.normal(keys[2], (6, 5), jnp.float32),
     }
 
 
