@@ -14,7 +14,7 @@ def convolve(x, w, stride=1, padding="SAME", **options):
     )
 
 
-def wide(bias):
+def broadened(bias):
     """Return what JAX makes of a bias that is added to maps, and does not where ranks may not be promoted."""
     return jnp.expand_dims(bias, (0, 1, 2))
 
@@ -23,7 +23,7 @@ def make_net(relu=jax.nn.relu, wrap=lambda f: f):
     """Return a two-convolution classifier whose ReLU and whose first block can be chosen."""
 
     def block(params, x):
-        return relu(convolve(x, params["w1"]) + wide(params["b1"]))
+        return relu(convolve(x, params["w1"]) + broadened(params["b1"]))
 
     def net(params, images):
         x = wrap(block)(params, images)

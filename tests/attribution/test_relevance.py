@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from nets import convolve, make_net, small_net, wide
+from nets import broadened, convolve, make_net, small_net
 
 import jaxviz
 
@@ -94,8 +94,8 @@ def test_biases_take_a_share_that_the_gradient_does_not_see(x64, small_params, i
 def signed_net(params, images):
     """A network whose third convolution has inputs of both signs; every layer has a bias, the first on its left."""
     x = jax.nn.relu(params["b1"] + convolve(images, params["w1"], padding="VALID"))
-    x = convolve(x, params["w2"]) + wide(params["b2"])
-    x = jax.nn.relu(convolve(x, params["w3"], padding="VALID") + wide(params["b3"]) + 0.05)
+    x = convolve(x, params["w2"]) + broadened(params["b2"])
+    x = jax.nn.relu(convolve(x, params["w3"], padding="VALID") + broadened(params["b3"]) + 0.05)
     return jnp.einsum("bi,io->bo", x.mean((1, 2)), params["w4"]) + params["b4"]
 
 
@@ -187,7 +187,7 @@ def test_gamma_of_zero_is_the_epsilon_rule(small_params, images):
 
 def test_the_first_convolution_and_dense_products_keep_the_epsilon_rule(small_params, images):
     def net(params, images):
-        x = jax.nn.relu(convolve(images, params["w1"]) + wide(params["b1"])).mean((1, 2))
+        x = jax.nn.relu(convolve(images, params["w1"]) + broadened(params["b1"])).mean((1, 2))
         return jax.nn.relu(x @ params["w2"][0, 0]) @ params["w3"]
 
     maps = [relevances(score(1, net), small_params, images, rule=rule) for rule in RULES]
@@ -217,7 +217,7 @@ def test_layers_inside_jit_and_remat(rule, wrap, small_params, images):
 
 def test_a_bias_outside_the_remat_of_its_product(small_params, images):
     def net(params, images, convolve_first):
-        x = jax.nn.relu(convolve_first(images, params["w1"]) + wide(params["b1"]))
+        x = jax.nn.relu(convolve_first(images, params["w1"]) + broadened(params["b1"]))
         return jax.nn.relu(convolve(x, params["w2"], stride=2)).mean((1, 2)) @ params["w3"]
 
     nets = [functools.partial(net, convolve_first=fn) for fn in (convolve, jax.checkpoint(convolve))]

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 from jax.ad_checkpoint import checkpoint_name
-from nets import convolve, make_net, small_net, wide
+from nets import broadened, convolve, make_net, small_net
 
 import jaxviz
 
 
 def named_net(params, images):
-    x = checkpoint_name(convolve(images, params["w1"]) + wide(params["b1"]), "first")
+    x = checkpoint_name(convolve(images, params["w1"]) + broadened(params["b1"]), "first")
     x = checkpoint_name(jax.nn.relu(x), "on")
     return jax.nn.relu(convolve(x, params["w2"])).mean((1, 2))
 
@@ -47,7 +47,7 @@ def test_names_take_the_place_of_numbers_which_go_on_counting(small_params, imag
 
 def test_capture_one_and_many(small_params, images):
     outputs, values = jaxviz.capture(named_net, "first")(small_params, images)
-    expected = convolve(images, small_params["w1"]) + wide(small_params["b1"])
+    expected = convolve(images, small_params["w1"]) + broadened(small_params["b1"])
     np.testing.assert_allclose(values["first"], expected, atol=1e-6)
     np.testing.assert_array_equal(outputs, named_net(small_params, images))
     _, values = jaxviz.capture(named_net, ["relu_1", "first"])(small_params, images)
@@ -57,7 +57,7 @@ def test_capture_one_and_many(small_params, images):
 def test_a_convolution_includes_its_bias(wrapped, small_params, images):
     _, values = jaxviz.capture(wrapped, "conv_0")(small_params, images)
     np.testing.assert_allclose(
-        values["conv_0"], convolve(images, small_params["w1"]) + wide(small_params["b1"]), atol=1e-6
+        values["conv_0"], convolve(images, small_params["w1"]) + broadened(small_params["b1"]), atol=1e-6
     )
 
 
@@ -94,7 +94,9 @@ def test_capture_inside_transformations(wrapped, small_params, images, outer):
     fn = outer(lambda p, x: jaxviz.capture(wrapped, "relu_0")(p, x)[1]["relu_0"])
     np.testing.assert_allclose(fn(small_params, images), expected, atol=1e-6)
     fn = jax.grad(lambda x: fn_sum(wrapped, small_params, x))
-    direct = jax.grad(lambda x: jnp.sum(jax.nn.relu(convolve(x, small_params["w1"]) + wide(small_params["b1"])) ** 2))
+    direct = jax.grad(
+        lambda x: jnp.sum(jax.nn.relu(convolve(x, small_params["w1"]) + broadened(small_params["b1"])) ** 2)
+    )
     np.testing.assert_allclose(fn(images), direct(images), atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
-from nets import convolve, make_net, twin_deconvnet, twin_guided, wide
+from nets import broadened, convolve, make_net, twin_deconvnet, twin_guided
 
 import jaxviz
 
@@ -296,7 +296,7 @@ def excited(gate, activation=jax.nn.relu, clipped=lambda x: x, scale=lambda y, g
     """Return a network with squeeze-and-excitation, as MobileNetV3 and EfficientNet have it."""
 
     def net(params, images):
-        y = activation(convolve(clipped(images), params["w1"]) + wide(params["b1"]))
+        y = activation(convolve(clipped(images), params["w1"]) + broadened(params["b1"]))
         squeezed = jax.nn.relu(y.mean((1, 2)) @ params["squeeze"]) @ params["excite"]
         y = activation(convolve(scale(y, gate(squeezed)[:, None, None]), params["w2"]))
         return y.mean((1, 2)) @ params["w3"]
@@ -335,7 +335,7 @@ def test_gates_keep_their_derivative(excited_params, images):
 
     def twin(params, images):
         """Return the same with a hand-edited ReLU where there is an activation."""
-        y = twin_guided(convolve(jnp.clip(images, 0, 1), params["w1"]) + wide(params["b1"]))
+        y = twin_guided(convolve(jnp.clip(images, 0, 1), params["w1"]) + broadened(params["b1"]))
         gate = jax.nn.hard_sigmoid(twin_guided(y.mean((1, 2)) @ params["squeeze"]) @ params["excite"])
         y = twin_guided(convolve(y * gate[:, None, None], params["w2"]))
         return y.mean((1, 2)) @ params["w3"]
