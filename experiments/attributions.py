@@ -19,7 +19,6 @@ import tyro
 from skimage import data
 
 import jaxviz
-from jaxviz.report._draw import overlaid, raw
 
 FIGURES = Path(__file__).parent / "figures"
 METHODS = {
@@ -56,7 +55,7 @@ def main(photographs: Annotated[tuple[Path, ...], tyro.conf.Positional] = (), /,
             map = method(score, params, key, images)[0]
             print(f"  {name}: {float(map.min()):.3g} to {float(map.max()):.3g}", flush=True)
             regions = name in ("occlusion", "RISE", "Grad-CAM")
-            cells.append(overlaid(images[0], map, fine=False) if regions else raw(map, fine=True))
+            cells.append(jaxviz.draw(map, over=images[0]) if regions else jaxviz.draw(map, fine=True))
     small = jnp.clip(jaxviz.resize(jnp.stack(cells), (160, 160)), 0, 1)
     jaxviz.save_image(out / "attributions.png", jaxviz.montage(small, columns=1 + len(METHODS)))
 

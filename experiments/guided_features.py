@@ -21,7 +21,6 @@ import numpy as np
 import tyro
 
 import jaxviz
-from jaxviz.report._draw import raw
 
 
 def main(
@@ -86,7 +85,7 @@ def explain(
     maps = jaxviz.guided_backprop(jaxviz.neuron(net, layer, channel, (row, column)), params, images)
     field = jaxviz.receptive_field(net, params, images, layer)
     window = field.window((row, column), (images.shape[1], images.shape[2]))
-    shown = (images[0][window], raw(maps[0][window], fine=True))
+    shown = (images[0][window], jaxviz.draw(maps[0][window], fine=True))
     patch, gradient = (jnp.clip(jaxviz.resize(x, (96, 96)), 0, 1) for x in shown)
     return patch, gradient
 

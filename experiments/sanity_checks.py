@@ -31,7 +31,6 @@ import numpy as np
 import tyro
 
 import jaxviz
-from jaxviz.report._draw import raw
 
 FIGURES = Path(__file__).parent / "figures"
 VGG = [f"conv{block}_{i}" for block, depth in ((5, 3), (4, 3), (3, 3), (2, 2), (1, 2)) for i in range(depth, 0, -1)]
@@ -102,7 +101,7 @@ def cells(maps: Callable[..., Any], net: Any, params: Any, images: jax.Array, la
     chosen = layers[:: -(-len(layers) // 5)][:5]
     shuffled = [jaxviz.randomize(net, params, jax.random.key(0), images, down_to=layer) for layer in chosen]
     shown = [maps(each, images)[0] for each in (params, *shuffled)]
-    return [jnp.clip(jaxviz.resize(raw(map, fine=True), (112, 112)), 0, 1) for map in shown]
+    return [jnp.clip(jaxviz.resize(jaxviz.draw(map, fine=True), (112, 112)), 0, 1) for map in shown]
 
 
 if __name__ == "__main__":

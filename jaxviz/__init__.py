@@ -3,9 +3,12 @@
 Every function takes any network `net(params, images)` and is pure; images are `(n, h, w, 3)` RGB in [0, 1].
 """
 
+from jaxviz._own_folders import NotOwnError as NotOwnError
+from jaxviz._types import Net as Net
 from jaxviz.activation import PCA as PCA
 from jaxviz.activation import Features as Features
 from jaxviz.activation import Neighbors as Neighbors
+from jaxviz.activation import OtherRunError as OtherRunError
 from jaxviz.activation import Patches as Patches
 from jaxviz.activation import TopPatches as TopPatches
 from jaxviz.activation import features as features
@@ -37,14 +40,24 @@ from jaxviz.attribution import rise as rise
 from jaxviz.attribution import saliency as saliency
 from jaxviz.attribution import sanity_check as sanity_check
 from jaxviz.attribution import smoothgrad as smoothgrad
+from jaxviz.data import Source as Source
+from jaxviz.data import open_source as open_source
+from jaxviz.fast import accelerate as accelerate
 from jaxviz.image import ImageError as ImageError
 from jaxviz.image import blur as blur
+from jaxviz.image import draw as draw
 from jaxviz.image import load_image as load_image
 from jaxviz.image import montage as montage
 from jaxviz.image import normalize as normalize
 from jaxviz.image import overlay as overlay
 from jaxviz.image import resize as resize
 from jaxviz.image import save_image as save_image
+from jaxviz.models import Pretrained as Pretrained
+from jaxviz.models import Provenance as Provenance
+from jaxviz.models import RefusedWeightsError as RefusedWeightsError
+from jaxviz.models import TensorFileError as TensorFileError
+from jaxviz.models import UnsafeFileError as UnsafeFileError
+from jaxviz.models import WeightsUnavailableError as WeightsUnavailableError
 from jaxviz.models import available as available
 from jaxviz.models import class_index as class_index
 from jaxviz.models import class_names as class_names
@@ -64,11 +77,15 @@ from jaxviz.scores import logit as logit
 from jaxviz.scores import neuron as neuron
 from jaxviz.scores import probability as probability
 from jaxviz.scores import resemblance as resemblance
+from jaxviz.synthesis import Basis as Basis
 from jaxviz.synthesis import DivergedError as DivergedError
+from jaxviz.synthesis import Minimized as Minimized
 from jaxviz.synthesis import Parameterization as Parameterization
+from jaxviz.synthesis import Penalty as Penalty
 from jaxviz.synthesis import StyleNet as StyleNet
 from jaxviz.synthesis import StyleTraining as StyleTraining
 from jaxviz.synthesis import Synthesis as Synthesis
+from jaxviz.synthesis import Transform as Transform
 from jaxviz.synthesis import ascend as ascend
 from jaxviz.synthesis import blurring as blurring
 from jaxviz.synthesis import crops as crops

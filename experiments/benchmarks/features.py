@@ -29,9 +29,9 @@ import numpy as np
 import tyro
 
 import jaxviz
+from jaxviz import Source, open_source
 from jaxviz.activation._features import _values
-from jaxviz.data._source import Source, open_source
-from jaxviz.data._source import batches as read_batches
+from jaxviz.data._batches import batches as read_batches
 
 BATCH = 32
 

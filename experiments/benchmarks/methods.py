@@ -41,7 +41,7 @@ import numpy as np
 import tyro
 
 import jaxviz
-from jaxviz.fast._swap import accelerate
+from jaxviz import accelerate
 from jaxviz.synthesis.fast_style._net import BORDER
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))

@@ -10,6 +10,7 @@ from jaxviz.activation._features import features as features
 from jaxviz.activation._filters import filters as filters
 from jaxviz.activation._neighbors import Neighbors as Neighbors
 from jaxviz.activation._neighbors import neighbors as neighbors
+from jaxviz.activation._patches import OtherRunError as OtherRunError
 from jaxviz.activation._patches import Patches as Patches
 from jaxviz.activation._patches import TopPatches as TopPatches
 from jaxviz.activation._patches import top_patches as top_patches

@@ -33,7 +33,6 @@ from jaxviz.cli._verbs import (
     files,
 )
 from jaxviz.data._folder import check_writable
-from jaxviz.report._draw import overlaid, raw
 
 
 class Verb(NamedTuple):
@@ -216,8 +215,8 @@ def _explain(
     np.savez_compressed(buffer, map=np.asarray(map), explained=explained, settings=told)
     with alone_at(at, wait=True):  # or else two runs leave pictures of one with numbers of the other
         numbers.unlink(missing_ok=True)  # those of other settings, which would vouch for these pictures
-        jaxviz.save_image(overlay, overlaid(image, map, fine=fine))
-        jaxviz.save_image(alone, raw(map, fine=fine))
+        jaxviz.save_image(overlay, jaxviz.draw(map, over=image, fine=fine))
+        jaxviz.save_image(alone, jaxviz.draw(map, fine=fine))
         write_atomically(numbers, buffer.getvalue())  # last: it says that all is there
     return f"{explained}{gap}, {overlay}"
 

@@ -49,6 +49,10 @@ def open_source(source: Any) -> Source:
     Raises:
         ImageError: a folder that is not there or holds no images, an empty source, two images of one name, images that
             come one after another and not by number, anything else.
+
+    >>> source = open_source((np.zeros((2, 8, 8, 3), np.float32), ["cat", "dog"]))
+    >>> print(len(source.ids), source.labeled(1)[1])
+    2 dog
     """
     if isinstance(source, Source):
         return source

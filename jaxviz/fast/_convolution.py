@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive, primitives
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
 from jaxviz.fast._kernel_gradient import gradient_of_kernel
@@ -148,3 +149,6 @@ def _abstract(images: Any, kernel: Any, **params: Any) -> Any:
 
 convolution_p.def_impl(plain)
 convolution_p.def_abstract_eval(_abstract)
+mlir.register_lowering(convolution_p, mlir.lower_fun(_spared, multiple_results=False))
+ad.defbilinear(convolution_p, _gradient_of_images, _gradient_of_kernel)
+batching.primitive_batchers[convolution_p] = _batched

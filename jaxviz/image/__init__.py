@@ -6,5 +6,6 @@ from jaxviz.image._arrays import normalize as normalize
 from jaxviz.image._arrays import overlay as overlay
 from jaxviz.image._arrays import resize as resize
 from jaxviz.image._checks import ImageError as ImageError
+from jaxviz.image._draw import draw as draw
 from jaxviz.image._files import load_image as load_image
 from jaxviz.image._files import save_image as save_image

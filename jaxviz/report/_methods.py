@@ -15,7 +15,6 @@ import numpy as np
 
 import jaxviz
 from jaxviz.data._source import Source, open_source
-from jaxviz.report._draw import overlaid, raw
 from jaxviz.report._map import lay_out
 
 Pictures = Iterator[tuple[Any, ...]]
@@ -194,7 +193,7 @@ def occlusion(tour: Tour) -> Pictures:
     yield "occlusion-photo", f"The photograph as the network gets it; it says {_best_class(images)}", images[0]
     hidden = images.at[:, 80:144, 80:144].set(0.5)
     yield "occlusion-hidden", f"One of the copies: with this part hidden, {_best_class(hidden)}", hidden[0]
-    shown = overlaid(images[0], call_occlusion(images, 8 if tour.full else 16)[0], fine=False)
+    shown = jaxviz.draw(call_occlusion(images, 8 if tour.full else 16)[0], over=images[0])
     yield "occlusion-map", "Bright where hiding makes the class less probable", shown
 
 
@@ -212,8 +211,8 @@ def saliency(tour: Tour) -> Pictures:
     images = tour.crop()
     map = call_saliency(images)[0]
     yield "saliency-photo", f"The photograph as the network gets it; it says {_best_class(images)}", images[0]
-    yield "saliency-map", "The map for that class", raw(map, fine=True)
-    yield "saliency-overlay", "The same, blurred, on the photograph", overlaid(images[0], map, fine=True)
+    yield "saliency-map", "The map for that class", jaxviz.draw(map, fine=True)
+    yield "saliency-overlay", "The same, blurred, on the photograph", jaxviz.draw(map, over=images[0], fine=True)
 
 
 # Guided backprop
@@ -228,12 +227,12 @@ def call_guided_backprop(images):
 
 def guided_backprop(tour: Tour) -> Pictures:
     images = tour.images(224)
-    shown = raw(call_guided_backprop(images)[0], fine=True)
+    shown = jaxviz.draw(call_guided_backprop(images)[0], fine=True)
     yield "guided-layer", "Everything that VGG-16's relu5_3 responds to", shown
     net, params = jaxviz.load("efficientnet_lite0")
     maps = jaxviz.guided_backprop(jaxviz.logit(net), params, tour.crop())
     caption = f"EfficientNet-Lite0, for the class {_best_class(tour.crop())}"
-    yield "guided-class", caption, raw(maps[0], fine=True)
+    yield "guided-class", caption, jaxviz.draw(maps[0], fine=True)
     yield "guided-neurons", _NEURONS, _neurons(images, jaxviz.guided_backprop)
 
 
@@ -249,7 +248,7 @@ def call_deconvnet(images):
 
 def deconvnet(tour: Tour) -> Pictures:
     images = tour.images(224)
-    shown = raw(call_deconvnet(images)[0], fine=True)
+    shown = jaxviz.draw(call_deconvnet(images)[0], fine=True)
     yield "deconvnet-layer", "What VGG-16's relu4_3 responds to", shown
     yield "deconvnet-neurons", _NEURONS, _neurons(images, jaxviz.deconvnet)
 
@@ -275,7 +274,7 @@ def _neurons(images: jax.Array, method: Callable) -> jax.Array:
         field = jaxviz.receptive_field(net, params, images, name)
         for row, column, map in zip(rows.tolist(), columns.tolist(), maps, strict=True):
             window = field.window((row, column), (images.shape[1], images.shape[2]))
-            shown = (images[0][window], raw(map[window], fine=True))
+            shown = (images[0][window], jaxviz.draw(map[window], fine=True))
             cells += [jnp.clip(jaxviz.resize(x, (128, 128)), 0, 1) for x in shown]
     return jaxviz.montage(cells, columns=8)
 
@@ -296,9 +295,9 @@ def grad_cam(tour: Tour) -> Pictures:
     first, second = jnp.argsort(jax.jit(net)(params, images)[0], descending=True)[:2].tolist()
     for rank, target in (("first", first), ("second", second)):
         caption = f"For the class ranked {rank}, “{jaxviz.class_names()[target].split(',')[0]}”"
-        yield f"grad-cam-{rank}", caption, overlaid(images[0], call_grad_cam(images, target)[0], fine=False)
+        yield f"grad-cam-{rank}", caption, jaxviz.draw(call_grad_cam(images, target)[0], over=images[0])
     maps = jaxviz.guided_grad_cam(jaxviz.logit(net, first), params, images, layer="head")
-    yield "grad-cam-guided", "Guided Grad-CAM: times guided backprop", raw(maps[0], fine=True)
+    yield "grad-cam-guided", "Guided Grad-CAM: times guided backprop", jaxviz.draw(maps[0], fine=True)
 
 
 # Gradient ascent

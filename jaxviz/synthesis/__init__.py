@@ -7,12 +7,15 @@ from jaxviz.synthesis._efros_leung import efros_leung as efros_leung
 from jaxviz.synthesis._fooling import fool as fool
 from jaxviz.synthesis._inversion import invert as invert
 from jaxviz.synthesis._minimize import DivergedError as DivergedError
+from jaxviz.synthesis._minimize import Minimized as Minimized
 from jaxviz.synthesis._minimize import Synthesis as Synthesis
 from jaxviz.synthesis._minimize import minimize as minimize
+from jaxviz.synthesis._parameterization import Basis as Basis
 from jaxviz.synthesis._parameterization import Parameterization as Parameterization
 from jaxviz.synthesis._parameterization import fourier as fourier
 from jaxviz.synthesis._parameterization import maco as maco
 from jaxviz.synthesis._parameterization import pixels as pixels
+from jaxviz.synthesis._penalties import Penalty as Penalty
 from jaxviz.synthesis._penalties import l2 as l2
 from jaxviz.synthesis._penalties import total_variation as total_variation
 from jaxviz.synthesis._recipes import recipe as recipe
@@ -24,6 +27,7 @@ from jaxviz.synthesis._steps import small_norms as small_norms
 from jaxviz.synthesis._style import stylize as stylize
 from jaxviz.synthesis._sweep import sweep as sweep
 from jaxviz.synthesis._texture import texture as texture
+from jaxviz.synthesis._transforms import Transform as Transform
 from jaxviz.synthesis._transforms import crops as crops
 from jaxviz.synthesis._transforms import jitter_scale_rotate as jitter_scale_rotate
 from jaxviz.synthesis.fast_style import StyleNet as StyleNet

@@ -19,7 +19,6 @@ from skimage import data
 import jaxviz
 from jaxviz import cli
 from jaxviz.cli import _attribution
-from jaxviz.report._draw import overlaid, raw
 
 SIZE = 24
 
@@ -127,7 +126,7 @@ def test_pictures_and_numbers_are_the_functions(verb, small, capsys):
 
     fine = verb not in ("occlusion", "rise", "cam")
     shown = jnp.asarray(map)
-    for ending, drawn in (("", overlaid(image, shown, fine=fine)), ("-map", raw(shown, fine=fine))):
+    for ending, drawn in (("", jaxviz.draw(shown, over=image, fine=fine)), ("-map", jaxviz.draw(shown, fine=fine))):
         np.testing.assert_allclose(jaxviz.load_image(f"out/cat-{verb}{ending}.png"), jnp.clip(drawn, 0, 1), atol=0.003)
 
     recorded = {"verb": verb, "model": "efficientnet_lite0", "target": "tabby", "position": None, "size": SIZE}

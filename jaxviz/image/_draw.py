@@ -1,0 +1,40 @@
+"""Pictures of maps: alone, or over the image that they explain."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxviz.image._arrays import AnyArray, blur, largest, normalize, overlay
+
+
+def draw(
+    map: Float[AnyArray, "h w *c"], *, over: Float[AnyArray, "h w 3"] | None = None, fine: bool = False
+) -> Float[Array, "h w 3"]:
+    """Draw one map as a picture, alone or over its image.
+
+    Args:
+        map: `(h, w)`, or `(h, w, 3)` with colors or signs, at absolute values. Its largest value becomes white; a map
+            with colors or negative values is drawn around middle gray.
+        over: the image, in [0, 1], to draw it over in colors of heat; of a map with colors, the largest absolute value.
+        fine: whether the map consists of single pixels, as gradients do. Over an image they would not be seen, so the
+            map is blurred by 3 pixels. A map of regions, such as Grad-CAM's or RISE's, is drawn from its least positive
+            value upward instead.
+
+    Returns:
+        The picture, `(h, w, 3)` in [0, 1].
+
+    >>> picture = draw(jnp.array([[0.0, 1.0], [2.0, 4.0]]), fine=True)
+    >>> print(picture.shape, picture[1, 1], picture[0, 0])
+    (2, 2, 3) [1. 1. 1.] [0. 0. 0.]
+    """
+    map = jnp.asarray(map)
+    if over is not None:
+        heat = largest(abs(map), -1) if map.ndim == 3 else map
+        return overlay(over, blur(heat[None, ..., None], 3.0)[0, ..., 0] if fine else _above_least(heat))
+    map = map if fine else _above_least(map)
+    shown = normalize(map[None], signed=map.ndim == 3 or bool(map.min() < 0))[0]
+    return shown if shown.ndim == 3 else jnp.repeat(shown[..., None], 3, axis=-1)
+
+
+def _above_least(map: Float[Array, "h w *c"]) -> Float[Array, "h w *c"]:
+    """Return what a map of regions has above its least value, if that is positive: RISE's is a mean score."""
+    return map - jnp.maximum(map.min(), 0)
