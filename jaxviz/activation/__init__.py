@@ -1,16 +1,16 @@
 """What do the units respond to? Filters, neighbors, embeddings, patches. Nothing here differentiates."""
 
-from jaxviz.activation._embedding import PCA as PCA
-from jaxviz.activation._embedding import grid_layout as grid_layout
-from jaxviz.activation._embedding import pca as pca
-from jaxviz.activation._embedding import tsne as tsne
-from jaxviz.activation._embedding import umap as umap
 from jaxviz.activation._features import Features as Features
 from jaxviz.activation._features import features as features
 from jaxviz.activation._filters import filters as filters
+from jaxviz.activation._grid_layout import grid_layout as grid_layout
 from jaxviz.activation._neighbors import Neighbors as Neighbors
 from jaxviz.activation._neighbors import neighbors as neighbors
 from jaxviz.activation._patches import OtherRunError as OtherRunError
 from jaxviz.activation._patches import Patches as Patches
 from jaxviz.activation._patches import TopPatches as TopPatches
 from jaxviz.activation._patches import top_patches as top_patches
+from jaxviz.activation._pca import PCA as PCA
+from jaxviz.activation._pca import pca as pca
+from jaxviz.activation._tsne import tsne as tsne
+from jaxviz.activation._umap import umap as umap

@@ -10,7 +10,7 @@ import pytest
 from sklearn.manifold import trustworthiness
 
 import jaxviz
-from jaxviz.activation import _embedding
+from jaxviz.activation import _grid_layout
 
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
@@ -158,7 +158,7 @@ def test_many_points_go_nearly_as_short_ways_as_they_can(columns, monkeypatch):
     width = columns or 37
     shape = (-(-1300 // width), width)
     assert sorted(map(tuple, found.tolist())) == [divmod(i, width) for i in range(1300)]
-    monkeypatch.setattr(_embedding, "EXACT", 1300)
+    monkeypatch.setattr(_grid_layout, "EXACT", 1300)
     best = jaxviz.grid_layout(points, columns=columns)
     assert cost(points, best, *shape) < cost(points, found, *shape) < 1.01 * cost(points, best, *shape)
 

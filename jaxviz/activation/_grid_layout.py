@@ -1,0 +1,95 @@
+"""Points of the plane on the cells of a grid, so that each image is seen."""
+
+import math
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Int
+
+from jaxviz.activation._neighbors import scaled_to_1
+from jaxviz.activation._pca import rows_of
+
+EXACT = 1000  # points for which the best of all layouts is found soon enough
+WINDOW = 16  # cells a side, otherwise
+
+
+def grid_layout(points: ArrayLike, *, columns: int | None = None) -> Int[np.ndarray, "n 2"]:
+    """Move points of the plane to the cells of a grid, one each, by short squared ways in all.
+
+    The grid has no holes: cells are left empty only at the end of the last row. The first coordinate grows to the
+    right and the second one downwards, as in an image; both are scaled to the grid.
+
+    Args:
+        points: `(n, 2)`.
+        columns: of the grid; None makes it about square.
+
+    Returns:
+        The row and the column of each point.
+
+    Raises:
+        ValueError: no points, another shape, NaN or infinite values, or less than one column.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> jaxviz.grid_layout(jnp.array([[0.9, 0.8], [0.0, 0.1], [1.0, 0.0], [0.2, 0.9]])).tolist()
+        [[1, 1], [0, 0], [0, 1], [1, 0]]
+
+    Up to 1,000 points the squared ways are the shortest that there are, by scipy's assignment (Crouse 2016). Of more,
+    halves of the points go to halves of the grid, again and again, and then each window of 16 x 16 cells is assigned
+    anew, in four arrangements of windows, twice: for 5,000 clustered points 2 s of one core instead of 360, and ways
+    that are 0.5% longer.
+    """
+    places = scaled_to_1(rows_of(points, least=1).astype(np.float64))[0]
+    if places.shape[1] != 2:
+        raise ValueError(f"points: expected (n, 2), got shape {places.shape}; tsne and pca make such")
+    number = len(places)
+    columns = math.ceil(math.sqrt(number)) if columns is None else columns
+    if columns < 1:
+        raise ValueError(f"columns: expected at least 1, got {columns}")
+    rows = -(-number // columns)
+    cells = np.stack(np.divmod(np.arange(number), columns), axis=-1)
+    low, high = places.min(axis=0), places.max(axis=0)
+    unit = (places - low) / np.where(high > low, high - low, 1)
+    aims = unit[:, ::-1] * (rows - 1, min(columns, number) - 1)
+    if number <= EXACT:
+        return cells[_assigned(aims, cells)]
+    taken = np.zeros(number, int)
+    _share_out(aims, cells, np.arange(number), np.arange(number), taken)
+    for _ in range(2):
+        _exchange_within_windows(aims, cells, taken)
+    return cells[taken]
+
+
+def _assigned(aims: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Return the cell for each aim with the smallest sum of squared distances."""
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
+    return linear_sum_assignment(cdist(aims, cells, "sqeuclidean"))[1]
+
+
+def _share_out(aims: np.ndarray, cells: np.ndarray, points: np.ndarray, free: np.ndarray, taken: np.ndarray) -> None:
+    """Give some points the cells that are free for them, as many: the first in an axis to the first half of it."""
+    if len(points) <= WINDOW**2:
+        taken[points] = free[_assigned(aims[points], cells[free])]
+        return
+    axis = int(np.argmax(np.ptp(cells[free], axis=0)))
+    lines, order = cells[free, axis], np.argsort(aims[points, axis], kind="stable")
+    first = lines < (lines.min() + lines.max() + 1) // 2
+    cut = int(first.sum())
+    _share_out(aims, cells, points[order[:cut]], free[first], taken)
+    _share_out(aims, cells, points[order[cut:]], free[~first], taken)
+
+
+def _exchange_within_windows(aims: np.ndarray, cells: np.ndarray, taken: np.ndarray) -> None:
+    """Let the points in each window change places where that makes ways shorter, in windows that overlap in turn."""
+    owners = np.argsort(taken)
+    half = WINDOW // 2
+    for shift in ((0, 0), (half, half), (0, half), (half, 0)):
+        windows = (cells + shift) // WINDOW
+        _, numbers = np.unique(windows, axis=0, return_inverse=True)
+        order = np.argsort(numbers, kind="stable")
+        for free in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+            points = owners[free]
+            taken[points] = free[_assigned(aims[points], cells[free])]
+            owners[taken[points]] = points
