@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxviz.program import _reach_rules as rules
 from jaxviz.program._constants import Constants
-from jaxviz.program._reach_rules import NOTHING, Call, Seen, UnknownOperationError
+from jaxviz.program._reach_windows import NOTHING, Call, Seen, UnknownOperationError
 from jaxviz.program._trace import Program, Value
 from jaxviz.program._uniform import Uniform
 

@@ -11,7 +11,7 @@ from jaxviz._types import Net
 from jaxviz.program._channels import channel_axis
 from jaxviz.program._names import find
 from jaxviz.program._reach import Kept, Reach, edges, seen_by
-from jaxviz.program._reach_rules import UnknownOperationError
+from jaxviz.program._reach_windows import UnknownOperationError
 from jaxviz.program._spans import Span, spans_of
 from jaxviz.program._trace import Program, Value, trace
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxviz.program import _reach_rules as rules
 from jaxviz.program._constants import Constants
 from jaxviz.program._reach import Kept, ancestors
-from jaxviz.program._reach_rules import Call
+from jaxviz.program._reach_windows import Call
 from jaxviz.program._trace import Program, Value
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxviz.program import _reach_rules as rules
 from jaxviz.program._constants import Constants
-from jaxviz.program._reach_rules import Call
+from jaxviz.program._reach_windows import Call
 from jaxviz.program._trace import Value
 
 Axes = frozenset[int]

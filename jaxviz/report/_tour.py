@@ -18,7 +18,8 @@ from jaxviz.data._folder import check_apart, check_writable
 from jaxviz.data._source import open_source
 from jaxviz.models._fetch import included
 from jaxviz.models._load import imported_digest
-from jaxviz.report._methods import METHODS, Method, Tour
+from jaxviz.report._method import Method, Tour
+from jaxviz.report._methods import METHODS
 from jaxviz.report._page import Figure, Section, load_section, save_section, write_page
 from jaxviz.synthesis.fast_style._files import STYLE_NET
 

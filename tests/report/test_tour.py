@@ -11,7 +11,9 @@ from nets import small_net
 import jaxviz
 from jaxviz._files import alone_in
 from jaxviz.report import _tour
-from jaxviz.report._methods import METHODS, Method, Tour, top_patches
+from jaxviz.report._method import Method, Tour
+from jaxviz.report._methods import METHODS
+from jaxviz.report._units import top_patches
 
 made = []
 

@@ -1,0 +1,96 @@
+"""What a section of the tour is: a `call`, whose source the page shows, and a function that draws its result."""
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxviz
+from jaxviz.data._source import Source, open_source
+
+Pictures = Iterator[tuple[Any, ...]]
+"""File name without suffix, caption, and the picture, (h, w, 3) in [0, 1]; of a map of images also what is in it."""
+
+
+class Tour(NamedTuple):
+    """What a tour is given: a photograph, a key, and how much time it may take."""
+
+    photo: jax.Array  # (h, w, 3) in [0, 1]
+    key: jax.Array
+    full: bool
+    report: Callable[[str], None] = lambda line: None
+    album: Any = None  # a source of images; None: crops of scikit-image's and scikit-learn's photographs
+
+    def crop(self) -> jax.Array:
+        """Return what ImageNet classifiers are tested on: the shorter side resized to 256, the middle 224 pixels."""
+        return jaxviz.load_image(self.photo, size=256)[None, 16:240, 16:240]
+
+    def progress(self, steps: int) -> Callable[[Any], None]:
+        """Return a callback that reports how far an optimization is."""
+        return lambda now: self.report(f"step {len(now.losses)} of {steps}, loss {now.losses[-1]:.4g} …")
+
+    def images(self, side: int) -> jax.Array:
+        """Return the photograph as a batch of one, its shorter side resized to `side`."""
+        height, width = self.photo.shape[:2]
+        scale = side / min(height, width)
+        size = (round(height * scale), round(width * scale))
+        return jnp.clip(jaxviz.resize(self.photo, size), 0, 1)[None]
+
+    def photographs(self, side: int) -> Source:
+        """Return the images to look through; by default crops of this size."""
+        return open_source(crops_of(side) if self.album is None else self.album)
+
+
+def crops_of(side: int) -> list[np.ndarray]:
+    """Cut photographs that come with scikit-image and scikit-learn into squares, each beside the next."""
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    photographs = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), data.immunohistochemistry()]
+    photographs += [data.hubble_deep_field()[:512, :512], *load_sample_images().images]
+    return [
+        photograph[top : top + side, left : left + side]
+        for photograph in photographs
+        for top in range(0, photograph.shape[0] - side + 1, side)
+        for left in range(0, photograph.shape[1] - side + 1, side)
+    ]
+
+
+def small_pictures(source: Source, names: list[str], side: int) -> jax.Array:
+    rows = {name: i for i, name in enumerate(source.ids)}
+    return jnp.stack([jaxviz.load_image(source.read(rows[name]), size=side) for name in names])
+
+
+class Method(NamedTuple):
+    """A section of the tour."""
+
+    id: str
+    title: str
+    question: str
+    paper: str
+    text: str
+    call: Callable[..., Any]
+    pictures: Callable[[Tour], Pictures]
+
+    def code(self) -> str:
+        """Return the source of the call, without the frame of a function: it is what a user would write."""
+        lines = inspect.getsource(self.call).splitlines()[1:]
+        return textwrap.dedent("\n".join(line for line in lines if not line.strip().startswith("return")))
+
+
+UNITS, PIXELS, IMAGES = "What do the units respond to?", "Which pixels matter?", "Which image would …?"
+
+
+def best_class(images: jax.Array) -> str:
+    net, params = jaxviz.load("efficientnet_lite0")
+    chances = jax.nn.softmax(jax.jit(net)(params, images))[0]
+    best = int(jnp.argmax(chances))
+    return f"“{jaxviz.class_names()[best].split(',')[0]}” ({chances[best]:.0%} sure)"
+
+
+def enlarged(tiles: jax.Array, times: int) -> jax.Array:
+    return jnp.repeat(jnp.repeat(tiles, times, axis=1), times, axis=2)
