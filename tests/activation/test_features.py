@@ -130,6 +130,7 @@ class Lazy:
         return IMAGES[i]
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_again(small_params, tmp_path):
     find(small_params, Lazy(), store=tmp_path / "whole", batch_size=2)
     np.savez(tmp_path / "given.npz", images=IMAGES, **small_params)

@@ -126,6 +126,7 @@ def made(name):
     return net, [*params, layers.kernel(*last)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("name", NETS)
 def test_networks(name, options, images):
@@ -256,6 +257,7 @@ def test_a_layer_used_by_two_keeps_its_own_rule(params, images):
     assert_alike(*nets, params, images)
 
 
+@pytest.mark.slow
 def test_what_is_computed_in_another_type(params, images):
     params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
 
@@ -352,6 +354,7 @@ def _of_equinox(layers):
 LIBRARIES = ["linen", "nnx", pytest.param("equinox", marks=pytest.mark.foreign)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_libraries(library, images):
     net, params, convolutions, norms, (kernel, bias) = globals()[f"_of_{library}"](Layers())

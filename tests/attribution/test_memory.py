@@ -41,6 +41,7 @@ SCRIPT = """
 
 
 # Not getrusage's ru_maxrss: on Linux a process starts with the peak of the one that started it, here of all tests.
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("method", list(CALLS))
 def test_peak_memory_does_not_grow_with_the_copies(method):

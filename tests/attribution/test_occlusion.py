@@ -224,6 +224,7 @@ def test_an_image_does_not_see_its_neighbours(fn, small_params, images):
     np.testing.assert_allclose(fn(score(), small_params, images[:1])[0], first[0], atol=1e-5)
 
 
+@pytest.mark.slow
 @every_method
 def test_one_program_for_all_targets_and_several_are_a_loop(fn, small_params, images, caplog):
     each = {0: fn(score(0), small_params, images)}

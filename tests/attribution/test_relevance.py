@@ -227,6 +227,7 @@ def test_a_bias_outside_the_remat_of_its_product(small_params, images):
     assert jnp.linalg.norm(gamma[1] - gamma[0]) < 0.5 * jnp.linalg.norm(gamma[0])  # the bias has its share apart
 
 
+@pytest.mark.slow
 @every_rule
 def test_however_the_bias_is_spelled(rule, small_params, images):
     """As one addition or two, on either side, of an array or a number; in the layer that has the gamma rule."""
@@ -257,6 +258,7 @@ def test_a_network_that_computes_in_half_precision(rule, small_params, images):
 # What every method of attribution must do
 
 
+@pytest.mark.slow
 @every_rule
 def test_raw_jit_vmap_and_a_plain_function_agree(rule, small_params, images):
     fn = lambda score, params, images: relevances(score, params, images, rule=rule)  # noqa: E731
@@ -278,6 +280,7 @@ def test_an_image_does_not_see_its_neighbours(rule, small_params, images):
     np.testing.assert_allclose(fn(images[:1])[0], first[0], atol=1e-6)
 
 
+@pytest.mark.slow
 @every_rule
 def test_several_targets_are_a_loop_over_them(rule, small_params, images):
     fn = lambda target, **options: relevances(score(target), small_params, images, rule=rule, **options)  # noqa: E731

@@ -40,6 +40,7 @@ def test_maps_keep_their_absolute_values(images):
     np.testing.assert_allclose(jaxviz.saliency(linear, -1000 * weights, images), 1000 * maps, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_equals_finite_differences(x64, small_params):
     params = jax.tree.map(lambda x: x.astype(jnp.float64), small_params)
     images = jax.random.uniform(jax.random.key(3), (2, 6, 5, 3), jnp.float64)
@@ -60,6 +61,7 @@ def test_where_a_gradient_comes_out_as_zero_the_map_is_zero(images):
     assert jnp.all(jaxviz.deconvnet(dead, None, images) == 1.0)  # the rule that asks no unit whether it is on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list(METHODS))
 def test_raw_jit_and_vmap_agree(method, small_params, images):
     fn = METHODS[method]
@@ -81,6 +83,7 @@ def test_another_class_has_another_map(method, small_params, images):
     np.testing.assert_allclose(each, jnp.stack([both[0][0], both[1][1]]), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*METHODS, "input_x_gradient"])
 def test_several_targets_are_a_loop_over_them(method, small_params, images):
     fn, images = getattr(jaxviz, method), images[:, :12, :10]
@@ -144,6 +147,7 @@ def test_dtype_follows_the_images(method, x64, small_params, images):
     assert jnp.any(maps.astype(jnp.float32).astype(jnp.float64) != maps)  # the digits are really there
 
 
+@pytest.mark.slow
 def test_a_score_of_several_layers(small_params, images):
     """Scores are functions, so their sums are scores."""
     first, second = jaxviz.channel(small_net, "relu_1", 2), jaxviz.neuron(small_net, "relu_0", 3)
@@ -185,6 +189,7 @@ SPELLINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelling", list(SPELLINGS))
 def test_a_swapped_rule_equals_a_hand_edited_twin(spelling, small_params, images):
     ours = jaxviz.logit(make_net(SPELLINGS[spelling]), 1)
@@ -205,6 +210,7 @@ def test_guided_backprop_by_hand():
         np.testing.assert_array_equal(METHODS[method](net, (w1, w2), image)[0, 0, 0], [expected] * 3)
 
 
+@pytest.mark.slow
 def test_images_spread_over_devices():
     """Eight virtual devices give the maps of one, and the maps stay spread."""
     script = """

@@ -162,6 +162,7 @@ def test_rank_correlation_equals_scipys(shape, levels):
     assert expected[0] > 0.5 > -0.5 > expected[1]
 
 
+@pytest.mark.slow
 def test_rank_correlation_of_many_pixels():
     """Ranks up to 150528, as of a 224x224 image in colour, whose squares float32 does not hold."""
     maps, noise = jax.random.normal(KEY, (2, 1, 224, 224, 3))

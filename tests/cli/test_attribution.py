@@ -109,6 +109,7 @@ def test_help_says_what_the_function_says(capsys):
     assert "Written as 0.5, as R,G,B" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", METHODS)
 def test_pictures_and_numbers_are_the_functions(verb, small, capsys):
     options = METHODS[verb][1]
@@ -194,6 +195,7 @@ def test_fills(small):
         assert ("fill_sha256" in settings) == (text == "images/cup.png")
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_made_again(small, capsys, tmp_path):
     def makes(*args):
         """Tell whether the command computes, by what it says and by the file's time of writing."""
@@ -375,6 +377,7 @@ def test_pictures_of_other_settings_do_not_pass_for_done(small, capsys, monkeypa
     assert "done before" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere a process cannot be sent Ctrl-C alone")
 def test_ctrl_c_and_the_same_command_again(small, capsys, tmp_path):
     command = ["rise", "images", "--masks", "5000", "--size", str(SIZE)]
@@ -409,6 +412,7 @@ def test_ctrl_c_and_the_same_command_again(small, capsys, tmp_path):
     assert "done before" not in rocket
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_a_pretrained_network_and_the_class_that_it_ranks_first(capsys):
     jaxviz.save_image("coffee.png", jaxviz.load_image(data.coffee()))

@@ -66,6 +66,7 @@ def run(line, paths, capsys):
     return status, capsys.readouterr()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_bad_ones_among_the_good(verb, capsys):
     line, endings = VERBS[verb]

@@ -182,6 +182,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_patches_killed_and_the_same_command_again():
     line = f"patches photographs --layer relu_0 relu_1 --k 4 {SIZES} --batch-size 2".split()
     cli.main([*line, "--out", "whole"])

@@ -35,6 +35,7 @@ def place(monkeypatch, tmp_path):
     jaxviz.save_style_net("net.safetensors", params, ["night", "waves"])
 
 
+@pytest.mark.slow
 def test_a_training_leaves_a_net_samples_and_losses_and_goes_on(stop_at, capsys):
     cli.main([*TRAIN.split(), "--every", "2", "--out", "whole"])
     assert "whole/net.safetensors: night, waves; loss " in capsys.readouterr().out
@@ -55,6 +56,7 @@ def test_a_training_leaves_a_net_samples_and_losses_and_goes_on(stop_at, capsys)
         assert Path(f"parts/{name}").read_bytes() == Path(f"whole/{name}").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_style_is_added(capsys):
     line = "fast-style train images styles/sand.png --add-to net.safetensors --size 16 --batch-size 2 --steps 2"
     cli.main([*line.split(), "--samples", "images/cat.png"])

@@ -130,6 +130,7 @@ def read(name):
         return {key: kept[key] for key in kept}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_verb_makes_what_its_function_makes(case, capsys):
     line, name, expected = CASES[case]
@@ -169,6 +170,7 @@ def test_help_names_the_options(verb, capsys):
 # Stopping and going on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case not in ("ascend a class", "efros-leung")])
 def test_a_stopped_run_goes_on_and_ends_as_an_undisturbed_one(case, stop_at, capsys):
     line, name, _ = CASES[case]
@@ -203,6 +205,7 @@ def test_another_run_is_not_gone_on_with(stop_at, capsys):
     assert Path(f"out/{name}.npz").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [name for name in CASES if name not in ("efros-leung", "ascend a class")])
 def test_another_network_under_the_same_name_is_another_run(case, stop_at, capsys, monkeypatch):
     """As after `jaxviz weights import`; what was stopped is not resumed with it either."""
@@ -258,6 +261,7 @@ def test_a_broken_file_of_numbers_is_no_obstacle(capsys):
     assert "after 20 steps" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_keeps_the_image_before(monkeypatch, capsys):
     def load(name):
         net, params = stand_in(name)
@@ -286,6 +290,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_keeps_the_image_so_far():
     tests = [str(Path(__file__).parents[1]), str(Path(jaxviz.__file__).parents[1])]
@@ -315,6 +320,7 @@ def test_ctrl_c_keeps_the_image_so_far():
 # Verbs with more to them
 
 
+@pytest.mark.slow
 def test_a_zoom_goes_on_after_its_last_frame(stop_at, capsys):
     line = "dream images/cat.png --layer relu_1 --octaves 1 --steps 2 --zoom 3"
     cli.main([*line.split(), "--out", "whole"])
@@ -334,6 +340,7 @@ def test_a_zoom_goes_on_after_its_last_frame(stop_at, capsys):
     assert [path.name for path in Path("out").glob("cat-dream-*.png")] == ["cat-dream-0000.png"]
 
 
+@pytest.mark.slow
 def test_the_two_textures_do_not_vouch_for_each_other(capsys):
     line, name, _ = CASES["texture"]
     cli.main(line.split())
@@ -345,6 +352,7 @@ def test_the_two_textures_do_not_vouch_for_each_other(capsys):
     assert "done before" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_start_of_the_same_name_is_another_run(capsys):
     line = (
         "style images/cat.png images/cup.png --content-layers relu_1 --style-layers relu_0 --steps 4 --start first.png"
@@ -376,6 +384,7 @@ def test_a_folder(capsys):
     assert "out/cup-relu_0-invert.png" in said.out
 
 
+@pytest.mark.slow
 def test_many_targets_make_a_short_name():
     cli.main(f"ascend --layer relu_1 --size 8 --steps 2 --target {' '.join(['1', '2'] * 40)}".split())
     (name,) = (path.name for path in Path("out").glob("*.png"))

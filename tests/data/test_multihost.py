@@ -86,6 +86,7 @@ def given(small_params, tmp_path):
     return tmp_path / "given.npz"
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does(given, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     finished(started(given, one, 1))
@@ -100,6 +101,7 @@ def test_two_processes_find_what_one_does(given, tmp_path):
                     np.testing.assert_array_equal(together[name], alone[name])
 
 
+@pytest.mark.slow
 def test_killed_they_go_on(given, tmp_path):
     """Two are killed in the middle; two others go on and leave the bytes of an undisturbed run."""
     finished(started(given, tmp_path / "whole", 1))

@@ -54,6 +54,7 @@ def test_without_padding_some_is_spared(stride, layout, data):
     assert "pad = [[0, 1], [0, 1]]" not in jax.jit(fn).lower(w, x).as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("groups", "out"), [(2, 6), (4, 4), (4, 8)])
 @pytest.mark.parametrize("case", [case for case in CASES if case != "cropping"])
 def test_grouped_and_depthwise_convolution(groups, out, case, data):
@@ -190,6 +191,7 @@ def test_where_the_kernel_is_large_it_is_not_turned(side, padding, x64):
     assert " rev[" not in str(jax.make_jaxpr(fast)(images))
 
 
+@pytest.mark.slow
 def test_every_transformation(data):
     x, w = data
     fn = lambda x: jnp.sum(jnp.sin(convolve(x, w, stride=2)))  # noqa: E731
@@ -204,6 +206,7 @@ def test_every_transformation(data):
     agree(lambda a: lax.scan(lambda c, _: (c - jax.grad(a(fn))(c), None), x, None, length=3)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "stride", "padding"),
     [(2, 2, "VALID"), (3, 2, "VALID"), (3, 2, "SAME"), (2, 1, "SAME"), (7, 1, "SAME"), (6, 2, "SAME"), (9, 9, "VALID")],

@@ -72,6 +72,7 @@ def data(request):
     return random(3, 3, inputs, outputs, seed=1), random(*shape, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decides", [False, True])
 def test_values_and_gradients(data, processor, decides):
     assert is_swapped(plain, *data)
@@ -145,6 +146,7 @@ def test_other_borders(padding, processor):
     )
 
 
+@pytest.mark.slow
 def test_every_transformation():
     kernel, images = 0.1 * random(3, 3, 32, 32, seed=1), random(2, 17, 16, 32)
     fn = lambda k, x: jnp.sum(jnp.sin(plain(k, x)), (1, 2, 3))  # noqa: E731
@@ -255,6 +257,7 @@ def test_highest_precision_opts_out():
         assert not is_swapped(plain, kernel, images)
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 @pytest.mark.parametrize("decides", [False, True])
 def test_every_layer_of_a_real_network(decides):
@@ -293,6 +296,7 @@ def test_a_kernel_that_changes_stays_in_the_loop():
     agree(lax.fori_loop(0, 2, body, images), exact(lambda k, x: plain(2 * k, plain(k, x)), kernels, images))
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_hoisted_loop():
     """Users may differentiate what jaxviz computes in loops, with respect to parameters too."""
     kernel, images = 0.1 * random(3, 3, 32, 32), random(1, 24, 24, 32)

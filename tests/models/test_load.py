@@ -202,6 +202,7 @@ def test_failures_leave_nothing_behind(server, tmp_path, monkeypatch):
     assert not list((tmp_path / "cache" / "weights").iterdir())
 
 
+@pytest.mark.slow
 def test_two_processes_fetching_at_once_end_with_one_good_file(server, tmp_path):
     source = server.manifest["tiny"].sources[0]
     program = f"""

@@ -147,6 +147,7 @@ def test_bytes_are_refused():
         jax.eval_shape(network.net, network.params(), shape(1, 32, 32, dtype=jnp.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg16_features", "efficientnet_lite0", "alexnet"])
 def test_forward_on_random_weights(name):
     """At the smallest size and on a wide image; two images differ, alone as in a batch."""
@@ -203,6 +204,7 @@ def test_the_same_network_is_the_same_function(images):
 # Normalisation is inside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mean", "std", "by_hand"),
     [

@@ -65,6 +65,7 @@ def check(name, change):
     _photographs.check(NETWORKS[name], params, read_manifest()[name].expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
 @pytest.mark.parametrize("name", list(FIRST))
 def test_right_weights_pass(name, dtype):
@@ -80,12 +81,14 @@ def test_wrong_ones_are_told_and_said_how(name, case):
         check(name, change)
 
 
+@pytest.mark.slow
 def test_one_wrong_network_of_each_kind():
     for name in FIRST:
         with pytest.raises(ValueError, match="as if it took its inputs in reverse order, BGR"):
             check(name, reversed_channels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(FIRST))
 def test_weights_of_nothing_are_refused(name):
     with pytest.raises(ValueError, match=r"got one that is right on 0 of 4|differ by 3% at most"):

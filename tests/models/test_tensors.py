@@ -420,6 +420,7 @@ SMALL_BUT_ENDLESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SMALL_BUT_ENDLESS)
 @pytest.mark.parametrize("legacy", [False, True])
 def test_small_pickles_that_would_take_for_ever(tmp_path, case, legacy):

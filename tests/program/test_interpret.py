@@ -427,6 +427,7 @@ def one_by_one(params, images):
     return jax.vmap(net)(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", [channels_first, one_by_one])
 @pytest.mark.parametrize("name", ["relu_0", "pool"])
 def test_channels_are_found_where_the_convolution_puts_them(net, name):
@@ -451,6 +452,7 @@ def gated(first, gate_first=False, resized=False):
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"gate_first": True}, {}, {"resized": True, "gate_first": True}], ids=str)
 def test_channels_are_followed_through_gates_and_resizing(options):
     first, last = (rows_of("gated", gated(first, **options)) for first in (True, False))

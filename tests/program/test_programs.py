@@ -42,6 +42,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_network_is_freed_when_its_user_lets_go_of_it(call):
     weights = []
@@ -54,6 +55,7 @@ def test_a_network_is_freed_when_its_user_lets_go_of_it(call):
     assert [ref() for ref in weights] == [None] * 2
 
 
+@pytest.mark.slow
 def test_many_networks_leave_nothing():
     refs = []
     for i in range(40):

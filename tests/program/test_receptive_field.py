@@ -137,6 +137,7 @@ def slowly(table):
     return [pytest.param(net, marks=[pytest.mark.slow] * name.startswith(SLOW), id=name) for name, net in table.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("net", slowly(LAYERS))
 def test_each_unit_sees_the_pixels_that_change_it(net):
@@ -146,6 +147,7 @@ def test_each_unit_sees_the_pixels_that_change_it(net):
     assert_sees(net, weights(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("make", GATES.values(), ids=GATES)
 def test_gates_and_normalizations(make):

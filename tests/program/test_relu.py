@@ -35,6 +35,7 @@ def grads_of(net, params, images):
     return jax.grad(lambda x: net(params, x)[:, 1].sum())(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", list(TWINS))
 @pytest.mark.parametrize("spelling", list(SPELLINGS))
 def test_every_spelling_equals_a_hand_edited_twin(spelling, rule, small_params, images):
@@ -44,6 +45,7 @@ def test_every_spelling_equals_a_hand_edited_twin(spelling, rule, small_params, 
     np.testing.assert_array_equal(ours(small_params, images), make_net(SPELLINGS[spelling])(small_params, images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [jax.jit, jax.checkpoint, lambda f: f])
 def test_inside_calls_and_under_jit_and_vmap(wrap, small_params, images):
     ours = jaxviz.with_relu(make_net(wrap=wrap), "guided")
@@ -141,6 +143,7 @@ def test_an_unknown_rule(rule):
         jaxviz.with_relu(jax.nn.relu, rule)
 
 
+@pytest.mark.slow
 def test_a_variance_that_is_clipped_is_no_relu(images, x64):
     """As Equinox's normalizations write it; and a difference to a square is no variance for that alone."""
     kernel = jax.random.normal(jax.random.key(0), (3, 3, 3, 4), jnp.float64)
@@ -254,6 +257,7 @@ def test_what_is_a_relu(name, dense_params, images):
     found_in_all_arguments(net, dense_params, images, "guided")  # without a warning, which would be an error here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_relu(name, dense_params, images):
     """Alone it is refused; beside a ReLU it keeps its derivative, as in a hand-edited twin, and is warned of."""

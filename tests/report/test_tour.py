@@ -40,6 +40,7 @@ def tour(small_params, monkeypatch, tmp_path):
     return lambda photo=photo, **options: _tour.run_tour(photo, tmp_path / "tour", **{"full": False} | options)
 
 
+@pytest.mark.slow
 def test_the_page_holds_every_section(tour):
     page = tour()
     html = page.read_text()
@@ -103,6 +104,7 @@ def test_an_album_whose_names_are_not_utf_8(tour, tmp_path):
     assert made == ["first", "second"]
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_patches_of_an_album_in_which_one_image_is_plain(tmp_path):
     """Then no channel responds to all of them, and what responds to one is shown."""

@@ -29,6 +29,7 @@ def test_diversity_is_the_mean_cosine_of_gram_matrices(small_params):
     np.testing.assert_allclose(jaxviz.diversity(small_net, "relu_0")(small_params, images), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_diversity_of_one_image_and_of_none_that_responds(small_params):
     score = jaxviz.diversity(small_net, "relu_0")
     assert score(small_params, jnp.ones((1, 8, 8, 3))) == 0
@@ -40,6 +41,7 @@ def test_diversity_of_one_image_and_of_none_that_responds(small_params):
     assert jnp.all(gradient == 0)
 
 
+@pytest.mark.slow
 def test_diversity_makes_a_batch_differ(small_params):
     def difference(weight):
         same = jaxviz.channel(small_net, "relu_1", jnp.full(3, 1))
@@ -97,6 +99,7 @@ def test_the_last_class_may_be_called_minus_one(images):
     np.testing.assert_array_equal(minus_one.images, last.images)
 
 
+@pytest.mark.slow
 def test_a_step_has_the_length_that_was_asked_for(small_params):
     grey = jnp.full((1, 16, 16, 3), 0.5)
     target = int(small_net(small_params, grey).argmin())
@@ -116,6 +119,7 @@ def test_a_zoom_goes_on_from_its_last_frame(small_params, images):
         np.testing.assert_array_equal(frame, again)
 
 
+@pytest.mark.slow
 def test_a_zoom_looks_closer():
     """Without a step of the dream: a square in the middle grows by the factor, and stays in the middle."""
     images = jnp.zeros((1, 40, 40, 3)).at[:, 15:25, 15:25].set(1.0)
@@ -140,6 +144,7 @@ def sheet_of(params, **options):
     return jaxviz.sheet(small_net, params, KEY, **options)
 
 
+@pytest.mark.slow
 def test_a_sheet_is_the_layers_channels_in_order(small_params):
     whole = sheet_of(small_params)
     assert whole.images.shape == (6, 16, 16, 3)
@@ -161,12 +166,14 @@ def test_a_sheet_goes_on_after_the_last_batch(small_params):
     np.testing.assert_array_equal(rest.losses, whole.losses)
 
 
+@pytest.mark.slow
 def test_a_sheet_by_a_recipe(small_params):
     found = sheet_of(small_params, **jaxviz.recipe("simonyan") | {"steps": 20})
     assert found.finished
     assert found.losses[3] < sheet_of(small_params, steps=1).losses[3]
 
 
+@pytest.mark.slow
 def test_a_sheet_that_diverges_keeps_what_was_done(small_params):
     net = lambda params, images: jax.nn.relu(images @ params)  # noqa: E731
     params = jnp.eye(3).at[:, 2].set(1e38)
@@ -179,6 +186,7 @@ def test_a_sheet_that_diverges_keeps_what_was_done(small_params):
     assert rest.images.shape == (3, 8, 8, 3)
 
 
+@pytest.mark.slow
 def test_some_channels_of_a_sheet(small_params):
     whole, some = sheet_of(small_params), sheet_of(small_params, channels=[2, 3])
     assert some.images.shape == (2, 16, 16, 3)
@@ -226,6 +234,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_several_devices_share_a_batch(small_params, tmp_path):
     """Eight virtual devices make the images that one makes, each of them its own; the arithmetic of one image is not
     reordered, so only the last bits may differ."""

@@ -192,6 +192,7 @@ def test_scores_add_and_are_multiplied(small_params, images):
         np.testing.assert_allclose(score(small_params, images), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_sum_is_explained_like_any_score(small_params, images):
     first, second = jaxviz.logit(small_net), jaxviz.logit(small_net, jnp.array([4, 0]))
     weights = jnp.array([2.0, -1.0])
@@ -246,6 +247,7 @@ def test_another_class_does_not_trace_the_network_again(small_params, images):
             method(jaxviz.logit(net, 1) + 2 * jaxviz.logit(net, 7), small_params, images, **options)
 
 
+@pytest.mark.slow
 def test_an_interpolation_goes_from_one_channel_to_the_other(small_params):
     t = jnp.linspace(0, 1, 3)
     score = (1 - t) * jaxviz.channel(small_net, "relu_1", 1) + t * jaxviz.channel(small_net, "relu_1", 4)

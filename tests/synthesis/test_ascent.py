@@ -111,6 +111,7 @@ def test_no_range_is_no_change(images):
         np.testing.assert_array_equal(jax.jit(transform)(KEY, part), part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(24, 24), (25, 18), (18, 25)])
 @pytest.mark.parametrize(
     ("degrees", "zoom", "shift"), [(0, 1, (3.0, -2.25)), (17, 1.2, (0.0, 0.0)), (-40, 0.8, (5.5, 1.0))]
@@ -163,6 +164,7 @@ def test_transformations_stay_in_their_ranges():
         assert high - 0.05 * span < values.max() <= high + slack
 
 
+@pytest.mark.slow
 def test_gradients_flow_through_the_transformation(x64):
     """Pixel by pixel as finite differences say; the map is affine, so that any step will do."""
     image, weights = np.random.default_rng(0).random((2, 1, 5, 6, 3))
@@ -178,6 +180,7 @@ def test_gradients_flow_through_the_transformation(x64):
 # Ascent
 
 
+@pytest.mark.slow
 def test_the_score_rises_far_above_chance(small_params):
     score = jaxviz.channel(small_net, "conv_0", 2)  # before its ReLU
     found = ascend(score, small_params, KEY, steps=64, transform=still)
@@ -190,6 +193,7 @@ def test_the_score_rises_far_above_chance(small_params):
     assert reached > random.max() + 4 * random.std()
 
 
+@pytest.mark.slow
 def test_losses_are_the_negative_scores_before_each_step(small_params):
     score = jaxviz.channel(small_net, "conv_0", jnp.array([2, 4]))
     seen = []
@@ -205,6 +209,7 @@ def test_losses_are_the_negative_scores_before_each_step(small_params):
     np.testing.assert_array_equal(seen[-1].images, found.images)
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_bits(small_params):
     score = jaxviz.channel(small_net, "conv_0", jnp.array([2, 4]))
     first = ascend(score, small_params, KEY)
@@ -213,6 +218,7 @@ def test_the_same_key_gives_the_same_bits(small_params):
     assert jnp.abs(first.images - other.images).mean() > 0.01
 
 
+@pytest.mark.slow
 def test_side_by_side_as_alone(small_params):
     """An image depends on its place in the batch, which numbers its randomness, and on nothing else of the batch."""
     channels = lambda *index: jaxviz.channel(small_net, "conv_0", jnp.array(index))  # noqa: E731
@@ -225,6 +231,7 @@ def test_side_by_side_as_alone(small_params):
     assert jnp.abs(twice[0] - twice[1]).mean() > 0.01  # two starts, two pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [10, (9, 13)])
 def test_sizes(size, small_params):
     found = ascend(jaxviz.channel(small_net, "conv_0", 2), small_params, KEY, size=size, steps=2, transform=still)
@@ -237,6 +244,7 @@ def dark_net(params, images):
     return jax.nn.relu(convolve(images, params, padding="VALID") - 0.75 * params.sum((0, 1, 2)))
 
 
+@pytest.mark.slow
 def test_a_dead_channel_is_revived():
     params = jnp.ones((3, 3, 3, 2)) / 27
     score = jaxviz.channel(dark_net, "relu_0", 1)
@@ -291,6 +299,7 @@ def test_a_transform_of_ones_own(small_params):
     assert jnp.any(ascend(score, small_params, KEY, transform=still).images != found.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_a_network_is_given_images_of_its_own_type(dtype, x64, small_params):
     """Whatever type JAX makes numbers of by default: convolutions refuse two types."""
@@ -316,6 +325,7 @@ def test_images_of_bytes_are_refused(small_params):
         jaxviz.dream(score, small_params, KEY, jnp.linspace(0, 255, 768).reshape(1, 16, 16, 3))
 
 
+@pytest.mark.slow
 def test_any_optimizer_in_any_basis(small_params):
     """Optax's L-BFGS takes more than gradients; pixels keep it between 0 and 1."""
     score = jaxviz.logit(small_net, 1)

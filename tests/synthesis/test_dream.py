@@ -36,6 +36,7 @@ def testoctave_sizes(size, octaves, scale, expected):
     assert octave_sizes(size, octaves, scale) == expected
 
 
+@pytest.mark.slow
 def test_equals_a_plain_loop(x64, small_params, photo):
     """Each octave: resize, add what was dreamt so far, then steps along the scaled gradient of a rolled image."""
     params, photo = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, photo))
@@ -62,6 +63,7 @@ def test_equals_a_plain_loop(x64, small_params, photo):
     assert found.images.dtype == jnp.float64
 
 
+@pytest.mark.slow
 def test_the_score_rises_and_images_stay_in_range(small_params, images):
     images = images[:, :16, :19]
     found = jaxviz.dream(SCORE, small_params, KEY, images, octaves=2, steps=20, step_size=0.05, jitter=4)
@@ -72,6 +74,7 @@ def test_the_score_rises_and_images_stay_in_range(small_params, images):
     assert found.losses[-1] < found.losses[20] < 0
 
 
+@pytest.mark.slow
 def test_detail_is_carried_from_octave_to_octave(small_params, photo):
     """What the coarse octave dreamt is in the result: not to be had from the fine one alone, with its key."""
     two = dream(SCORE, small_params, KEY, photo)
@@ -82,6 +85,7 @@ def test_detail_is_carried_from_octave_to_octave(small_params, photo):
     assert moved[1] > 1.3 * moved[0]
 
 
+@pytest.mark.slow
 def test_no_gradient_leaves_the_images_alone(photo):
     dead = lambda params, x: jax.nn.relu(x - 2.0).sum((1, 2, 3))  # noqa: E731
     found = dream(dead, None, KEY, photo)
@@ -93,6 +97,7 @@ def test_steps_of_no_size_leave_the_images_alone(small_params, photo):
     np.testing.assert_array_equal(dream(SCORE, small_params, KEY, photo, step_size=0.0).images, photo)
 
 
+@pytest.mark.slow
 def test_black_and_white_survive_an_octave():
     """Where nothing is dreamt nothing changes, however sharp the edges of the image."""
     stripes = jnp.broadcast_to((jnp.arange(20) // 5 % 2)[None, :, None, None], (1, 20, 20, 3)).astype(jnp.float32)
@@ -105,6 +110,7 @@ def test_a_step_changes_pixels_by_its_size_on_average(small_params, photo):
     np.testing.assert_allclose(jnp.abs(found.images - photo).mean((1, 2, 3)), 0.02, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_image_does_not_see_its_neighbours(small_params, photo):
     both = dream(SCORE, small_params, KEY, photo).images
     alone = dream(SCORE, small_params, KEY, photo[1:]).images
@@ -143,6 +149,7 @@ def test_a_dream_that_is_stopped_and_resumed_equals_one_that_is_not(at, small_pa
     assert rest.finished
 
 
+@pytest.mark.slow
 def test_under_jit_and_other_numbers(small_params, photo):
     score = jaxviz.channel(small_net, "conv_0", jnp.array([2, 4]))
     raw = dream(score, small_params, KEY, photo)
@@ -153,6 +160,7 @@ def test_under_jit_and_other_numbers(small_params, photo):
     assert jnp.abs(other.images[1] - raw.images[1]).max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -73,6 +73,7 @@ def plain_growth(key, image, size, window):
     return inside, raised
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("contrast", "raises"), [(1, False), (20, True)])
 def test_equals_the_papers_order_one_pixel_after_the_other(x64, sample, contrast, raises):
     """Filling pixels at the same time changes nothing; with more contrast, errors exceed the limit and pixels wait."""
@@ -110,6 +111,7 @@ def test_picks_among_what_only_rounding_tells_apart():
     assert set(np.unique(columns)) == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_periodic_sample_goes_on_without_a_fault():
     """A window that spans the tile, colours all different: the seed fixes the phase, and with it every pixel."""
     tile = np.asarray(jax.random.uniform(jax.random.key(2), (4, 4, 3)))
@@ -154,10 +156,12 @@ def test_what_is_grown_looks_like_the_sample(sample):
     assert roughness(grown) < 1.3 * roughness(sample) < 0.6 * roughness(shuffled)
 
 
+@pytest.mark.slow
 def test_jit_changes_nothing(sample):
     np.testing.assert_array_equal(jitted(KEY, sample), grow(KEY, sample))
 
 
+@pytest.mark.slow
 def test_vmap_changes_nothing(half):
     keys = jax.random.split(KEY, 2)
     several = jax.vmap(lambda key: efros_leung(key, half, size=(11, 4), window=3))(keys)

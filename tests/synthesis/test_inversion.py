@@ -33,6 +33,7 @@ def test_the_loss_is_mahendrans_and_vedaldis(small_params, images):
     np.testing.assert_allclose(found.losses, [(error + rough).sum()], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_are_met(small_params, images):
     smooth = jaxviz.blur(images, 2.0)
     found = invert(small_params, smooth, steps=300, smoothness=0.0, norm=0.0)
@@ -44,6 +45,7 @@ def test_features_are_met(small_params, images):
     assert found.images.max() <= 1
 
 
+@pytest.mark.slow
 def test_what_is_shown_is_what_was_compared():
     """Pixels stay between 0 and 1 on the way: else a loss of zero would be one of an image that is cut off."""
     net, start = lambda params, images: images.mean((1, 2)) @ params, jnp.zeros((1, 4, 4, 3)).at[:, :, 2:].set(1.0)
@@ -52,6 +54,7 @@ def test_what_is_shown_is_what_was_compared():
     np.testing.assert_allclose(net(jnp.eye(3), found.images), 0.9, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_each_image_is_inverted_by_itself(small_params, images):
     options = {"start": jnp.full(images.shape, 0.5), "steps": 10}
     both = invert(small_params, images, **options)

@@ -48,6 +48,7 @@ def test_total_variation_equals_numpy(x64, beta):
     np.testing.assert_allclose(total_variation(jnp.asarray(images), beta=beta), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [1.0, 2.0])
 def test_gradients(x64, beta):
     """Against differences; and none, rather than NaN, where nothing varies."""

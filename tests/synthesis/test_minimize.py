@@ -36,6 +36,7 @@ def run(loss=noisy, key=KEY, target=TARGET, scale=0.1, steps=21, **options):
     return jaxviz.minimize(loss, start, key, data=(target, scale), steps=steps, **{"optimizer": ADAM} | options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer", [ADAM, optax.sgd(0.1, momentum=0.9), optax.chain(optax.clip(0.1), optax.sgd(1.0))]
 )
@@ -175,6 +176,7 @@ def test_under_jit():
 VMAPS = pytest.mark.parametrize("vmap", [jax.vmap, lambda f: jax.jit(jax.vmap(f))], ids=["vmap", "jit of vmap"])
 
 
+@pytest.mark.slow
 @VMAPS
 def test_under_vmap_of_the_start(vmap):
     starts = jnp.stack([TARGET, 0 * TARGET, -TARGET])
@@ -276,6 +278,7 @@ def test_going_on_under_jit():
     np.testing.assert_allclose(under_jit, run(steps=9).variables, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_evaluates_the_loss_itself(x64):
     """L-BFGS with a line search finds the minimum of Rosenbrock's function."""
     loss = lambda x, key: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2  # noqa: E731
@@ -316,6 +319,7 @@ def test_an_image_whose_loss_is_not_finite_stays_at_the_last_good_one():
     assert np.isfinite(found.variables).all()
 
 
+@pytest.mark.slow
 def test_devices_that_share_images_do_not_wait_for_each_other():
     """In the compiled loop of an ascent there is no word between devices; after it there is."""
     print_collectives = r"""

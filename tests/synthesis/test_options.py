@@ -211,6 +211,7 @@ def test_errors(name, options, message):
         METHODS[name](**options)
 
 
+@pytest.mark.slow
 @pytest.mark.foreign
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_tensor_is_no_array(name):
@@ -222,6 +223,7 @@ def test_a_tensor_is_no_array(name):
 # Negative numbers count from the end
 
 
+@pytest.mark.slow
 def test_the_last_channel():
     options = {"size": 8, "steps": 1, "layer": "relu_0"}
     last, named = (jaxviz.sheet(net, EYE, KEY, channels=[i], **options) for i in (-1, 2))
@@ -235,6 +237,7 @@ def test_the_last_class():
     assert jnp.any(last.images != other.images)
 
 
+@pytest.mark.slow
 def test_the_last_style():
     params = jaxviz.init_style_net(KEY, width=2, blocks=0, styles=3)
     params["last"]["offset"] = jnp.arange(9.0).reshape(3, 3)
@@ -246,6 +249,7 @@ def test_the_last_style():
         jaxviz.style_net(params, photo, style=-4)
 
 
+@pytest.mark.slow
 def test_numbers_may_be_numpys():
     """A count is any whole number's type, a weight any real number's."""
     found = ASCEND(steps=np.int64(2), learning_rate=np.float32(0.1), penalties=[(np.float32(1), jaxviz.l2)])

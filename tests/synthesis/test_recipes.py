@@ -76,6 +76,7 @@ ITERATIONS = {"yosinski-1": 500, "yosinski-2": 750, "yosinski-3": 1000, "yosinsk
 
 
 # A slope of 0.5 has set 1 at its largest rate, one of 20 has sets 2 and 3 move pixels to black and white.
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "strength"), [*((name, 20.0) for name in TABLE_1), ("yosinski-1", 0.5)])
 def test_yosinskis_sets_are_their_programs(x64, name, strength):
     start, _ = start_of(name)
@@ -112,6 +113,7 @@ def assignments_ascent(x, strength, steps, key, *, l2=1e-3, rate=25.0):
     return image * STD + MEAN
 
 
+@pytest.mark.slow
 def test_cs231n_is_the_assignment(x64):
     start, key = start_of("cs231n")
     rate = 0.1  # of 25, which is for 420 times as many pixels
@@ -123,6 +125,7 @@ def test_cs231n_is_the_assignment(x64):
     assert jaxviz.recipe("cs231n")["steps"] == 100
 
 
+@pytest.mark.slow
 def test_cs231n_penalty(x64):
     """`1e-3 |I|²` of normalized images, gradient against gradient."""
     images = jax.random.uniform(KEY, (2, *SIZE, 3))
@@ -131,6 +134,7 @@ def test_cs231n_penalty(x64):
     np.testing.assert_allclose(found, 2e-3 * (images - MEAN) / STD / STD, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_cs231n_start_and_jitter():
     """Normal noise in normalized units, clipped to the range; whole pixels from 0 to 16 that come back in."""
     options = jaxviz.recipe("cs231n")

@@ -31,6 +31,7 @@ def test_decay(x64):
     np.testing.assert_allclose(result(parts.decay(0.3)), MEAN + 0.7 * (IMAGES + STEP - MEAN), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_blurring_comes_every_few_steps(x64):
     """At steps 0, 3, 6, ... as in the published programs, which use SciPy's filter."""
     plain = IMAGES + STEP
@@ -82,6 +83,7 @@ def test_l2(x64):
     np.testing.assert_allclose(jaxviz.l2(jnp.asarray(IMAGES)), ((IMAGES - MEAN) ** 2).mean((1, 2, 3)), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_every_recipe_climbs_and_stays_in_range(name, small_params):
     score = jaxviz.channel(small_net, "conv_0", jnp.array([2, 4]))
@@ -93,6 +95,7 @@ def test_every_recipe_climbs_and_stays_in_range(name, small_params):
     assert jnp.any(found.images != found.images[:, :1, :1])
 
 
+@pytest.mark.slow
 def test_the_lectures_four_steps(x64, small_params):
     """Zeros (the mean colour); forward; backward; a small update: written out."""
     params = jax.tree.map(lambda x: x.astype(jnp.float64), small_params)
@@ -107,6 +110,7 @@ def test_the_lectures_four_steps(x64, small_params):
     np.testing.assert_allclose(found, x, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_an_image_to_start_from(small_params):
     """In every basis the first image is the given one."""
     start = jaxviz.blur(jax.random.uniform(jax.random.key(3), (1, 16, 16, 3)), 1.0)[0]

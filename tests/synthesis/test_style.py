@@ -58,6 +58,7 @@ def scaled_style(size=1.0):
     return jnp.clip(jaxviz.resize(STYLE, (round(height * scale), round(width * scale))), 0, 1)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_documented_one():
     found = stylize(CONTENT, STYLE, content_weight=3.0, style_weights=7.0, smoothness=0.5, start=OTHER_START, steps=1)
     expected = 3 * content_error(OTHER_START[None]) + 7 * style_error(OTHER_START[None], scaled_style())
@@ -83,6 +84,7 @@ def test_a_style_of_no_weight_leaves_the_content():
     np.testing.assert_allclose(found.images[0], CONTENT, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [None, 24, (10, 30)])
 def test_a_texture_of_any_size(size):
     found = texture(STYLE, size=size, steps=80, smoothness=0.0)
@@ -92,6 +94,7 @@ def test_a_texture_of_any_size(size):
     np.testing.assert_allclose(style_error(found.images, STYLE), float(found.losses[-1]), rtol=0.5, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_texture_of_a_grey_sample_starts_grey():
     """A colour that the sample does not have would stay: no layer has much to say against the finest noise."""
     grey = jnp.broadcast_to(STYLE.mean(-1, keepdims=True), STYLE.shape)
@@ -103,6 +106,7 @@ def test_a_texture_of_a_grey_sample_starts_grey():
     np.testing.assert_allclose(jnp.corrcoef(colored.T), jnp.corrcoef(wanted.T), atol=0.15)
 
 
+@pytest.mark.slow
 def test_two_styles_are_mixed_by_their_weights():
     """Each share brings its own Gram matrices nearer."""
     errors = []
@@ -112,6 +116,7 @@ def test_two_styles_are_mixed_by_their_weights():
     assert errors[0] > errors[1] > errors[2]
 
 
+@pytest.mark.slow
 def test_a_mask_keeps_a_style_where_it_belongs():
     left = jnp.zeros(CONTENT.shape[:2]).at[:, :10].set(1.0)
     red, blue = (jnp.ones((12, 12, 3)) * jnp.array(color) for color in ([0.9, 0.1, 0.1], [0.1, 0.1, 0.9]))
@@ -168,6 +173,7 @@ def test_lbfgs_gets_further_than_adam():
     assert lbfgs < adam
 
 
+@pytest.mark.slow
 def test_coarse_to_fine():
     seen = []
     found = stylize(CONTENT, STYLE, octaves=2, steps=12, every=12, callback=seen.append)
@@ -177,6 +183,7 @@ def test_coarse_to_fine():
     assert found.losses[12] < single.losses[0]  # the coarse image is a better start than the content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [5, 12, 17])
 def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(at):
     run = functools.partial(stylize, CONTENT, STYLE, octaves=2, steps=12, colors="luminance")
@@ -195,6 +202,7 @@ def test_the_same_key_gives_the_same_bits():
     assert jnp.any(first != other)
 
 
+@pytest.mark.slow
 def test_other_weights_compile_nothing(caplog):
     def compiled(**options):
         caplog.clear()
@@ -257,6 +265,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_image():
     assert len(found.losses) < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_lbfgs_within_bounds_does_not_climb(seed):
     """A network of colours alone and a style darker than the photograph: many pixels end at 0."""

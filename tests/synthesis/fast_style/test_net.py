@@ -49,6 +49,7 @@ def test_the_output_has_the_size_of_the_input(params, size):
     assert jnp.all((made >= 0) & (made <= 1))
 
 
+@pytest.mark.slow
 def test_sums_in_two_steps_as_on_gpus_are_the_same(params, monkeypatch):
     params, images = {name: of for name, of in params.items() if "block" not in name}, picture(17, 30, n=2)
 
@@ -166,6 +167,7 @@ def test_a_file_keeps_a_net(params, tmp_path):
     assert jnp.abs(numbered(read, images, 1) - numbered(params, images, 1)).max() < 0.02
 
 
+@pytest.mark.slow
 def test_the_net_that_comes_with_it():
     """Its palettes are those of its styles: night is blue, the scream red, ink without colour."""
     params, styles = jaxviz.load_style_net()
@@ -226,6 +228,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_the_export_needs_jax_alone(params, tmp_path):
     (tmp_path / "net.bin").write_bytes(jaxviz.export_style_net(params))
     images = {"a": picture(32, 33), "b": picture(47, 34), "c": picture(37, 64)}

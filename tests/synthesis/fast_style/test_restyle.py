@@ -29,12 +29,14 @@ def bordered(image):
     return np.pad(image, ((16, 16), (16, 16), (0, 0)), mode="reflect")
 
 
+@pytest.mark.slow
 def test_a_small_image_is_what_the_net_makes_of_it_with_a_border(params, image):
     mix = np.array([0.3, 0.7], np.float32)
     expected = jax.jit(jaxviz.style_net)(params, bordered(image)[None], style=mix)[0, 16:-16, 16:-16]
     np.testing.assert_allclose(jaxviz.restyle(params, image, style=mix, tile=220), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_net_that_comes_with_jaxviz_leaves_no_line_along_the_edge():
     """Without the border, neighbouring rows or columns differ, in the mean of their pixels, more at the edge."""
     from skimage import data
@@ -55,6 +57,7 @@ def test_the_smallest_images(params, size):
     assert jaxviz.restyle(params, np.full((*size, 3), 0.5, np.float32)).shape == (*size, 3)
 
 
+@pytest.mark.slow
 def test_tiles_have_no_seam(params, image):
     """They are, to rounding, what one pass with the same moments gives."""
     mix = mixture(params, 1)

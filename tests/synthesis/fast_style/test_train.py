@@ -52,12 +52,14 @@ def same(found, other):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_the_loss_falls():
     found = train(steps=80, learning_rate=0.01, smoothness=0.5)
     assert found.finished
     assert found.losses[-10:].sum(1).mean() < 0.5 * found.losses[:4].sum(1).mean()
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_one_that_stylize_minimises(whole):
     """The first step's losses, from what `stylize` compares the first batch's images with."""
     crops = jnp.asarray(next(_photographs.crops_of(open_source(PHOTOS), KEY, 0, 11, 16, 2))) / 255
@@ -170,6 +172,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_again(tmp_path):
     steps, environment = [], {**os.environ, "PYTHONPATH": PATHS}
     checkpoints = tmp_path / "checkpoints"
@@ -258,6 +261,7 @@ def test_a_training_starts_from_a_net(whole):
         train(start=whole.params, add_to=whole.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_an_added_style_trains_its_own_scales_and_offsets(whole, optimizer):
     options = {"steps": 30, "optimizer": optimizer, "learning_rate": 0.02}
@@ -274,6 +278,7 @@ def test_an_added_style_trains_its_own_scales_and_offsets(whole, optimizer):
     np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_eight_devices_do_what_one_does():
     script = """
         import jax, numpy as np
@@ -289,6 +294,7 @@ def test_eight_devices_do_what_one_does():
     np.testing.assert_allclose([float(x) for x in losses.split()], one.losses.ravel(), rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_muon_goes_on_as_if_undisturbed(tmp_path):
     options = {"blocks": 1, "steps": 60, "smoothness": 0.5, "optimizer": "muon", "learning_rate": 0.01}
     whole = train(**options)
@@ -300,6 +306,7 @@ def test_muon_goes_on_as_if_undisturbed(tmp_path):
         train(store=tmp_path)
 
 
+@pytest.mark.slow
 def test_muon_evens_out_what_the_gradient_of_a_kernel_consists_of():
     params = jaxviz.init_style_net(KEY, width=8, blocks=2, styles=2)
     grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
@@ -326,12 +333,14 @@ def test_the_learning_rate_cools_down():
     assert _steps._falling(0.99, 0.0) == 1
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near(whole):
     found = train(precision="bfloat16", steps=1)
     np.testing.assert_allclose(found.losses[0], whole.losses[0], rtol=0.05)
     assert {x.dtype for x in jax.tree.leaves(found.params)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_a_network_with_whole_numbers_among_its_parameters():
     turned = lambda params, images: net(params, images)[..., params["order"]]  # noqa: E731
     params = PARAMS | {"order": jnp.arange(6)[::-1]}
@@ -340,6 +349,7 @@ def test_a_network_with_whole_numbers_among_its_parameters():
     assert np.isfinite(found.losses).all()
 
 
+@pytest.mark.slow
 def test_photographs_that_cannot_be_read(tmp_path):
     for i, photo in enumerate(PHOTOS[:2]):
         jaxviz.save_image(tmp_path / f"{i}.png", photo)
@@ -372,6 +382,7 @@ def test_other_photographs_of_the_same_number_are_another_training(tmp_path):
         train(source=1 - PHOTOS, steps=3, store=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_network_of_another_type(x64):
     """Bare JAX does not promote: what the network is given has the type of its parameters."""
     whole = train(steps=2)
