@@ -169,8 +169,8 @@ def test_optimizers(optimizer):
 
 def test_lbfgs_gets_further_than_adam():
     """The reason why it is the default."""
-    lbfgs, adam = (stylize(CONTENT, STYLE, optimizer=name, steps=60).losses[-1] for name in ("lbfgs", "adam"))
-    assert lbfgs < adam
+    lbfgs, adam = (stylize(CONTENT, STYLE, optimizer=name, steps=60).losses for name in ("lbfgs", "adam"))
+    assert lbfgs.min() < adam.min()  # not the last: a single step of L-BFGS may go wrong, and the next one mends it
 
 
 @pytest.mark.slow
