@@ -17,7 +17,7 @@ import pytest
 
 import jaxviz
 
-pytestmark = pytest.mark.slow  # one step of .ci/run
+pytestmark = pytest.mark.strict  # one step of .ci/run
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
