@@ -52,7 +52,7 @@ def main(
         out: folder for the picture.
     """
     net, params = jaxviz.load(model)
-    report = lambda found: print(f"{found.seen} photographs", flush=True)  # noqa: E731
+    report = lambda found: print(f"{found.seen} photographs", flush=True)
     patches = jaxviz.top_patches(net, params, photographs, layer=layer, size=size, callback=report).layers[layer]
     field = jaxviz.receptive_field(net, params, jnp.zeros((1, size, size, 3)), layer).size
     crops = Crops(photographs, size, patches)
@@ -97,7 +97,7 @@ class Crops:
 def alike(crops: Crops, shape: tuple[int, ...]) -> np.ndarray:
     """Return the mean cosine of the features of each channel's patches, `(c,)`."""
     net, params = jaxviz.load("efficientnet_lite0")
-    report = lambda done, total: print(f"features of {done} of {total} patches", flush=True)  # noqa: E731
+    report = lambda done, total: print(f"features of {done} of {total} patches", flush=True)
     found = jaxviz.features(net, params, crops, layer="pool", size=(96, 96), batch_size=128, callback=report).values
     unit = found / np.linalg.norm(found, axis=1, keepdims=True)
     unit = unit.reshape(*shape, -1)

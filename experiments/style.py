@@ -43,7 +43,7 @@ def main(
     """
     net, params = jaxviz.load("vgg16_features")
     photo, painting = (jaxviz.load_image(source, longest=longest) for source in (content or data.chelsea(), style))
-    report = lambda now: print(f"step {len(now.losses)} of {steps}, loss {now.losses[-1]:.4g}", flush=True)  # noqa: E731
+    report = lambda now: print(f"step {len(now.losses)} of {steps}, loss {now.losses[-1]:.4g}", flush=True)
     found = jaxviz.stylize(
         net, params, jax.random.key(0), photo, painting, style_weights=style_weight, steps=steps, callback=report
     )

@@ -43,7 +43,7 @@ def printable(text: str, *, keep: str = "") -> str:
     >>> print(printable("red\x1b[31m\udcff"))
     red\x1b[31m\udcff
     """
-    escaped = lambda letter: letter.encode("unicode_escape").decode()  # noqa: E731
+    escaped = lambda letter: letter.encode("unicode_escape").decode()
     return "".join(letter if letter.isprintable() or letter in keep else escaped(letter) for letter in text)
 
 

@@ -85,7 +85,7 @@ def test_a_strangers_machine_code_is_not_run(tmp_path, monkeypatch):
     shared = tmp_path / "shared"
     shared.mkdir()
     program = "define i32 @{}() {{\n  ret i32 {}\n}}"
-    call = lambda text: ctypes.CFUNCTYPE(ctypes.c_int)(_native._compiled(text).get_function_address("f"))()  # noqa: E731
+    call = lambda text: ctypes.CFUNCTYPE(ctypes.c_int)(_native._compiled(text).get_function_address("f"))()
     monkeypatch.setattr(_native, "_folder", lambda: shared)
     assert call(program.format("f", 7)) == 7
     (mine,) = shared.iterdir()

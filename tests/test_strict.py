@@ -33,8 +33,8 @@ WEIGHTS = {
 
 def net(params, images):
     """Return logits; written without promotions itself."""
-    convolve = lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))  # noqa: E731, E501  # fmt: skip
-    wide = lambda x: x.reshape(1, 1, 1, -1)  # noqa: E731
+    convolve = lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))  # noqa: E501  # fmt: skip
+    wide = lambda x: x.reshape(1, 1, 1, -1)
     x = convolve(images - 0.5, params["w1"]) * wide(params["scale"]) + wide(params["b1"])
     x = jax.lax.reduce_window(jax.nn.relu(x), -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
     return jax.nn.relu(convolve(x, params["w2"])).mean((1, 2)) @ params["w3"]
@@ -47,7 +47,7 @@ STYLED = {"content_layers": ["relu_1"], "style_layers": ["relu_0"], "steps": 2}
 
 
 def minimized(p, x):
-    loss = lambda y, key, target: jnp.sum(jnp.square(y - target))  # noqa: E731
+    loss = lambda y, key, target: jnp.sum(jnp.square(y - target))
     return jaxviz.minimize(loss, x, KEY, data=(0.5 * x,), steps=2, optimizer=optax.adam(0.1)).variables
 
 

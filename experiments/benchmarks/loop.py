@@ -59,7 +59,7 @@ def _programs(net, ready):
         return images - 1e-3 * jax.grad(lambda x: jnp.sum(net(params, x)))(images)
 
     def loop(params, images):
-        turn = lambda _, x: step(params, x)  # noqa: E731
+        turn = lambda _, x: step(params, x)
         return jax.lax.fori_loop(0, TURNS, hoist(turn, 0, images) if ready else turn, images)
 
     return {"step": jax.jit(step), "loop": jax.jit(loop)}

@@ -125,7 +125,7 @@ def of_each_score(backward: Callable[[Array], Array], values: Array, batch_size:
         return backward(jnp.ones_like(values))
     number, count = values.shape
     at_once = min(count, max(1, batch_size // number))
-    pick = lambda column: backward(jnp.zeros_like(values).at[:, column].set(1))  # noqa: E731
+    pick = lambda column: backward(jnp.zeros_like(values).at[:, column].set(1))
     return jnp.moveaxis(loop_over(pick, jnp.arange(count), batch_size=at_once), 0, 1)
 
 

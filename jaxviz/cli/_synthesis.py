@@ -80,7 +80,7 @@ def _opened(sources: Sequence[Path], out: Path) -> dict[Path, ImageError | None]
 
 def _each(make: Callable[[Path], str], paths: dict[Path, ImageError | None]) -> None:
     """Make something of each image; one that cannot be read does not keep the others from being made."""
-    tell = lambda path: print(make(path), flush=True)  # noqa: E731
+    tell = lambda path: print(make(path), flush=True)
     each_of([(path, tell if bad is None else failing(bad)) for path, bad in paths.items()])
 
 

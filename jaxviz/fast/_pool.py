@@ -42,7 +42,7 @@ def _pool_jvp(window: Any, strides: Any, padding: Any, primals: Any, tangents: A
     """
     best, *values = taps_of(primals[0], -jnp.inf, window, strides, padding)
     # What is not equal to itself is NaN, and wins.
-    wins = lambda value, best: lax.bitwise_or(lax.gt(value, best), lax.ne(value, value))  # noqa: E731
+    wins = lambda value, best: lax.bitwise_or(lax.gt(value, best), lax.ne(value, value))
     if window == strides and not any(pad for pair in padding for pad in pair):
         # They do not overlap: with the number of the winner, on the way back all that a window covers is written at
         # once.

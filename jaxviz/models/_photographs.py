@@ -77,7 +77,7 @@ def _by_classes(outputs: Callable[[_Reading], np.ndarray], expected: Expected) -
 
 
 def _by_features(outputs: Callable[[_Reading], np.ndarray], expected: Expected) -> None:
-    distance = lambda reading: _distance(outputs(reading), expected.features)  # noqa: E731
+    distance = lambda reading: _distance(outputs(reading), expected.features)
     found = distance(_Reading(""))
     if found <= _TOLERANCE:
         return

@@ -110,7 +110,7 @@ def _scanned(value: Value, operands: list[Operand]) -> Operand:
     fixed, carried = params["num_consts"], params["num_carry"]
     constants, carry, slices = axes[:fixed], axes[fixed : fixed + carried], axes[fixed + carried :]
     turns = functools.reduce(met, [each[0] for each in slices], plain_axis(params["length"]))
-    turn = lambda carry: _body(params["jaxpr"], [*constants, *carry, *(each[1:] for each in slices)])  # noqa: E731
+    turn = lambda carry: _body(params["jaxpr"], [*constants, *carry, *(each[1:] for each in slices)])
     carry = _settled(lambda carry: turn(carry)[:carried], carry)
     at = output_of(value)
     return carry[at] if at < carried else (turns, *turn(carry)[at])

@@ -67,7 +67,7 @@ def checked(read: Callable[..., Any], part: Callable[[Any], Array] = lambda valu
     """Return a function that complains, when it is traced, if no gradient of its values reaches the images."""
 
     def checked(params: Any, images: Any) -> Any:
-        found = lambda params, images: as_numbers(part(read(params, images)))  # noqa: E731
+        found = lambda params, images: as_numbers(part(read(params, images)))
         values, pull = jax.vjp(functools.partial(found, params), images)
         check_reaches(pull, values, found, params, images)
         return read(params, images)

@@ -48,7 +48,7 @@ def color_matched(style: Batch, content: Batch) -> Batch:
     wide = style.astype(at_least_float32(style.dtype))
     (mean, root), (wanted_mean, wanted_root) = (_color_moments(x.astype(wide.dtype)) for x in (style, content))
     change = jnp.matmul(wanted_root, jnp.linalg.inv(root), precision="highest")
-    row = lambda color: color.reshape(1, 1, 1, 3)  # noqa: E731
+    row = lambda color: color.reshape(1, 1, 1, 3)
     matched = jnp.matmul(wide - row(mean), change.T, precision="highest") + row(wanted_mean)
     return jnp.clip(matched, 0, 1).astype(style.dtype)
 

@@ -134,7 +134,7 @@ def in_octaves(
 
     if finish is None:
         return in_stages(stage, len(sizes), resume=resume, callback=callback)
-    shown = lambda found: found._replace(images=finish(found.images))  # noqa: E731
+    shown = lambda found: found._replace(images=finish(found.images))
     try:
         return shown(in_stages(stage, len(sizes), resume=resume, callback=callback and (lambda x: callback(shown(x)))))
     except DivergedError as error:

@@ -193,7 +193,7 @@ def _take_steps(
         at = jax.random.fold_in(key, start + i)
         value, pull = jax.vjp(lambda x: loss(x, at, *data), variables)
         (grads,) = pull(jnp.ones_like(value))
-        value_fn = lambda x: jnp.sum(loss(x, at, *data))  # noqa: E731
+        value_fn = lambda x: jnp.sum(loss(x, at, *data))
         more = {"value": jnp.sum(value), "grad": grads, "value_fn": value_fn} if takes_more else {}
         with by_its_own_rules():
             updates, new_memory = update(grads, memory, variables, **more)

@@ -49,7 +49,7 @@ def test_tsne_keeps_neighbours():
 
 def test_tsne_is_a_function_of_its_key():
     x = RANDOM.normal(size=(30, 1))  # one feature: it starts at random
-    make = lambda key: jaxviz.tsne(x, key, perplexity=5, steps=300)  # noqa: E731
+    make = lambda key: jaxviz.tsne(x, key, perplexity=5, steps=300)
     np.testing.assert_array_equal(make(KEY), make(KEY))
     assert abs(make(KEY) - make(jax.random.key(1))).max() > 1e-2
 
@@ -89,7 +89,7 @@ def test_umap_of_large_numbers():
 def test_half_floats_up_to_their_largest():
     x = (RANDOM.uniform(-1, 1, size=(30, 2)) * 65000).astype(np.float16)
     np.testing.assert_array_equal(jaxviz.grid_layout(x), jaxviz.grid_layout(x.astype(np.float64)))
-    make = lambda rows: jaxviz.tsne(rows, KEY, perplexity=5, steps=300)  # noqa: E731
+    make = lambda rows: jaxviz.tsne(rows, KEY, perplexity=5, steps=300)
     np.testing.assert_array_equal(make(x), make(x.astype(np.float64)))
 
 

@@ -199,7 +199,7 @@ def test_one_run_at_a_time_writes_a_store(small_params, tmp_path):
 
 @pytest.mark.parametrize("params", [{"key": jax.random.key(3)}, {"low": jax.numpy.ones(2, "bfloat16")}])
 def test_parameters_of_any_type_can_be_stored_for(params, small_params, tmp_path):
-    net = lambda given, images: small_net({name: given[name] for name in small_params}, images)  # noqa: E731
+    net = lambda given, images: small_net({name: given[name] for name in small_params}, images)
     found = jaxviz.features(net, small_params | params, IMAGES[:2], layer="relu_1", size=32, store=tmp_path)
     assert found.values.shape[0] == 2
 

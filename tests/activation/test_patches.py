@@ -109,7 +109,7 @@ def test_it_grows_with_its_source(small_params):
     """Whatever the order: the names of what is new come before, between and behind those that were there."""
     names = np.array([str(i) for i in np.random.default_rng(2).permutation(23)])
     read = dict(zip(names, IMAGES, strict=True)).__getitem__
-    source = lambda names: Source(sorted(names), lambda i: read(sorted(names)[i]))  # noqa: E731
+    source = lambda names: Source(sorted(names), lambda i: read(sorted(names)[i]))
     part = find(small_params, source(names[:10]))
     seen = []
     grown = find(small_params, source(names), resume=part.state, callback=lambda found: seen.append(found.seen))
@@ -211,7 +211,7 @@ def test_what_could_not_be_read_is_tried_again_once_it_has_changed(small_params,
     ],
 )
 def test_a_layer_that_is_no_image_map(change, message, small_params):
-    net = lambda params, images: checkpoint_name(change(convolve(images, params["w1"])), "out")  # noqa: E731
+    net = lambda params, images: checkpoint_name(change(convolve(images, params["w1"])), "out")
     with pytest.raises(ValueError, match=message):
         jaxviz.top_patches(net, small_params, IMAGES, layer="out", size=32)
 

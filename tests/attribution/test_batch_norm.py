@@ -166,7 +166,7 @@ def _flattened(x, norm):
 
 
 def _mapped(x, norm):
-    one = lambda x, norm: (x - norm[0]) * lax.rsqrt(norm[1] + EPS) * norm[2] + norm[3]  # noqa: E731
+    one = lambda x, norm: (x - norm[0]) * lax.rsqrt(norm[1] + EPS) * norm[2] + norm[3]
     return jax.vmap(jax.vmap(one, (2, 0), 2), (0, None))(x, norm)
 
 
@@ -346,7 +346,7 @@ def _of_equinox(layers):
         return params[3](x.mean((1, 2)))
 
     params, rest = eqx.partition((convs, modules, states, dense), eqx.is_array)
-    net = lambda params, images: jax.vmap(one, (None, 0))(eqx.combine(params, rest), images)  # noqa: E731
+    net = lambda params, images: jax.vmap(one, (None, 0))(eqx.combine(params, rest), images)
     convolutions = [(conv.weight.transpose(2, 3, 1, 0), conv.bias[:, 0, 0]) for conv in convs]
     return net, params, convolutions, norms, (dense.weight.T, dense.bias)
 

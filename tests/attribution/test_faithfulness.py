@@ -43,7 +43,7 @@ def naive_curve(score, images, maps, step, fill, method):
     """Pixel by pixel, in the order of the map, of equal ones the upper left first."""
     start, end = (fill, images) if method is jaxviz.insertion else (images, fill)
     start, end = (np.array(np.broadcast_to(x, images.shape)) for x in (start, end))
-    seen = lambda: np.asarray(score(start.copy()))  # noqa: E731  # a copy: jax may still read what is changed below
+    seen = lambda: np.asarray(score(start.copy()))  # a copy: jax may still read what is changed below
     values = [seen()]
     order = [sorted(np.ndindex(one.shape), key=lambda place, one=one: -one[place]) for one in np.asarray(maps)]
     for at in range(0, len(order[0]), step):
@@ -75,7 +75,7 @@ def test_of_equal_pixels_the_upper_left_comes_first(method, images):
 
 
 def test_fills(images, maps):
-    mean = lambda params, x: x.mean((1, 2, 3))  # noqa: E731
+    mean = lambda params, x: x.mean((1, 2, 3))
     for fill, there in (
         (0.25, 0.25),
         ((0.1, 0.5, 0.9), 0.5),
@@ -92,7 +92,7 @@ def test_fills(images, maps):
 
 
 def test_fills_unless_told(images, maps):
-    mean = lambda params, x: x.mean((1, 2, 3))  # noqa: E731
+    mean = lambda params, x: x.mean((1, 2, 3))
     np.testing.assert_allclose(jaxviz.deletion(mean, None, images, maps).values[:, -1], 0.5, rtol=1e-5)
     blurred = mean(None, jaxviz.blur(images, 5.0, size=11))
     np.testing.assert_allclose(jaxviz.insertion(mean, None, images, maps).values[:, 0], blurred, rtol=1e-5)
@@ -110,7 +110,7 @@ def test_insertion_may_begin_with_the_blur_of_the_authors_code(images, maps):
         for channel in image.transpose(2, 0, 1)
     ]
     expected = np.reshape(blurred, (2, 3, *images.shape[1:3])).transpose(0, 2, 3, 1) * deviation + mean
-    pixel = lambda params, x: x[jnp.arange(2), jnp.array([0, 6]), jnp.array([9, 4])].sum(-1)  # noqa: E731
+    pixel = lambda params, x: x[jnp.arange(2), jnp.array([0, 6]), jnp.array([9, 4])].sum(-1)
     first = jaxviz.insertion(pixel, None, images, maps, step=50, fill="rise").values[:, 0]
     np.testing.assert_allclose(first, [expected[0, 0, 9].sum(), expected[1, 6, 4].sum()], rtol=1e-5)
     ours = pixel(None, jaxviz.blur(images, 5.0, size=11))
@@ -119,10 +119,10 @@ def test_insertion_may_begin_with_the_blur_of_the_authors_code(images, maps):
 
 def test_a_right_map_has_a_small_area_under_deletion_and_a_large_one_under_insertion(images):
     weights = jax.random.normal(jax.random.key(2), (12, 10))
-    linear = lambda weights, x: (weights * x.mean(-1)).sum((1, 2))  # noqa: E731
+    linear = lambda weights, x: (weights * x.mean(-1)).sum((1, 2))
     right = weights * images.mean(-1)
     for method, sign in ((jaxviz.deletion, 1), (jaxviz.insertion, -1)):
-        area = lambda maps: method(linear, weights, images, maps, step=10, fill=0.0).areas  # noqa: B023, E731
+        area = lambda maps: method(linear, weights, images, maps, step=10, fill=0.0).areas  # noqa: B023
         assert jnp.all(sign * area(right) < sign * area(jnp.zeros_like(right)) - 0.1)
         assert jnp.all(sign * area(jnp.zeros_like(right)) < sign * area(-right) - 0.1)
 
@@ -133,7 +133,7 @@ def test_raw_jit_and_a_plain_function_agree(method, small_params, images, maps):
     raw = fn(score(), small_params, images, maps)
     assert raw.values.shape == (2, 4)
     assert raw.values.std() > 1e-3
-    plain = lambda params, x: jax.nn.softmax(small_net(params, x))[:, 1]  # noqa: E731
+    plain = lambda params, x: jax.nn.softmax(small_net(params, x))[:, 1]
     for other in (
         jax.jit(fn)(score(), small_params, images, maps),
         fn(plain, small_params, images, maps, batch_size=4),  # two points of both images at once, of four
@@ -155,7 +155,7 @@ def test_an_image_does_not_see_its_neighbours(method, small_params, images, maps
 
 @every_method
 def test_a_target_for_each_image(method, small_params, images, maps):
-    fn = lambda target: method(score(target), small_params, images, maps, step=50, fill=0.25).values  # noqa: E731
+    fn = lambda target: method(score(target), small_params, images, maps, step=50, fill=0.25).values
     first, second = fn(1), fn(2)
     np.testing.assert_allclose(fn(jnp.array([2, 1])), jnp.stack([second[0], first[1]]), atol=1e-5)
     assert jnp.abs(first - second).max() > 1e-3
@@ -164,7 +164,7 @@ def test_a_target_for_each_image(method, small_params, images, maps):
 @every_method
 def test_the_best_class_is_that_of_the_image_and_stays(method, images, maps):
     images = images.at[:, 0, 0, 0].set(0.3)  # class 0, but class 1 where this pixel is hidden
-    curve = lambda target: method(jaxviz.logit(threshold, target), None, images, maps, step=50, fill=0.0)  # noqa: E731
+    curve = lambda target: method(jaxviz.logit(threshold, target), None, images, maps, step=50, fill=0.0)
     np.testing.assert_allclose(curve(None).values, curve(0).values, atol=1e-6)
     assert set(np.unique(curve(0).values)) == {0, np.float32(0.3)}  # and never 0.2, the logit of class 1
 

@@ -52,7 +52,7 @@ def test_entries_change_places_and_nothing_else(small_params, images):
 
 
 def test_a_lower_layer_shuffles_the_upper_ones_the_same(small_params, images):
-    shuffle = lambda layer, key=KEY: jaxviz.randomize(small_net, small_params, key, images, down_to=layer)  # noqa: E731
+    shuffle = lambda layer, key=KEY: jaxviz.randomize(small_net, small_params, key, images, down_to=layer)
     upper, middle, lower = (shuffle(layer) for layer in ("dense_0", "conv_1", "conv_0"))
     np.testing.assert_array_equal(upper["w3"], middle["w3"])
     np.testing.assert_array_equal(upper["w3"], lower["w3"])
@@ -62,7 +62,7 @@ def test_a_lower_layer_shuffles_the_upper_ones_the_same(small_params, images):
 
 
 def test_jit_gives_the_same(small_params, images):
-    shuffle = lambda params, key: jaxviz.randomize(small_net, params, key, images, down_to="conv_1")  # noqa: E731
+    shuffle = lambda params, key: jaxviz.randomize(small_net, params, key, images, down_to="conv_1")
     raw = shuffle(small_params, KEY)
     jax.tree.map(np.testing.assert_array_equal, jax.jit(shuffle)(small_params, KEY), raw)
 
@@ -81,7 +81,7 @@ def test_what_leads_nowhere_is_no_use(small_params, images):
 
 
 def test_a_parameter_used_twice_counts_where_it_is_used_first(images):
-    net = lambda params, x: jnp.tanh(jnp.tanh(x.mean((1, 2)) @ params["twice"]) @ params["once"]) @ params["twice"]  # noqa: E731
+    net = lambda params, x: jnp.tanh(jnp.tanh(x.mean((1, 2)) @ params["twice"]) @ params["once"]) @ params["twice"]
     params = {"twice": jnp.arange(9.0).reshape(3, 3), "once": jnp.arange(9.0).reshape(3, 3)}
     shuffled = jaxviz.randomize(net, params, KEY, images, down_to="dense_2")
     assert changed(params, shuffled) == {"twice": False, "once": False}
@@ -91,7 +91,7 @@ def test_a_parameter_used_twice_counts_where_it_is_used_first(images):
 
 def test_a_parameter_that_is_changed_before_use_counts_where_it_meets_the_image(images):
     """As with standardized weights; and one that nothing depends on is left alone."""
-    net = lambda params, x: jnp.tanh(x.mean((1, 2)) @ params[0]) @ (params[1] - params[1].mean(0))  # noqa: E731
+    net = lambda params, x: jnp.tanh(x.mean((1, 2)) @ params[0]) @ (params[1] - params[1].mean(0))
     params = [jnp.arange(9.0).reshape(3, 3), jnp.arange(6.0).reshape(3, 2), jnp.arange(5.0)]
     assert changed(params, jaxviz.randomize(net, params, KEY, images, down_to="dense_1")) == [False, True, False]
     assert changed(params, jaxviz.randomize(net, params, KEY, images, down_to="dense_0")) == [True, True, False]
@@ -116,7 +116,7 @@ def test_a_flax_module_with_batch_normalization(images):
     leaves, treedef = jax.tree.flatten(state)
     rng = np.random.default_rng(0)  # no two numbers alike; variances above 0
     state = treedef.unflatten([jnp.asarray(rng.uniform(0.5, 1, x.shape), x.dtype) for x in leaves])
-    net = lambda state, images: nnx.merge(graph, state)(images)  # noqa: E731
+    net = lambda state, images: nnx.merge(graph, state)(images)
 
     def shuffled_at(layer):
         shuffled = jaxviz.randomize(net, state, KEY, images, down_to=layer)
@@ -198,7 +198,7 @@ def test_errors_of_rank_correlation():
 
 def test_a_gradient_depends_on_what_was_learned(small_params, images):
     layers = ["dense_0", "conv_1", "conv_0"]
-    method = lambda params, x: jaxviz.gradient(jaxviz.logit(small_net, 1), params, x)  # noqa: E731
+    method = lambda params, x: jaxviz.gradient(jaxviz.logit(small_net, 1), params, x)
     found = jaxviz.sanity_check(small_net, small_params, KEY, images, method=method, layers=layers)
     assert list(found) == layers
     assert all(values.shape == (2,) for values in found.values())
@@ -213,7 +213,7 @@ def test_a_gradient_depends_on_what_was_learned(small_params, images):
 
 
 def test_a_method_that_ignores_the_network_is_found_out(small_params, images):
-    edges = lambda params, x: jnp.abs(jnp.diff(x.mean(-1), axis=1, append=0.0))  # noqa: E731
+    edges = lambda params, x: jnp.abs(jnp.diff(x.mean(-1), axis=1, append=0.0))
     found = jaxviz.sanity_check(small_net, small_params, KEY, images, method=edges, layers=["dense_0", "conv_0"])
     for values in found.values():
         np.testing.assert_allclose(values, 1, atol=1e-5)

@@ -39,7 +39,7 @@ def data(x64):
 @pytest.mark.parametrize("case", list(CASES))
 def test_convolution(case, wide, data):
     x, w = (jnp.tile(data[0], 4), jnp.tile(data[1], (1, 1, 4, 2))) if wide else data
-    fn = lambda w, x: jnp.sum(jnp.sin(convolve(x, w, **CASES[case])))  # noqa: E731
+    fn = lambda w, x: jnp.sum(jnp.sin(convolve(x, w, **CASES[case])))
     agree(lambda a: (a(fn)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
 
 
@@ -47,7 +47,7 @@ def test_convolution(case, wide, data):
 @pytest.mark.parametrize("layout", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NHWC")], ids="-".join)
 def test_without_padding_some_is_spared(stride, layout, data):
     x, w = (as_in(to, value, names) for to, value, names in zip(layout, data, ("NHWC", "HWIO"), strict=False))
-    fn = lambda w, x: lax.conv_general_dilated(x, w, (stride,) * 2, "VALID", dimension_numbers=layout)  # noqa: E731
+    fn = lambda w, x: lax.conv_general_dilated(x, w, (stride,) * 2, "VALID", dimension_numbers=layout)
     agree(lambda a: jax.jit(a(fn))(w, x))
     agree(lambda a: jax.jit(jax.grad(lambda w, x: jnp.sum(jnp.sin(a(fn)(w, x))), (0, 1)))(w, x))
     assert "pad = [[0, 1], [0, 1]]" in jax.jit(accelerate(fn)).lower(w, x).as_text()
@@ -60,7 +60,7 @@ def test_without_padding_some_is_spared(stride, layout, data):
 def test_grouped_and_depthwise_convolution(groups, out, case, data):
     x, w = data
     w = jnp.concatenate([w, -w], -1)[:, :, : 4 // groups, :out]
-    fn = lambda w, x: jnp.sum(jnp.sin(convolve(x, w, feature_group_count=groups, **CASES[case])))  # noqa: E731
+    fn = lambda w, x: jnp.sum(jnp.sin(convolve(x, w, feature_group_count=groups, **CASES[case])))
     agree(lambda a: (a(fn)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
 
 
@@ -68,7 +68,7 @@ def test_depthwise_convolution_in_another_layout(data):
     x, w = data
     x, w = x.transpose(0, 3, 1, 2), w[:, :, :1, :4].transpose(3, 2, 0, 1)
     numbers = ("NCHW", "OIHW", "NHWC")
-    fn = lambda w, x: jnp.sum(  # noqa: E731
+    fn = lambda w, x: jnp.sum(
         jnp.sin(lax.conv_general_dilated(x, w, (2, 1), "SAME", dimension_numbers=numbers, feature_group_count=4))
     )
     agree(lambda a: jax.grad(a(fn), (0, 1))(w, x))
@@ -77,7 +77,7 @@ def test_depthwise_convolution_in_another_layout(data):
 def test_another_layout(data):
     x, w = data
     x, w = x.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1)
-    fn = lambda w, x: jnp.sum(jnp.sin(lax.conv_general_dilated(x, w, (2, 1), "SAME")))  # noqa: E731
+    fn = lambda w, x: jnp.sum(jnp.sin(lax.conv_general_dilated(x, w, (2, 1), "SAME")))
     agree(lambda a: jax.grad(a(fn), (0, 1))(w, x))
 
 
@@ -89,8 +89,8 @@ def test_the_gradient_of_a_kernel_in_a_loop(wide, layout, data):
     x, w = as_in(layout[0], x, "NHWC"), as_in(layout[1], w, "HWIO")
 
     def descend(a):
-        plain = lambda w: lax.conv_general_dilated(x, w, (2, 1), "SAME", dimension_numbers=layout)  # noqa: E731
-        loss = lambda w: jnp.sum(jnp.sin(a(plain)(w)))  # noqa: E731
+        plain = lambda w: lax.conv_general_dilated(x, w, (2, 1), "SAME", dimension_numbers=layout)
+        loss = lambda w: jnp.sum(jnp.sin(a(plain)(w)))
         return jax.jit(lambda w: lax.fori_loop(0, 3, lambda _, w: w - 1e-3 * jax.grad(loss)(w), w))
 
     agree(lambda a: descend(a)(w))
@@ -134,7 +134,7 @@ def test_a_1x1_convolution_is_written_as_a_product(layout, data):
     assert primitives_of(plain, w, x) == {"dot_general"}
     expected = jnp.einsum("nhwi,io->nhwo", data[0], data[1][0, 0])
     np.testing.assert_allclose(accelerate(plain)(w, x), as_in(layout[2], expected, "NHWC"), atol=1e-12)
-    fn = lambda w, x: jnp.sum(jnp.sin(plain(w, x)))  # noqa: E731
+    fn = lambda w, x: jnp.sum(jnp.sin(plain(w, x)))
     agree(lambda a: (a(plain)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
     agree(lambda a: jax.jvp(a(plain), (w, x), (w + 1, 2 - x)))
     agree(lambda a: jax.vmap(jax.grad(a(fn), 1), (None, 0))(w, jnp.stack([x, -x])))
@@ -165,9 +165,9 @@ def test_a_1x1_convolution_keeps_the_type_it_is_asked_for(data):
 def test_other_1x1_convolutions_stay_convolutions(options, data):
     x, w = data[0], data[1][:1, :1]
     w = w[:, :, : 4 // options.get("feature_group_count", 1)]
-    plain = lambda w, x: convolve(x, w, **{"padding": "VALID"} | options)  # noqa: E731
+    plain = lambda w, x: convolve(x, w, **{"padding": "VALID"} | options)
     assert primitives_of(plain, w, x) == {"jaxviz_convolution"}
-    fn = lambda w, x: jnp.sum(jnp.sin(plain(w, x)))  # noqa: E731
+    fn = lambda w, x: jnp.sum(jnp.sin(plain(w, x)))
     agree(lambda a: (a(plain)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
     agree(lambda a: jax.jvp(a(plain), (w, x), (w + 1, 2 - x)))
     agree(lambda a: jax.vmap(a(plain), (None, 0))(w, jnp.stack([x, -x])))
@@ -175,7 +175,7 @@ def test_other_1x1_convolutions_stay_convolutions(options, data):
 
 def test_a_depthwise_1x1_convolution(data):
     x, w = data[0], data[1][:1, :1, :1, :4]
-    plain = lambda w, x: convolve(x, w, feature_group_count=4)  # noqa: E731
+    plain = lambda w, x: convolve(x, w, feature_group_count=4)
     np.testing.assert_allclose(accelerate(plain)(w, x), x * w[0, 0, 0], atol=1e-12)
     assert primitives_of(plain, w, x) == set()
 
@@ -185,7 +185,7 @@ def test_a_depthwise_1x1_convolution(data):
 def test_where_the_kernel_is_large_it_is_not_turned(side, padding, x64):
     images = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
     kernel = jax.random.normal(jax.random.key(1), (*side, 3, 80))
-    loss = lambda x: (convolve(x, kernel, padding=padding) ** 2).sum()  # noqa: E731
+    loss = lambda x: (convolve(x, kernel, padding=padding) ** 2).sum()
     fast = jax.grad(accelerate(loss))
     np.testing.assert_allclose(fast(images), jax.grad(loss)(images), rtol=1e-12, atol=1e-12)
     assert " rev[" not in str(jax.make_jaxpr(fast)(images))
@@ -194,7 +194,7 @@ def test_where_the_kernel_is_large_it_is_not_turned(side, padding, x64):
 @pytest.mark.slow
 def test_every_transformation(data):
     x, w = data
-    fn = lambda x: jnp.sum(jnp.sin(convolve(x, w, stride=2)))  # noqa: E731
+    fn = lambda x: jnp.sum(jnp.sin(convolve(x, w, stride=2)))
     batch = jnp.stack([x, 2 * x, -x])
     kernels = jnp.stack([w, 2 * w, -w])
     agree(lambda a: jax.vmap(jax.grad(a(fn)))(batch))
@@ -214,15 +214,15 @@ def test_every_transformation(data):
 def test_max_pool(size, stride, padding, data):
     x, _ = data
     x = jnp.round(2 * x)  # many ties: the first maximum wins, as in select-and-scatter
-    pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), padding)  # noqa: E731
-    fn = lambda x: jnp.sum(jnp.sin(pool(x) * jnp.arange(4.0)))  # noqa: E731
+    pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), padding)
+    fn = lambda x: jnp.sum(jnp.sin(pool(x) * jnp.arange(4.0)))
     agree(lambda a: (a(fn)(x), jax.grad(a(fn))(x), jax.jvp(a(fn), (x,), (x + 1,))[0]))
 
 
 @pytest.mark.parametrize("size", [5, 13, 25, 56])
 def test_pools_of_large_windows_are_few_operations(size):
     window = (1, size, size, 1)
-    pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")  # noqa: E731
+    pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
     program = str(jax.make_jaxpr(jax.grad(lambda x: accelerate(pool)(x).sum()))(jnp.zeros((1, 56, 56, 4))))
     assert program.count("\n") < 700
     assert ("select_and_scatter" in program) == (size == 56)
@@ -231,14 +231,14 @@ def test_pools_of_large_windows_are_few_operations(size):
 def test_depthwise_convolution_keeps_the_type_it_is_asked_for(data):
     x, w = data[0].astype(jnp.bfloat16), data[1][:, :, :1, :4].astype(jnp.bfloat16)
     options = {"feature_group_count": 4, "preferred_element_type": jnp.float32, "padding": "SAME"}
-    fn = lambda w, x: convolve(x, w, **options) + jnp.ones(4, jnp.float32)  # noqa: E731
+    fn = lambda w, x: convolve(x, w, **options) + jnp.ones(4, jnp.float32)
     assert accelerate(fn)(w, x).dtype == jnp.float32
     agree(lambda a: a(fn)(w, x), rtol=1e-5)
 
 
 def test_a_depthwise_kernel_that_is_too_large_stays_a_convolution(data):
     x, _ = data
-    fn = lambda w, x: jnp.sum(jnp.sin(convolve(x, w, feature_group_count=4, padding="SAME")))  # noqa: E731
+    fn = lambda w, x: jnp.sum(jnp.sin(convolve(x, w, feature_group_count=4, padding="SAME")))
     for side, swapped in ((11, False), (13, True)):
         w = jnp.tile(data[1][:1, :1, :1, :4], (side, side, 1, 1))
         assert ("jaxviz_convolution" in str(jax.make_jaxpr(accelerate(fn))(w, x))) == swapped
@@ -247,12 +247,12 @@ def test_a_depthwise_kernel_that_is_too_large_stays_a_convolution(data):
 
 def test_what_it_does_not_know_is_left_alone(data):
     x, _ = data
-    dilated = lambda x: lax.reduce_window(  # noqa: E731
+    dilated = lambda x: lax.reduce_window(
         x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 1, 1, 1), "VALID", window_dilation=(1, 2, 2, 1)
     )
     agree(lambda a: a(dilated)(x))
     whole = jnp.arange(16).reshape(1, 4, 4, 1)
-    integers = lambda x: lax.reduce_window(x, jnp.int32(-(2**31)), lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")  # noqa: E731
+    integers = lambda x: lax.reduce_window(x, jnp.int32(-(2**31)), lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
     agree(lambda a: a(integers)(whole.astype(jnp.int32)))
 
 
@@ -260,15 +260,15 @@ def test_it_is_really_swapped(data):
     """A negative control: without it the other tests would compare a function with itself."""
     x, w = data
     assert "jaxviz_convolution" in str(jax.make_jaxpr(accelerate(convolve))(x, w))
-    pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")  # noqa: E731
+    pool = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
     assert "select_and_scatter" in str(jax.make_jaxpr(jax.grad(lambda x: pool(x).sum()))(x))
     assert "select_and_scatter" not in str(jax.make_jaxpr(jax.grad(lambda x: accelerate(pool)(x).sum()))(x))
 
 
 def test_the_second_derivative_of_a_pool_where_values_are_equal():
     """The first of them is the one that the window passes, for the derivative of the derivative too."""
-    plain = lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")  # noqa: E731
-    total = lambda x: jnp.sum(accelerate(plain)(x) ** 2)  # noqa: E731
+    plain = lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    total = lambda x: jnp.sum(accelerate(plain)(x) ** 2)
     x, change = jnp.ones((1, 2, 2, 1)), jnp.arange(1.0, 5).reshape(1, 2, 2, 1)
     slope = jax.jvp(jax.grad(total), (x,), (change,))[1]
     np.testing.assert_array_equal(slope.ravel(), [2, 0, 0, 0])

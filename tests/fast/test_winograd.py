@@ -78,7 +78,7 @@ def test_values_and_gradients(data, processor, decides):
     assert is_swapped(plain, *data)
     fast = functools.partial(accelerate, exact=decides)
     agree(fast(plain)(*data), exact(plain, *data))
-    loss = lambda fn: lambda k, x: jnp.sum(jnp.sin(3 * fn(k, x)))  # noqa: E731
+    loss = lambda fn: lambda k, x: jnp.sum(jnp.sin(3 * fn(k, x)))
     agree(jax.grad(loss(fast(plain)), (0, 1))(*data), exact(jax.grad(loss(plain), (0, 1)), *data))
 
 
@@ -136,8 +136,8 @@ def test_other_processors_have_plain_convolutions(monkeypatch):
 @pytest.mark.parametrize("padding", ["VALID", [(2, 2), (2, 2)], [(0, 1), (2, 0)]], ids=str)
 def test_other_borders(padding, processor):
     kernel, images = 0.1 * random(3, 3, 32, 32, seed=1), random(2, 21, 26, 32)
-    bordered = lambda k, x: convolve(x, k, padding=padding)  # noqa: E731
-    loss = lambda fn: lambda k, x: jnp.sum(jnp.sin(3 * fn(k, x)))  # noqa: E731
+    bordered = lambda k, x: convolve(x, k, padding=padding)
+    loss = lambda fn: lambda k, x: jnp.sum(jnp.sin(3 * fn(k, x)))
     assert is_swapped(bordered, kernel, images)
     agree(accelerate(bordered)(kernel, images), exact(bordered, kernel, images))
     agree(
@@ -149,8 +149,8 @@ def test_other_borders(padding, processor):
 @pytest.mark.slow
 def test_every_transformation():
     kernel, images = 0.1 * random(3, 3, 32, 32, seed=1), random(2, 17, 16, 32)
-    fn = lambda k, x: jnp.sum(jnp.sin(plain(k, x)), (1, 2, 3))  # noqa: E731
-    total = lambda k, x: jnp.sum(fn(k, x))  # noqa: E731
+    fn = lambda k, x: jnp.sum(jnp.sin(plain(k, x)), (1, 2, 3))
+    total = lambda k, x: jnp.sum(fn(k, x))
     fast = accelerate(total)
     agree(
         jax.jvp(accelerate(fn), (kernel, images), (1 - kernel, images)),
@@ -171,9 +171,9 @@ def test_every_transformation():
         exact(lambda k, x: jax.vmap(jax.grad(total, 1), (0, None))(k, x), kernels, images),
     )
     kernels = jnp.stack([kernel, 2 * kernel])
-    of_all = lambda fn: jax.grad(lambda k, x: jnp.sum(jax.vmap(fn, (0, None))(k, x)), (0, 1))  # noqa: E731
+    of_all = lambda fn: jax.grad(lambda k, x: jnp.sum(jax.vmap(fn, (0, None))(k, x)), (0, 1))
     agree(of_all(fast)(kernels, images), exact(of_all(total), kernels, images))
-    both = lambda fn: jax.grad(lambda k, x: jnp.sum(jax.vmap(fn)(k, x)), (0, 1))  # noqa: E731
+    both = lambda fn: jax.grad(lambda k, x: jnp.sum(jax.vmap(fn)(k, x)), (0, 1))
     agree(both(fast)(kernels, stack[:2]), exact(both(total), kernels, stack[:2]))
     agree(jax.jit(jax.grad(jax.checkpoint(fast)))(kernel, images), exact(jax.grad(total), kernel, images))
 
@@ -193,7 +193,7 @@ OTHERS = {
 def test_what_it_does_not_know_is_left_alone(case):
     inputs = 32 if case == "groups" else 64
     kernel, images = random(3, 3, inputs, 64), random(2, 24, 24, 64)
-    fn = lambda k, x: convolve(x, k, **{"padding": "SAME"} | OTHERS[case])  # noqa: E731
+    fn = lambda k, x: convolve(x, k, **{"padding": "SAME"} | OTHERS[case])
     assert not is_swapped(fn, kernel, images)
 
 
@@ -213,7 +213,7 @@ def test_what_does_not_pay_is_left_alone(kernel, images):
 def test_float64_and_another_layout_are_left_alone():
     with jax.enable_x64(True):
         assert not is_swapped(plain, jnp.ones((3, 3, 32, 32), jnp.float64), jnp.ones((1, 32, 32, 32), jnp.float64))
-    other = lambda k, x: lax.conv_general_dilated(x, k, (1, 1), "SAME")  # noqa: E731
+    other = lambda k, x: lax.conv_general_dilated(x, k, (1, 1), "SAME")
     assert not is_swapped(other, jnp.ones((32, 32, 3, 3)), jnp.ones((1, 32, 32, 32)))
 
 
@@ -276,14 +276,14 @@ def test_every_layer_of_a_real_network(decides):
 
 
 def loop(fn, kernel, images, *, hoisted):
-    turn = lambda i, x: jnp.tanh(x - jax.grad(lambda x: jnp.sum(jnp.sin(fn(kernel, x))))(x))  # noqa: E731
+    turn = lambda i, x: jnp.tanh(x - jax.grad(lambda x: jnp.sum(jnp.sin(fn(kernel, x))))(x))
     return lax.fori_loop(0, 4, hoist(turn, 0, images) if hoisted else turn, images)
 
 
 @pytest.mark.parametrize("size", [32, 8], ids=["by tiles", "too few tiles"])
 def test_a_hoisted_loop_gives_the_same(size):
     kernel, images = 0.1 * random(3, 3, 32, 32), random(1, size, size, 32)
-    run = lambda hoisted: jax.jit(lambda k, x: loop(accelerate(plain), k, x, hoisted=hoisted))(kernel, images)  # noqa: E731
+    run = lambda hoisted: jax.jit(lambda k, x: loop(accelerate(plain), k, x, hoisted=hoisted))(kernel, images)
     agree(run(True), exact(lambda k, x: loop(plain, k, x, hoisted=False), kernel, images))
     agree(run(False), run(True))
 
@@ -291,7 +291,7 @@ def test_a_hoisted_loop_gives_the_same(size):
 def test_a_kernel_that_changes_stays_in_the_loop():
     kernels, images = random(3, 3, 32, 32), random(1, 32, 32, 32)
     fast = accelerate(plain)
-    turn = lambda i, x: fast(kernels * (i + 1), x)  # noqa: E731
+    turn = lambda i, x: fast(kernels * (i + 1), x)
     body = hoist(turn, 0, images)
     agree(lax.fori_loop(0, 2, body, images), exact(lambda k, x: plain(2 * k, plain(k, x)), kernels, images))
 
@@ -303,7 +303,7 @@ def test_the_gradient_of_a_hoisted_loop():
 
     def fn(a, wrapped):
         def total(kernel, images):
-            turn = lambda x: jnp.tanh(a(plain)(kernel, x))  # noqa: E731
+            turn = lambda x: jnp.tanh(a(plain)(kernel, x))
             return jnp.sum(lax.map(wrapped(turn, images), jnp.stack([images, 2 * images])))
 
         return jax.grad(total, (0, 1))
@@ -336,7 +336,7 @@ def test_compiled_code_is_kept_with_jax_s(tmp_path, monkeypatch):
     """And compiled again where the file is damaged: it is not run."""
     monkeypatch.setattr(_native, "_folder", lambda: tmp_path)
     program = "define i32 @seven() {\n  ret i32 7\n}"
-    run = lambda: ctypes.CFUNCTYPE(ctypes.c_int)(_native._compiled(program).get_function_address("seven"))()  # noqa: E731
+    run = lambda: ctypes.CFUNCTYPE(ctypes.c_int)(_native._compiled(program).get_function_address("seven"))()
     assert run() == 7
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()

@@ -689,7 +689,7 @@ def test_a_nan_is_not_lost():
     """XLA's maximum on CPU loses them from some size on."""
     image, bad = jnp.full((64, 64, 3), 0.5), jnp.zeros((64, 64)).at[3, 4].set(jnp.nan)
     assert jnp.isnan(jaxviz.overlay(image, bad)).any()
-    score = lambda params, images: jnp.sqrt(images[..., 2] * 0).sum((1, 2)) + images[..., 0].sum((1, 2))  # noqa: E731
+    score = lambda params, images: jnp.sqrt(images[..., 2] * 0).sum((1, 2)) + images[..., 0].sum((1, 2))
     assert jnp.isnan(jaxviz.saliency(score, None, image[None])).all()
 
 

@@ -85,7 +85,7 @@ def test_others_are_refused(name):
 def test_beside_a_relu_they_are_warned_of_or_refused(name):
     activation = OTHERS[name]()
     mixed = jnp.asarray(RNG.normal(size=(8, 8)), IMAGES.dtype)
-    score = lambda _, x: between(lambda y: activation(jax.nn.relu(y) @ mixed), x)  # noqa: E731
+    score = lambda _, x: between(lambda y: activation(jax.nn.relu(y) @ mixed), x)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

@@ -96,7 +96,7 @@ def made(name):
 def applied(module, params, x, path=""):
     """Compute in JAX, in NHWC, what a module of PyTorch's does with such parameters."""
     inner = functools.partial(applied, params=params)
-    value = lambda name: params[f"{path}{name}"]  # noqa: E731
+    value = lambda name: params[f"{path}{name}"]
     match module:
         case nn.Sequential():
             for name, layer in module.named_children():
@@ -156,7 +156,7 @@ def test_float64(x64, name, case):
     params = {key: jnp.asarray(value.numpy()) for key, value in module.state_dict().items()}
     images = jnp.asarray(inputs.numpy().transpose(0, 2, 3, 1))
     np.testing.assert_allclose(applied(module, params, images), module(inputs).detach(), atol=1e-12)
-    score = lambda params, images: applied(module, params, images)[:, CLASS]  # noqa: E731
+    score = lambda params, images: applied(module, params, images)[:, CLASS]
     got = jaxviz.lrp(score, params, images, baseline=0.0, **CASES[case]).maps
     expected = zennits(module, inputs, **CASES[case])
     error = np.abs(got - expected).max() / np.abs(expected).max()

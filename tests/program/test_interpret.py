@@ -105,7 +105,7 @@ def fn_sum(net, params, images):
 
 
 def test_capture_under_vmap(wrapped, small_params, images):
-    one = lambda x: jaxviz.capture(wrapped, "relu_1")(small_params, x[None])[1]["relu_1"][0]  # noqa: E731
+    one = lambda x: jaxviz.capture(wrapped, "relu_1")(small_params, x[None])[1]["relu_1"][0]
     expected = jaxviz.capture(wrapped, "relu_1")(small_params, images)[1]["relu_1"]
     np.testing.assert_allclose(jax.vmap(one)(images), expected, atol=1e-6)
 
@@ -133,8 +133,8 @@ def test_other_custom_rules_survive(images):
 
 
 def test_capturing_a_relu_keeps_its_own_derivative_at_zero():
-    net = lambda params, images: jax.nn.relu(images)  # noqa: E731
-    fn = lambda x: jaxviz.capture(net, "relu_0")(None, x)[0].sum()  # noqa: E731
+    net = lambda params, images: jax.nn.relu(images)
+    fn = lambda x: jaxviz.capture(net, "relu_0")(None, x)[0].sum()
     assert jax.grad(fn)(jnp.zeros((1, 1, 1, 3))).sum() == 0  # the derivative of max would be a half
 
 
@@ -144,7 +144,7 @@ def test_a_value_used_inside_a_jitted_part_is_replaced_there_too(images):
         on = jax.nn.relu(x)
         return on, on + 1
 
-    net = lambda params, images: sum(part(images - 0.5))  # noqa: E731
+    net = lambda params, images: sum(part(images - 0.5))
     np.testing.assert_array_equal(jaxviz.replace(net, {"relu_0": 0.0})(None, images), jnp.ones_like(images))
 
 
@@ -177,7 +177,7 @@ def test_unknown_name_names_what_there_is(small_params, images):
 
 
 def test_duplicate_name(images):
-    net = lambda params, images: checkpoint_name(checkpoint_name(images, "a") + 1, "a")  # noqa: E731
+    net = lambda params, images: checkpoint_name(checkpoint_name(images, "a") + 1, "a")
     with pytest.raises(ValueError, match="'a' stands for 2 values"):
         jaxviz.capture(net, "a")(None, images)
     with pytest.raises(ValueError, match="must be unique"):
@@ -227,7 +227,7 @@ def test_layers_says_what_it_cannot_name(kind, small_params, images):
     """A layer that is not listed is never left out without a word."""
 
     def net(params, images):
-        block = lambda p, x: jax.nn.relu(convolve(x, p))  # noqa: E731
+        block = lambda p, x: jax.nn.relu(convolve(x, p))
         first = {
             "scan": lambda p, x: jax.lax.scan(lambda c, _: (c, block(p, c)), x, None, length=2)[1][0],
             "cond": lambda p, x: jax.lax.cond(x.sum() > 0, block, lambda p, x: block(-p, x), p, x),
@@ -263,7 +263,7 @@ RETURNS = {
 @pytest.mark.parametrize("kind", RETURNS)
 def test_what_a_network_returned_is_named_if_jax_cannot_see_into_it(kind, small_params, images):
     wrap, message = RETURNS[kind]
-    net = lambda params, images: wrap(small_net(params, images))  # noqa: E731
+    net = lambda params, images: wrap(small_net(params, images))
     for use in (
         lambda: jaxviz.layers(net, small_params, images),
         lambda: jaxviz.capture(net, "relu_0")(small_params, images),
@@ -274,7 +274,7 @@ def test_what_a_network_returned_is_named_if_jax_cannot_see_into_it(kind, small_
 
 
 def test_a_network_may_return_tuples_and_dicts(small_params, images):
-    net = lambda params, images: ({"logits": small_net(params, images)}, None)  # noqa: E731
+    net = lambda params, images: ({"logits": small_net(params, images)}, None)
     (outputs, nothing), values = jaxviz.capture(net, "relu_1")(small_params, images)
     assert nothing is None
     np.testing.assert_allclose(outputs["logits"], small_net(small_params, images), rtol=1e-5, atol=1e-6)
@@ -333,7 +333,7 @@ def test_linen_modules_by_number_and_by_path(images):
 
 def test_nnx_modules_by_number_and_by_path(images):
     graph, state = nnx.split(NNXNet(nnx.Rngs(0)))
-    net = lambda state, images: nnx.merge(graph, state)(images)  # noqa: E731
+    net = lambda state, images: nnx.merge(graph, state)(images)
     assert list(jaxviz.layers(net, state, images)) == ["conv_0", "relu_0", "dense_0"]
     _, values = jaxviz.capture(net, ["conv", "conv_0"])(state, images)
     np.testing.assert_array_equal(values["conv"], values["conv_0"])
@@ -465,7 +465,7 @@ def test_a_map_of_one_channel():
         jax.random.normal(jax.random.key(0), (3, 3, 3, 1)),
         jax.random.uniform(jax.random.key(1), (2, 8, 8, 3)),
     )
-    flat = lambda params, images: jax.nn.relu(convolve(images, params)[..., 0])  # noqa: E731
+    flat = lambda params, images: jax.nn.relu(convolve(images, params)[..., 0])
     assert jaxviz.energy(flat, "relu_0")(kernel, images).shape == (2,)
 
     def first(params, images):
@@ -480,7 +480,7 @@ def test_a_map_of_one_channel():
 
 
 def test_images_of_bytes(small_params):
-    net = lambda params, images: small_net(params, images.astype(jnp.float32) / 255)  # noqa: E731
+    net = lambda params, images: small_net(params, images.astype(jnp.float32) / 255)
     images = jnp.full((1, 12, 12, 3), 7, jnp.uint8)
     assert list(jaxviz.layers(net, small_params, images)) == list(jaxviz.layers(small_net, small_params, images / 255))
     assert jaxviz.capture(net, "relu_1")(small_params, images)[1]["relu_1"].shape == (1, 3, 3, 6)

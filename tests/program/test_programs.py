@@ -116,6 +116,6 @@ def test_a_network_that_two_terms_share_is_evaluated_once():
 def test_another_network_in_the_same_place_of_memory_has_a_program_of_its_own():
     for i in range(20):  # ids are used again
         scale = float(i)
-        net = lambda params, images, scale=scale: scale * images.mean((1, 2))  # noqa: E731
+        net = lambda params, images, scale=scale: scale * images.mean((1, 2))
         assert jnp.allclose(value(net, IMAGES), scale * IMAGES.mean((1, 2)))
         del net

@@ -55,7 +55,7 @@ def test_equals_the_support_of_a_gradient(unit):
     params = (jnp.ones((4, 3, 3, 2)), jnp.ones((3, 3, 2, 2)))
     images = jnp.ones((1, 64, 56, 3))
     field = jaxviz.receptive_field(chain, params, images, "conv_2")
-    score = lambda p, x: jaxviz.capture(chain, "conv_2")(p, x)[1]["conv_2"][:, unit[1], unit[0], 0]  # noqa: E731
+    score = lambda p, x: jaxviz.capture(chain, "conv_2")(p, x)[1]["conv_2"][:, unit[1], unit[0], 0]
     support = jnp.abs(jax.grad(lambda x: score(params, x).sum())(images))[0].sum(-1) > 0
     # conv_2 stands in a transposed map: its first axis runs along the image's columns.
     for axis in (0, 1):
@@ -105,7 +105,7 @@ def test_units_that_share_a_position(net, rows, columns):
     """The window of a unit in row 5 is what its gradient is not zero in."""
     params, images = jnp.ones((3, 3, 3, 2)), jnp.ones((1, 12, 9, 3))
     field = jaxviz.receptive_field(net, params, images, "out", strict=True)
-    seen = lambda x: net(params, x)[0, 5].reshape(-1, 2)[-1, 0]  # noqa: E731
+    seen = lambda x: net(params, x)[0, 5].reshape(-1, 2)[-1, 0]
     support = jnp.abs(jax.grad(seen)(images))[0].sum(-1) > 0
     last = (5, 0 if net is ONE_POSITION["a column"][0] else 8)
     for window, axis, expected in zip(field.window(last, (12, 9)), (0, 1), (rows, columns), strict=True):
@@ -219,7 +219,7 @@ def test_three_numbers_hold_what_units_see(name):
 
 def test_borders_see_less_than_three_numbers_say():
     """A unit whose window reaches into the padding of an inner layer sees only what is there."""
-    net = lambda p, x: convolve(convolve(x, p["w"], 4, "VALID"), p["w"])  # noqa: E731
+    net = lambda p, x: convolve(convolve(x, p["w"], 4, "VALID"), p["w"])
     field = jaxviz.receptive_field(named(net), weights(), jnp.ones((1, 12, 12, 3)), "out")
     assert (field.size, field.stride, field.offset) == ((11, 11), (4, 4), (-4, -4))
     assert field.window((2, 0), (12, 12)) == (slice(4, 11), slice(0, 7))
@@ -231,7 +231,7 @@ def test_borders_see_less_than_three_numbers_say():
 def test_weights_that_are_zero_count():
     """A network before training: zeros in it are weights, whether parameters or not."""
     zeros, images = jnp.zeros(3), jnp.ones((1, 12, 10, 3))
-    net = lambda p, x: x + zeros[None, None, None] * convolve(x, p["w"])  # noqa: E731
+    net = lambda p, x: x + zeros[None, None, None] * convolve(x, p["w"])
     assert jaxviz.receptive_field(named(net), weights(), images, "out").size == (3, 3)
 
 

@@ -53,7 +53,7 @@ def test_inside_calls_and_under_jit_and_vmap(wrap, small_params, images):
     np.testing.assert_array_equal(grads_of(ours, small_params, images), grads_of(twin, small_params, images))
     jitted = jax.jit(lambda p, x: grads_of(ours, p, x))(small_params, images)
     np.testing.assert_allclose(jitted, grads_of(twin, small_params, images), atol=1e-6)
-    one = lambda x: grads_of(ours, small_params, x[None])[0]  # noqa: E731
+    one = lambda x: grads_of(ours, small_params, x[None])[0]
     np.testing.assert_allclose(jax.vmap(one)(images), grads_of(twin, small_params, images), atol=1e-6)
 
 
@@ -66,7 +66,7 @@ def test_the_rule_changes_the_gradient(small_params, images):
 
 def test_a_reused_relu_is_swapped_at_each_use(images):
     relu = jax.jit(jax.nn.relu)
-    net = lambda params, x: -relu(relu(x - 0.5) + relu(0.5 - x)).sum((1, 2, 3))  # noqa: E731
+    net = lambda params, x: -relu(relu(x - 0.5) + relu(0.5 - x)).sum((1, 2, 3))
     assert jnp.all(jax.grad(lambda x: jaxviz.with_relu(net, "guided")(None, x).sum())(images) == 0)
 
 
@@ -122,7 +122,7 @@ def test_a_layer_with_its_own_derivative_is_refused(small_params, images):
 def test_the_variance_of_a_normalization_is_no_relu(images):
     """Flax clips it at zero; a swapped rule there would change the normalization's derivative."""
     graph, state = nnx.split(nnx.LayerNorm(3, rngs=nnx.Rngs(0)))
-    net = lambda state, x: jax.nn.relu(nnx.merge(graph, state)(x))  # noqa: E731
+    net = lambda state, x: jax.nn.relu(nnx.merge(graph, state)(x))
     assert list(jaxviz.layers(net, state, images)) == ["relu_0"]
     ours = jaxviz.with_relu(net, lambda x, g: jnp.where(x > 0, g, 0))
     np.testing.assert_allclose(
@@ -132,7 +132,7 @@ def test_the_variance_of_a_normalization_is_no_relu(images):
 
 def test_noise_is_no_relu(images):
     """jax.random.uniform takes a maximum with zero."""
-    fn = lambda key, x: jax.nn.relu(x - jax.random.uniform(key, x.shape))  # noqa: E731
+    fn = lambda key, x: jax.nn.relu(x - jax.random.uniform(key, x.shape))
     assert len(jaxviz.layers(fn, jax.random.key(0), images)) == 1
 
 
@@ -164,7 +164,7 @@ def test_a_variance_that_is_clipped_is_no_relu(images, x64):
             jax.grad(lambda x, c=clip, r=rule: jaxviz.with_relu(net(c), r)(x).sum())(images) for clip in (True, False)
         ]
         np.testing.assert_allclose(*grads, atol=1e-12)
-    squares = lambda _, x: jax.nn.relu(convolve(x, kernel) - jnp.square(x.mean(-1, keepdims=True)))  # noqa: E731
+    squares = lambda _, x: jax.nn.relu(convolve(x, kernel) - jnp.square(x.mean(-1, keepdims=True)))
     assert "relu_0" in jaxviz.layers(squares, None, images)
 
 
@@ -363,7 +363,7 @@ CLIPS = {
 
 @pytest.mark.parametrize("clip", CLIPS)
 def test_images_that_are_clipped_are_no_activation(clip, small_params, images):
-    net = lambda params, images: make_net()(params, CLIPS[clip](images))  # noqa: E731
+    net = lambda params, images: make_net()(params, CLIPS[clip](images))
     assert names_of_relus(net, small_params, images) == ["relu_0", "relu_1"]
     assert jaxviz.layers(net, small_params, images)["relu_0"].shape[-1] == 8
     found_in_all_arguments(net, small_params, images, "guided")
@@ -496,7 +496,7 @@ def test_residual_networks(images):
         return x.mean((1, 2))
 
     assert len(names_of_relus(after, kernels, images)) == 4
-    stem = lambda params, x: before(params[1:], convolve(x, params[0]))  # noqa: E731
+    stem = lambda params, x: before(params[1:], convolve(x, params[0]))
     assert len(names_of_relus(stem, kernels, images)) == 4
     for net in (stem, after):
         found_in_all_arguments(net, kernels, images, "guided")
@@ -530,7 +530,7 @@ def test_what_cannot_be_entered_is_called_by_its_name(call, name, way, dense_par
 
 
 def test_a_gate_in_a_loop_is_no_reason_to_refuse(dense_params, images):
-    turn = lambda x, _: (x * jax.nn.hard_sigmoid(x.mean(-1, keepdims=True)), None)  # noqa: E731
+    turn = lambda x, _: (x * jax.nn.hard_sigmoid(x.mean(-1, keepdims=True)), None)
     net = of_dense(jax.nn.relu, lambda x: jax.lax.scan(turn, x, None, 2)[0])
     found_in_all_arguments(net, dense_params, images, "guided")
 

@@ -93,7 +93,7 @@ def test_fool_stops_as_soon_as_the_network_is_fooled(images):
 
 
 def test_the_last_class_may_be_called_minus_one(images):
-    net = lambda params, images: images.mean((1, 2)) @ params  # noqa: E731
+    net = lambda params, images: images.mean((1, 2)) @ params
     last, minus_one = (jaxviz.fool(net, jnp.eye(3), images, target=target) for target in (2, -1))
     assert not minus_one.finished
     np.testing.assert_array_equal(minus_one.images, last.images)
@@ -123,7 +123,7 @@ def test_a_zoom_goes_on_from_its_last_frame(small_params, images):
 def test_a_zoom_looks_closer():
     """Without a step of the dream: a square in the middle grows by the factor, and stays in the middle."""
     images = jnp.zeros((1, 40, 40, 3)).at[:, 15:25, 15:25].set(1.0)
-    flat = lambda params, x: 0 * x.mean((1, 2, 3))  # noqa: E731
+    flat = lambda params, x: 0 * x.mean((1, 2, 3))
     *_, last = jaxviz.dream_zoom(flat, None, KEY, images, frames=2, zoom=0.5, octaves=1, steps=1)
     expected = jnp.zeros((1, 40, 40, 3)).at[:, 10:30, 10:30].set(1.0)
     assert jnp.abs(last - expected).mean() < 0.06
@@ -175,7 +175,7 @@ def test_a_sheet_by_a_recipe(small_params):
 
 @pytest.mark.slow
 def test_a_sheet_that_diverges_keeps_what_was_done(small_params):
-    net = lambda params, images: jax.nn.relu(images @ params)  # noqa: E731
+    net = lambda params, images: jax.nn.relu(images @ params)
     params = jnp.eye(3).at[:, 2].set(1e38)
     with pytest.raises(jaxviz.DivergedError) as raised:
         jaxviz.sheet(net, params, KEY, layer="relu_0", size=8, steps=4, batch_size=2)

@@ -33,7 +33,7 @@ def test_a_list_of_numbers_is_an_array(small_params, images):
 
 def test_probability(small_params, images):
     expected = jax.nn.softmax(small_net(small_params, images))
-    close = lambda score, values: np.testing.assert_allclose(score(small_params, images), values, rtol=1e-6)  # noqa: E731
+    close = lambda score, values: np.testing.assert_allclose(score(small_params, images), values, rtol=1e-6)
     close(jaxviz.probability(small_net, 3), expected[:, 3])
     close(jaxviz.probability(small_net), expected.max(-1))
     close(jaxviz.probability(small_net, jnp.array([4, 0])), [expected[0, 4], expected[1, 0]])
@@ -93,7 +93,7 @@ def test_positions_and_weights_in_lists(small_params, images):
 
 def test_channel_neuron_energy(small_params, images):
     value = values_of(small_params, images, "relu_1")
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)  # noqa: E731
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)
     close(jaxviz.channel(small_net, "relu_1", 2)(small_params, images), value[..., 2].mean((1, 2)))
     pair = jaxviz.channel(small_net, "relu_1", np.array([2, 5]))(small_params, images)
     close(pair, [value[0, ..., 2].mean(), value[1, ..., 5].mean()])
@@ -168,7 +168,7 @@ def test_a_traced_index_out_of_range_is_nan(small_params, images):
 
 
 def test_a_neuron_of_tokens_is_refused(images):
-    net = lambda params, images: jax.nn.relu(images.reshape(len(images), -1, 3))  # noqa: E731
+    net = lambda params, images: jax.nn.relu(images.reshape(len(images), -1, 3))
     with pytest.raises(ValueError, match=r"neuron: expected a map \(n, h, w, c\) or a vector \(n, c\) at 'relu_0'"):
         jaxviz.neuron(net, "relu_0", 0)(None, images)
 
@@ -316,7 +316,7 @@ def naive(x):
 )
 def test_outputs_that_are_probabilities_are_taken_as_they_are(softmax, of, small_params, images):
     """No softmax of a softmax; and they are no logits."""
-    net = lambda params, images: softmax(small_net(params, images) / 10)  # noqa: E731
+    net = lambda params, images: softmax(small_net(params, images) / 10)
     logits = small_net(small_params, images) / 10
     expected = softmax(logits) if of is None else of(logits)
     np.testing.assert_allclose(jaxviz.probability(net, 1)(small_params, images), expected[:, 1], rtol=1e-5)
@@ -339,7 +339,7 @@ def test_outputs_that_are_probabilities_are_taken_as_they_are(softmax, of, small
     ],
 )
 def test_what_only_looks_like_probabilities_are_logits(last, small_params, images):
-    net = lambda params, images: last(small_net(params, images))  # noqa: E731
+    net = lambda params, images: last(small_net(params, images))
     outputs = last(small_net(small_params, images))
     np.testing.assert_allclose(jaxviz.logit(net, 2)(small_params, images), outputs[:, 2], rtol=1e-6)
     chances = jax.nn.softmax(outputs)[:, 2]
@@ -371,7 +371,7 @@ class ModelOutput:
 )
 def test_a_network_that_returns_several_things(wrap, got, advice, small_params, images):
     """It is told what it returns and how to wrap it; its layers can be scored all the same."""
-    net = lambda params, images: wrap(small_net(params, images))  # noqa: E731
+    net = lambda params, images: wrap(small_net(params, images))
     message = f"a network that returns one array \\(n, classes\\), got {got}.*{advice}"
     for call in (
         lambda: jaxviz.logit(net, 1)(small_params, images),
@@ -446,7 +446,7 @@ def test_a_layer_that_is_no_image_map(make, message, small_params, images):
 
 
 def test_the_mean_over_tokens_is_a_channel(small_params, images):
-    net = lambda params, x: jax.nn.relu(convolve(x, params["w1"]).reshape(len(x), -1, 8))  # noqa: E731
+    net = lambda params, x: jax.nn.relu(convolve(x, params["w1"]).reshape(len(x), -1, 8))
     expected = net(small_params, images).mean(1)[:, 3]
     np.testing.assert_allclose(jaxviz.channel(net, "relu_0", 3)(small_params, images), expected, rtol=1e-6)
     expected = jnp.square(net(small_params, images)).mean((1, 2))
@@ -466,7 +466,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_score_does_not_depend_on_the_layout(layout, small_params, images):
-    named = lambda p, x: jax.ad_checkpoint.checkpoint_name(LAYOUTS[layout](p, x), "out")  # noqa: E731
+    named = lambda p, x: jax.ad_checkpoint.checkpoint_name(LAYOUTS[layout](p, x), "out")
     images = images[:, :20]  # so that rows and columns differ
     for make in (
         lambda net, name: jaxviz.neuron(net, name, 2, (3, 30)),

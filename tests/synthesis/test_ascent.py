@@ -221,7 +221,7 @@ def test_the_same_key_gives_the_same_bits(small_params):
 @pytest.mark.slow
 def test_side_by_side_as_alone(small_params):
     """An image depends on its place in the batch, which numbers its randomness, and on nothing else of the batch."""
-    channels = lambda *index: jaxviz.channel(small_net, "conv_0", jnp.array(index))  # noqa: E731
+    channels = lambda *index: jaxviz.channel(small_net, "conv_0", jnp.array(index))
     alone = ascend(jaxviz.channel(small_net, "conv_0", 2), small_params, KEY)
     pair, other = (ascend(channels(*c), small_params, KEY).images for c in ((2, 4), (1, 4)))
     np.testing.assert_allclose(pair[0], alone.images[0], atol=2e-4)
@@ -258,7 +258,7 @@ def test_a_dead_channel_is_revived():
 
 def test_a_dead_channel_that_would_lower_the_score_stays_off():
     params = jnp.ones((3, 3, 3, 2)) / 27
-    score = lambda p, x: -jaxviz.channel(dark_net, "relu_0", 1)(p, x)  # noqa: E731
+    score = lambda p, x: -jaxviz.channel(dark_net, "relu_0", 1)(p, x)
     found = ascend(score, params, KEY, steps=16, transform=still)
     np.testing.assert_array_equal(found.losses, 0)
 
@@ -278,7 +278,7 @@ def test_another_channel_compiles_nothing(small_params, caplog):
 
 
 def test_a_plain_function_is_a_score(small_params):
-    plain = lambda params, x: jaxviz.channel(small_net, "conv_0", 2)(params, x)  # noqa: E731
+    plain = lambda params, x: jaxviz.channel(small_net, "conv_0", 2)(params, x)
     expected = ascend(jaxviz.channel(small_net, "conv_0", 2), small_params, KEY, transform=still)
     np.testing.assert_allclose(ascend(plain, small_params, KEY, transform=still).images, expected.images, atol=2e-4)
 
@@ -293,7 +293,7 @@ def test_under_jit(small_params):
 
 def test_a_transform_of_ones_own(small_params):
     score = jaxviz.channel(small_net, "conv_0", 2)
-    mirrored = lambda key, images: images[:, :, ::-1]  # noqa: E731
+    mirrored = lambda key, images: images[:, :, ::-1]
     found = ascend(score, small_params, KEY, transform=mirrored)
     assert score(small_params, found.images[:, :, ::-1])[0] > 1.01 * score(small_params, found.images)[0]
     assert jnp.any(ascend(score, small_params, KEY, transform=still).images != found.images)
@@ -305,7 +305,7 @@ def test_a_network_is_given_images_of_its_own_type(dtype, x64, small_params):
     """Whatever type JAX makes numbers of by default: convolutions refuse two types."""
     params = jax.tree.map(lambda x: x.astype(dtype), small_params)
     seen = []
-    net = lambda params, images: (seen.append(images.dtype), small_net(params, images))[1]  # noqa: E731
+    net = lambda params, images: (seen.append(images.dtype), small_net(params, images))[1]
     photo = jnp.full((1, 16, 16, 3), 0.5, dtype)
     runs = [
         ascend(jaxviz.logit(net, 1), params, KEY),

@@ -43,7 +43,7 @@ def test_equals_a_plain_loop(x64, small_params, photo):
     climb = jax.jit(jax.value_and_grad(lambda x: SCORE(params, x).sum()))
     losses, detail = [], np.zeros((2, 15, 11, 3))
     for octave, size in enumerate([(15, 11), (21, 16)]):  # 21 and 16 over 1.4 and 1
-        resized = lambda x, size=size: np.asarray(jax.image.resize(x, (2, *size, 3), "cubic", antialias=True))  # noqa: E731
+        resized = lambda x, size=size: np.asarray(jax.image.resize(x, (2, *size, 3), "cubic", antialias=True))
         base = resized(photo)
         x = base + resized(detail)
         for i in range(5):
@@ -80,14 +80,14 @@ def test_detail_is_carried_from_octave_to_octave(small_params, photo):
     two = dream(SCORE, small_params, KEY, photo)
     one = dream(SCORE, small_params, KEY, photo, octaves=1)
     assert jnp.abs(two.images - one.images).mean() > 1e-3
-    coarse = lambda x: jax.image.resize(x, (2, 8, 6, 3), "cubic", antialias=True)  # noqa: E731
+    coarse = lambda x: jax.image.resize(x, (2, 8, 6, 3), "cubic", antialias=True)
     moved = [jnp.abs(coarse(found.images) - coarse(photo)).mean() for found in (one, two)]
     assert moved[1] > 1.3 * moved[0]
 
 
 @pytest.mark.slow
 def test_no_gradient_leaves_the_images_alone(photo):
-    dead = lambda params, x: jax.nn.relu(x - 2.0).sum((1, 2, 3))  # noqa: E731
+    dead = lambda params, x: jax.nn.relu(x - 2.0).sum((1, 2, 3))
     found = dream(dead, None, KEY, photo)
     np.testing.assert_array_equal(found.images, photo)
     np.testing.assert_array_equal(found.losses, 0)
@@ -101,7 +101,7 @@ def test_steps_of_no_size_leave_the_images_alone(small_params, photo):
 def test_black_and_white_survive_an_octave():
     """Where nothing is dreamt nothing changes, however sharp the edges of the image."""
     stripes = jnp.broadcast_to((jnp.arange(20) // 5 % 2)[None, :, None, None], (1, 20, 20, 3)).astype(jnp.float32)
-    constant = lambda params, x: 0.0 * x.sum((1, 2, 3))  # noqa: E731
+    constant = lambda params, x: 0.0 * x.sum((1, 2, 3))
     np.testing.assert_array_equal(dream(constant, None, KEY, stripes, octave_scale=1.5).images, stripes)
 
 

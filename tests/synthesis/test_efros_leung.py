@@ -151,7 +151,7 @@ def test_every_pixel_is_the_samples_and_keys_matter(sample):
 def test_what_is_grown_looks_like_the_sample(sample):
     """Neighbours in the result differ as neighbours in the sample do; in shuffled pixels they differ far more."""
     grown = grow(KEY, sample)
-    roughness = lambda image: np.abs(np.diff(image, axis=0)).mean()  # noqa: E731
+    roughness = lambda image: np.abs(np.diff(image, axis=0)).mean()
     shuffled = jax.random.permutation(KEY, sample.reshape(-1, 3)).reshape(sample.shape)
     assert roughness(grown) < 1.3 * roughness(sample) < 0.6 * roughness(shuffled)
 

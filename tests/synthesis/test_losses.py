@@ -52,7 +52,7 @@ def test_total_variation_equals_numpy(x64, beta):
 @pytest.mark.parametrize("beta", [1.0, 2.0])
 def test_gradients(x64, beta):
     """Against differences; and none, rather than NaN, where nothing varies."""
-    loss = lambda x: total_variation(x, beta=beta)[0] + relative_error(gram(x), gram(0.5 + 0 * x))[0]  # noqa: E731
+    loss = lambda x: total_variation(x, beta=beta)[0] + relative_error(gram(x), gram(0.5 + 0 * x))[0]
     images = jnp.asarray(RNG.uniform(size=(1, 4, 4, 3)))
     check_grads(lambda x: loss(jnp.asarray(x)), (images,), order=1, modes=["rev"], atol=1e-5, rtol=1e-5)
     flat = jnp.full((1, 4, 4, 3), 0.5)

@@ -79,7 +79,7 @@ def test_the_chunks_do_not_matter(chunk, monkeypatch):
 
 def test_callback():
     seen = []
-    callback = lambda now: seen.append((np.array(now.variables), now.losses, now.finished))  # noqa: E731
+    callback = lambda now: seen.append((np.array(now.variables), now.losses, now.finished))
     found = run(callback=callback)
     assert [(len(losses), finished) for _, losses, finished in seen] == [(8, False), (16, False), (21, True)]
     for x, losses, _ in seen:
@@ -92,7 +92,7 @@ def test_what_the_caller_holds_is_left_alone():
     """Memory is reused in the loop, but not the caller's, even where one array is held twice."""
     start = jnp.full((2, 3), 0.5)
     variables = {"a": start, "b": [start, np.full((2, 3), 0.5, np.float32)]}
-    loss = lambda v, key, data: jnp.sum(v["a"] ** 2 + v["b"][0] ** 4 + jnp.abs(v["b"][1] - data))  # noqa: E731
+    loss = lambda v, key, data: jnp.sum(v["a"] ** 2 + v["b"][0] ** 4 + jnp.abs(v["b"][1] - data))
     for _ in range(2):
         found = jaxviz.minimize(loss, variables, KEY, data=(start,), steps=9, optimizer=ADAM)
         assert not start.is_deleted()
@@ -105,7 +105,7 @@ def test_what_the_caller_holds_is_left_alone():
 def test_variables_are_any_pytree():
     """Each leaf ends where it would alone, for the optimizer is elementwise."""
     targets = {"x": jnp.array([1.0, 2.0]), "y": (jnp.array([[-3.0]]),)}
-    loss = lambda v, key, target: sum(  # noqa: E731
+    loss = lambda v, key, target: sum(
         jnp.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(v), jax.tree.leaves(target), strict=True)
     )
     start = jax.tree.map(jnp.zeros_like, targets)
@@ -145,7 +145,7 @@ def test_other_data_keys_and_steps_compile_nothing():
 def test_a_loss_that_is_not_finite_stops_at_its_step(bad, step):
     """`x` counts the steps."""
     seen = []
-    loss = lambda x, key, bad, at: jnp.where(x == at, bad, -x)  # noqa: E731
+    loss = lambda x, key, bad, at: jnp.where(x == at, bad, -x)
     message = f"the loss is {float(bad)} at step {step}; a smaller learning rate"
     with pytest.raises(FloatingPointError, match=message) as raised:
         jaxviz.minimize(
@@ -180,7 +180,7 @@ VMAPS = pytest.mark.parametrize("vmap", [jax.vmap, lambda f: jax.jit(jax.vmap(f)
 @VMAPS
 def test_under_vmap_of_the_start(vmap):
     starts = jnp.stack([TARGET, 0 * TARGET, -TARGET])
-    run = lambda x: jaxviz.minimize(noisy, x, KEY, data=(TARGET, 0.1), steps=21, optimizer=ADAM)  # noqa: E731
+    run = lambda x: jaxviz.minimize(noisy, x, KEY, data=(TARGET, 0.1), steps=21, optimizer=ADAM)
     mapped = vmap(run)(starts)
     assert mapped.losses.shape == (3, 21)
     for i, start in enumerate(starts):
@@ -214,7 +214,7 @@ def test_no_steps(steps):
 
 def test_a_gradient_that_is_not_finite_stops_too():
     """The square root's is infinite at zero, where its value is not."""
-    loss = lambda x, key: jnp.sum(jnp.sqrt(x))  # noqa: E731
+    loss = lambda x, key: jnp.sum(jnp.sqrt(x))
     start = jnp.array([0.0, 1.0])
     with pytest.raises(jaxviz.DivergedError, match="the gradient is not finite at step 0") as raised:
         jaxviz.minimize(loss, start, KEY, steps=3, optimizer=optax.sgd(0.1))
@@ -247,8 +247,8 @@ def test_the_state_of_another_run_is_refused():
 
 def test_it_stops_when_the_loss_stops_falling():
     """This loss falls for a while, then stays."""
-    loss = lambda x, key: jnp.maximum(x, -50.0)  # noqa: E731
-    run = lambda **options: jaxviz.minimize(loss, jnp.zeros(()), KEY, optimizer=optax.sgd(1.0), steps=400, **options)  # noqa: E731
+    loss = lambda x, key: jnp.maximum(x, -50.0)
+    run = lambda **options: jaxviz.minimize(loss, jnp.zeros(()), KEY, optimizer=optax.sgd(1.0), steps=400, **options)
     found = run(tolerance=0.0)
     assert found.finished
     assert 50 + 32 <= len(found.losses) <= 50 + 32 + 16
@@ -258,8 +258,8 @@ def test_it_stops_when_the_loss_stops_falling():
 
 def test_when_it_stops_does_not_depend_on_looks_and_stops():
     """This loss stays until step 36, then falls."""
-    loss = lambda x, key: jnp.where(x > -36, 0.0, x)  # noqa: E731
-    run = lambda **options: jaxviz.minimize(  # noqa: E731
+    loss = lambda x, key: jnp.where(x > -36, 0.0, x)
+    run = lambda **options: jaxviz.minimize(
         loss, jnp.zeros(()), KEY, optimizer=optax.chain(_onwards, optax.sgd(1.0)), tolerance=0.0, **options
     )
     expected = run(steps=100, every=8).losses
@@ -281,7 +281,7 @@ def test_going_on_under_jit():
 @pytest.mark.slow
 def test_an_optimizer_that_evaluates_the_loss_itself(x64):
     """L-BFGS with a line search finds the minimum of Rosenbrock's function."""
-    loss = lambda x, key: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2  # noqa: E731
+    loss = lambda x, key: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
     found = jaxviz.minimize(loss, jnp.array([-1.2, 1.0], jnp.float64), KEY, steps=60, optimizer=optax.lbfgs())
     np.testing.assert_allclose(found.variables, 1.0, atol=1e-6)
 
@@ -299,8 +299,8 @@ def test_every_how_many_steps_is_looked():
 
 def test_losses_of_several_images_are_added_up():
     targets = jnp.arange(6.0).reshape(3, 2)
-    of_each = lambda x, key: jnp.sum((x - targets) ** 2, 1)  # noqa: E731
-    together = lambda x, key: jnp.sum(of_each(x, key))  # noqa: E731
+    of_each = lambda x, key: jnp.sum((x - targets) ** 2, 1)
+    together = lambda x, key: jnp.sum(of_each(x, key))
     run = {"steps": 11, "optimizer": optax.adam(0.1)}
     found, expected = (jaxviz.minimize(loss, jnp.zeros((3, 2)), KEY, **run) for loss in (of_each, together))
     assert found.losses.shape == (11,)
@@ -309,7 +309,7 @@ def test_losses_of_several_images_are_added_up():
 
 
 def test_an_image_whose_loss_is_not_finite_stays_at_the_last_good_one():
-    of_each = lambda x, key: jnp.sum(jnp.where(x > 0.5, jnp.nan, -x), 1)  # noqa: E731
+    of_each = lambda x, key: jnp.sum(jnp.where(x > 0.5, jnp.nan, -x), 1)
     with pytest.raises(_minimize.DivergedError, match="the loss is nan at step 5") as error:
         jaxviz.minimize(of_each, jnp.array([[0.0], [-9.0]]), KEY, steps=20, optimizer=optax.sgd(0.12))
     found = error.value.found

@@ -102,7 +102,7 @@ def test_the_lectures_four_steps(x64, small_params):
     score = jaxviz.channel(small_net, "conv_0", 2)
     x = jnp.broadcast_to(jnp.asarray(MEAN), (1, 16, 16, 3))
     for _ in range(5):
-        loss = lambda x: -score(params, x)[0] + 10 * jnp.mean((x - MEAN) ** 2)  # noqa: E731
+        loss = lambda x: -score(params, x)[0] + 10 * jnp.mean((x - MEAN) ** 2)
         g = jax.grad(loss)(x)
         x = jnp.clip(x - 2 * g / jnp.sqrt(jnp.sum(g**2)), 0, 1)
     options = jaxviz.recipe("simonyan") | {"steps": 5, "size": 16}

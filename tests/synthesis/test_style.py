@@ -251,7 +251,7 @@ def test_errors_come_before_any_work(change, message):
 
 @pytest.mark.usefixtures("users_view")
 def test_a_layer_that_is_no_map():
-    flat = lambda params, images: jax.nn.relu(images.mean((1, 2)) @ params)  # noqa: E731
+    flat = lambda params, images: jax.nn.relu(images.mean((1, 2)) @ params)
     with pytest.raises(ValueError, match=r"layers: 'relu_0' has shape \(1, 3\), no image map \(n, h, w, channels\)"):
         jaxviz.texture(flat, jnp.eye(3), KEY, STYLE, layers=["relu_0"])
 

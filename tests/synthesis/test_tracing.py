@@ -35,7 +35,7 @@ def ascend(params, key, **options):
 
 
 def minimize(start, key, target):
-    loss = lambda x, key, target: jnp.sum((x - target) ** 2)  # noqa: E731
+    loss = lambda x, key, target: jnp.sum((x - target) ** 2)
     return jaxviz.minimize(loss, start, key, data=(target,), steps=2, optimizer=optax.sgd(0.1)).variables
 
 
@@ -90,7 +90,7 @@ def test_any_argument_may_be_traced(name):
 
 
 def test_a_dream_of_captured_images_is_the_same():
-    dream = lambda key: jaxviz.dream(CHANNEL, EYE, key, IMAGES, octaves=1, steps=2, jitter=1).images  # noqa: E731
+    dream = lambda key: jaxviz.dream(CHANNEL, EYE, key, IMAGES, octaves=1, steps=2, jitter=1).images
     np.testing.assert_allclose(jax.jit(dream)(KEY), dream(KEY), atol=1e-6)
 
 

@@ -390,7 +390,7 @@ def _multiply_all(rows: int, lanes: int) -> str:
         lanes,
     )
     whole, rest = f.divmod("%count", rows)
-    given = lambda t: (  # noqa: E731
+    given = lambda t: (
         f"ptr {f.at('%tiles', f.mul(t, lanes))}, ptr %kernel, ptr {f.at('%sums', f.mul(t, 2 * lanes))}, i64 %blocks, "
         "i64 %block, i1 %first"
     )

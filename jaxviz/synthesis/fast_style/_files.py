@@ -89,7 +89,7 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
             styles = json.loads(file.metadata()[_STYLES])
         if not _are_names(styles):
             raise ValueError(f"expected different names of styles, got {styles!r:.200}")
-        shape = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
+        shape = lambda tree: jax.tree.map(jnp.shape, tree)
         kernel = params["first"]["kernel"]
         fresh = jax.eval_shape(
             lambda: init_style_net(

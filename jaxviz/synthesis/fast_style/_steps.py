@@ -123,7 +123,7 @@ def _loss(net: Net, precision: str, trained: Any, job: Job, images: Images, chos
     there = count_styles(whole)
     mix = jnp.eye(there)[chosen + there - count_styles(trained)]
     low = functools.partial(jax.tree.map, functools.partial(_cast, precision))
-    high = lambda tree: jax.tree.map(lambda x: x.astype(images.dtype), tree)  # noqa: E731
+    high = lambda tree: jax.tree.map(lambda x: x.astype(images.dtype), tree)
     painted = accelerate(apply)(whole, low(images), mix)[0]
     params, names = low(job.params), tuple(dict.fromkeys([*job.content_weights, *job.style_weights]))
     targets = accelerate(read_layers(net, tuple(job.content_weights)))(params, low(images))

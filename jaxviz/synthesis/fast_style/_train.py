@@ -217,7 +217,7 @@ def _start(key: Key, start: Any, add_to: Any, width: int, blocks: int, styles: i
         return jax.tree.map(jnp.array, start)  # a copy, whose memory the training may use again
     if add_to is None:
         return init_style_net(key, width=width, blocks=blocks, styles=styles)
-    mean = lambda rows: jnp.repeat(rows.mean(0, keepdims=True), styles, 0)  # noqa: E731
+    mean = lambda rows: jnp.repeat(rows.mean(0, keepdims=True), styles, 0)
     return {
         name: {what: mean(layer[what]) for what in ("scale", "offset")}
         for name, layer in add_to.items()

@@ -95,7 +95,7 @@ def test_it_sees_no_further_than_its_reach(params):
     @jax.jit
     def slope(images):
         moments = apply(params, images, mixture(params, 0))[1]
-        middle = lambda x: apply(params, x, mixture(params, 0), moments=moments)[0][:, :, 80].sum()  # noqa: E731
+        middle = lambda x: apply(params, x, mixture(params, 0), moments=moments)[0][:, :, 80].sum()
         return jax.grad(middle)(images)
 
     seen = np.flatnonzero(jnp.abs(slope(images)).sum((0, 1, 3)))

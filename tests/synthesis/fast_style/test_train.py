@@ -342,7 +342,7 @@ def test_bfloat16_is_near(whole):
 
 @pytest.mark.slow
 def test_a_network_with_whole_numbers_among_its_parameters():
-    turned = lambda params, images: net(params, images)[..., params["order"]]  # noqa: E731
+    turned = lambda params, images: net(params, images)[..., params["order"]]
     params = PARAMS | {"order": jnp.arange(6)[::-1]}
     options = SMALL | {"content_layers": ["relu_0"], "steps": 1}
     found = jaxviz.train_style_net(turned, params, KEY, PHOTOS, STYLES[:2], **options)
