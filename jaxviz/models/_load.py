@@ -11,9 +11,8 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +21,9 @@ import platformdirs
 
 from jaxviz._own_folders import read_own_file
 from jaxviz._types import Net, Params
+from jaxviz.models._conversion import check_shapes, converted, network_of
 from jaxviz.models._fetch import Fetched, fetch, identify, read_manifest
 from jaxviz.models._tensors import read_tensors
-from jaxviz.models._trees import without_prefixes
 
 _CONVERTER = "1"  # To be raised when a conversion's result changes: what earlier ones stored is then fetched again.
 _BY_HAND = "imported by hand"
@@ -73,7 +72,7 @@ def load(name: str) -> tuple[Net, Params]:
     """
     from flax.traverse_util import unflatten_dict
 
-    network = _network(name)
+    network = network_of(name)
     params = unflatten_dict(cached_or_fetched(name), sep="/")
     return network.net, jax.tree.map(jnp.asarray, params)
 
@@ -90,7 +89,7 @@ def available() -> dict[str, Pretrained]:
         name: Pretrained(
             name=name,
             description=entry.description,
-            size=sum(leaf.size for leaf in jax.tree.leaves(_network(name).params())),
+            size=sum(leaf.size for leaf in jax.tree.leaves(network_of(name).params())),
             source=str(entry.sources[0]),
             licence=entry.licence,
             cached=_cache_path(name).is_file(),
@@ -120,7 +119,7 @@ def import_weights(path: str | Path, *, name: str | None = None, part: str | Non
     """
     with tempfile.TemporaryDirectory() as folder:
         if name is not None:
-            _network(name)
+            network_of(name)
         published, file = identify(Path(path), Path(folder))
         if published is None and name is None:
             name = _stored_name(Path(path))
@@ -133,7 +132,7 @@ def import_weights(path: str | Path, *, name: str | None = None, part: str | Non
         if published and name not in (None, published):
             raise ValueError(f"{path} holds the published weights of {published}, expected {name}: leave the name out")
         name = published or str(name)
-        params = _converted(name, file.path, part)
+        params = converted(name, file.path, part)
         if _is_published(name, params):
             origin = _PUBLISHED
         elif published:
@@ -167,7 +166,7 @@ def _check_on_photographs(name: str, params: dict[str, np.ndarray], path: Path) 
     from jaxviz.models import _photographs
 
     try:
-        _photographs.check(_network(name), unflatten_dict(params, sep="/"), read_manifest()[name].expected)
+        _photographs.check(network_of(name), unflatten_dict(params, sep="/"), read_manifest()[name].expected)
     except ValueError as error:
         raise ValueError(
             f"{path} was not imported as {name}: {error}. If these weights were trained further and you know that they "
@@ -182,7 +181,7 @@ def verify(name: str) -> Provenance:
         FileNotFoundError: They were never fetched.
         RefusedWeightsError: They are not what was stored.
     """
-    _network(name)
+    network_of(name)
     return _read(name)[1]
 
 
@@ -192,7 +191,7 @@ def cached_or_fetched(name: str, *, progress: bool = True) -> dict[str, np.ndarr
     Damaged weights are fetched again, with a warning. Not so those that were imported by hand: to put the published
     ones in their place would silently change which network a user works with, so that is an error.
     """
-    _network(name)
+    network_of(name)
     try:
         return _read(name)[0]
     except FileNotFoundError:
@@ -203,25 +202,10 @@ def cached_or_fetched(name: str, *, progress: bool = True) -> dict[str, np.ndarr
         warnings.warn(str(error), stacklevel=3)
     with tempfile.TemporaryDirectory() as folder:
         file = fetch(name, Path(folder), progress=progress)
-        params = _converted(name, file.path)
+        params = converted(name, file.path)
         _check_published(name, params)
         _store(name, params, file, origin=_PUBLISHED)
     return params
-
-
-def _networks() -> Mapping[str, Any]:
-    from jaxviz.models._networks import NETWORKS  # which imports flax, and `import jaxviz` should not
-
-    return NETWORKS
-
-
-def _network(name: str) -> Any:
-    known = list(read_manifest())
-    if name not in known:
-        close = get_close_matches(name, known, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"expected the name of a pretrained network, got {name!r}{hint}; known: {', '.join(known)}")
-    return _networks()[name]
 
 
 def cache_folder() -> Path:
@@ -231,89 +215,6 @@ def cache_folder() -> Path:
 
 def _cache_path(name: str) -> Path:
     return cache_folder() / "weights" / f"{name}.safetensors"
-
-
-def _converted(name: str, path: Path, part: str | None = None) -> dict[str, np.ndarray]:
-    """Read a file of weights, whatever wrote it, as the network's own parameters by path."""
-    tensors = read_tensors(path, part=part)
-    try:
-        params = _fitted(name, tensors)
-    except (KeyError, ValueError) as error:
-        reason = f"expected a tensor {error}" if isinstance(error, KeyError) else error
-        found = ", ".join(f"{key} {list(tensor.shape)}" for key, tensor in list(tensors.items())[:4])
-        raise ValueError(f"{path} does not fit {name}: {reason}. Its tensors begin with {found}") from error
-    return params
-
-
-def _fitted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    from flax.traverse_util import flatten_dict
-
-    own = _in_own_layout(name, tensors)
-    used = _Used(tensors)
-    flat: Any = own or flatten_dict(_network(name).convert(used), sep="/")
-    _check_shapes(name, flat)
-    # What batch normalization has counted is no parameter.
-    rest = [key for key in tensors if key not in used.names and not key.endswith("num_batches_tracked")]
-    if rest and not own and not _network(name).leaves_out:
-        raise ValueError(f"expected tensors of {name} only, got others that nothing there takes: {', '.join(rest[:4])}")
-    _check_numbers({key: tensors[key] for key in used.names} or tensors)
-    params = {key: np.asarray(array, np.float32, order="C") for key, array in flat.items()}
-    _check_numbers(params)
-    return params
-
-
-class _Used(Mapping[str, np.ndarray]):
-    """Tensors, and the names of those that somebody took."""
-
-    def __init__(self, tensors: Mapping[str, np.ndarray]):
-        self.tensors, self.names = tensors, set[str]()
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        tensor = self.tensors[name]
-        self.names.add(name)
-        return tensor
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.tensors
-
-    def __iter__(self):
-        return iter(self.tensors)
-
-    def __len__(self):
-        return len(self.tensors)
-
-
-def _in_own_layout(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return tensors whose names are those of the network's parameters, as Flax and this cache write them."""
-    from flax.traverse_util import flatten_dict
-
-    flat: Any = flatten_dict(_network(name).params(), sep="/")
-    plain = without_prefixes({key.replace("/", "."): tensor for key, tensor in tensors.items()})
-    own = {key.removesuffix(".value").replace(".", "/"): tensor for key, tensor in plain.items()}  # .value: Flax NNX
-    if len(own) != len(plain):
-        raise ValueError(f"expected a tensor for each parameter of {name}, got several of one name")
-    return own if 2 * len(flat.keys() & own.keys()) > len(flat) else {}  # a few may be called alike elsewhere
-
-
-def _check_numbers(tensors: Mapping[str, np.ndarray]) -> None:
-    for key, tensor in tensors.items():
-        if not jnp.issubdtype(tensor.dtype, jnp.floating):
-            raise ValueError(f"{key}: expected floating-point numbers, got {tensor.dtype}")
-        if not np.isfinite(tensor).all():
-            raise ValueError(f"{key}: expected finite numbers, got {int((~np.isfinite(tensor)).sum())} that are not")
-
-
-def _check_shapes(name: str, params: Mapping[str, Any]) -> None:
-    from flax.traverse_util import flatten_dict
-
-    flat: Any = flatten_dict(_network(name).params(), sep="/")
-    expected = {key: leaf.shape for key, leaf in flat.items()}
-    got = {key: array.shape for key, array in params.items()}
-    wrong = [key for key in {**expected, **got} if expected.get(key) != got.get(key)]
-    if wrong:
-        lines = [f"{key}: expected {expected.get(key, 'none')}, got {got.get(key, 'none')}" for key in wrong]
-        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
-        raise ValueError("; ".join(lines[:3]) + more)
 
 
 def _is_published(name: str, tensors: Mapping[str, np.ndarray]) -> bool:
@@ -403,7 +304,7 @@ def _check(name: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     listed = any(metadata["source_sha256"].startswith(source.sha256) for source in sources)
     if metadata["origin"] != _BY_HAND and not (listed or _is_published(name, tensors)):
         raise ValueError(f"expected a source of the manifest, got sha256 {metadata['source_sha256']}")
-    _check_shapes(name, tensors)
+    check_shapes(name, tensors)
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import load_file, save, save_file
 
 from jaxviz.cli import _weights
-from jaxviz.models import _fetch, _load, _photographs
+from jaxviz.models import _conversion, _fetch, _load, _photographs
 from jaxviz.models._fetch import Entry, UrlSource, WeightsUnavailableError
 from jaxviz.models._load import RefusedWeightsError, available, import_weights, load, verify
 
@@ -82,9 +82,9 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXVIZ_CACHE", str(tmp_path / "cache"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
         manifest = listing(f"http://127.0.0.1:{httpd.server_address[1]}", contents)
-        for module in (_fetch, _load):
+        for module in (_fetch, _load, _conversion):
             monkeypatch.setattr(module, "read_manifest", lambda: manifest)
-        monkeypatch.setattr(_load, "_networks", lambda: dict.fromkeys(contents, Network(net, convert, shapes)))
+        monkeypatch.setattr(_conversion, "networks", lambda: dict.fromkeys(contents, Network(net, convert, shapes)))
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()
         yield Server(folder, requests, manifest)
@@ -209,10 +209,10 @@ def test_two_processes_fetching_at_once_end_with_one_good_file(server, tmp_path)
         import sys, time
         sys.path.insert(0, {os.path.dirname(__file__)!r})
         import test_load
-        from jaxviz.models import _fetch, _load
+        from jaxviz.models import _conversion, _fetch, _load
         manifest = {{"tiny": _fetch.Entry("", "", (_fetch.UrlSource({source.url!r}, {source.sha256!r}),))}}
-        _load.read_manifest = _fetch.read_manifest = lambda: manifest
-        _load._networks = lambda: {{"tiny": test_load.Network(test_load.net, test_load.convert, test_load.shapes)}}
+        _load.read_manifest = _fetch.read_manifest = _conversion.read_manifest = lambda: manifest
+        _conversion.networks = lambda: {{"tiny": test_load.Network(test_load.net, test_load.convert, test_load.shapes)}}
         print("ready", flush=True)
         sys.stdin.readline()
         for _ in range(5):
@@ -416,7 +416,7 @@ def pictured(server, monkeypatch):
     """Make `tiny` a network whose outputs on photographs the manifest knows."""
     params = {"fc": {"kernel": OWN["kernel"], "bias": OWN["bias"]}}
     network = Network(lambda p, x: net(p, x)[:, None, None], convert, shapes)
-    monkeypatch.setattr(_load, "_networks", lambda: {"tiny": network})
+    monkeypatch.setattr(_conversion, "networks", lambda: {"tiny": network})
     name = "chelsea"
     means = np.asarray(network.net(params, _photographs._picture(name)[None]))[0, 0, 0]
     server.manifest["tiny"] = server.manifest["tiny"]._replace(
