@@ -40,6 +40,13 @@ def x64():
 
 
 @pytest.fixture
+def users_promotions():
+    """Let ranks and types be promoted where a test is about networks as users and other libraries write them."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
 def users_view():
     """Switch the checks of shapes off, which only tests have: bad input then meets our own errors, as a user's does."""
     jaxtyping.config.update("jaxtyping_disable", True)
@@ -49,7 +56,7 @@ def users_view():
 
 @pytest.fixture(scope="session")
 def images():
-    return jax.random.uniform(jax.random.key(7), (2, 32, 32, 3), jnp.float32)
+    return jax.random.uniform(jax.random.key(7), (2, 32, 32, 3))
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +64,10 @@ def small_params():
     """Parameters of `small_net`."""
     keys = jax.random.split(jax.random.key(0), 3)
     return {
-        "w1": 0.4 * jax.random.normal(keys[0], (3, 3, 3, 8), jnp.float32),
-        "b1": jnp.linspace(-0.2, 0.2, 8, dtype=jnp.float32),
-        "w2": 0.2 * jax.random.normal(keys[1], (3, 3, 8, 6), jnp.float32),
-        "w3": jax.random.normal(keys[2], (6, 5), jnp.float32),
+        "w1": 0.4 * jax.random.normal(keys[0], (3, 3, 3, 8)),
+        "b1": jnp.linspace(-0.2, 0.2, 8),
+        "w2": 0.2 * jax.random.normal(keys[1], (3, 3, 8, 6)),
+        "w3": jax.random.normal(keys[2], (6, 5)),
     }
 
 

@@ -93,7 +93,9 @@ def sum_over(
     at = hoist(at, 0)
     shapes = jax.eval_shape(at, 0)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, at_least_float32(x.dtype)), shapes)
-    total = jax.lax.fori_loop(0, batches, lambda i, total: jax.tree.map(jnp.add, total, at(i)), zeros)
+    total = jax.lax.fori_loop(
+        0, batches, lambda i, total: jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, at(i)), zeros
+    )
     return jax.tree.map(lambda x: x.astype(jax.tree.leaves(shapes)[0].dtype), finish(total))
 
 

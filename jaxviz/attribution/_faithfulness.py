@@ -151,11 +151,12 @@ def pointing_game(maps: Maps, boxes: Num[Array, "n m 4"], *, tolerance: float | 
             f"expected maps (n, h, w) and boxes (n, m, 4), got shapes {jnp.shape(maps)} and {jnp.shape(boxes)}"
         )
     check_finite("maps", maps)
-    row, column = (at[:, None] for at in divmod(jnp.argmax(maps.reshape(len(maps), -1), axis=1), maps.shape[2]))
+    most = jnp.argmax(maps.reshape(len(maps), -1), axis=1)
+    row, column = (at[:, None].astype(boxes.dtype) for at in divmod(most, maps.shape[2]))
     top, left, bottom, right = (boxes[..., i] for i in range(4))
     down = jnp.maximum(0, jnp.maximum(top - row, row - (bottom - 1)))
     across = jnp.maximum(0, jnp.maximum(left - column, column - (right - 1)))
-    near = down**2 + across**2 <= tolerance**2
+    near = (down**2 + across**2).astype(float) <= float(tolerance) ** 2
     return jnp.any(near & (bottom > top) & (right > left), axis=1)
 
 

@@ -79,7 +79,7 @@ def _masked(
         def part(indices: Array, live: Array) -> Array:
             keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
             mask = jax.vmap(lambda k: _mask(k, height, width, cells, keep))(keys).astype(images.dtype)
-            copies = fill + mask[:, None, :, :, None] * (images - fill)
+            copies = fill[None] + mask[:, None, :, :, None] * (images - fill)[None]
             values = jax.vmap(lambda x: values_of(fast, params, x))(copies)
             weights = jnp.where(live.reshape(-1, *(1,) * (values.ndim - 1)), values, 0)
             return jnp.einsum("b...,bhw->...hw", weights, mask)

@@ -54,7 +54,9 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
 def dtype_of(params: Any) -> Any:
     """Return the type that a network computes in: of its parameters, whatever images are made in."""
     types = {leaf.dtype for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")}
-    return jnp.result_type(*([t for t in types if jnp.issubdtype(t, jnp.floating)] or [float]))
+    floats = [t for t in types if jnp.issubdtype(t, jnp.floating)] or [jnp.result_type(float)]
+    with jax.numpy_dtype_promotion("standard"):  # nothing is promoted here but a question answered
+        return jnp.result_type(*floats)
 
 
 def shapes_of(net: Net, params: Any, names: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:

@@ -172,8 +172,8 @@ def _filled(sample: _Sample, todo: _Pass, window: int, state: _Round) -> _Round:
     pixels = todo.order[jnp.minimum(state.queue, len(todo.order) - 1)]
     rows, columns = jnp.divmod(pixels, state.source.shape[1] - 2 * reach)
     waits = state.queue < todo.length
-    near = (jnp.abs(rows[:, None] - rows) <= reach) & (jnp.abs(columns[:, None] - columns) <= reach)
-    ready = waits & ~jnp.any(jnp.tril(near, -1) & waits, axis=1)
+    near = (jnp.abs(rows[:, None] - rows[None]) <= reach) & (jnp.abs(columns[:, None] - columns[None]) <= reach)
+    ready = waits & ~jnp.any(jnp.tril(near, -1) & waits[None], axis=1)
     chosen = jnp.argsort(~ready)[:_BATCH]
     done = ready[chosen]
 
@@ -213,7 +213,7 @@ def _errors(sample: _Sample, around: Int[Array, "b window window"]) -> Float[Arr
     window = around.shape[1]
     offsets = jnp.arange(window, dtype=sample.pixels.dtype) - window // 2
     gaussian = jnp.exp(-0.5 * (offsets / (window / 6.4)) ** 2)
-    weights = jnp.where(around >= 0, gaussian[:, None] * gaussian, 0)
+    weights = jnp.where(around >= 0, (gaussian[:, None] * gaussian[None])[None], 0)
     weights = weights / (3 * weights.sum((1, 2), keepdims=True))
     values = sample.pixels.reshape(-1, 4)[jnp.maximum(around, 0)]
     kernels = weights[..., None] * jnp.concatenate([-2 * values[..., :3], jnp.ones_like(values[..., :1])], -1)
@@ -235,7 +235,7 @@ def _picked(key: Key, errors: Float[Array, "down across"]) -> tuple[Int[Array, "
     slack = 16 * jnp.finfo(errors.dtype).eps
     best = errors <= (1 + _TOLERANCE) * errors.min() + slack
     ends = jnp.cumsum(best.sum(1))
-    rank = jnp.floor(jax.random.uniform(key) * ends[-1]).astype(ends.dtype)
+    rank = jnp.floor(jax.random.uniform(key, dtype=errors.dtype) * ends[-1].astype(errors.dtype)).astype(ends.dtype)
     row = jnp.argmax(ends > rank)
     line = best[row]
     return row, jnp.argmax(jnp.cumsum(line) > rank - ends[row] + line.sum())

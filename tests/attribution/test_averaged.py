@@ -35,7 +35,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def weights():
-    return jax.random.normal(jax.random.key(1), (12, 10, 3))
+    return jax.random.normal(jax.random.key(1), (1, 12, 10, 3))
 
 
 def linear(weights, images):
@@ -69,9 +69,9 @@ def test_a_linear_score_is_shared_out_exactly(baseline, weights, images):
         "image each": jnp.flip(images, 0),
         "blur": "blur",
     }[baseline]
-    start = jaxviz.blur(images, 5.0, size=11) if baseline == "blur" else jnp.asarray(values)
+    start = jaxviz.blur(images, 5.0, size=11) if baseline == "blur" else np.asarray(values)
     maps, gap = jaxviz.integrated_gradients(linear, weights, images, baseline=values, steps=3)
-    np.testing.assert_allclose(maps, weights * (images - start), atol=1e-6)
+    np.testing.assert_allclose(maps, np.asarray(weights) * (np.asarray(images) - start), atol=1e-6)
     assert gap.shape == (2,)
     assert jnp.all(gap < 1e-4)
 
@@ -97,8 +97,8 @@ def test_integrated_gradients_equal_the_integral_as_a_plain_sum(x64, images):
     weights = jax.random.normal(jax.random.key(2), (48, 3), jnp.float64)
     fn = lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w).sum(-1)
     gradient = jax.vmap(jax.grad(lambda x: fn(weights, x).sum()))
-    places = (jnp.arange(2000) + 0.5) / 2000
-    expected = (images - 0.5) * gradient(0.5 + places[:, None, None, None, None] * (images - 0.5)).mean(0)
+    places = (jnp.arange(2000.0) + 0.5) / 2000
+    expected = (images - 0.5) * gradient(0.5 + places[:, None, None, None, None] * (images - 0.5)[None]).mean(0)
     maps, gap = jaxviz.integrated_gradients(fn, weights, images, baseline=0.5, steps=40)
     np.testing.assert_allclose(maps, expected, atol=1e-5 * jnp.abs(expected).max())
     assert jnp.all(gap < 1e-6)

@@ -23,7 +23,7 @@ CASES = {"epsilon": {"epsilon": 0.1}, "gamma": {"rule": "gamma", "gamma": 0.5, "
 
 
 @pytest.fixture(autouse=True)
-def float64(x64):
+def float64(x64, users_promotions):
     """Sums that the two networks order differently decide alike in float64."""
 
 

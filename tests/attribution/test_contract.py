@@ -53,7 +53,7 @@ def score(target=1):
 
 @pytest.fixture(scope="module")
 def images():
-    return jax.random.uniform(jax.random.key(7), (2, 12, 10, 3), jnp.float32)
+    return jax.random.uniform(jax.random.key(7), (2, 12, 10, 3))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,8 @@ def test_dtype_follows_the_images(row, x64, small_params, images):
     found = row.call(score(), params, wide)
     assert found.dtype == jnp.float64
     assert jnp.any(found.astype(jnp.float32).astype(jnp.float64) != found)
-    assert jax.eval_shape(row.call, score(), small_params, images).dtype == jnp.float32
+    narrow = jax.tree.map(lambda x: x.astype(jnp.float32), (small_params, images))
+    assert jax.eval_shape(row.call, score(), *narrow).dtype == jnp.float32
 
 
 @every

@@ -57,7 +57,7 @@ def naive_curve(score, images, maps, step, fill, method):
 @every_method
 @pytest.mark.parametrize("step", [1, 24, 50, 224])  # 120 pixels: 120 steps, 5, 3 of which the last is short, 1
 def test_curves_equal_a_plain_loop(method, step, images, maps):
-    weights = jax.random.normal(jax.random.key(1), images.shape[1:])
+    weights = jax.random.normal(jax.random.key(1), (1, *images.shape[1:]))
     expected = naive_curve(lambda x: curved(weights, x), images, maps, step, 0.25, method)
     values, areas = method(curved, weights, images, maps, step=step, fill=0.25)
     np.testing.assert_allclose(values, expected, atol=1e-5)
@@ -68,7 +68,7 @@ def test_curves_equal_a_plain_loop(method, step, images, maps):
 
 @every_method
 def test_of_equal_pixels_the_upper_left_comes_first(method, images):
-    weights = jax.random.normal(jax.random.key(1), images.shape[1:])
+    weights = jax.random.normal(jax.random.key(1), (1, *images.shape[1:]))
     ties = jnp.round(2 * images[..., 0]).at[1].set(3.0)  # three values, and one
     expected = naive_curve(lambda x: curved(weights, x), images, ties, 7, 0.25, method)
     np.testing.assert_allclose(method(curved, weights, images, ties, step=7, fill=0.25).values, expected, atol=1e-5)
@@ -118,7 +118,7 @@ def test_insertion_may_begin_with_the_blur_of_the_authors_code(images, maps):
 
 
 def test_a_right_map_has_a_small_area_under_deletion_and_a_large_one_under_insertion(images):
-    weights = jax.random.normal(jax.random.key(2), (12, 10))
+    weights = jax.random.normal(jax.random.key(2), (1, 12, 10))
     linear = lambda weights, x: (weights * x.mean(-1)).sum((1, 2))
     right = weights * images.mean(-1)
     for method, sign in ((jaxviz.deletion, 1), (jaxviz.insertion, -1)):
@@ -166,15 +166,16 @@ def test_the_best_class_is_that_of_the_image_and_stays(method, images, maps):
     images = images.at[:, 0, 0, 0].set(0.3)  # class 0, but class 1 where this pixel is hidden
     curve = lambda target: method(jaxviz.logit(threshold, target), None, images, maps, step=50, fill=0.0)
     np.testing.assert_allclose(curve(None).values, curve(0).values, atol=1e-6)
-    assert set(np.unique(curve(0).values)) == {0, np.float32(0.3)}  # and never 0.2, the logit of class 1
+    assert set(np.unique(curve(0).values)) == {0, images.dtype.type(0.3)}  # and never 0.2, the logit of class 1
 
 
 @every_method
 def test_dtype_follows_the_images(method, x64, small_params, images, maps):
     fn = functools.partial(method, score(), step=50, fill=0.25)
-    assert jax.eval_shape(fn, small_params, images, maps).values.dtype == jnp.float32
+    narrow = jax.tree.map(lambda x: x.astype(jnp.float32), (small_params, images, maps))
+    assert jax.eval_shape(fn, *narrow).values.dtype == jnp.float32
     params, wide = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, images))
-    curve = fn(params, wide, maps)
+    curve = fn(params, wide, maps.astype(jnp.float64))
     assert curve.values.dtype == curve.areas.dtype == jnp.float64
     assert jnp.any(curve.values.astype(jnp.float32).astype(jnp.float64) != curve.values)
 

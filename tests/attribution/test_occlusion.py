@@ -34,7 +34,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def weights():
-    return jax.random.normal(jax.random.key(1), (12, 10, 3))
+    return jax.random.normal(jax.random.key(1), (1, 12, 10, 3))
 
 
 def linear(weights, images):
@@ -67,9 +67,9 @@ def test_windows_of_a_pixel_give_the_terms_of_a_linear_score(fill, weights, imag
         "image each": jnp.flip(images, 0),
         "blur": "blur",
     }[fill]
-    there = jaxviz.blur(images, 5.0, size=11) if fill == "blur" else jnp.asarray(values)
+    there = jaxviz.blur(images, 5.0, size=11) if fill == "blur" else np.asarray(values)
     maps = jaxviz.occlusion(linear, weights, images, window=1, stride=1, fill=values)
-    np.testing.assert_allclose(maps, (weights * (images - there)).sum(-1), atol=1e-5)
+    np.testing.assert_allclose(maps, (np.asarray(weights) * (np.asarray(images) - there)).sum(-1), atol=1e-5)
 
 
 def naive_occlusion(score, images, window, stride, fill):
@@ -129,7 +129,7 @@ def nine_masks(keep):
 def test_rise_equals_a_plain_loop_over_the_same_masks(weights, images):
     total = np.zeros(images.shape[:3])
     for mask in nine_masks(0.3):
-        seen = mask[..., None] * images + (1 - mask[..., None]) * 0.75
+        seen = mask[..., None] * np.asarray(images) + (1 - mask[..., None]) * 0.75
         total += np.asarray(curved(weights, seen))[:, None, None] * mask
     maps = risen(curved, weights, images, keep=0.3, fill=0.75, batch_size=8)
     np.testing.assert_allclose(maps, total / (9 * 0.3), atol=1e-5)
@@ -273,7 +273,7 @@ def test_errors_of_options(small_params, images):
 def test_rise_of_many_masks_in_half_precision():
     """A sum of 4,000 in bfloat16 would stay where it is long before its end."""
     same = lambda params, images: images.mean((1, 2, 3))
-    images = jnp.ones((1, 8, 8, 3))
+    images = jnp.ones((1, 8, 8, 3), jnp.float32)
     low, high = (
         jaxviz.rise(same, None, KEY, images.astype(dtype), masks=4000, fill=1.0) for dtype in ("bfloat16", "float32")
     )

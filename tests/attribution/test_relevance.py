@@ -58,7 +58,7 @@ def test_a_linear_score_is_shared_out_exactly(rule, layer, baseline, images):
         "image each": jnp.flip(images, 0),
     }[baseline]
     maps = relevances(score(0, LINEAR[layer]), weights, images, rule=rule, baseline=start)
-    np.testing.assert_allclose(maps, weights * (images - jnp.asarray(start)), atol=1e-5)
+    np.testing.assert_allclose(maps, np.asarray(weights) * (np.asarray(images) - np.asarray(start)), atol=1e-5)
 
 
 def test_the_baseline_is_grey_unless_told(small_params, images):
@@ -93,10 +93,10 @@ def test_biases_take_a_share_that_the_gradient_does_not_see(x64, small_params, i
 
 def signed_net(params, images):
     """A network whose third convolution has inputs of both signs; every layer has a bias, the first on its left."""
-    x = jax.nn.relu(params["b1"] + convolve(images, params["w1"], padding="VALID"))
+    x = jax.nn.relu(broadened(params["b1"]) + convolve(images, params["w1"], padding="VALID"))
     x = convolve(x, params["w2"]) + broadened(params["b2"])
     x = jax.nn.relu(convolve(x, params["w3"], padding="VALID") + broadened(params["b3"]) + 0.05)
-    return jnp.einsum("bi,io->bo", x.mean((1, 2)), params["w4"]) + params["b4"]
+    return jnp.einsum("bi,io->bo", x.mean((1, 2)), params["w4"]) + params["b4"][None]
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +170,9 @@ def test_relevances_add_up_to_the_score(x64, rule, gamma, without_bias, images):
 @every_rule
 def test_where_the_networks_own_normalization_has_its_zero(x64, rule, without_bias, images):
     mean = jnp.array([0.2, 0.4, 0.7])
-    normalized = lambda params, x: small_net(params, (x - mean) / 0.3)
+    normalized = lambda params, x: small_net(params, (x - broadened(mean)) / 0.3)
     params, inside = wide(without_bias), wide(images)
-    images = mean + 0.3 * inside
+    images = broadened(mean) + 0.3 * inside
     maps = relevances(score(1, normalized), params, images, rule=rule, baseline=mean, epsilon=0.0)
     np.testing.assert_allclose(maps.sum((1, 2, 3)), score(1, normalized)(params, images), rtol=1e-12)
     inner = relevances(score(), params, inside, rule=rule, baseline=0.0, epsilon=0.0)
@@ -246,12 +246,12 @@ def test_however_the_bias_is_spelled(rule, small_params, images):
 
 @every_rule
 def test_a_network_that_computes_in_half_precision(rule, small_params, images):
-    def half(params, images):
-        params, images = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, images))
-        return small_net(params, images).astype(jnp.float32)
+    def half(params, x):
+        params, images = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, x))
+        return small_net(params, images).astype(x.dtype)
 
     maps, expected = (relevances(score(1, net), small_params, images, rule=rule) for net in (half, small_net))
-    assert maps.dtype == jnp.float32
+    assert maps.dtype == images.dtype
     assert jnp.linalg.norm(maps - expected) < 0.1 * jnp.linalg.norm(expected)
 
 
@@ -326,7 +326,7 @@ def test_errors(small_params, images):
 
 def test_errors_of_networks(small_params, images):
     with pytest.raises(ValueError, match="found no convolution or dense product of the images with parameters"):
-        jaxviz.lrp(lambda weights, x: jnp.sum(weights * x, axis=(1, 2, 3)), images[0], images)
+        jaxviz.lrp(lambda weights, x: jnp.sum(weights * x, axis=(1, 2, 3)), images[:1], images)
 
     def attention(params, x):  # a product of activations is no layer
         rows = x.reshape(len(x), -1, 3)

@@ -26,7 +26,7 @@ def score(target=1):
 
 
 def test_a_linear_score_has_its_weights_as_gradient(images):
-    weights = jax.random.normal(jax.random.key(1), images.shape[1:])
+    weights = jax.random.normal(jax.random.key(1), (1, *images.shape[1:]))
     expected = np.broadcast_to(weights, images.shape)
     np.testing.assert_array_equal(jaxviz.gradient(linear, weights, images), expected)
     maps = jaxviz.saliency(linear, weights, images)
@@ -35,7 +35,7 @@ def test_a_linear_score_has_its_weights_as_gradient(images):
 
 
 def test_maps_keep_their_absolute_values(images):
-    weights = jax.random.normal(jax.random.key(1), images.shape[1:])
+    weights = jax.random.normal(jax.random.key(1), (1, *images.shape[1:]))
     maps = jaxviz.saliency(linear, weights, images)
     np.testing.assert_allclose(jaxviz.saliency(linear, -1000 * weights, images), 1000 * maps, rtol=1e-6)
 
@@ -97,7 +97,7 @@ def test_several_targets_of_a_probability_and_of_a_layer(small_params, images):
 
 
 def test_input_x_gradient(images):
-    weights = jax.random.normal(jax.random.key(1), images.shape[1:])
+    weights = jax.random.normal(jax.random.key(1), (1, *images.shape[1:]))
     np.testing.assert_array_equal(jaxviz.input_x_gradient(linear, weights, images), weights * images)
     pair = lambda weights, x: jnp.stack([linear(weights, x), linear(-weights, x)], -1)
     maps = jaxviz.input_x_gradient(pair, weights, images)
@@ -211,9 +211,9 @@ def test_images_spread_over_devices():
 @pytest.mark.parametrize("method", [jaxviz.guided_backprop, jaxviz.deconvnet])
 def test_a_score_without_relu_is_refused(method, images):
     with pytest.raises(ValueError, match="found no ReLU to swap"):
-        method(linear, jnp.ones((32, 32, 3)), images)
+        method(linear, jnp.ones((1, 32, 32, 3)), images)
     params = {"w": jnp.ones((3, 5)), "variance": jnp.ones(5)}
-    net = lambda p, x: jnp.tanh((x @ p["w"]).mean((1, 2)) / jnp.sqrt(jnp.maximum(p["variance"], 0) + 1e-5))
+    net = lambda p, x: jnp.tanh((x @ p["w"]).mean((1, 2)) / jnp.sqrt(jnp.maximum(p["variance"], 0) + 1e-5)[None])
     with pytest.raises(ValueError, match="found no ReLU to swap"):  # but one of parameters
         method(jaxviz.logit(net, 0), params, images)
 

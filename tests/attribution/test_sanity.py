@@ -91,7 +91,7 @@ def test_a_parameter_used_twice_counts_where_it_is_used_first(images):
 
 def test_a_parameter_that_is_changed_before_use_counts_where_it_meets_the_image(images):
     """As with standardized weights; and one that nothing depends on is left alone."""
-    net = lambda params, x: jnp.tanh(x.mean((1, 2)) @ params[0]) @ (params[1] - params[1].mean(0))
+    net = lambda params, x: jnp.tanh(x.mean((1, 2)) @ params[0]) @ (params[1] - params[1].mean(0, keepdims=True))
     params = [jnp.arange(9.0).reshape(3, 3), jnp.arange(6.0).reshape(3, 2), jnp.arange(5.0)]
     assert changed(params, jaxviz.randomize(net, params, KEY, images, down_to="dense_1")) == [False, True, False]
     assert changed(params, jaxviz.randomize(net, params, KEY, images, down_to="dense_0")) == [True, True, False]

@@ -26,7 +26,7 @@ def params():
     keys = iter(jax.random.split(jax.random.key(1), 40))
     for layer in params.values():
         for what in set(layer) & {"scale", "offset"}:
-            layer[what] += 0.5 * jax.random.normal(next(keys), layer[what].shape)
+            layer[what] += 0.5 * jax.random.normal(next(keys), layer[what].shape, layer[what].dtype)
     return params
 
 
