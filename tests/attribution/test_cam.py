@@ -175,7 +175,7 @@ def test_the_layout_does_not_matter(layout, small_params, images):
     assert maps.max() > 1e-3
 
 
-EIGHT = np.arange(1, 9, dtype=np.float32).reshape(1, 1, 1, 8)
+EIGHT = jnp.arange(1.0, 9.0).reshape(1, 1, 1, 8)
 
 
 def windows(x):
