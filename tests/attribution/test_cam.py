@@ -34,7 +34,7 @@ def pooled(stride):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_with_an_average_as_head_it_is_cam(stride, small_params, images):
     """Zhou et al. 2016: the layer's channels, weighted by the class's row of the last matrix."""
-    net, head = pooled(stride), jax.random.normal(jax.random.key(4), (8, 5))
+    net, head = pooled(stride), jax.random.normal(jax.random.key(4), (8, 5), jnp.float32).astype(images.dtype)
     params = {"w1": small_params["w1"], "w": head}
     features = jaxviz.capture(net, "relu_0")(params, images)[1]["relu_0"]
     cam = np.maximum(features @ head[:, 3], 0) / features[0, ..., 0].size

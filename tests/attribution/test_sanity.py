@@ -112,6 +112,7 @@ class Normed(nnx.Module):
 
 
 def test_a_flax_module_with_batch_normalization(images):
+    images = images.astype(jnp.float32)  # as flax makes parameters, whatever x64 says
     graph, state = nnx.split(Normed(nnx.Rngs(0)))
     leaves, treedef = jax.tree.flatten(state)
     rng = np.random.default_rng(0)  # no two numbers alike; variances above 0

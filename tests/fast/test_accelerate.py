@@ -176,7 +176,7 @@ def test_other_1x1_convolutions_stay_convolutions(options, data):
 def test_a_depthwise_1x1_convolution(data):
     x, w = data[0], data[1][:1, :1, :1, :4]
     plain = lambda w, x: convolve(x, w, feature_group_count=4)
-    np.testing.assert_allclose(accelerate(plain)(w, x), x * w[0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(accelerate(plain)(w, x), x * w[:1, :1, 0], atol=1e-12)
     assert primitives_of(plain, w, x) == set()
 
 
@@ -231,7 +231,7 @@ def test_pools_of_large_windows_are_few_operations(size):
 def test_depthwise_convolution_keeps_the_type_it_is_asked_for(data):
     x, w = data[0].astype(jnp.bfloat16), data[1][:, :, :1, :4].astype(jnp.bfloat16)
     options = {"feature_group_count": 4, "preferred_element_type": jnp.float32, "padding": "SAME"}
-    fn = lambda w, x: convolve(x, w, **options) + jnp.ones(4, jnp.float32)
+    fn = lambda w, x: convolve(x, w, **options) + jnp.ones((1, 1, 1, 4), jnp.float32)
     assert accelerate(fn)(w, x).dtype == jnp.float32
     agree(lambda a: a(fn)(w, x), rtol=1e-5)
 

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.skipif(_native.machine() is None, reason="no machine co
 
 
 def random(*shape, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape) / np.sqrt(np.prod(shape[:-1]) if len(shape) > 3 else 1)
+    scale = np.float32(np.sqrt(np.prod(shape[:-1]) if len(shape) > 3 else 1))
+    return jax.random.normal(jax.random.key(seed), shape, jnp.float32) / scale
 
 
 def plain(kernel, images):

@@ -35,7 +35,7 @@ class Network(NamedTuple):
 
 
 def net(params, images):
-    return images.mean((1, 2)) @ params["fc"]["kernel"] + params["fc"]["bias"][None]
+    return images.mean((1, 2)).astype(np.float32) @ params["fc"]["kernel"] + params["fc"]["bias"][None]
 
 
 def convert(tensors):

@@ -110,6 +110,7 @@ def test_names_of_efficientnet():
 
 
 def test_names_can_be_captured(images):
+    images = images.astype(jnp.float32)  # as the parameters
     net, params = NETWORKS["vgg16_features"].net, random_params("vgg16_features")
     names = ["conv1_2", "relu5_3", "pool5"]
     outputs, values = jax.jit(jaxviz.capture(net, names))(params, images)
@@ -195,7 +196,7 @@ def test_the_same_network_is_the_same_function(images):
         traces.append(1)
         return score(params, images)
 
-    params = random_params("vgg16_features")
+    params, images = random_params("vgg16_features"), images.astype(jnp.float32)
     for net in (again, NETWORKS["vgg16_features"].net):
         run(jaxviz.channel(net, "conv1_1", 0), params, images)
     assert len(traces) == 1

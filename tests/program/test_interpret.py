@@ -33,7 +33,7 @@ def test_layers_lists_automatic_names_in_forward_order(wrapped, small_params, im
     found = jaxviz.layers(wrapped, small_params, images)
     assert list(found) == ["conv_0", "relu_0", "conv_1", "relu_1", "dense_0"]
     assert found["conv_1"].shape == (2, 8, 8, 6)
-    assert found["dense_0"].dtype == jnp.float32
+    assert found["dense_0"].dtype == images.dtype
 
 
 def test_layers_runs_on_shapes_alone(small_params, images):
@@ -73,9 +73,9 @@ def test_constants_and_closed_over_values(images):
     table = jnp.arange(3.0)
 
     def net(params, images):
-        return checkpoint_name(images * table + np.float32(1), "scaled")
+        return checkpoint_name(images * broadened(table) + 1.0, "scaled")
 
-    np.testing.assert_array_equal(jaxviz.capture(net, "scaled")(None, images)[0], images * table + 1)
+    np.testing.assert_array_equal(jaxviz.capture(net, "scaled")(None, images)[0], images * broadened(table) + 1)
 
 
 def test_closed_over_tracers(images):
@@ -319,6 +319,7 @@ class NNXNet(nnx.Module):
 
 
 def test_linen_modules_by_number_and_by_path(images):
+    images = images.astype(jnp.float32)  # as flax makes parameters, whatever x64 says
     module = LinenNet()
     params = module.init(jax.random.key(0), images)
     assert list(jaxviz.layers(module.apply, params, images)) == ["conv_0", "relu_0", "conv_1", "relu_1", "dense_0"]
@@ -332,6 +333,7 @@ def test_linen_modules_by_number_and_by_path(images):
 
 
 def test_nnx_modules_by_number_and_by_path(images):
+    images = images.astype(jnp.float32)
     graph, state = nnx.split(NNXNet(nnx.Rngs(0)))
     net = lambda state, images: nnx.merge(graph, state)(images)
     assert list(jaxviz.layers(net, state, images)) == ["conv_0", "relu_0", "dense_0"]
@@ -480,9 +482,11 @@ def test_a_map_of_one_channel():
 
 
 def test_images_of_bytes(small_params):
-    net = lambda params, images: small_net(params, images.astype(jnp.float32) / 255)
+    net = lambda params, images: small_net(params, images.astype(params["w1"].dtype) / 255)
     images = jnp.full((1, 12, 12, 3), 7, jnp.uint8)
-    assert list(jaxviz.layers(net, small_params, images)) == list(jaxviz.layers(small_net, small_params, images / 255))
+    assert list(jaxviz.layers(net, small_params, images)) == list(
+        jaxviz.layers(net, small_params, images.astype(float))
+    )
     assert jaxviz.capture(net, "relu_1")(small_params, images)[1]["relu_1"].shape == (1, 3, 3, 6)
 
 

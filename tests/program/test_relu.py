@@ -24,7 +24,7 @@ SPELLINGS = {
     "clip": lambda x: jnp.clip(x, 0),
     "clip high": lambda x: jnp.clip(x, 0, 1e9),
     "clamp": lambda x: jax.lax.clamp(0.0, x, 1e9),
-    "mask": lambda x: x * (x > 0),
+    "mask": lambda x: x * (x > 0).astype(x.dtype),
     "jitted": jax.jit(lambda x: jnp.maximum(x, 0)),
     "remat": jax.checkpoint(jax.nn.relu),
     "custom": twin_deconvnet,
@@ -121,6 +121,7 @@ def test_a_layer_with_its_own_derivative_is_refused(small_params, images):
 
 def test_the_variance_of_a_normalization_is_no_relu(images):
     """Flax clips it at zero; a swapped rule there would change the normalization's derivative."""
+    images = images.astype(jnp.float32)  # as flax makes parameters
     graph, state = nnx.split(nnx.LayerNorm(3, rngs=nnx.Rngs(0)))
     net = lambda state, x: jax.nn.relu(nnx.merge(graph, state)(x))
     assert list(jaxviz.layers(net, state, images)) == ["relu_0"]
@@ -276,6 +277,7 @@ def test_what_is_no_relu(name, dense_params, images):
     np.testing.assert_array_equal(ours, grads_of(twin, dense_params, images))
 
 
+@pytest.mark.usefixtures("users_promotions")
 @pytest.mark.parametrize("prelu", ["nnx", "parameter", "where"])
 def test_a_learned_slope_is_a_leaky_relu_or_no_relu(prelu, dense_params, images):
     graph, state = nnx.split(nnx.PReLU(negative_slope_init=0.2))
@@ -487,7 +489,7 @@ def test_residual_networks(images):
 
     def before(params, x):
         for kernel in params:
-            x = x + convolve(jax.nn.relu(0.9 * x - jnp.arange(3.0)), kernel)
+            x = x + convolve(jax.nn.relu(0.9 * x - jnp.arange(3.0)[None, None, None]), kernel)
         return jax.nn.relu(x).mean((1, 2))
 
     def after(params, x):
@@ -563,6 +565,7 @@ class Block(nnx.Module):
 
 @pytest.mark.parametrize("lifted", [nnx.jit, nnx.remat, lambda f: nnx.jit(nnx.remat(f))], ids=["jit", "remat", "both"])
 def test_modules_with_lifted_transformations_inside(lifted, images):
+    images = images.astype(jnp.float32)  # as flax makes parameters, whatever x64 says
     module = Block(nnx.Rngs(0))
     module.eval()
     graph, state = nnx.split(module)

@@ -393,8 +393,10 @@ def test_outputs_of_another_shape(small_params, images):
         jaxviz.logit(lambda p, x: small_net(p, x).T)(small_params, jnp.repeat(images[:1], 5, 0))
     with pytest.raises(ValueError, match="this one gave a tuple"):
         jaxviz.gradient(lambda p, x: (small_net(p, x)[:, 0], 1), small_params, images)
-    with pytest.raises(ValueError, match="must give real numbers, got complex64"):
-        jaxviz.occlusion(lambda p, x: small_net(p, x)[:, 0] * 1j, small_params, images)
+    with pytest.raises(ValueError, match="must give real numbers, got complex"):
+        jaxviz.occlusion(
+            lambda p, x: jax.lax.complex(small_net(p, x)[:, 0], small_net(p, x)[:, 1]), small_params, images
+        )
 
 
 def test_negative_numbers_count_from_the_end(small_params, images):

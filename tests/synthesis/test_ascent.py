@@ -43,7 +43,7 @@ def test_variables_become_images(size):
     show = jax.jit(basis.images)
     images = show(100 * variables)  # far from grey
     assert images.shape == (2, height, width, 3)
-    assert images.dtype == jnp.float32
+    assert images.dtype == jnp.result_type(float)
     frequency = np.array([
         [max(np.hypot(y, x), 1 / max(size)) for x in np.fft.rfftfreq(width)] for y in np.fft.fftfreq(height)
     ])  # fmt: skip
@@ -148,7 +148,9 @@ def test_each_image_is_transformed_its_own_way(images):
 def test_transformations_stay_in_their_ranges():
     """Read back from where a plane's slope goes: shift, scale and turn within bounds, and about all of them used."""
     size = 64
-    ramps = jnp.stack([*jnp.meshgrid(jnp.arange(size), jnp.arange(size), indexing="ij"), jnp.zeros((size, size))], -1)
+    ramps = jnp.stack(
+        [*jnp.meshgrid(jnp.arange(float(size)), jnp.arange(float(size)), indexing="ij"), jnp.zeros((size, size))], -1
+    )
     batch = jnp.broadcast_to(ramps.astype(jnp.float32), (200, size, size, 3))
     shown = np.asarray(jax.jit(jitter_scale_rotate(jitter=4.0))(KEY, batch), np.float64)[:, 24:41, 24:41, :2]
     down, right = (
@@ -241,7 +243,7 @@ def test_sizes(size, small_params):
 
 def dark_net(params, images):
     """A net whose ReLU is off for every image in [0, 1] that is not bright: for grey it is off everywhere."""
-    return jax.nn.relu(convolve(images, params, padding="VALID") - 0.75 * params.sum((0, 1, 2)))
+    return jax.nn.relu(convolve(images, params, padding="VALID") - 0.75 * params.sum((0, 1, 2))[None, None, None])
 
 
 @pytest.mark.slow

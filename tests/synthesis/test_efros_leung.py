@@ -106,7 +106,7 @@ def test_picks_evenly_among_places_within_ten_percent():
 
 
 def test_picks_among_what_only_rounding_tells_apart():
-    errors = jnp.array([[0.0, 3e-7, 1e-4]])
+    errors = jnp.array([[0.0, 3e-7, 1e-4]], jnp.float32)
     _, columns = jax.jit(jax.vmap(lambda key: _picked(key, errors)))(jax.random.split(KEY, 100))
     assert set(np.unique(columns)) == {0, 1}
 

@@ -92,7 +92,9 @@ def test_what_the_caller_holds_is_left_alone():
     """Memory is reused in the loop, but not the caller's, even where one array is held twice."""
     start = jnp.full((2, 3), 0.5)
     variables = {"a": start, "b": [start, np.full((2, 3), 0.5, np.float32)]}
-    loss = lambda v, key, data: jnp.sum(v["a"] ** 2 + v["b"][0] ** 4 + jnp.abs(v["b"][1] - data))
+    loss = lambda v, key, data: jnp.sum(
+        v["a"] ** 2 + v["b"][0] ** 4 + jnp.abs(v["b"][1] - data.astype(np.float32)).astype(data.dtype)
+    )
     for _ in range(2):
         found = jaxviz.minimize(loss, variables, KEY, data=(start,), steps=9, optimizer=ADAM)
         assert not start.is_deleted()
