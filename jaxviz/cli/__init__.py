@@ -56,7 +56,7 @@ _IMAGES = {
 }
 _STYLE = {
     "style": Entry("_synthesis", "Style", "one image in the style of another, or of several"),
-    "fast-style": Entry("", "", "the same in one pass: train nets for it, and apply them"),
+    "fast-style": Entry("", "", "nets that show any image in a style in one pass"),
 }
 _OTHERS = {
     "weights": Entry("", "", "list, fetch, verify or import pretrained weights"),
@@ -103,7 +103,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _parse(args: list[str]) -> Verb:
-    """Return the verb that was asked for, with its options; ask for help and for the version ends here."""
+    """Return the verb that was asked for, with its options; help and the version are printed here, and end it."""
     program, verbs, groups = "jaxviz", VERBS, GROUPS
     if args[:1] == ["--version"]:
         print(f"jaxviz {jaxviz.__version__}")
@@ -128,7 +128,7 @@ def _parse(args: list[str]) -> Verb:
 
 def _page(program: str, groups: dict[str, dict[str, Entry]]) -> str:
     """Return the help that lists verbs, to fit on one screen."""
-    lines = [f"usage: {program} VERB [OPTIONS]        {program} VERB --help shows a verb's options"]
+    lines = [f"usage: {program} VERB [OPTIONS], or {program} VERB --help for a verb's options"]
     for title, verbs in groups.items():
         lines += ["", title, *(f"  {verb:22}{entry.help}" for verb, entry in verbs.items())]
     return "\n".join(lines)

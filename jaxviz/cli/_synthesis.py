@@ -9,6 +9,7 @@ import tyro
 from jaxviz.cli._options import (
     File,
     Files,
+    ImageFiles,
     Images,
     Layer,
     Name,
@@ -133,7 +134,7 @@ class Texture(Images, Network, Steps, Octaves):
     """Make an image of the same texture as a sample, of any size, from noise."""
 
     verb = "texture"
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE ...]")] = aside(())
+    images: Annotated[ImageFiles, tyro.conf.Positional] = aside(())
     """The samples: files, or folders of files."""
     method: Literal["gatys", "efros-leung"] = "gatys"
     """Gram matrices of features (gatys), or the sample's own pixels, one by one (efros-leung)."""
