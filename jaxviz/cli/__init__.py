@@ -135,7 +135,7 @@ def _page(program: str, groups: dict[str, dict[str, Entry]]) -> str:
 
 
 def _refuse(verb: str | None, program: str, verbs: list[str]) -> NoReturn:
-    """End with what is expected in place of a verb that there is none of."""
+    """End with what is expected instead of a verb that does not exist."""
     similar = get_close_matches(verb or "", verbs)
     advice = f" (did you mean {similar[0]!r}?)" if similar else ""
     got = "none" if verb is None else f"{printable(verb)!r}{advice}"
