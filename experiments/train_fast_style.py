@@ -37,7 +37,7 @@ import numpy as np
 import tyro
 
 import jaxviz
-from jaxviz.cli._fast_style import follow_training
+from jaxviz.cli._train_style import follow_training
 from jaxviz.synthesis.fast_style._steps import Method, Precision
 
 PAINTINGS = {"starry_night": "starry_night_google", "scream": "the_scream"}

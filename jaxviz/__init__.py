@@ -3,116 +3,36 @@
 Every function takes any network `net(params, images)` and is pure; images are `(n, h, w, 3)` RGB in [0, 1].
 """
 
-from jaxviz._own_folders import NotOwnError as NotOwnError
-from jaxviz._types import Net as Net
-from jaxviz.activation import PCA as PCA
-from jaxviz.activation import Features as Features
-from jaxviz.activation import Neighbors as Neighbors
-from jaxviz.activation import OtherRunError as OtherRunError
-from jaxviz.activation import Patches as Patches
-from jaxviz.activation import TopPatches as TopPatches
-from jaxviz.activation import features as features
-from jaxviz.activation import filters as filters
-from jaxviz.activation import grid_layout as grid_layout
-from jaxviz.activation import neighbors as neighbors
-from jaxviz.activation import pca as pca
-from jaxviz.activation import top_patches as top_patches
-from jaxviz.activation import tsne as tsne
-from jaxviz.activation import umap as umap
-from jaxviz.attribution import Curve as Curve
-from jaxviz.attribution import IntegratedGradients as IntegratedGradients
-from jaxviz.attribution import Relevance as Relevance
-from jaxviz.attribution import deconvnet as deconvnet
-from jaxviz.attribution import deletion as deletion
-from jaxviz.attribution import grad_cam as grad_cam
-from jaxviz.attribution import gradient as gradient
-from jaxviz.attribution import guided_backprop as guided_backprop
-from jaxviz.attribution import guided_grad_cam as guided_grad_cam
-from jaxviz.attribution import input_x_gradient as input_x_gradient
-from jaxviz.attribution import insertion as insertion
-from jaxviz.attribution import integrated_gradients as integrated_gradients
-from jaxviz.attribution import lrp as lrp
-from jaxviz.attribution import occlusion as occlusion
-from jaxviz.attribution import pointing_game as pointing_game
-from jaxviz.attribution import randomize as randomize
-from jaxviz.attribution import rank_correlation as rank_correlation
-from jaxviz.attribution import rise as rise
-from jaxviz.attribution import saliency as saliency
-from jaxviz.attribution import sanity_check as sanity_check
-from jaxviz.attribution import smoothgrad as smoothgrad
-from jaxviz.data import Source as Source
-from jaxviz.data import open_source as open_source
-from jaxviz.fast import accelerate as accelerate
-from jaxviz.image import ImageError as ImageError
-from jaxviz.image import blur as blur
-from jaxviz.image import draw as draw
-from jaxviz.image import load_image as load_image
-from jaxviz.image import montage as montage
-from jaxviz.image import normalize as normalize
-from jaxviz.image import overlay as overlay
-from jaxviz.image import resize as resize
-from jaxviz.image import save_image as save_image
-from jaxviz.models import Pretrained as Pretrained
-from jaxviz.models import Provenance as Provenance
-from jaxviz.models import RefusedWeightsError as RefusedWeightsError
-from jaxviz.models import TensorFileError as TensorFileError
-from jaxviz.models import UnsafeFileError as UnsafeFileError
-from jaxviz.models import WeightsUnavailableError as WeightsUnavailableError
-from jaxviz.models import available as available
-from jaxviz.models import class_index as class_index
-from jaxviz.models import class_names as class_names
-from jaxviz.models import import_weights as import_weights
-from jaxviz.models import load as load
-from jaxviz.models import verify as verify
-from jaxviz.program import ReceptiveField as ReceptiveField
-from jaxviz.program import capture as capture
-from jaxviz.program import layers as layers
-from jaxviz.program import receptive_field as receptive_field
-from jaxviz.program import replace as replace
-from jaxviz.program import with_relu as with_relu
-from jaxviz.scores import channel as channel
-from jaxviz.scores import diversity as diversity
-from jaxviz.scores import energy as energy
-from jaxviz.scores import logit as logit
-from jaxviz.scores import neuron as neuron
-from jaxviz.scores import probability as probability
-from jaxviz.scores import resemblance as resemblance
-from jaxviz.synthesis import Basis as Basis
-from jaxviz.synthesis import DivergedError as DivergedError
-from jaxviz.synthesis import Minimized as Minimized
-from jaxviz.synthesis import Parameterization as Parameterization
-from jaxviz.synthesis import Penalty as Penalty
-from jaxviz.synthesis import StyleNet as StyleNet
-from jaxviz.synthesis import StyleTraining as StyleTraining
-from jaxviz.synthesis import Synthesis as Synthesis
-from jaxviz.synthesis import Transform as Transform
-from jaxviz.synthesis import ascend as ascend
-from jaxviz.synthesis import blurring as blurring
-from jaxviz.synthesis import crops as crops
-from jaxviz.synthesis import decay as decay
-from jaxviz.synthesis import dream as dream
-from jaxviz.synthesis import dream_zoom as dream_zoom
-from jaxviz.synthesis import efros_leung as efros_leung
-from jaxviz.synthesis import export_style_net as export_style_net
-from jaxviz.synthesis import fool as fool
-from jaxviz.synthesis import fourier as fourier
-from jaxviz.synthesis import init_style_net as init_style_net
-from jaxviz.synthesis import invert as invert
-from jaxviz.synthesis import jitter_scale_rotate as jitter_scale_rotate
-from jaxviz.synthesis import l2 as l2
-from jaxviz.synthesis import load_style_net as load_style_net
-from jaxviz.synthesis import maco as maco
-from jaxviz.synthesis import minimize as minimize
-from jaxviz.synthesis import pixels as pixels
-from jaxviz.synthesis import recipe as recipe
-from jaxviz.synthesis import restyle as restyle
-from jaxviz.synthesis import save_style_net as save_style_net
-from jaxviz.synthesis import sheet as sheet
-from jaxviz.synthesis import small_contributions as small_contributions
-from jaxviz.synthesis import small_norms as small_norms
-from jaxviz.synthesis import style_net as style_net
-from jaxviz.synthesis import stylize as stylize
-from jaxviz.synthesis import sweep as sweep
-from jaxviz.synthesis import texture as texture
-from jaxviz.synthesis import total_variation as total_variation
-from jaxviz.synthesis import train_style_net as train_style_net
+import typing
+
+if typing.TYPE_CHECKING:
+    from jaxviz._public import *  # noqa: F403
+
+    __version__: str
+else:
+    # JAX alone takes a second to import, and neither `jaxviz --help` nor `jaxviz.__version__` needs it.
+    def __getattr__(name):
+        """Import the public names when the first of them is used."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("jaxviz-cnn")
+        if name == "__all__":
+            return _public_names()
+        if not name.startswith("_"):
+            _public_names()
+        if name not in globals():
+            raise AttributeError(f"module 'jaxviz' has no attribute {name!r}")
+        return globals()[name]
+
+    def __dir__():
+        """Return what editors and notebooks complete."""
+        return [*_public_names(), "__version__"]
+
+    def _public_names():
+        from importlib import import_module
+
+        found = {name: value for name, value in vars(import_module("jaxviz._public")).items() if name[0] != "_"}
+        for name, value in found.items():
+            globals().setdefault(name, value)  # a function that was set from outside stays
+        return sorted(found)

@@ -7,15 +7,15 @@ import pydoc
 import subprocess
 import sys
 import typing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 import jaxviz
 
-PUBLIC = {
-    name: value for name, value in vars(jaxviz).items() if not name.startswith("_") and not inspect.ismodule(value)
-}
+PUBLIC = {name: getattr(jaxviz, name) for name in dir(jaxviz) if not name.startswith("_")}
+PUBLIC = {name: value for name, value in PUBLIC.items() if not inspect.ismodule(value)}
 TYPES = {name for name, value in PUBLIC.items() if inspect.isclass(value) or typing.get_origin(value)}
 FUNCTIONS = {name: value for name, value in PUBLIC.items() if callable(value) and name not in TYPES}
 
@@ -111,7 +111,7 @@ def test_keys_are_called_key(name):
 
 def test_each_thing_has_one_public_name():
     assert len({id(value) for value in PUBLIC.values()}) == len(PUBLIC)
-    source = Path(jaxviz.__file__).read_text()
+    source = Path(jaxviz.__file__).with_name("_public.py").read_text()
     imports = [line for line in source.splitlines() if line.startswith(("from", "import"))]
     names = [line.split(" as ")[1] for line in imports]
     assert all(f"import {name} as {name}" in line for name, line in zip(names, imports, strict=True))
@@ -135,18 +135,38 @@ def test_import_starts_no_backend():
     assert done.stdout.split() == ["2"]
 
 
-def test_import_is_light():
-    script = "import sys, jaxviz; print(*{m.split('.')[0] for m in sys.modules})"
+def loaded_by(script):
+    """Return the top-level modules that a fresh interpreter has imported after a script."""
+    script = f"import sys; {script}; print(*{{m.split('.')[0] for m in sys.modules}})"
     root = Path(jaxviz.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_import_is_light():
+    loaded = loaded_by("import jaxviz; jaxviz.saliency")
     assert {"jax", "jaxviz", "optax"} <= loaded
     assert loaded & HEAVY == set()
+    assert not {"jax", "numpy"} & loaded_by("import jaxviz; jaxviz.__version__")
+
+
+def test_names_come_with_their_first_use():
+    """Whichever way they are asked for; and what was set before stays."""
+    assert loaded_by("from jaxviz import saliency") >= {"jax"}
+    assert loaded_by("from jaxviz import *; saliency") >= {"jax"}
+    assert loaded_by("import jaxviz; jaxviz.load = 7; jaxviz.saliency; assert jaxviz.load == 7") >= {"jax"}
+    assert loaded_by("import jaxviz; jaxviz.models.available") >= {"jax"}
+    with pytest.raises(AttributeError, match="module 'jaxviz' has no attribute 'salience'"):
+        _ = jaxviz.salience  # type: ignore[attr-defined]
+
+
+def test_the_version_is_the_packages():
+    assert jaxviz.__version__ == version("jaxviz-cnn")
 
 
 ORDER = (
     "_types _files _own_folders image _options program fast models data scores activation attribution synthesis "
-    "jaxviz report cli __main__"
+    "_public jaxviz report cli __main__"
 ).split()
 
 
@@ -158,7 +178,7 @@ def test_no_import_runs_upward():
         inside = path.relative_to(root).with_suffix("").parts
         here = "jaxviz" if inside == ("__init__",) else inside[0]
         if here == "jaxviz":  # which hands on what is public, from below the pages and the commands
-            here = "synthesis"
+            here = "_public"
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "jaxviz":
                 imported = [f"{node.module}.{alias.name}" for alias in node.names]

@@ -1,303 +1,197 @@
-"""The attribution methods as verbs of the command line, each built from its function's signature."""
+"""Which pixels matter? The attribution methods as verbs."""
 
-import contextlib
-import functools
-import inspect
-import io
-import json
-import signal
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
 
-import jaxviz
-from jaxviz._files import alone_at, file_name, printable, write_atomically
-from jaxviz._types import Score
-from jaxviz.attribution._integrated_gradients import WIDE
-from jaxviz.cli._verbs import (
-    UNREADABLE,
-    arguments,
-    command,
-    digest,
-    digest_of_network,
-    documentation,
-    each_of,
-    failing,
-    files,
-)
-from jaxviz.data._folder import check_writable
+from jaxviz.cli._options import Images, Name, Network, Seed, aside
 
 
-class Verb(NamedTuple):
-    """A method, and what its maps are like."""
+@dataclass(frozen=True, kw_only=True)
+class Attribution(Images, Network):
+    """What all attribution methods share."""
 
-    method: Callable[..., Any]
-    fine: bool = True  # bright pixels, not regions
-    hides: bool = False  # it hides parts of the image, so that a class is scored by its probability
-    copies: bool = False  # it evaluates many copies of an image, `batch_size` at once
+    method: ClassVar[str]
+    """The function of `jaxviz`."""
+    fine: ClassVar[bool] = True
+    """Its maps are bright pixels, not regions."""
+    hides: ClassVar[bool] = False
+    """It hides parts of the image, so a class is scored by its probability."""
+    weighs: ClassVar[bool] = False
+    """It weighs the maps of a layer, and explains classes only."""
 
+    layer: Name = None
+    """Explain a channel of this layer instead of a class."""
+    target: Name = None
+    """A class by name or number; by default the one that the network ranks first.
+    With --layer, a channel; by default the whole layer."""
+    out: Path = aside(Path("out"))
+    """Folder for the results: the map over the image (NAME-VERB.png) and alone (NAME-VERB-map.png).
+    The numbers are in NAME-VERB.npz: "map", "explained", and "settings" as JSON.
+    What was made with the same settings is not made again: after Ctrl-C, the same command continues."""
+    size: int = 224
+    """Height and width in pixels to which images are resized and cropped."""
 
-VERBS = {
-    "saliency": Verb(jaxviz.saliency),
-    "gradient": Verb(jaxviz.gradient),
-    "input-x-gradient": Verb(jaxviz.input_x_gradient),
-    "integrated-gradients": Verb(jaxviz.integrated_gradients, copies=True),
-    "smoothgrad": Verb(jaxviz.smoothgrad, copies=True),
-    "guided": Verb(jaxviz.guided_backprop),
-    "deconvnet": Verb(jaxviz.deconvnet),
-    "lrp": Verb(jaxviz.lrp),
-    "occlusion": Verb(jaxviz.occlusion, fine=False, hides=True, copies=True),
-    "rise": Verb(jaxviz.rise, fine=False, hides=True, copies=True),
-    "cam": Verb(jaxviz.grad_cam, fine=False),
-    "guided-cam": Verb(jaxviz.guided_grad_cam),
-}
+    def run(self) -> None:
+        """Explain each image."""
+        from jaxviz.cli._explain import explain
 
-# What a line of text can say, where the function takes any array.
-_ANNOTATIONS = {"fill": str, "baseline": str, "noise": float, "keep": float, "window": int, "stride": int}
-_REPLACEMENTS = ("fill", "baseline")
-_WRITTEN = "Written as 0.5, as R,G,B such as 1,0,0, as the name of an image file, or as blur."
+        explain(self)
 
-_Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
-
-
-def attribute(
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE ...]")],
-    /,
-    *,
-    model: str = "efficientnet_lite0",
-    layer: _Name = None,
-    target: _Name = None,
-    position: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="ROW COLUMN")] = None,
-    out: Path = Path("out"),
-    size: int = 224,
-    seed: int = 0,
-) -> None:
-    """Explain images.
-
-    Args:
-        images: Files, or folders of files.
-        model: A network that `jaxviz weights list` shows.
-        layer: Explain a channel of this layer in place of a class; for cam and guided-cam, the layer whose maps are
-            weighed (by default the last that has maps).
-        target: A class by name or number (by default the one that the network ranks first); with --layer, a channel
-            (by default the whole layer). For cam and guided-cam always a class.
-        position: Row and column of one unit of the channel.
-        out: Folder for the results. Of each image: the map over it (NAME-VERB.png), the map alone (NAME-VERB-map.png)
-            and the numbers (NAME-VERB.npz: "map", "explained", and "settings" as JSON). What is there already, of the
-            same image and settings, is not made again, so that after Ctrl-C the same command goes on where it was.
-        size: Height and width in pixels to which images are resized and cut.
-        seed: Of all randomness.
-    """
+    def own(self) -> dict[str, Any]:
+        """Return the options that the method's function takes, under the same names."""
+        shared = {"images", "model", "layer", "target", "position", "out", "size", "seed"}
+        return {name: value for name, value in vars(self).items() if name not in shared}
 
 
-def commands() -> dict[str, Callable[..., None]]:
-    """Return the verbs as functions whose signatures tell tyro what they take."""
-    return {name: _command(name, verb) for name, verb in VERBS.items()}
+@dataclass(frozen=True, kw_only=True)
+class OfUnit(Attribution):
+    """A method that explains classes, layers, channels and neurons."""
+
+    position: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="ROW COLUMN")] = None
+    """Row and column of one unit of the channel."""
 
 
-def _command(name: str, verb: Verb) -> Callable[..., None]:
-    parameters = inspect.signature(verb.method).parameters
-    idle = {"seed": "key" not in parameters, "position": "layer" in parameters, "batch_size": not verb.copies}
-    shared = [p for p in inspect.signature(attribute).parameters.values() if not idle.get(p.name)]
-    own = {
-        p.name: p.replace(annotation=_ANNOTATIONS.get(p.name, p.annotation), default=_as_text(p))
-        for p in parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.name != "layer" and not idle.get(p.name)
-    }
+@dataclass(frozen=True, kw_only=True)
+class OfCopies(OfUnit):
+    """A method that evaluates many copies of each image."""
 
-    def call(images: tuple[Path, ...], /, **options: Any) -> None:
-        mine = {option: options.pop(option) for option in own}
-        _attribute(name, verb, images, mine, **options)
-
-    taken = [*shared, *own.values()]
-    said = arguments(verb.method) | arguments(attribute)
-    said |= {option: f"{said[option]} {_WRITTEN}" for option in _REPLACEMENTS if option in said}
-    return command(name, call, taken, documentation(verb.method, [p.name for p in taken], said))
+    batch_size: int | None = None
+    """Copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16."""
 
 
-def _as_text(parameter: inspect.Parameter) -> Any:
-    return str(parameter.default) if parameter.name in _REPLACEMENTS else parameter.default
+@dataclass(frozen=True, kw_only=True)
+class OfMaps(Attribution):
+    """A method that weighs the maps of a layer."""
+
+    weighs = True
+    layer: Name = None
+    """The layer whose maps are weighed; by default the last that has maps."""
+    target: Name = None
+    """A class by name or number; by default the one that the network ranks first."""
 
 
-def _attribute(
-    name: str,
-    verb: Verb,
-    sources: Sequence[Path],
-    options: dict[str, Any],
-    *,
-    model: str,
-    layer: str | None,
-    target: str | None,
-    out: Path,
-    size: int,
-    position: tuple[int, int] | None = None,
-    seed: int | None = None,
-) -> None:
-    check_writable(out)
-    paths = files(sources, out)
-    given = {name: _replacement(name, options[name], size) for name in _REPLACEMENTS if name in options}
-    net, params = jaxviz.load(model)
-    with _ended_by_interrupts():
-        shape = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-        weighs = "layer" in inspect.signature(verb.method).parameters
-        score, describe = _score(net, params, shape, verb, model, layer, target, position)
-        if weighs:
-            layer = layer or _last_maps(net, params, shape)
-            given["layer"] = layer
-        named = {"verb": name, "model": model, "layer": layer, "target": target, "position": position, "size": size}
-        settings = named | {"seed": seed, "jaxviz": version("jaxviz-cnn")} | options | _digests(options)
-        settings |= {"network": digest_of_network(net, params, size)}
-        key = [] if seed is None else [jax.random.key(seed)]
-        method = functools.partial(verb.method, score, params, *key, **options | given)
+@dataclass(frozen=True, kw_only=True)
+class Saliency(OfUnit):
+    """Mark the pixels that change the score most: the largest absolute gradient over RGB."""
 
-        def explain(path: Path) -> str:
-            at = out / f"{file_name(path.stem)}-{name}"
-            return _explain(path, at, method, describe, settings, fine=verb.fine)
-
-        def tell(path: Path) -> None:
-            print(f"{printable(str(path))}: {printable(explain(path))}", flush=True)
-
-        def said(failed: int, total: int) -> str:
-            others = f"; the others are in {out}" if failed < total else ""
-            return f"{failed} of {total} images could not be explained, see above{others}"
-
-        each_of([(path, tell if bad is None else failing(bad)) for path, bad in paths.items()], said=said)
+    verb, method = "saliency", "saliency"
 
 
-@contextlib.contextmanager
-def _ended_by_interrupts() -> Iterator[None]:
-    """Let Ctrl-C end the process: Python's own handler would wait until a compiled loop is through.
+@dataclass(frozen=True, kw_only=True)
+class Gradient(OfUnit):
+    """Differentiate each image's score with respect to its pixels, signed."""
 
-    It does no harm, since files appear whole or not at all.
-    """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # whoever started this has it ignored, or handled otherwise
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    verb, method = "gradient", "gradient"
 
 
-def _explain(
-    path: Path,
-    at: Path,
-    method: Callable[[Any], Any],
-    describe: Callable[[Any], str],
-    settings: dict[str, Any],
-    *,
-    fine: bool,
-) -> str:
-    image = jaxviz.load_image(path, size=settings["size"])
-    told = json.dumps(settings | {"image_sha256": digest(path)}, sort_keys=True)
-    overlay, alone, numbers = (Path(f"{at}{ending}") for ending in (".png", "-map.png", ".npz"))
-    if overlay.exists() and alone.exists() and _is_done(numbers, told):
-        return "done before"
-    gap = ""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "integrated_gradients: with")  # the gap is printed
-        result = method(image[None])
-    if isinstance(result, jaxviz.IntegratedGradients | jaxviz.Relevance):
-        integrated = isinstance(result, jaxviz.IntegratedGradients)
-        advice = " (more --steps make it smaller)" if integrated and float(result.gap[0]) > WIDE else ""
-        gap = f", {'completeness' if integrated else 'conservation'} gap {float(result.gap[0]):.2%}{advice}"
-        result = result.maps
-    map, explained = result[0], describe(image[None])
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, map=np.asarray(map), explained=explained, settings=told)
-    with alone_at(at, wait=True):  # or else two runs leave pictures of one with numbers of the other
-        numbers.unlink(missing_ok=True)  # those of other settings, which would vouch for these pictures
-        jaxviz.save_image(overlay, jaxviz.draw(map, over=image, fine=fine))
-        jaxviz.save_image(alone, jaxviz.draw(map, fine=fine))
-        write_atomically(numbers, buffer.getvalue())  # last: it says that all is there
-    return f"{explained}{gap}, {overlay}"
+@dataclass(frozen=True, kw_only=True)
+class InputXGradient(OfUnit):
+    """Multiply each pixel by its gradient: its share of the score, if the network were linear around zero."""
+
+    verb, method = "input-x-gradient", "input_x_gradient"
 
 
-def _is_done(path: Path, settings: str) -> bool:
-    try:
-        with path.open("rb") as file, np.load(file) as kept:
-            return str(kept["settings"]) == settings and kept["map"].ndim >= 2
-    except UNREADABLE:
-        return False
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradients(OfCopies):
+    """Share out the score's rise from a baseline to the image among the pixels."""
+
+    verb, method = "integrated-gradients", "integrated_gradients"
+    baseline: str = "0.0"
+    """Where the line to the image starts: a brightness (0: black), a color, an image, or the image blurred.
+    Written as 0.5, as R,G,B such as 1,0,0, as the name of an image file, or as blur."""
+    steps: int = 50
+    """Points on the line; 50 is usual, 20 to 300 the paper's range. Time and, roughly, accuracy grow with it."""
 
 
-def _digests(options: dict[str, Any]) -> dict[str, str]:
-    """Return the digests of files that options name: the same name may stand for another picture tomorrow."""
-    files = {option: Path(options[option]) for option in _REPLACEMENTS if option in options}
-    return {f"{option}_sha256": digest(path) for option, path in files.items() if path.is_file()}
+@dataclass(frozen=True, kw_only=True)
+class Smoothgrad(OfCopies, Seed):
+    """Average the gradients of noisy copies of an image, which leaves what the noise does not change."""
+
+    verb, method = "smoothgrad", "smoothgrad"
+    noise: float = 0.15
+    """Standard deviation, as a fraction of the image's own range of values."""
+    samples: int = 32
+    """Noisy copies of each image."""
+    statistic: Literal["mean", "squared", "variance"] = "mean"
+    """The mean of the gradients, signed; the mean of their squares; or their variance (VarGrad)."""
 
 
-def _score(
-    net: Any,
-    params: Any,
-    shape: Any,
-    verb: Verb,
-    model: str,
-    layer: str | None,
-    target: str | None,
-    position: tuple[int, int] | None,
-) -> tuple[Score, Callable[[Any], str]]:
-    """Return the score that was asked for, and a function that says what it is for an image."""
-    weighs = "layer" in inspect.signature(verb.method).parameters
-    if layer is not None and not weighs:
-        return _unit_score(net, layer, target, position)
-    if position is not None:
-        raise ValueError("--position: expected together with --layer and --target, since classes have none")
-    outputs = jax.eval_shape(net, params, shape)
-    if len(outputs.shape) != 2:
-        advice = "choose another --model" if weighs else "say which --layer to explain, and which channel as --target"
-        raise ValueError(f"{model} has no classes: {advice}")
-    wanted = None if target is None else jaxviz.class_index(target)
-    probabilities = jax.jit(lambda params, images: jax.nn.softmax(net(params, images)))
+@dataclass(frozen=True, kw_only=True)
+class Guided(OfUnit):
+    """Differentiate a score with every ReLU passing only positive gradients of active units."""
 
-    def describe(images: Any) -> str:
-        chances = probabilities(params, images)[0]
-        index = int(jnp.argmax(chances)) if wanted is None else wanted
-        return f"{jaxviz.class_names()[index]} ({chances[index]:.1%})"
-
-    return (jaxviz.probability if verb.hides else jaxviz.logit)(net, wanted), describe
+    verb, method = "guided", "guided_backprop"
 
 
-def _unit_score(
-    net: Any, layer: str, target: str | None, position: tuple[int, int] | None
-) -> tuple[Score, Callable[[Any], str]]:
-    if target is None:
-        if position is not None:
-            raise ValueError(f"--position: expected together with --target, the number of a channel of {layer}")
-        return jaxviz.energy(net, layer), lambda images: layer
-    if not target.removeprefix("-").isdecimal():
-        raise ValueError(f"--target: expected the number of a channel of {layer}, got {target!r}")
-    where = f"channel {target} of {layer}"
-    if position is None:
-        return jaxviz.channel(net, layer, int(target)), lambda images: where
-    return jaxviz.neuron(net, layer, int(target), position), lambda images: f"{where} at {position}"
+@dataclass(frozen=True, kw_only=True)
+class Deconvnet(OfUnit):
+    """Project a score back to pixels: every ReLU passes positive gradients, whether or not its unit was active."""
+
+    verb, method = "deconvnet", "deconvnet"
 
 
-def _last_maps(net: Any, params: Any, shape: Any) -> str:
-    names = [name for name, value in jaxviz.layers(net, params, shape).items() if len(value.shape) == 4]
-    if not names:
-        raise ValueError("this network has no layer of image maps: Grad-CAM is not for it")
-    return names[-1]
+@dataclass(frozen=True, kw_only=True)
+class Lrp(OfUnit):
+    """Hand the score back from layer to layer, in the proportions in which values made it up (LRP)."""
+
+    verb, method = "lrp", "lrp"
+    rule: Literal["epsilon", "gamma"] = "epsilon"
+    """Which of the two rules."""
+    epsilon: float = 1e-6
+    """What keeps the denominator from zero; a larger one takes weak and contradictory evidence away."""
+    gamma: float = 0.25
+    """How much positive weights are favored; used by the gamma rule."""
+    baseline: str = "0.5"
+    """Where the network's own normalization has its zero.
+    Written as 0.5, as R,G,B such as 1,0,0, as the name of an image file, or as blur."""
 
 
-def _replacement(option: str, text: str, size: int) -> Any:
-    """Return what --fill or --baseline says: "blur", a brightness, three numbers, or an image file."""
-    if text == "blur":
-        return text
-    if Path(text).is_file():
-        return jaxviz.load_image(text, size=size)
-    with contextlib.suppress(ValueError):
-        numbers = [float(part) for part in text.split(",")]
-        if len(numbers) in (1, 3) and all(0 <= number <= 1 for number in numbers):
-            return numbers[0] if len(numbers) == 1 else jnp.array(numbers)
-    raise ValueError(
-        f"--{option}: expected a brightness in [0, 1], three as R,G,B, the name of an image file, or blur, got {text!r}"
-    )
+@dataclass(frozen=True, kw_only=True)
+class Occlusion(OfCopies):
+    """Mark each pixel by how much the score drops, on average, when a window that covers it is hidden."""
+
+    verb, method = "occlusion", "occlusion"
+    fine, hides = False, True
+    window: int = 32
+    """Height and width in pixels."""
+    stride: int = 8
+    """From one window to the next, in pixels, at most `window`."""
+    fill: str = "0.5"
+    """What hides: a brightness, a color, an image, or the image blurred.
+    Written as 0.5, as R,G,B such as 1,0,0, as the name of an image file, or as blur."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rise(OfCopies, Seed):
+    """Mark each pixel by the mean score of the randomly masked copies in which it can be seen."""
+
+    verb, method = "rise", "rise"
+    fine, hides = False, True
+    masks: int = 4000
+    """How many; the paper takes 4000 for VGG-16, 8000 for ResNet-50."""
+    cells: int = 7
+    """Along each side of a mask."""
+    keep: float = 0.5
+    """Chance that a cell is seen, in (0, 1]."""
+    fill: str = "0.5"
+    """What is seen instead: a brightness, a color, an image, or the image blurred.
+    The paper's is the mean of ImageNet, which is nearly gray.
+    Written as 0.5, as R,G,B such as 1,0,0, as the name of an image file, or as blur."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cam(OfMaps):
+    """Sum a layer's maps, each weighted by its mean gradient, and keep what speaks for the score (Grad-CAM)."""
+
+    verb, method = "cam", "grad_cam"
+    fine = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedCam(OfMaps):
+    """Multiply guided backprop, which is sharp, by Grad-CAM, which tells classes apart."""
+
+    verb, method = "guided-cam", "guided_grad_cam"

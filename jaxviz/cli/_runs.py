@@ -1,21 +1,31 @@
-"""Long runs of the command line: what they make is saved as it comes, and they can be stopped and gone on with."""
+"""Runs of the command line: what they make is saved as it comes, they can be stopped, and resumed later."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxviz
-from jaxviz._files import plain, write_atomically
-from jaxviz.cli._verbs import UNREADABLE, interrupts
+from jaxviz._files import alone_at, plain, write_atomically
+from jaxviz.cli._files import digest
+from jaxviz.cli._options import Run, Steps, Verb
 from jaxviz.data._folder import check_writable
-from jaxviz.synthesis._minimize import DivergedError, Synthesis
+from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
+from jaxviz.synthesis import DivergedError, Synthesis
+
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What reading an .npz raises if there is none, or one that was cut short or is of something else."""
 
 _OF_NETWORK = (
     "; the network is another one when other weights were imported under its name, and may be when JAX has another "
@@ -23,7 +33,91 @@ _OF_NETWORK = (
 )
 
 
+# Which run it is
+
+
+def settings_of(options: Verb, **more: Any) -> dict[str, Any]:
+    """Return what decides whether two runs make the same: options, files by their content, and the version."""
+    assert dataclasses.is_dataclass(options)
+    names = [field.name for field in dataclasses.fields(options) if field.metadata.get("setting", True)]
+    values = {name: _by_content(getattr(options, name)) for name in names}
+    return {"verb": options.verb, "jaxviz": jaxviz.__version__} | values | _texts_by_content(values) | more
+
+
+def _by_content(value: Any) -> Any:
+    """Return digests for paths: the same name may stand for another picture tomorrow."""
+    if isinstance(value, Path):
+        return digest(value)
+    if isinstance(value, tuple):
+        return [_by_content(each) for each in value]
+    return value
+
+
+def _texts_by_content(values: dict[str, Any]) -> dict[str, str]:
+    """Return digests of files that are named where something else may be said too."""
+    texts = {name: values.get(name) for name in ("fill", "baseline", "start")}
+    return {f"{name}_sha256": digest(Path(text)) for name, text in texts.items() if text and Path(text).is_file()}
+
+
+def digest_of_network(net: Any, params: Any, size: int = 224) -> str:
+    """Return a hash of a network's parameters, and of what it and its gradient compute.
+
+    Its name says less: `jaxviz weights import` puts other weights under it.
+    """
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return f"{digest_of(params)} {digest_of_program(with_gradient(net), params, image)}"
+
+
+# How it is stopped
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C end the run after the steps it is at, and a second one end it at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.write(2, b"\nStopping; Ctrl-C again ends at once, with what was saved last.\n")
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # otherwise whoever started this has it ignored, or handled otherwise
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def ended_by_interrupts() -> Iterator[None]:
+    """Let Ctrl-C end the process: Python's own handler would wait until a compiled loop is through.
+
+    It does no harm, since files appear whole or not at all.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # whoever started this has it ignored, or handled otherwise
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def stop(line: str) -> NoReturn:
+    """End the command as one that was interrupted."""
+    print(line)
+    raise SystemExit(130)
+
+
+# What it saves
+
+
 class Kept(NamedTuple):
+    """What a run saved."""
+
     settings: str
     finished: bool
     state: list[np.ndarray]
@@ -40,7 +134,7 @@ def read(path: Path) -> Kept | None:
 
 
 def _save(at: Path, found: Synthesis, settings: str) -> None:
-    """Write the picture, then the numbers: the images as they are, the losses, and while it goes on, the state."""
+    """Write the picture, then the numbers: the images as they are, the losses, and until it is done, the state."""
     state = [] if found.finished else [np.asarray(leaf) for leaf in found.state]
     numbers = {
         "images": np.asarray(found.images),
@@ -86,7 +180,7 @@ class _Follow:
     settings: str
     every: int
     snapshots: bool
-    fresh: bool  # it does not go on with what is saved
+    fresh: bool  # it does not resume what is saved
     unit: str
     interrupted: Callable[[], bool]
     tell: Callable[[str], None]
@@ -112,50 +206,50 @@ class _Follow:
 
 
 def save_as_it_comes(
-    run: Callable[..., Synthesis],
-    at: Path,
-    settings: dict[str, Any],
-    *,
-    every: int,
-    resume: bool,
-    snapshots: bool = False,
-    unit: str = "step",
+    run: Callable[..., Synthesis], at: Path, settings: dict[str, Any], options: Run, *, unit: str = "step"
 ) -> str:
-    """Run a synthesis and save it as it comes; return what became of it, in a line."""
-    from rich.console import Console
-
-    if every < 1:
-        raise ValueError(f"--every: expected 1 step or more, got {every}")
+    """Run a synthesis and save it as it comes, at files that no other run saves to; return what became of it."""
     check_writable(at.parent)
+    every, snapshots = (options.every, options.snapshots) if isinstance(options, Steps) else (1, False)
     if settings.get("tolerance") is not None:
         settings = settings | {"every": every}  # when a run stalls is looked at so often
-    told = json.dumps(settings | {"jaxviz": version("jaxviz-cnn")}, sort_keys=True, default=str)
-    kept = read(Path(f"{at}.npz"))
-    if kept is not None and kept.settings == told and kept.finished and Path(f"{at}.png").exists():
-        return f"{at}.png: done before"
-    state = _to_resume(at, told) if resume else None
+    told = json.dumps(settings, sort_keys=True, default=str)
+    with alone_at(at):
+        if every < 1:
+            raise ValueError(f"--every: expected 1 step or more, got {every}")
+        kept = read(Path(f"{at}.npz"))
+        if kept is not None and kept.settings == told and kept.finished and Path(f"{at}.png").exists():
+            return f"{at}.png: done before"
+        state = _to_resume(at, told) if options.resume else None
+        found, interrupted = _followed(run, at, told, state, every=every, snapshots=snapshots, unit=unit)
+    if not found.finished:
+        stop(f"Stopped after {unit} {len(found.losses)}: {at}.png. The same command with --resume goes on from there.")
+    result = f"{at}.png: loss {float(found.losses[-1]):.4g} after {len(found.losses)} {unit}s"
+    if interrupted:
+        stop(result)
+    return result
+
+
+def _followed(
+    run: Callable[..., Synthesis],
+    at: Path,
+    settings: str,
+    state: list[np.ndarray] | None,
+    *,
+    every: int,
+    snapshots: bool,
+    unit: str,
+) -> tuple[Synthesis, bool]:
+    """Return what a run has found, and whether it was interrupted."""
+    from rich.console import Console
+
     looks = next(count for count in range(min(8, every), 0, -1) if every % count == 0)
     with interrupts() as interrupted, Console(stderr=True).status("Starting") as status:
-        follow = _Follow(
-            at,
-            told,
-            every,
-            snapshots,
-            state is None,
-            unit,
-            interrupted,
-            lambda line: status.update(plain(f"{at.name}: {line} …")),
-        )
+        tell = lambda line: status.update(plain(f"{at.name}: {line} …"))
+        follow = _Follow(at, settings, every, snapshots, state is None, unit, interrupted, tell)
         try:
             found = run(every=looks, resume=state, callback=follow)
         except DivergedError as error:
-            _save(at, error.found, told)
+            _save(at, error.found, settings)
             raise ValueError(f"{error}; {at}.png is the image before") from error
-    if not found.finished:
-        print(f"Stopped after {unit} {len(found.losses)}: {at}.png. The same command with --resume goes on from there.")
-        raise SystemExit(130)
-    result = f"{at}.png: loss {float(found.losses[-1]):.4g} after {len(found.losses)} {unit}s"
-    if interrupted():
-        print(result)
-        raise SystemExit(130)
-    return result
+        return found, interrupted()

@@ -12,7 +12,7 @@ from jaxviz._files import write_atomically
 from jaxviz.image._arrays import as_bytes
 from jaxviz.image._checks import ImageError
 
-_MATRIX = 1  # BT.709's, of red, green and blue to brightness and colour; without its name, players guess it by the size
+_MATRIX = 1  # BT.709's, of red, green and blue to brightness and color; without its name, players guess it by the size
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
@@ -87,7 +87,7 @@ def _write(
         made = writing.add_stream("libx264", rate=rate)
         width, height = (max(1, round(side * scale)) for side in (pictures.width, pictures.height))
         made.width, made.height = (height, width) if quarters % 2 else (width, height)
-        # Colours at half the resolution are what every player shows; sides that are odd do not have one.
+        # Colors at half the resolution are what every player shows; sides that are odd do not have one.
         made.pix_fmt = "yuv444p" if made.width % 2 or made.height % 2 else "yuv420p"
         made.time_base = pictures.time_base
         made.codec_context.colorspace = _MATRIX

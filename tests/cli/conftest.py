@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from jaxviz.cli import _fast_style, _runs, _synthesis
+from jaxviz.cli import _maximize, _runs, _train_style
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def stop_at(monkeypatch):
         def interrupts():
             yield lambda: looks.append(1) or len(looks) == look
 
-        for module in (_synthesis, _fast_style, _runs):
+        for module in (_maximize, _train_style, _runs):
             monkeypatch.setattr(module, "interrupts", interrupts)
 
     return at

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from jaxviz import cli
+from jaxviz.cli import _weights
 
 
 def run(*args, **options):
@@ -83,10 +84,10 @@ def test_lines_are_no_markup(capsys, monkeypatch):
 
 
 def test_an_interruption_is_one_line(capsys, monkeypatch):
-    def interrupted() -> None:
+    def interrupted(verb) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_WEIGHTS", {"list": interrupted, "other": interrupted})
+    monkeypatch.setattr(_weights.List, "run", interrupted)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["weights", "list"])
     assert stopped.value.code == 130

@@ -304,20 +304,20 @@ def test_the_cache_is_the_platforms_by_default(monkeypatch):
 def test_cli_verbs(server, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(ValueError, match="expected names of networks"):
-        _weights.fetch(())
-    _weights.fetch(("tiny",))
+        _weights.Fetch(()).run()
+    _weights.Fetch(("tiny",)).run()
     assert server.manifest["tiny"].sources[0].sha256 in capsys.readouterr().out
-    _weights.import_(write_h5(tmp_path / "own"), name="other")
+    _weights.Import(write_h5(tmp_path / "own"), name="other").run()
     assert "The weights of other are in the cache" in capsys.readouterr().out
-    _weights.list_()
+    _weights.List().run()
     assert "tiny net" in capsys.readouterr().out
-    _weights.verify()
+    _weights.Verify().run()
     out = capsys.readouterr().out
     assert out.count("good") == 2
     assert "(imported by hand)" in out
     flip_a_bit(tmp_path / "cache" / "weights" / "tiny.safetensors")
     with pytest.raises(SystemExit, match="1"):
-        _weights.verify(("tiny",))
+        _weights.Verify(("tiny",)).run()
     assert "refused" in capsys.readouterr().out
 
 

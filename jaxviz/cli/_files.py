@@ -1,69 +1,15 @@
-"""What the verbs of the command line share: how they are built from functions, and the files they are given."""
+"""The image files that a command line names, and what is wrong with any of them; one bad file stops no other."""
 
-import contextlib
 import errno
 import hashlib
-import inspect
 import os
-import re
-import signal
 import sys
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 from jaxviz._files import printable
-from jaxviz.data._folder import SUFFIXES, OutError, check_apart
+from jaxviz.data._folder import SUFFIXES, OutError, check_apart, check_writable
 from jaxviz.image._checks import ImageError
-from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
-
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What reading an .npz raises if there is none, or one that was cut short or is of something else."""
-
-
-def command(name: str, call: Callable[..., None], parameters: Iterable[inspect.Parameter], doc: str) -> Callable:
-    """Return `call` with the signature and the documentation that tyro is to read."""
-
-    def verb(*args: Any, **options: Any) -> None:
-        call(*args, **options)
-
-    verb = inspect.unwrap(verb)  # tyro reads that, not the checks of types which tests wrap around it
-    verb.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
-    verb.__annotations__ = {p.name: p.annotation for p in verb.__signature__.parameters.values()}  # type: ignore[attr-defined]
-    verb.__name__ = name
-    verb.__doc__ = doc
-    return verb
-
-
-def documentation(method: Callable[..., Any], options: Iterable[str], said: dict[str, str]) -> str:
-    """Return the method's first line, and what is said of the options."""
-    lines = [f"    {option}: {said[option]}" for option in options]
-    return "\n".join([(inspect.getdoc(method) or "").splitlines()[0], "", "Args:", *lines])
-
-
-def arguments(function: Callable[..., Any]) -> dict[str, str]:
-    """Return what a docstring says of each argument, in one line: the help is folded to the terminal's width."""
-    section = (inspect.getdoc(function) or "").partition("Args:\n")[2].partition("\n\n")[0]
-    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return {name: said[0].upper() + re.sub(r"\s+", " ", said[1:]) for name, said in found}
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def digest_of_network(net: Any, params: Any, size: int = 224) -> str:
-    """Return a hash of a network's parameters, and of what it and its gradient compute.
-
-    Its name says less: `jaxviz weights import` puts other weights under it.
-    """
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return f"{digest_of(params)} {digest_of_program(with_gradient(net), params, image)}"
 
 
 def files(sources: Sequence[Path], out: Path) -> dict[Path, ImageError | None]:
@@ -71,6 +17,7 @@ def files(sources: Sequence[Path], out: Path) -> dict[Path, ImageError | None]:
 
     With each comes what is wrong with it, or nothing; if all are wrong, that of the first is raised.
     """
+    check_writable(out)
     found: dict[Path, ImageError | None] = {}
     for source in sources:
         try:
@@ -121,9 +68,9 @@ def _nothing_of(failed: int, total: int) -> str:
 def each_of(
     work: Sequence[tuple[Path, Callable[[Path], None]]], *, said: Callable[[int, int], str] = _nothing_of
 ) -> None:
-    """Do something with each file; one with which it fails does not keep the others from their turn.
+    """Do something with each file, in turn, and continue after a failure.
 
-    But one after the other for the same reason, which says nothing about a file, ends it: an option is wrong. So does
+    Two failures in a row for the same reason say nothing about a file but that an option is wrong, and end it. So does
     a disk that is full. At the end, an error is `said` of how many failed, and of how many there were.
     """
     failed: list[str] = []
@@ -163,20 +110,20 @@ def _in_folder(folder: Path, out: Path) -> list[Path]:
     return found
 
 
-@contextlib.contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C end the run after the steps it is at, and a second one end it at once."""
-    asked: list[int] = []
+def make_each(
+    make: Callable[[Path], str],
+    paths: dict[Path, ImageError | None],
+    *,
+    said: Callable[[int, int], str] = _nothing_of,
+) -> None:
+    """Make something of each image, and print what became of it."""
 
-    def ask(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.write(2, b"\nStopping; Ctrl-C again ends at once, with what was saved last.\n")
+    def tell(path: Path) -> None:
+        print(make(path), flush=True)
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # otherwise whoever started this has it ignored, or handled otherwise
-        signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    each_of([(path, tell if bad is None else failing(bad)) for path, bad in paths.items()], said=said)
+
+
+def digest(path: Path) -> str:
+    """Return a hash of what is in a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

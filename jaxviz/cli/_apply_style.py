@@ -1,0 +1,147 @@
+"""What `jaxviz fast-style apply|list` do: images and videos in a style, and which styles nets have."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxviz
+from jaxviz._files import file_name, plain
+from jaxviz.cli._fast_style import Apply, List
+from jaxviz.cli._files import each_of, failing, files, of_different_names
+from jaxviz.cli._video import VIDEOS, map_video
+from jaxviz.data._folder import check_writable
+from jaxviz.image._checks import ImageError
+
+_Weights = dict[str, np.ndarray]
+"""Weights of a net's styles by the name of each result."""
+
+
+def apply(options: Apply) -> None:
+    """Show images and videos in the styles of a net."""
+    out = options.out
+    check_writable(out)
+    net = jaxviz.load_style_net(options.net)
+    chosen = _chosen(net, options.style, options.mix)
+    videos = of_different_names(path for path in options.images if path.suffix.lower() in VIDEOS and not path.is_dir())
+    pictures = [path for path in options.images if path not in videos]
+    read = files(pictures, out) if pictures or not videos else {}
+    how: dict[str, Any] = {"net": net, "chosen": chosen, "size": options.size, "tile": options.tile}
+    work: list[tuple[Path, Callable[[Path], None]]] = []
+    for paths, make, ending in ((read, _image, ".png"), (dict.fromkeys(videos), _film, ".mp4")):
+        targets = _targets([path for path, bad in paths.items() if bad is None], chosen, out, ending)
+        for path, bad in paths.items():
+            of_it = {name: target for (of, name), target in targets.items() if of == path}
+            work.append((path, functools.partial(make, targets=of_it, **how) if bad is None else failing(bad)))
+    each_of(work)
+
+
+def _targets(paths: Iterable[Path], chosen: Iterable[str], out: Path, ending: str) -> dict[tuple[Path, str], Path]:
+    """Return where each result goes. Names of styles are whatever a net's file says, and a-b of c is like a of b-c."""
+    found = {(path, name): out / f"{file_name(f'{path.stem}-{name}')}{ending}" for path in paths for name in chosen}
+    first: dict[Path, tuple[Path, str]] = {}
+    for pair, target in found.items():
+        other = first.setdefault(target, pair)
+        if other != pair:
+            raise ImageError(
+                f"{pair[0]} in {pair[1]} and {other[0]} in {other[1]} would both become {target}: take them in two "
+                "runs, each with an --out of its own"
+            )
+    return found
+
+
+def _chosen(net: jaxviz.StyleNet, style: Sequence[str], mix: str | None) -> _Weights:
+    """Return weights of the net's styles by the name of each result."""
+    if style and mix:
+        raise ValueError("--style and --mix: expected one of them")
+    rows = dict(zip(net.styles, np.eye(len(net.styles), dtype=np.float32), strict=True))
+    if mix is None:
+        return {name: _row(rows, name) for name in style or net.styles}
+    parts = [part.partition("=") for part in mix.split(",")]
+    try:
+        weights = {name.strip(): float(weight) for name, _, weight in parts}
+    except ValueError:
+        weights = {}
+    total = sum(weights.values())
+    if not weights or not all(map(math.isfinite, weights.values())) or total <= 0:
+        raise ValueError(f"--mix: expected names and weights as in mosaic=0.7,ink=0.3, got {mix}")
+    whole = sum(
+        (weight / total * _row(rows, name) for name, weight in weights.items()), np.zeros(len(rows), np.float32)
+    )
+    return {"-".join(f"{name}{weight:g}" for name, weight in weights.items()): whole}
+
+
+def _row(rows: _Weights, name: str) -> np.ndarray:
+    if name not in rows:
+        raise ValueError(f"there is no style {name!r} in this net; there are {', '.join(rows)}")
+    return rows[name]
+
+
+def _image(
+    path: Path,
+    *,
+    net: jaxviz.StyleNet,
+    chosen: _Weights,
+    targets: dict[str, Path],
+    size: int | None,
+    tile: int,
+) -> None:
+    image = np.asarray(jaxviz.load_image(path, longest=size))
+    for name, weights in chosen.items():
+        start = time.perf_counter()
+        made = jaxviz.restyle(net.params, image, style=weights, tile=tile)
+        seconds = time.perf_counter() - start
+        jaxviz.save_image(targets[name], made)
+        print(f"{targets[name]}: {made.shape[1]}x{made.shape[0]} px in {seconds:.2f} s", flush=True)
+
+
+def _film(
+    path: Path,
+    *,
+    net: jaxviz.StyleNet,
+    chosen: _Weights,
+    targets: dict[str, Path],
+    size: int | None,
+    tile: int,
+) -> None:
+    from rich.console import Console
+
+    if not path.is_file():  # a pipe would be waited for
+        raise ImageError(f"{path}: expected a video, got a path where there is none")
+    for name, weights in chosen.items():
+        change = functools.partial(jaxviz.restyle, net.params, style=weights, tile=tile)
+        target, start = targets[name], time.perf_counter()
+        with Console(stderr=True).status("Starting") as status:
+
+            def tell(done: int, total: int, status: Any = status, start: float = start, target: Path = target) -> None:
+                whole, pace = f" of {total}" if total else "", done / (time.perf_counter() - start)
+                status.update(plain(f"{target.name}: frame {done}{whole}, {pace:.1f} a second …"))
+
+            frames = map_video(change, path, target, longest=size, tell=tell)
+        print(f"{target}: {frames} frames, {frames / (time.perf_counter() - start):.1f} a second", flush=True)
+
+
+def list_styles(options: List) -> None:
+    """Print a table of nets and their styles."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("net", "styles", "width", "parameters")
+
+    def add(path: Path | None) -> None:
+        net = jaxviz.load_style_net(path)
+        width = net.params["first"]["kernel"].shape[-1]
+        count = sum(leaf.size for leaf in jax.tree.leaves(net.params))
+        cells = (path.name if path else "fast_style", ", ".join(net.styles), str(width), f"{count:,}")
+        table.add_row(*map(plain, cells))
+
+    try:
+        each_of([(path, add) for path in options.nets]) if options.nets else add(None)
+    finally:
+        if table.rows:
+            Console().print(table)

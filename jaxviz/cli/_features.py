@@ -1,0 +1,181 @@
+"""What `jaxviz features|neighbors|embed` do: features of a source, computed into a store, and what is made of them."""
+
+import contextlib
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import jaxviz
+from jaxviz._files import printable, write_atomically
+from jaxviz.cli._datasets import Embed, Features, Neighbors, Stored
+from jaxviz.cli._runs import interrupts, stop
+from jaxviz.data._folder import check_apart, check_writable
+from jaxviz.data._source import Source, open_source
+from jaxviz.image._checks import ImageError
+from jaxviz.report._map import Layout, lay_out
+from jaxviz.report._page import Figure, Section, write_page
+
+_SIDE = 96
+"""Of an image in the picture of neighbors, in pixels."""
+
+
+class Pictures:
+    """The images of a source by their names."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._rows = {name: i for i, name in enumerate(source.ids)}
+
+    def __call__(self, name: str, size: int) -> jax.Array:
+        """Read an image at a size."""
+        return jaxviz.load_image(self._source.read(self._rows[name]), size=size)
+
+
+def features(options: Features) -> None:
+    """Compute the features of a source into a store."""
+    check_writable(options.store, "--store")
+    found, _ = _computed(options, options.pool)
+    print(f"{options.store}: features {found.values.shape} of {options.layer}")
+    list_skipped(found.skipped)
+
+
+def _computed(options: Stored, pool: str = "mean") -> tuple[jaxviz.Features, Pictures]:
+    """Return the features of all images of the source that can be read; what the store has is not computed again."""
+    net, params = jaxviz.load(options.model)
+    opened = open_source(options.source)
+    with interrupts() as interrupted:
+
+        def watch(done: int, total: int) -> bool:
+            print(f"{done} of {total} images", flush=True)
+            return interrupted()
+
+        how: dict[str, Any] = {"pool": None if pool == "none" else pool, "batch_size": options.batch_size}
+        how |= {"layer": options.layer, "size": options.size, "store": options.store}
+        with listed_below():
+            found = jaxviz.features(net, params, opened, callback=watch, **how)
+    total, left = len(opened.ids), len({*opened.ids} - {*found.ids} - {*found.skipped})
+    if left:
+        stop(f"Stopped after {total - left} of {total} images. The same command goes on from there.")
+    return found, Pictures(opened)
+
+
+@contextlib.contextmanager
+def listed_below() -> Iterator[None]:
+    """Leave the warning about images that could not be read out: `list_skipped` names all of them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* could not be read", category=UserWarning)
+        yield
+
+
+def list_skipped(skipped: dict[str, str]) -> None:
+    """Name the images that could not be read, and say why."""
+    if skipped:
+        print(f"{len(skipped)} images could not be read:", file=sys.stderr)
+        for name, why in skipped.items():
+            print(f"  {printable(name)}: {printable(why)}", file=sys.stderr)
+
+
+# Neighbors
+
+
+class _Queries(NamedTuple):
+    names: list[str]
+    values: Any
+    pictures: list[jax.Array]
+    own: bool  # they are images of the source
+    skipped: dict[str, str]
+
+
+def neighbors(options: Neighbors) -> None:
+    """Find the images of a source that are most like some others."""
+    check_apart(Path(options.source), options.out, recursive=True)
+    check_writable(options.out)
+    found, picture = _computed(options)
+    queries = _given(options) if options.queries else _drawn(options, found, picture)
+    k = min(options.k + queries.own, len(found.ids))
+    near = jaxviz.neighbors(found.values, queries.values, k=k, metric=options.metric)
+    told, shown = {}, []
+    for name, asked, indices, distances in zip(
+        queries.names, queries.pictures, near.indices, near.distances, strict=True
+    ):
+        alike = [(found.ids[i], float(distance)) for i, distance in zip(indices, distances, strict=True)]
+        alike = [pair for pair in alike if not queries.own or pair[0] != name][: options.k]  # not the query itself
+        told[name] = [{"name": other, "distance": round(distance, 6)} for other, distance in alike]
+        shown += [asked, *(picture(other, _SIDE) for other, _ in alike)]
+    columns = len(shown) // len(queries.names)
+    jaxviz.save_image(options.out / "neighbors.png", jaxviz.montage(shown, columns=columns))
+    write_atomically(options.out / "neighbors.json", json.dumps(told, indent=1).encode())
+    print(f"{options.out / 'neighbors.png'}: a query and its {columns - 1} nearest in each row")
+    list_skipped(found.skipped | queries.skipped)
+
+
+def _given(options: Neighbors) -> _Queries:
+    """Return the features of the images that were named."""
+    net, params = jaxviz.load(options.model)
+    how: dict[str, Any] = {"layer": options.layer, "size": options.size, "batch_size": options.batch_size}
+    with listed_below():
+        asked = jaxviz.features(net, params, list(options.queries), **how)
+    if not asked.ids:
+        raise ImageError("; ".join(asked.skipped.values()))
+    pictures = [jaxviz.load_image(name, size=_SIDE) for name in asked.ids]
+    return _Queries(asked.ids, asked.values, pictures, own=False, skipped=asked.skipped)
+
+
+def _drawn(options: Neighbors, found: jaxviz.Features, picture: Pictures) -> _Queries:
+    """Return six images of the source, chosen at random."""
+    there = len(found.ids)
+    chosen = np.random.default_rng(options.seed).choice(there, min(6, there), replace=False)
+    names = [found.ids[i] for i in chosen]
+    values = np.stack([found.values[int(i)] for i in chosen])
+    return _Queries(names, values, [picture(name, _SIDE) for name in names], own=True, skipped={})
+
+
+# Embeddings
+
+
+def embed(options: Embed) -> None:
+    """Lay the images of a source out in the plane, similar ones together."""
+    start = time.perf_counter()
+    check_apart(Path(options.source), options.out, recursive=True)
+    check_writable(options.out)
+    found, picture = _computed(options)
+    side, perplexity = options.thumbnail, options.perplexity
+    if perplexity is None:
+        perplexity = min(30.0, (len(found.ids) - 1) / 3)
+    points = jaxviz.tsne(np.asarray(found.values), jax.random.key(options.seed), perplexity=perplexity)
+    layout = lay_out(points, found.values, found.ids, lambda name: picture(name, side), side=side)
+    jaxviz.save_image(options.out / "embedding.png", layout.picture)
+    arrays: dict[str, Any] = {"ids": np.array(found.ids), "points": points, "cells": layout.cells}
+    write_atomically(options.out / "embedding.npz", lambda file: np.savez(file, **arrays))
+    section = _section(options, len(found.ids), perplexity, layout, time.perf_counter() - start)
+    write_page(options.out, [section], title="Images by similarity", facts={}, name="embedding.html")
+    print(f"{options.out / 'embedding.html'}: {len(found.ids)} images")
+    list_skipped(found.skipped)
+
+
+def _section(options: Embed, count: int, perplexity: float, layout: Layout, seconds: float) -> Section:
+    """Return what the page shows, with the code that makes it."""
+    layer, model = options.layer, options.model
+    code = f"net, params = jaxviz.load({model!r})\n"
+    code += f"found = jaxviz.features(net, params, {options.source!r}, layer={layer!r}, size={options.size})\n"
+    code += f"points = jaxviz.tsne(found.values, jax.random.key({options.seed}), perplexity={perplexity!r})"
+    caption = f"t-SNE of the features at {layer} of {model}; in the grid, moved to squares of their own"
+    return Section(
+        id="embedding",
+        title=f"{count} images of {Path(options.source).name}",
+        question="Which images are alike to the network?",
+        text="Images lie close together if the network's features of them are alike.",
+        code=code,
+        figures=(Figure("embedding.png", caption, layout.map),),
+        seconds=seconds,
+        seed=options.seed,
+        paper="van der Maaten & Hinton 2008",
+        settings={"jax": jax.__version__, "jaxviz": jaxviz.__version__},
+    )

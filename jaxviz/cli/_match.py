@@ -1,0 +1,121 @@
+"""What `jaxviz invert|texture|style` do: images with the features, or the Gram matrices, of others."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxviz
+from jaxviz._files import file_name
+from jaxviz.cli._files import digest, files, make_each
+from jaxviz.cli._options import Octaves
+from jaxviz.cli._runs import digest_of_network, save_as_it_comes, settings_of
+from jaxviz.cli._synthesis import Invert, Style, Texture
+from jaxviz.data._folder import check_writable
+from jaxviz.synthesis import Synthesis
+
+
+def invert(options: Invert) -> None:
+    """Find an image that has the same features as another."""
+    paths = files(options.images, options.out)
+    net, params = jaxviz.load(options.model)
+    settings = settings_of(options, network=digest_of_network(net, params))
+    how = {name: getattr(options, name) for name in ("layer", "steps", "smoothness", "tolerance")}
+
+    def make(path: Path) -> str:
+        image = jaxviz.load_image(path, size=options.size)[None]
+        run = functools.partial(jaxviz.invert, net, params, jax.random.key(options.seed), image, **how)
+        at = options.out / f"{file_name(f'{path.stem}-{options.layer}')}-invert"
+        return save_as_it_comes(run, at, settings | {"image": digest(path)}, options)
+
+    make_each(make, paths)
+
+
+def _octaves(options: Octaves) -> dict[str, Any]:
+    """Return how Gram matrices are matched, as `texture` and `stylize` take it."""
+    names = ("octaves", "steps", "smoothness", "optimizer", "learning_rate", "tolerance")
+    return {name: getattr(options, name) for name in names}
+
+
+def texture(options: Texture) -> None:
+    """Make an image of the same texture as each sample."""
+    paths = files(options.images, options.out)
+    settings, key = settings_of(options), jax.random.key(options.seed)
+
+    def make(path: Path) -> str:
+        image = jaxviz.load_image(path, longest=options.sample)
+        at, told = options.out / f"{file_name(path.stem)}-texture", settings | {"image": digest(path)}
+        if options.method == "efros-leung":
+            size = 128 if options.size is None else options.size
+            run = functools.partial(_grow, key, image, size=size, window=options.window)
+        else:
+            net, params = jaxviz.load(options.model)
+            told |= {"network": digest_of_network(net, params)}
+            how = {"layers": options.layers, "size": options.size} | _octaves(options)
+            run = functools.partial(jaxviz.texture, net, params, key, image, **how)
+        return save_as_it_comes(run, at, told, options)
+
+    make_each(make, paths)
+
+
+def _grow(key: Any, image: Any, *, size: int, window: int, callback: Callable[[Synthesis], Any], **_: Any) -> Synthesis:
+    """Run `efros_leung` as if it were an optimization of one step."""
+    made = jaxviz.efros_leung(key, image, size=size, window=window)
+    found = Synthesis(made[None], jnp.zeros(1), [], True)
+    callback(found)
+    return found
+
+
+def style(options: Style) -> None:
+    """Render one image in the style of others, once or for each value of a sweep."""
+    if options.sweep and options.sweep_size:
+        raise ValueError("--sweep and --sweep-size: expected one of them")
+    check_writable(options.out)
+    net, params = jaxviz.load(options.model)
+    content = jaxviz.load_image(options.content, longest=options.size)
+    styles = [jaxviz.load_image(path) for path in options.styles]
+    how = _style_options(options, content, styles)
+    settings = settings_of(options, network=digest_of_network(net, params))
+    run = functools.partial(jaxviz.stylize, net, params, jax.random.key(options.seed), content, styles, **how)
+    at = options.out / f"{file_name('-'.join(path.stem for path in (options.content, *options.styles)))}-style"
+    if not (options.sweep or options.sweep_size):
+        print(save_as_it_comes(run, at, settings, options))
+        return
+    option = "style_weights" if options.sweep else "style_size"
+    values = options.sweep or options.sweep_size
+    for value in values:
+        each = functools.partial(run, **{option: value})
+        print(save_as_it_comes(each, Path(f"{at}-{value:g}"), settings | {option: value}, options), flush=True)
+    row = [jaxviz.load_image(f"{at}-{value:g}.png") for value in values]
+    jaxviz.save_image(f"{at}-sweep.png", jaxviz.montage(row, columns=len(row)))
+    print(f"{at}-sweep.png: {option} {', '.join(f'{value:g}' for value in values)}")
+
+
+def _style_options(options: Style, content: jax.Array, styles: Sequence[jax.Array]) -> dict[str, Any]:
+    """Return the options as `stylize` takes them: files are read, and resized to the image that they belong to."""
+    names = ("content_weight", "content_layers", "style_layers", "style_size", "colors", "start")
+    how = {name: getattr(options, name) for name in names} | _octaves(options)
+    weights = options.style_weights
+    how["style_weights"] = weights[0] if len(weights) == 1 else list(weights)
+    if Path(options.start).is_file():
+        start = jaxviz.load_image(options.start)
+        how["start"] = jnp.clip(jaxviz.resize(start, (content.shape[0], content.shape[1])), 0, 1)
+    if options.masks:
+        how["masks"] = _masks("masks", options.masks, [content] * len(styles))
+    if options.style_masks:
+        how["style_masks"] = _masks("style-masks", options.style_masks, styles)
+    return how
+
+
+def _masks(option: str, paths: Sequence[Path], images: Sequence[jax.Array]) -> list[jax.Array]:
+    if len(paths) != len(images):
+        raise ValueError(f"--{option}: expected one for each of {len(images)} styles, got {len(paths)}")
+    return [_mask(path, image.shape[:2]) for path, image in zip(paths, images, strict=True)]
+
+
+def _mask(path: Path, size: tuple[int, ...]) -> jax.Array:
+    """Return a picture's brightness, at a size."""
+    return jnp.clip(jaxviz.resize(jaxviz.load_image(path), (size[0], size[1])), 0, 1).mean(-1)
