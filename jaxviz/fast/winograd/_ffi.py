@@ -16,9 +16,8 @@ from llvmlite import ir
 from jaxviz._files import write_atomically
 from jaxviz._own_folders import NotOwnError, own_folder, read_own_file
 from jaxviz.fast.winograd._builder import INT, INT32, POINTER, Builder
-from jaxviz.fast.winograd._kernels import Job, multiply, numbers, work
+from jaxviz.fast.winograd._kernels import Job, numbers, work
 from jaxviz.fast.winograd._plan import THREADS
-from jaxviz.fast.winograd._points import POINTS
 
 # XLA's C interface, as far as it is needed: names and order are those of `xla/ffi/api/c_api.h`, which jaxlib includes.
 
@@ -81,9 +80,10 @@ class XLA_FFI_Metadata_Extension(ctypes.Structure):
 # job = addresses of images, kernel, plan, results and scratch memory; no item taken, no thread started
 # start all threads of the plan but one; be the last of them
 # wait for the others
-def _handler(module: ir.Module, side: int, lanes: int, multiply: ir.Function) -> None:
-    """Define the function that XLA calls."""
-    of_thread = work(module, side, lanes, multiply)
+def _handler(side: int, lanes: int, rows: int) -> ir.Module:
+    """Return a program with the function that XLA calls."""
+    module = ir.Module()
+    of_thread = work(module, side, lanes, rows)
     b = Builder(module, name(side, lanes), [POINTER], lanes, returns=POINTER, linkage="")
     (frame,), null = b.function.args, ir.Constant(POINTER, None)
     job, threads = b.alloca(POINTER, ctypes.sizeof(Job) // 8), b.alloca(POINTER, THREADS)
@@ -96,10 +96,8 @@ def _handler(module: ir.Module, side: int, lanes: int, multiply: ir.Function) ->
     for field in ("taken", "started"):
         b.store(INT(0), b.field(job, Job, field))
     count = numbers(b, b.load_field(job, Job, "plan"), "threads").threads
-    create, join = (
-        module.globals.get(function) or ir.Function(module, ir.FunctionType(INT32, arguments), function)
-        for function, arguments in (("pthread_create", [POINTER] * 4), ("pthread_join", [INT, POINTER]))
-    )
+    create = ir.Function(module, ir.FunctionType(INT32, [POINTER] * 4), "pthread_create")
+    join = ir.Function(module, ir.FunctionType(INT32, [INT, POINTER]), "pthread_join")
     with b.loop(count, start=1) as i:  # one that cannot be had is no error: the others do its work
         place = b.at(threads, i, of=INT)
         failed = b.icmp_unsigned("!=", b.call(create, [place, null, of_thread, job]), INT32(0))
@@ -110,6 +108,7 @@ def _handler(module: ir.Module, side: int, lanes: int, multiply: ir.Function) ->
         with b.if_then(b.icmp_unsigned("!=", thread, INT(0))):
             b.call(join, [thread, null])
     b.ret(null)
+    return module
 
 
 # if XLA asks: say for which version of the interface this was written, and return
@@ -132,18 +131,12 @@ def name(side: int, lanes: int) -> str:
 
 
 @functools.cache
-def register(lanes: int, rows: int) -> None:
+def register(side: int, lanes: int, rows: int) -> None:
     """Compile for a processor, and let XLA know."""
-    module = ir.Module()
-    product = multiply(module, rows, lanes)
-    for side in POINTS:
-        _handler(module, side, lanes, product)
-    engine = _compiled(str(module))
+    address = _compiled(str(_handler(side, lanes, rows))).get_function_address(name(side, lanes))
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    for side in POINTS:
-        address = engine.get_function_address(name(side, lanes))
-        jax.ffi.register_ffi_target(name(side, lanes), capsule(address, None, None), platform="cpu")
+    jax.ffi.register_ffi_target(name(side, lanes), capsule(address, None, None), platform="cpu")
 
 
 _ENGINES: list[Any] = []  # the compiled code lives as long as they do

@@ -4,7 +4,7 @@ A thread (`work`) takes blocks of some 50 tiles through all steps, one block aft
 
 1. `_to_points` takes the tiles of a block to their values at the points, all channels in;
 2. `_kernel_to_points` does so with the kernel, 64 channels in and 64 out at a time;
-3. `multiply` multiplies the two at one point, and adds the products to sums;
+3. `_multiply` multiplies the two at one point, and adds the products to sums;
 4. `_back` takes the sums to results.
 
 Above each stands what it does, in NumPy's words: `inputs`, `kernel` and `back` are the matrices of `_points`, `:` are
@@ -53,9 +53,10 @@ def numbers(b: Builder, plan: Any, *names: str) -> Any:
 #             kernels = _kernel_to_points(these channels in, these channels out)
 #             sums[point, panel] += values[point, these channels in] @ kernels[point, panel], each point and panel
 #         results[these tiles, these channels out] = _back(sums)
-def work(module: ir.Module, side: int, lanes: int, multiply: ir.Function) -> ir.Function:
+def work(module: ir.Module, side: int, lanes: int, rows: int) -> ir.Function:
     """Define what a thread does: take one item after another, some tiles and some channels out, until none is left."""
     to_points, kernel_to_points, back = (part(module, side, lanes) for part in (_to_points, _kernel_to_points, _back))
+    multiply = _multiply(module, rows, lanes)
     b = Builder(module, f"work{side}", [POINTER], lanes, returns=POINTER)
     (job,) = b.function.args
     images, kernel, plan, results, scratch = (
@@ -188,7 +189,7 @@ def _kernel_to_points(module: ir.Module, side: int, lanes: int) -> ir.Function:
 # for t in range(0, count, rows):
 #     _multiply_rows(tiles t to t + rows)
 # _multiply_rows(the rest)
-def multiply(module: ir.Module, rows: int, lanes: int) -> ir.Function:
+def _multiply(module: ir.Module, rows: int, lanes: int) -> ir.Function:
     """Define the product of any number of tiles with a panel, `rows` at a time."""
     of_rows = [_multiply_rows(module, i, lanes) for i in range(1, rows + 1)]
     b = Builder(module, "multiply", [POINTER, POINTER, POINTER, INT, INT, BIT, INT], lanes)
@@ -292,8 +293,8 @@ def _places(b: Builder, places: Any, size: int, array: Any, corner: Any, shape: 
     (image, top, left, channel), (height, width, _) = corner, shape
     with b.loop(size) as i:
         y = b.add(top, i)
-        with b.loop(size) as j:
-            x = b.add(left, j)
+        for j in range(size):  # written out: a loop costs 1% of a convolution of few channels
+            x = b.add(left, INT(j))
             # Without sign, what is below zero is very large.
             inside = b.and_(b.icmp_unsigned("<", y, height), b.icmp_unsigned("<", x, width))
             place = b.select(inside, b.at(array, image, y, x, channel, shape=shape), otherwise)

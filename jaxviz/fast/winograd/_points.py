@@ -5,6 +5,7 @@ determined by their values at `side + 2` points, one of them infinity; so is the
 a tile of outputs costs `(side + 2) ** 2` products for each pair of channels, instead of `9 * side ** 2`.
 """
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ class Matrices(NamedTuple):
     back: np.ndarray
 
 
+@functools.cache
 def matrices(side: int) -> Matrices:
     """Return the matrices for tiles of `side` outputs."""
     points = POINTS[side]
@@ -36,15 +38,12 @@ def matrices(side: int) -> Matrices:
 
 def mirrored(rows: np.ndarray) -> list[tuple[int, int]]:
     """Return the pairs of rows that are equal but for some signs, though not all: those of points p and -p."""
-    pairs = itertools.combinations(range(len(rows)), 2)
-    return [
-        (i, j)
-        for i, j in pairs
-        if np.array_equal(abs(rows[i]), abs(rows[j]))
-        and (rows[i] == rows[j])[rows[i] != 0].any()
-        and (rows[i] != rows[j]).any()
-        and np.count_nonzero(rows[i]) > 1
-    ]
+    found = []
+    for (i, one), (j, other) in itertools.combinations(enumerate(rows.tolist()), 2):
+        same_signs = {a == b for a, b in zip(one, other, strict=True) if a}
+        if list(map(abs, one)) == list(map(abs, other)) and same_signs == {True, False}:
+            found.append((i, j))
+    return found
 
 
 def convolve(images: np.ndarray, kernel: np.ndarray, padding: tuple[tuple[int, int], ...], side: int) -> np.ndarray:
