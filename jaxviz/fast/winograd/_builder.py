@@ -74,6 +74,12 @@ class Builder(ir.IRBuilder):
             first = self.add(self.mul(first, size), following)
         return self.gep(array, [first], source_etype=of)
 
+    def memory(self, of: Any, count: int) -> Any:
+        """Return the address of memory on the stack for some values."""
+        place = self.alloca(of, count)
+        place.type = POINTER  # not to values of one type only, of which LLVM no longer knows
+        return place
+
     def field(self, struct: Any, layout: type[ctypes.Structure], name: str) -> Any:
         """Return the address of a field of a structure in C."""
         return self.gep(struct, [INT(getattr(layout, name).offset)], source_etype=BYTE)

@@ -86,7 +86,7 @@ def _handler(side: int, lanes: int, rows: int) -> ir.Module:
     of_thread = work(module, side, lanes, rows)
     b = Builder(module, name(side, lanes), [POINTER], lanes, returns=POINTER, linkage="")
     (frame,), null = b.function.args, ir.Constant(POINTER, None)
-    job, threads = b.alloca(POINTER, ctypes.sizeof(Job) // 8), b.alloca(POINTER, THREADS)
+    job, threads = b.memory(POINTER, ctypes.sizeof(Job) // 8), b.memory(POINTER, THREADS)
     _answer(b, frame)
     arguments = b.load_field(b.field(frame, XLA_FFI_CallFrame, "args"), XLA_FFI_Args, "args")
     results = b.load_field(b.field(frame, XLA_FFI_CallFrame, "rets"), XLA_FFI_Rets, "rets")

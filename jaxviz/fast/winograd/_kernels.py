@@ -11,9 +11,10 @@ Above each stands what it does, in NumPy's words: `inputs`, `kernel` and `back` 
 as many channels as a vector register holds, `lanes`. A panel is two registers of channels out.
 """
 
+import contextlib
 import ctypes
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,33 +73,37 @@ def work(module: ir.Module, side: int, lanes: int, rows: int) -> ir.Function:
     memset = module.declare_intrinsic("llvm.memset", [POINTER, INT])
     b.call(memset, [zeros, BYTE(0), b.mul(n.inputs, INT(4)), BIT(0)])
     all_panels = b.udiv(n.outputs, INT(2 * lanes))
-    again, busy, finished = (b.append_basic_block(name) for name in ("again", "busy", "finished"))
-    b.branch(again)
-
-    b.position_at_end(again)
-    item = b.atomic_rmw("add", b.field(job, Job, "taken"), INT(1), "monotonic")
-    b.cbranch(b.icmp_unsigned("<", item, n.items), busy, finished)
-
-    b.position_at_end(busy)
-    index, group = b.divmod(item, n.groups)
-    first = b.mul(index, n.block)
-    count = b.least(n.block, b.sub(n.tiles, first))
-    b.call(to_points, [images, values, zeros, first, count, plan])
-    each = b.udiv(b.add(b.add(all_panels, n.groups), INT(-1)), n.groups)
-    begin = b.mul(group, each)
-    end = b.least(b.add(begin, each), all_panels)
-    with b.loop(end, n.panels, begin) as panel:
-        panels, out = b.least(n.panels, b.sub(end, panel)), b.mul(panel, INT(2 * lanes))
-        with b.loop(n.inputs, CHANNELS) as channel:
-            channels = b.least(INT(CHANNELS), b.sub(n.inputs, channel))
-            b.call(kernel_to_points, [kernel, kernels, channel, channels, out, panels, plan])
-            _multiply_points(b, n, side, multiply, (values, kernels, sums), channel, channels, panels, count)
-        b.call(back, [sums, results, nowhere, first, count, out, panels, plan])
-    b.branch(again)
-
-    b.position_at_end(finished)
+    with _items(b, job, n.items) as item:
+        index, group = b.divmod(item, n.groups)
+        first = b.mul(index, n.block)
+        count = b.least(n.block, b.sub(n.tiles, first))
+        b.call(to_points, [images, values, zeros, first, count, plan])
+        each = b.udiv(b.add(b.add(all_panels, n.groups), INT(-1)), n.groups)
+        begin = b.mul(group, each)
+        end = b.least(b.add(begin, each), all_panels)
+        with b.loop(end, n.panels, begin) as panel:
+            panels, out = b.least(n.panels, b.sub(end, panel)), b.mul(panel, INT(2 * lanes))
+            with b.loop(n.inputs, CHANNELS) as channel:
+                channels = b.least(INT(CHANNELS), b.sub(n.inputs, channel))
+                b.call(kernel_to_points, [kernel, kernels, channel, channels, out, panels, plan])
+                _multiply_points(b, n, side, multiply, (values, kernels, sums), channel, channels, panels, count)
+            b.call(back, [sums, results, nowhere, first, count, out, panels, plan])
     b.ret(ir.Constant(POINTER, None))
     return b.function
+
+
+# while (item := taken++) < items:
+@contextlib.contextmanager
+def _items(b: Builder, job: Any, items: Any) -> Iterator[Any]:
+    again, busy, finished = (b.append_basic_block(name) for name in ("again", "busy", "finished"))
+    b.branch(again)
+    b.position_at_end(again)
+    item = b.atomic_rmw("add", b.field(job, Job, "taken"), INT(1), "monotonic")
+    b.cbranch(b.icmp_unsigned("<", item, items), busy, finished)
+    b.position_at_end(busy)
+    yield item
+    b.branch(again)
+    b.position_at_end(finished)
 
 
 # for point in range((side + 2) ** 2):
@@ -129,7 +134,7 @@ def _to_points(module: ir.Module, side: int, lanes: int) -> ir.Function:
     images, values, zeros, first, count, plan = b.function.args
     n = numbers(b, plan, "height", "width", "inputs", "above", "left", "block", "next_value")
     size = side + 2
-    sources = b.alloca(POINTER, size**2)
+    sources = b.memory(POINTER, size**2)
     blocks = b.udiv(n.inputs, INT(lanes))
     with b.loop(count) as t:
         image, row, column = _place_of_tile(b, plan, b.add(first, t), side)
@@ -162,7 +167,7 @@ def _kernel_to_points(module: ir.Module, side: int, lanes: int) -> ir.Function:
     kernel, values, first, some, out, panels, plan = b.function.args
     n = numbers(b, plan, "inputs", "outputs", "adjoint", "next_kernel")
     turned = b.icmp_unsigned("!=", n.adjoint, INT(0))
-    transposed = b.alloca(b.vector, 9 * lanes)
+    transposed = b.memory(b.vector, 9 * lanes)
     with b.loop(b.mul(panels, INT(2))) as half, b.loop(some, lanes) as c:
         panel, second = b.divmod(half, INT(2))
         k, channel = b.add(out, b.mul(half, INT(lanes))), b.add(first, c)
@@ -260,7 +265,7 @@ def _back(module: ir.Module, side: int, lanes: int) -> ir.Function:
     sums, results, nowhere, first, count, out, panels, plan = b.function.args
     n = numbers(b, plan, "results_down", "results_across", "outputs", "block", "next_sum")
     size = side + 2
-    targets = b.alloca(POINTER, side**2)
+    targets = b.memory(POINTER, side**2)
     with b.loop(count) as t:
         image, row, column = _place_of_tile(b, plan, b.add(first, t), side)
         shape = (n.results_down, n.results_across, n.outputs)
