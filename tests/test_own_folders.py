@@ -9,7 +9,6 @@ import pytest
 
 from jaxviz import cli
 from jaxviz._own_folders import NotOwnError, own_folder, read_own_file
-from jaxviz.fast.winograd import _native
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs the modes of POSIX")
 
@@ -82,11 +81,12 @@ def test_files_of_others_are_not_read(tmp_path):
 
 def test_a_strangers_machine_code_is_not_run(tmp_path, monkeypatch):
     """Its hash beside it is right, as that of whoever can write to the folder is."""
+    _ffi = pytest.importorskip("jaxviz.fast.winograd._ffi")
     shared = tmp_path / "shared"
     shared.mkdir()
     program = "define i32 @{}() {{\n  ret i32 {}\n}}"
-    call = lambda text: ctypes.CFUNCTYPE(ctypes.c_int)(_native._compiled(text).get_function_address("f"))()
-    monkeypatch.setattr(_native, "_folder", lambda: shared)
+    call = lambda text: ctypes.CFUNCTYPE(ctypes.c_int)(_ffi._compiled(text).get_function_address("f"))()
+    monkeypatch.setattr(_ffi, "_folder", lambda: shared)
     assert call(program.format("f", 7)) == 7
     (mine,) = shared.iterdir()
     mine.unlink()

@@ -4,9 +4,11 @@ import ctypes
 import functools
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 import skimage.data
@@ -15,7 +17,7 @@ from nets import convolve
 
 import jaxviz
 from jaxviz.fast._swap import accelerate, hoist
-from jaxviz.fast.winograd import _convolution, _native
+from jaxviz.fast.winograd import _convolution, _native, _plan, _points
 from jaxviz.program._edit import read_layers
 
 # Rounding: tiles are taken to their values at six points and back. Measured 3e-6 of the largest value at 512 channels.
@@ -74,6 +76,20 @@ def data(request):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("side", [_convolution.FAST, _convolution.EXACT])
+@pytest.mark.parametrize("padding", [((1, 1), (1, 1)), ((0, 1), (2, 0))], ids=str)
+def test_the_algorithm_in_numpy(data, processor, side, padding):
+    """It is a convolution, to the rounding of float64; the machine code is the algorithm, to that of float32."""
+    kernel, images = data
+    expected = exact(
+        lambda k, x: lax.conv_general_dilated(x, k, (1, 1), padding, dimension_numbers=_convolution.LAYOUT), *data
+    )
+    found = _points.convolve(np.float64(images), np.float64(kernel), padding, side)
+    np.testing.assert_allclose(found, expected, atol=1e-13 * np.abs(expected).max())
+    agree(_convolution.winograd_p.bind(images, kernel, adjoint=False, padding=padding, side=side), found)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("decides", [False, True])
 def test_values_and_gradients(data, processor, decides):
     assert is_swapped(plain, *data)
@@ -101,7 +117,7 @@ def test_threads_change_nothing(case, processor, monkeypatch):
     kernel, images = random(3, 3, inputs, outputs, seed=1), random(*shape, inputs)
     results = []
     for work in (np.inf, 1e6, 1e4):
-        monkeypatch.setattr(_native, "WORK", work)
+        monkeypatch.setattr(_plan, "WORK", work)
         monkeypatch.setattr("os.sched_getaffinity", lambda _: range(7))
         results.append(np.asarray(jax.jit(lambda k, x: accelerate(plain)(k, x))(kernel, images)))
     np.testing.assert_array_equal(results[0], results[1])
@@ -110,7 +126,7 @@ def test_threads_change_nothing(case, processor, monkeypatch):
 
 def test_many_at_once(processor, monkeypatch):
     """Threads of users' own may call it at the same time."""
-    monkeypatch.setattr(_native, "WORK", 1e6)
+    monkeypatch.setattr(_plan, "WORK", 1e6)
     kernel, images = random(3, 3, 64, 64, seed=1), random(1, 60, 60, 64)
     fast = jax.jit(accelerate(plain))
     expected = np.asarray(fast(kernel, images))
@@ -335,19 +351,45 @@ def test_the_derivative_of_a_gradient_that_is_zero():
 
 def test_compiled_code_is_kept_with_jax_s(tmp_path, monkeypatch):
     """And compiled again where the file is damaged: it is not run."""
-    monkeypatch.setattr(_native, "_folder", lambda: tmp_path)
+    from jaxviz.fast.winograd import _ffi
+
+    monkeypatch.setattr(_ffi, "_folder", lambda: tmp_path)
     program = "define i32 @seven() {\n  ret i32 7\n}"
-    run = lambda: ctypes.CFUNCTYPE(ctypes.c_int)(_native._compiled(program).get_function_address("seven"))()
+    run = lambda: ctypes.CFUNCTYPE(ctypes.c_int)(_ffi._compiled(program).get_function_address("seven"))()
     assert run() == 7
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     for damaged in (b"", whole[:40], whole[:-1] + bytes([whole[-1] ^ 1])):
         file.write_bytes(damaged)
-        assert _native._kept(file) is None
+        assert _ffi._kept(file) is None
         assert run() == 7
         assert file.read_bytes() == whole
-    monkeypatch.setattr(_native, "_keep", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(_ffi, "_keep", lambda *_: pytest.fail("compiled again"))
     assert run() == 7
+    with pytest.raises(pytest.fail.Exception, match="compiled again"):  # another program has another file
+        _ffi._compiled(program.replace("7", "8"))
+
+
+def test_structures_are_those_of_xla_s_header():
+    """Field by field, up to the last that is needed; ctypes lays them out as C does."""
+    from jaxviz.fast.winograd import _ffi
+
+    header = (Path(jaxlib.__file__).parent / "include" / "xla" / "ffi" / "api" / "c_api.h").read_text()
+    header = re.sub(r"//.*", "", header)
+    structures = {
+        name: kind for name, kind in vars(_ffi).items() if name.startswith("XLA_FFI_") and isinstance(kind, type)
+    }
+    assert len(structures) == 8
+    sizes = {"size_t": 8, "int64_t": 8, "int": 4, "XLA_FFI_Handler_Traits": 4, "XLA_FFI_DataType": 4}
+    sizes |= {"XLA_FFI_ExecutionStage": 4, "XLA_FFI_Extension_Type": 4}
+    sizes |= {name: ctypes.sizeof(kind) for name, kind in structures.items()}
+    for name, kind in structures.items():
+        (body,) = re.findall(rf"struct {name} {{(.*?)}}", header, re.DOTALL)
+        fields = re.findall(r"([\w ]+?)\s*(\**)\s*(\w+);", body)
+        assert [field for field, *_ in kind._fields_] == [field for *_, field in fields[: len(kind._fields_)]]
+        for (of, pointer, field), (_, given, *_) in zip(fields, kind._fields_, strict=False):
+            assert ctypes.sizeof(given) == (8 if pointer else sizes[of.strip()]), (name, field)
+    assert re.search(rf"XLA_FFI_Extension_Metadata = {_ffi.XLA_FFI_Extension_Metadata},", header)
 
 
 @pytest.mark.parametrize(("exactly", "allowed"), [(False, 2e-6), (True, 0)])

@@ -11,7 +11,8 @@ included. Beside a pixel 1,000 times larger than the rest that is 0.1% of the re
 values lie closer together: VGG-16's layers are within 1e-5 of their largest value. Nothing checks that they do, for it
 would cost as much as the tiles save: `jax.default_matmul_precision("highest")` is the way out.
 
-Lavin & Gray 2016, Fast Algorithms for Convolutional Neural Networks. What computes them is in `_native.py`.
+Lavin & Gray 2016, Fast Algorithms for Convolutional Neural Networks. `_points.py` has the algorithm in
+NumPy, `_native.py` as machine code.
 """
 
 import functools
@@ -28,7 +29,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
 from jaxviz.fast._kernel_gradient import gradient_of_kernel
-from jaxviz.fast.winograd import _native
+from jaxviz.fast.winograd import _native, _plan
 
 FAST, EXACT = 4, 2  # sides of a tile of outputs
 # Positions from which it pays, and tiles of 4x4 are faster than those of 2x2: measured.
@@ -64,8 +65,8 @@ def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
     )
     if not known:
         return False
-    whole = all(channels % _native.GRAIN == 0 for channels in kernel.shape[2:])
-    outputs = _outputs(images.shape, params["padding"])
+    whole = all(channels % _plan.GRAIN == 0 for channels in kernel.shape[2:])
+    outputs = _plan.result_size(images.shape, params["padding"])
     enough = min(outputs) > 0 and images.shape[0] * math.prod(outputs) >= FEWEST
     return whole and enough and jax.local_device_count() == 1 and _native.machine() is not None
 
@@ -80,12 +81,8 @@ def is_plain(params: dict[str, Any]) -> bool:
     )
 
 
-def _outputs(shape: Sequence[int], padding: Padding) -> list[int]:
-    return [size + sum(border) - 2 for size, border in zip(shape[1:3], padding, strict=True)]
-
-
 def _positions(shape: Sequence[int], padding: Padding) -> int:
-    return shape[0] * math.prod(_outputs(shape, padding))
+    return shape[0] * math.prod(_plan.result_size(shape, padding))
 
 
 def convolve(images: Array, kernel: Array, padding: Padding, *, exact: bool = False, adjoint: bool = False) -> Array:
@@ -168,7 +165,7 @@ def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
 
 
 def _abstract(images: Any, kernel: Any, *, adjoint: bool, padding: Padding, side: int) -> Any:
-    shape = (images.shape[0], *_outputs(images.shape, padding), kernel.shape[2 if adjoint else 3])
+    shape = (images.shape[0], *_plan.result_size(images.shape, padding), kernel.shape[2 if adjoint else 3])
     return images.update(shape=shape, weak_type=False)
 
 

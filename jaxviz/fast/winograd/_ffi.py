@@ -1,0 +1,195 @@
+"""From loops in LLVM's language to functions that XLA calls: its C interface, threads, compilation, and the cache."""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import llvmlite
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+from jaxviz._files import write_atomically
+from jaxviz._own_folders import NotOwnError, own_folder, read_own_file
+from jaxviz.fast.winograd._builder import INT, INT32, POINTER, Builder
+from jaxviz.fast.winograd._kernels import Job, numbers, work
+from jaxviz.fast.winograd._plan import THREADS
+
+# XLA's C interface, as far as it is needed: names and order are those of `xla/ffi/api/c_api.h`, which jaxlib includes.
+
+_ENUM, _SIZE, _POINTER = ctypes.c_int32, ctypes.c_size_t, ctypes.c_void_p
+_HEAD = (("struct_size", _SIZE), ("extension_start", _POINTER))
+XLA_FFI_Extension_Metadata = 1
+_VERSION = {"major_version": 0, "minor_version": 1}  # with which all that is read here was there
+
+
+class XLA_FFI_Buffer(ctypes.Structure):
+    """An array."""
+
+    _fields_ = (*_HEAD, ("dtype", _ENUM), ("data", _POINTER))
+
+
+class XLA_FFI_Args(ctypes.Structure):
+    """What the function is given: `size` pointers to buffers."""
+
+    _fields_ = (*_HEAD, ("size", ctypes.c_int64), ("types", _POINTER), ("args", _POINTER))
+
+
+class XLA_FFI_Rets(ctypes.Structure):
+    """Where its results go: `size` pointers to buffers."""
+
+    _fields_ = (*_HEAD, ("size", ctypes.c_int64), ("types", _POINTER), ("rets", _POINTER))
+
+
+class XLA_FFI_CallFrame(ctypes.Structure):
+    """The one argument of the function that XLA calls."""
+
+    _fields_ = (
+        *_HEAD, ("api", _POINTER), ("ctx", _POINTER), ("stage", _ENUM), ("args", XLA_FFI_Args), ("rets", XLA_FFI_Rets),
+    )  # fmt: skip
+
+
+class XLA_FFI_Extension_Base(ctypes.Structure):
+    """What `extension_start` points to: of `type` Metadata, if XLA asks instead of calling."""
+
+    _fields_ = (("struct_size", _SIZE), ("type", _ENUM), ("next", _POINTER))
+
+
+class XLA_FFI_Api_Version(ctypes.Structure):
+    """The version of the interface."""
+
+    _fields_ = (*_HEAD, ("major_version", ctypes.c_int32), ("minor_version", ctypes.c_int32))
+
+
+class XLA_FFI_Metadata(ctypes.Structure):
+    """What the function answers."""
+
+    _fields_ = (("struct_size", _SIZE), ("api_version", XLA_FFI_Api_Version), ("traits", ctypes.c_int32))
+
+
+class XLA_FFI_Metadata_Extension(ctypes.Structure):
+    """Where it answers."""
+
+    _fields_ = (("extension_base", XLA_FFI_Extension_Base), ("metadata", _POINTER))
+
+
+# job = addresses of images, kernel, plan, results and scratch memory; no item taken, no thread started
+# start all threads of the plan but one; be the last of them
+# wait for the others
+def _handler(side: int, lanes: int, rows: int) -> ir.Module:
+    """Return a program with the function that XLA calls."""
+    module = ir.Module()
+    of_thread = work(module, side, lanes, rows)
+    b = Builder(module, name(side, lanes), [POINTER], lanes, returns=POINTER, linkage="")
+    (frame,), null = b.function.args, ir.Constant(POINTER, None)
+    job, threads = b.memory(POINTER, ctypes.sizeof(Job) // 8), b.memory(POINTER, THREADS)
+    _answer(b, frame)
+    arguments = b.load_field(b.field(frame, XLA_FFI_CallFrame, "args"), XLA_FFI_Args, "args")
+    results = b.load_field(b.field(frame, XLA_FFI_CallFrame, "rets"), XLA_FFI_Rets, "rets")
+    buffers = [b.load_pointer(arguments, i) for i in range(3)] + [b.load_pointer(results, i) for i in range(2)]
+    for field, buffer in zip(("images", "kernel", "plan", "results", "scratch"), buffers, strict=True):
+        b.store(b.load_field(buffer, XLA_FFI_Buffer, "data"), b.field(job, Job, field))
+    for field in ("taken", "started"):
+        b.store(INT(0), b.field(job, Job, field))
+    count = numbers(b, b.load_field(job, Job, "plan"), "threads").threads
+    create = ir.Function(module, ir.FunctionType(INT32, [POINTER] * 4), "pthread_create")
+    join = ir.Function(module, ir.FunctionType(INT32, [INT, POINTER]), "pthread_join")
+    with b.loop(count, start=1) as i:  # one that cannot be had is no error: the others do its work
+        place = b.at(threads, i, of=INT)
+        failed = b.icmp_unsigned("!=", b.call(create, [place, null, of_thread, job]), INT32(0))
+        b.store(b.select(failed, INT(0), b.load(place, typ=INT)), place)
+    b.call(of_thread, [job])
+    with b.loop(count, start=1) as i:
+        thread = b.load(b.at(threads, i, of=INT), typ=INT)
+        with b.if_then(b.icmp_unsigned("!=", thread, INT(0))):
+            b.call(join, [thread, null])
+    b.ret(null)
+    return module
+
+
+# if XLA asks: say for which version of the interface this was written, and return
+def _answer(b: Builder, frame: Any) -> None:
+    extension, null = b.load_field(frame, XLA_FFI_CallFrame, "extension_start"), ir.Constant(POINTER, None)
+    with b.if_then(b.icmp_unsigned("!=", extension, null)):
+        kind = b.load_field(extension, XLA_FFI_Extension_Base, "type")
+        with b.if_then(b.icmp_unsigned("==", kind, INT32(XLA_FFI_Extension_Metadata))):
+            metadata = b.load_field(extension, XLA_FFI_Metadata_Extension, "metadata")
+            version = b.field(metadata, XLA_FFI_Metadata, "api_version")
+            for field, number in _VERSION.items():
+                b.store(INT32(number), b.field(version, XLA_FFI_Api_Version, field))
+            b.store(INT32(0), b.field(metadata, XLA_FFI_Metadata, "traits"))
+            b.ret(null)
+
+
+def name(side: int, lanes: int) -> str:
+    """Return the name of the convolution with tiles of `side` outputs and vectors of `lanes` numbers."""
+    return f"jaxviz_winograd{side}_{lanes}"
+
+
+@functools.cache
+def register(side: int, lanes: int, rows: int) -> None:
+    """Compile for a processor, and let XLA know."""
+    address = _compiled(str(_handler(side, lanes, rows))).get_function_address(name(side, lanes))
+    capsule = ctypes.pythonapi.PyCapsule_New
+    capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    jax.ffi.register_ffi_target(name(side, lanes), capsule(address, None, None), platform="cpu")
+
+
+_ENGINES: list[Any] = []  # the compiled code lives as long as they do
+
+
+def _compiled(text: str) -> Any:
+    """Return what runs a program; compiled code is kept where JAX keeps its own, if it does."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    # Vectors are as long as they are written: LLVM would halve them on processors that slow down for long ones.
+    cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten() + ",-prefer-256-bit"
+    # Without LLVM's passes over its language: they take twice as long as the rest, and nothing gets faster.
+    target = llvm.Target.from_default_triple().create_target_machine(cpu=cpu, features=features)
+    libc = ctypes.CDLL(None)
+    for function in ("pthread_create", "pthread_join"):
+        llvm.add_symbol(function, ctypes.cast(getattr(libc, function), ctypes.c_void_p).value)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+    told = repr((text, llvmlite.__version__, llvm.llvm_version_info, cpu, features))
+    folder = _folder()
+    path = folder and folder / f"jaxviz-{hashlib.sha256(told.encode()).hexdigest()}.o"
+    code = _kept(path) if path else None
+    if code is None:
+        module = llvm.parse_assembly(text)
+        module.verify()
+        code = target.emit_object(module)
+        if path:
+            _keep(path, code)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _ENGINES.append(engine)
+    return engine
+
+
+def _folder() -> Path | None:
+    """Return where JAX keeps compiled programs, if it does, on a disk, and where nobody else can put any."""
+    folder, wanted = (
+        getattr(jax.config, f"jax_{option}", None) for option in ("compilation_cache_dir", "enable_compilation_cache")
+    )
+    if not folder or not wanted or "://" in folder:
+        return None
+    try:
+        return own_folder(Path(folder))
+    except NotOwnError as error:
+        warnings.warn(f"machine code is compiled anew, and none is kept or loaded: {error}", stacklevel=2)
+        return None
+
+
+def _keep(path: Path, code: bytes) -> None:
+    with contextlib.suppress(OSError):  # a folder that cannot be written is no reason to fail
+        write_atomically(path, hashlib.sha256(code).digest() + code)
+
+
+def _kept(path: Path) -> bytes | None:
+    """Return the code in a file, if it is whole and the user's own."""
+    kept = read_own_file(path) or b""
+    return kept[32:] if hashlib.sha256(kept[32:]).digest() == kept[:32] else None
