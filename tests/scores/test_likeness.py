@@ -119,7 +119,7 @@ def test_it_is_explained_like_any_score(x64, small_params, images):
     params, images = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, images))
     score = jaxviz.match_features(small_net, params, OTHERS.astype(jnp.float64), ["relu_1"])
     found = jaxviz.gradient(score, params, images)
-    direction, step = np.random.default_rng(0).normal(size=images.shape), 1e-5
+    direction, step = np.random.default_rng(0).normal(size=images.shape), 1e-7
     rise = score(params, images + step * direction) - score(params, images - step * direction)
     np.testing.assert_allclose(jnp.sum(found * direction, (1, 2, 3)), rise / (2 * step), rtol=1e-4)
 

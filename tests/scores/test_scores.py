@@ -207,6 +207,10 @@ def test_plain_functions_are_scores_that_add(small_params, images):
     ):
         np.testing.assert_allclose(score(small_params, images), expected, rtol=1e-5, atol=1e-6)
     assert jaxviz.score(first) is first
+
+
+@pytest.mark.usefixtures("users_view")
+def test_what_is_no_function_is_no_score():
     with pytest.raises(ValueError, match=r"score: expected a function \(params, images\) -> \(n,\), got 3"):
         jaxviz.score(3)
 
