@@ -113,8 +113,8 @@ class FeatureMatch(_Match):
     """Minus the relative error of features."""
 
     net: Net = static()
-    weights: Any
-    targets: Any
+    weights: Any = None
+    targets: Any = None
 
     def taken(self, reading: Reading, images: Any) -> dict[str, Array]:
         return {name: reading.by_image(name) for name in self.layers}
@@ -129,8 +129,8 @@ class GramMatch(_Match):
     """Minus the relative error of Gram matrices, in the region that a mask shows, if there is one."""
 
     net: Net = static()
-    weights: Any
-    targets: Any
+    weights: Any = None
+    targets: Any = None
     where: Any = None
 
     def taken(self, reading: Reading, images: Any) -> dict[str, Array]:

@@ -36,8 +36,8 @@ def lbfgs(*, memory: int = 20, longest: float = np.inf) -> optax.GradientTransfo
         >>> loss = lambda x, key: jnp.sum((x - 3.0) ** 2 * jnp.array([[1.0, 50.0]]))
         >>> options = {"steps": 20, "optimizer": jaxviz.lbfgs(longest=1.0)}
         >>> found = jaxviz.minimize(loss, jnp.zeros((1, 2)), jax.random.key(0), **options)
-        >>> print(found.variables.round(3))
-        [[3. 3.]]
+        >>> print(bool(jnp.allclose(found.variables, 3.0, atol=1e-3)))
+        True
 
     Liu & Nocedal 1989, On the Limited Memory BFGS Method for Large Scale Optimization.
     """

@@ -33,7 +33,7 @@ class Parameterization(NamedTuple):
     @classmethod
     def of(cls, basis: Any, *, bounds: tuple[float, float] | None = None) -> "Parameterization":
         """Return the methods `init`, `images` and `variables` of a frozen dataclass: equal where those are equal."""
-        return cls(*(_Method(basis, name) for name in ("init", "images", "variables")), bounds)
+        return cls(_Method(basis, "init"), _Method(basis, "images"), _Method(basis, "variables"), bounds)
 
 
 @dataclasses.dataclass(frozen=True)
