@@ -158,6 +158,18 @@ CALLS = {
         jaxviz.ascend(jaxviz.channel(net, "relu_1", np.array([1, 1])) + jaxviz.diversity(net, "relu_0"), p, KEY, **FEW),
         jaxviz.dream(jaxviz.resemblance(net, p, x, **LAYER), p, KEY, x, octaves=1, steps=1),
     ),
+    "match_features match_grams gram score lbfgs": lambda p, x: (
+        jaxviz.ascend(
+            jaxviz.match_features(net, p, x, ["relu_1"])
+            + 20 * jaxviz.match_grams(net, p, x, {"relu_0": 2.0}) / 2
+            - jaxviz.score(lambda q, y: y.mean((1, 2, 3))),
+            p,
+            KEY,
+            optimizer=jaxviz.lbfgs(longest=0.1),
+            **FEW,
+        ),
+        jaxviz.gram(x, mask=x[..., 0]),
+    ),
     "sheet fool": lambda p, x: (
         jaxviz.sheet(net, p, KEY, layer="relu_1", channels=[0, -1], **FEW),
         jaxviz.fool(net, p, x, target=2, steps=3),

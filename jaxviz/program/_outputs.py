@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from jaxviz._types import Net
 from jaxviz.program._axes import Layout, image_axes, order_of
+from jaxviz.program._channels import channel_axis
 from jaxviz.program._edit import dtype_of
 from jaxviz.program._names import find
 from jaxviz.program._run import evaluate
@@ -35,6 +36,18 @@ class Reading(NamedTuple):
         """Return a layer, the images on its first axis and channels on its last; an error names `who` asked."""
         array, value = self.layers[name]
         return jnp.transpose(array, order_of(value, name, layout, who))
+
+    def by_image(self, name: str) -> Array:
+        """Return a layer with the images on its first axis, where the program tells which one that is."""
+        array, value = self.layers[name]
+        return jnp.moveaxis(array, image_axes(value).images or 0, 0)
+
+    def as_map(self, name: str) -> Array:
+        """Return a layer in the order of a map `(n, h, w, c)`, or as far as the program tells, with channels last."""
+        array, value = self.layers[name]
+        if array.ndim == 4 and image_axes(value).is_map:
+            return self.arranged(name, "map", "")
+        return jnp.moveaxis(array, channel_axis(value), -1)
 
 
 def read(net: Net, params: Any, images: Any, layers: Sequence[str], *, outputs: bool = False) -> Reading:

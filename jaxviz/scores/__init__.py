@@ -1,7 +1,12 @@
 """What to explain and what to maximize: functions `score(params, images) -> (n,)` that add and scale."""
 
+from jaxviz.scores._algebra import Summable as Summable
+from jaxviz.scores._algebra import score as score
 from jaxviz.scores._guides import diversity as diversity
 from jaxviz.scores._guides import resemblance as resemblance
+from jaxviz.scores._likeness import gram as gram
+from jaxviz.scores._likeness import match_features as match_features
+from jaxviz.scores._likeness import match_grams as match_grams
 from jaxviz.scores._units import channel as channel
 from jaxviz.scores._units import energy as energy
 from jaxviz.scores._units import logit as logit

@@ -1,4 +1,4 @@
-"""Scores: functions `score(params, images) -> (n,)` that say what to explain or what to maximise.
+"""Scores: functions `score(params, images) -> (n,)` that say what to explain or what to maximize.
 
 Each is a pytree. Its structure, the network and the layer, is static; its numbers, a class or channel or position,
 are traced. So `jax.jit(saliency)(logit(net, 3), params, images)` compiles once for every class.
@@ -33,23 +33,107 @@ def static() -> Any:
 
 
 class Summable(HoldsFunctions):
-    """What all scores made here can do: be added, and be multiplied by a number or by one for each image."""
+    """The base of all scores made here: they add, and a number, or one for each image, multiplies or divides them.
+
+    A class of your own that is derived from it, a frozen dataclass that JAX knows as a pytree, does the same. What its
+    fields mark as static is compiled in; the others are data: another value of theirs compiles nothing new.
+
+    Example:
+        >>> import dataclasses, jax, jax.numpy as jnp, jaxviz
+        >>> @jax.tree_util.register_dataclass
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Brightness(jaxviz.Summable):
+        ...     color: int = dataclasses.field(metadata={"static": True})
+        ...     power: float
+        ...
+        ...     def __call__(self, params, images):
+        ...         return images[..., self.color].mean((1, 2)) ** self.power
+        >>> score = Brightness(0, 2.0) - sum([Brightness(1, 1.0), Brightness(2, 1.0)]) / 2
+        >>> print(score(None, jnp.full((1, 4, 4, 3), 0.5)))
+        [-0.25]
+    """
 
     __array_ufunc__ = None  # so that NumPy's numbers leave the multiplication to us
 
+    def __call__(self, params: Any, images: Any) -> Array:
+        """Return one number for each image, `(n,)`, or k of them, `(n, k)`."""
+        raise NotImplementedError
+
+    def lengths(self) -> set[int]:
+        """Return for how many images this holds numbers: the lengths of its vectors."""
+        return {len(leaf) for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) == 1}
+
     def __add__(self, other: Any) -> "Sum":
-        return Sum((self, other), (1.0, 1.0)) if isinstance(other, Summable) else NotImplemented
+        return Sum((self, score(other)), (1.0, 1.0)) if callable(other) else NotImplemented
+
+    def __radd__(self, other: Any) -> "Summable":
+        if callable(other):
+            return Sum((score(other), self), (1.0, 1.0))
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # where `sum` begins
 
     def __mul__(self, weight: Any) -> "Sum":
         return NotImplemented if callable(weight) else Sum((self,), (numbers(weight),))
 
     __rmul__ = __mul__
 
+    def __truediv__(self, number: Any) -> "Sum":
+        return NotImplemented if callable(number) else Sum((self,), (1 / numbers(number),))
+
     def __neg__(self) -> "Sum":
         return -1.0 * self
 
     def __sub__(self, other: Any) -> "Sum":
-        return self + -other if isinstance(other, Summable) else NotImplemented
+        return self + -score(other) if callable(other) else NotImplemented
+
+    def __rsub__(self, other: Any) -> "Sum":
+        return score(other) + -self if callable(other) else NotImplemented
+
+
+def score(fn: Score) -> Summable:
+    """Make a plain function a score that adds: `0.1 * score(fn) + channel(net, layer, 3)`.
+
+    One that stands beside another score, as in `channel(net, layer, 3) + fn`, is made one by itself.
+
+    Args:
+        fn: `fn(params, images) -> (n,)`, a number for each image, or `(n, k)`. As with `jax.jit`, what it reads besides
+            its arguments is read when it is compiled, once for each function; a score is returned as it is.
+
+    Raises:
+        ValueError: for what cannot be called, and, when called, for a function that gives anything else.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> redness = jaxviz.score(lambda params, images: images[..., 0].mean((1, 2)))
+        >>> print((2 * redness)(None, jnp.full((1, 4, 4, 3), 0.25)))
+        [0.5]
+    """
+    if isinstance(fn, Summable):
+        return fn
+    if not callable(fn):
+        raise ValueError(f"score: expected a function (params, images) -> (n,), got {fn!r}")
+    return Function(fn) if jax.tree_util.all_leaves([fn]) else _Data(fn)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Function(Summable):
+    """A function of the user's."""
+
+    fn: Score = static()
+
+    def __call__(self, params: Any, images: Any) -> Any:
+        return self.fn(params, images)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Data(Summable):
+    """A callable of the user's that is a pytree: its numbers are data."""
+
+    fn: Any
+
+    def __call__(self, params: Any, images: Any) -> Any:
+        return self.fn(params, images)
 
 
 @jax.tree_util.register_dataclass
@@ -57,6 +141,11 @@ class Summable(HoldsFunctions):
 class Sum(Summable):
     scores: tuple[Any, ...]
     weights: tuple[Any, ...]
+
+    def lengths(self) -> set[int]:
+        """Return those of all terms and of their weights."""
+        weights = {len(weight) for weight in self.weights if jnp.ndim(weight) == 1}
+        return weights.union(*(lengths_of(part) for part in self.scores))
 
     def __call__(self, params: Any, images: Any) -> Array:
         terms = list(_terms(self))
@@ -105,8 +194,15 @@ def _read_together(terms: Sequence[Any], params: Any, images: Any) -> list[Array
 
 def _reading(terms: Sequence[Any], params: Any, images: Any) -> Reading:
     """Read what some scores of one network want of it."""
-    names = dict.fromkeys(term.layer for term in terms if isinstance(term, OfLayer))
+    names = dict.fromkeys(name for term in terms for name in term.layers)
     return read(terms[0].net, params, images, list(names), outputs=any(term.reads_outputs for term in terms))
+
+
+def lengths_of(score: Score) -> set[int]:
+    """Return for how many images a score holds numbers: the lengths of its vectors; none if it is for any."""
+    if isinstance(score, Summable):
+        return score.lengths()
+    return {len(leaf) for leaf in jax.tree.leaves(score) if not callable(leaf) and jnp.ndim(leaf) == 1}
 
 
 def nets_of(score: Score) -> int:
@@ -122,6 +218,15 @@ class Read(Summable):
     pick: Callable[[Any], Array]
     reads_outputs: ClassVar[bool] = False
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers that it reads."""
+        return ()
+
+    def measured(self, values: Any) -> Array:
+        """Return what was taken as one array, of which one can ask whether a gradient of it reaches the images."""
+        return values
+
     def read(self, params: Any, images: Any) -> Any:
         return self.taken(_reading([self], params, images), images)
 
@@ -136,6 +241,11 @@ class OfLayer(Read):
     layer: str
     layout: ClassVar[Layout]
     name: ClassVar[str]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The one layer."""
+        return (self.layer,)
 
     def taken(self, reading: Reading, images: Any) -> Array:
         return reading.arranged(self.layer, self.layout, self.name)

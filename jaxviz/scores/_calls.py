@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxviz._types import Score
-from jaxviz.program._compiled import HoldsFunctions, compiled
+from jaxviz.program._compiled import compiled
 from jaxviz.program._differentiable import check_reaches
-from jaxviz.scores._algebra import Read, Sum, as_numbers, static
+from jaxviz.scores._algebra import Function, Read, Sum, as_numbers
 from jaxviz.scores._units import Logit
 
 
@@ -26,16 +26,7 @@ def as_data(score: Score) -> Any:
 
     A plain function is wrapped anew, and so compiled anew, each time: it may read what changes between calls.
     """
-    return score if is_pytree(score) else _Plain(functools.partial(score))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Plain(HoldsFunctions):
-    fn: Score = static()
-
-    def __call__(self, params: Any, images: Any) -> Any:
-        return self.fn(params, images)
+    return score if is_pytree(score) else Function(functools.partial(score))
 
 
 def check_score(score: Score, params: Any, images: Any, *, differentiable: bool = True) -> None:
@@ -59,8 +50,7 @@ def check_score(score: Score, params: Any, images: Any, *, differentiable: bool 
 def _read(differentiable: bool, score: Read, params: Any, images: Any) -> Any:
     if not differentiable:
         return score.read(params, images)
-    part = (lambda values: values.values) if isinstance(score, Logit) else (lambda values: values)
-    return checked(score.read, part)(params, images)
+    return checked(score.read, score.measured)(params, images)
 
 
 def checked(read: Callable[..., Any], part: Callable[[Any], Array] = lambda values: values) -> Callable[..., Any]:

@@ -55,6 +55,9 @@ class Logit(Read):
         as_they_are = reading.are_chances or not self.softmax
         return _Outputs(returned, returned if as_they_are else _chances(returned))
 
+    def measured(self, values: _Outputs) -> Array:
+        return values.values
+
     def pick(self, outputs: _Outputs) -> Array:
         return _pick(outputs.values, outputs.best() if self.target is None else self.target, "class", several=True)
 

@@ -4,8 +4,10 @@ from jaxviz.synthesis._ascent import ascend as ascend
 from jaxviz.synthesis._dream import dream as dream
 from jaxviz.synthesis._dream import dream_zoom as dream_zoom
 from jaxviz.synthesis._efros_leung import efros_leung as efros_leung
+from jaxviz.synthesis._fooling import Fooled as Fooled
 from jaxviz.synthesis._fooling import fool as fool
 from jaxviz.synthesis._inversion import invert as invert
+from jaxviz.synthesis._lbfgs import lbfgs as lbfgs
 from jaxviz.synthesis._minimize import DivergedError as DivergedError
 from jaxviz.synthesis._minimize import Minimized as Minimized
 from jaxviz.synthesis._minimize import Synthesis as Synthesis
@@ -19,6 +21,7 @@ from jaxviz.synthesis._penalties import Penalty as Penalty
 from jaxviz.synthesis._penalties import l2 as l2
 from jaxviz.synthesis._penalties import total_variation as total_variation
 from jaxviz.synthesis._recipes import recipe as recipe
+from jaxviz.synthesis._sheet import Sheet as Sheet
 from jaxviz.synthesis._sheet import sheet as sheet
 from jaxviz.synthesis._steps import blurring as blurring
 from jaxviz.synthesis._steps import decay as decay

@@ -1,7 +1,5 @@
 """Gradient ascent: the image that a unit, a channel, a class responds to most."""
 
-import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,21 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from jaxviz._options import check_function, check_least_zero, check_number, check_optimizer, check_run
 from jaxviz._types import Key, Score
 from jaxviz.data._sharding import over_devices
-from jaxviz.fast._swap import accelerate
 from jaxviz.image._checks import check_finite, check_range, sides_of
-from jaxviz.program._compiled import HoldsFunctions, compiled
 from jaxviz.program._edit import dtype_of
-from jaxviz.program._with_relu import revived
-from jaxviz.scores._algebra import one_per_image
+from jaxviz.scores._algebra import lengths_of
 from jaxviz.scores._calls import as_data, check_score
-from jaxviz.synthesis._minimize import Synthesis, Watch, synthesize, within_bounds
+from jaxviz.synthesis._adam import adam
+from jaxviz.synthesis._minimize import Look, Synthesis, Watch, follow
 from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier, parameterized
-from jaxviz.synthesis._penalties import Penalty
+from jaxviz.synthesis._penalties import Penalty, Weighted
+from jaxviz.synthesis._render import render
 from jaxviz.synthesis._transforms import Transform, jitter_scale_rotate
 
 _ROBUST = jitter_scale_rotate()
@@ -42,21 +38,23 @@ def ascend(
     start: ArrayLike | tuple[float, float, float] | None = None,
     penalties: Sequence[tuple[ArrayLike, Penalty]] = (),
     transform: Transform | None = _ROBUST,
+    revive: bool = True,
     optimizer: optax.GradientTransformation | None = None,
     tolerance: float | None = None,
     every: int = 8,
     resume: Sequence[Any] | None = None,
     callback: Watch | None = None,
 ) -> Synthesis:
-    """Find the images that maximise a score.
+    """Find the images that maximize a score.
 
-    By default from noise, by Adam in a Fourier basis with decorrelated colours, the image shifted, scaled and turned at
+    By default from noise, by Adam in a Fourier basis with decorrelated colors, the image shifted, scaled and turned at
     random at every step, as in Olah et al. 2017. `recipe(name)` has the options of other papers. If the number of
     images is a multiple of the number of local devices, each device optimizes its share of them.
 
     Args:
-        score: what to maximise. A score with numbers for several images, such as
-            `channel(net, "relu5_1", jnp.arange(9))`, gives that many images, optimized side by side.
+        score: what to maximize: one of this library's, a sum of them, or a function `(params, images) -> (n,)` of your
+            own. One with numbers for several images, such as `channel(net, "relu5_1", jnp.arange(9))`, gives that many
+            images, optimized side by side.
         params: the network's parameters.
         key: of the start and of the transformations. The same key gives the same bits.
         size: of the images in pixels: one side, or (h, w).
@@ -64,16 +62,19 @@ def ascend(
         learning_rate: of Adam; None: 0.05.
         basis: what is optimized: `fourier`, `pixels`, `maco` (phases only), or a function `(height, width) ->
             Parameterization` of your own.
-        start: where to begin: a brightness, a colour `(3,)`, an image or one image for each, in [0, 1]; None: the
+        start: where to begin: a brightness, a color `(3,)`, an image or one image for each, in [0, 1]; None: the
             basis's noise.
         penalties: pairs of a weight and a function `images -> (n,)` that is to be small, such as `l2` and
             `total_variation`.
         transform: `(key, images) -> images`, applied before the score; None: nothing.
+        revive: whether a ReLU that passes no gradient at all for an image passes the one that would switch its units
+            on, for the images that it is off for; else an image that a unit is off for everywhere would stay as it is.
+            False: the plain gradient.
         optimizer: any optax transformation, instead of Adam and with its own learning rate; with `pixels` it may end
             with `decay`, `blurring`, `small_norms` and `small_contributions`.
         tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
         every: steps from one callback to the next.
-        resume: `state` of a run with the same arguments that was stopped: it goes on from there.
+        resume: `state` of a run with the same arguments that was stopped: it resumes from there.
         callback: called as `callback(synthesis)` with the images so far; if it returns true, the run ends. The memory
             of its `state` is used again after it returns: copy what you keep.
 
@@ -93,6 +94,16 @@ def ascend(
         >>> print(found.images.shape, bool(red.mean() > green.mean()), bool(found.losses[-1] < found.losses[0]))
         (1, 16, 16, 3) True True
 
+    A loss of your own is a sum: a channel, the style of a picture, and a penalty.
+
+        >>> net = lambda params, images: jax.nn.relu(images @ params)
+        >>> picture = jax.random.uniform(jax.random.key(1), (1, 16, 16, 3))
+        >>> darkness = lambda params, images: 0.5 - images.mean((1, 2, 3))
+        >>> goal = jaxviz.channel(net, "relu_0", 0) + 20 * jaxviz.match_grams(net, jnp.eye(3), picture, ["relu_0"])
+        >>> found = jaxviz.ascend(goal + 0.1 * jaxviz.score(darkness), jnp.eye(3), jax.random.key(0), size=16, steps=64)
+        >>> print(found.images.shape, bool(found.losses[-1] < found.losses[0]))
+        (1, 16, 16, 3) True
+
     Olah, Mordvintsev & Schubert 2017, Feature Visualization; Simonyan et al. 2013, Deep Inside Convolutional Networks;
     Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
@@ -101,26 +112,28 @@ def ascend(
     height, width = sides_of(size)
     form = parameterized(basis, height, width)
     start_key, step_key = jax.random.split(key)
-    weights, functions = tuple(w for w, _ in penalties), tuple(f for _, f in penalties)
     shape = (_batch(score), height, width, 3)
     first = _start(form, start, start_key, shape)
     check_score(score, params, jax.ShapeDtypeStruct(shape, dtype_of(params)))
-    first, (step_key, *data) = over_devices(first, (step_key, as_data(score), params, weights))
-    return synthesize(
-        functools.partial(_show, form),
-        _NegativeScore(form, transform, functions),
+    weighted = tuple(Weighted(weight, penalty) for weight, penalty in penalties)
+    first, (step_key, score, params, weighted) = over_devices(first, (step_key, as_data(score), params, weighted))
+    run = render(
+        score,
+        params,
         first,
         step_key,
-        data=tuple(data),
+        form=form,
+        penalties=weighted,
+        transform=transform,
+        revive=revive,
+        dtype=dtype_of(params),
+        optimizer=adam(0.05 if learning_rate is None else learning_rate) if optimizer is None else optimizer,
         steps=steps,
-        optimizer=within_bounds(
-            _adam(0.05 if learning_rate is None else learning_rate) if optimizer is None else optimizer, form.bounds
-        ),
         tolerance=tolerance,
         every=every,
         resume=resume,
-        callback=callback,
     )
+    return follow(run, callback, Look.synthesis)
 
 
 def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -> None:
@@ -155,41 +168,9 @@ def _start(form: Parameterization, start: Any, key: Key, shape: tuple[int, ...])
     return form.variables(images)
 
 
-_ADAM = optax.scale_by_adam()
-
-
-def _adam(learning_rate: float) -> optax.GradientTransformation:
-    """Return Adam with its learning rate in the state, as data: another one compiles nothing."""
-    return optax.GradientTransformation(lambda params: (_ADAM.init(params), learning_rate), _adam_step)
-
-
-def _adam_step(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    directions, memory = _ADAM.update(updates, state[0], params)
-    return jax.tree.map(lambda direction: -state[1] * direction, directions), (memory, state[1])
-
-
-@dataclasses.dataclass(frozen=True)
-class _NegativeScore(HoldsFunctions):
-    form: Parameterization
-    transform: Transform | None
-    penalties: tuple[Penalty, ...]
-
-    def __call__(self, variables: Any, key: Key, score: Score, params: Any, weights: tuple[Any, ...]) -> Array:
-        images = self.form.images(variables)
-        seen = images if self.transform is None else self.transform(key, images)
-        # Of each image, to be added up: its gradient is then the same however many are optimized side by side.
-        values = -one_per_image(accelerate(revived(score))(params, seen.astype(dtype_of(params))), seen)
-        return values + sum(w * penalty(images) for w, penalty in zip(weights, self.penalties, strict=True))
-
-
-@compiled(static_argnums=0)
-def _show(form: Parameterization, variables: Any) -> Array:
-    return form.images(variables)
-
-
 def _batch(score: Any) -> int:
     """Return for how many images a score holds numbers: the length of its vectors, 1 if it has none."""
-    lengths = {len(leaf) for leaf in jax.tree.leaves(as_data(score)) if jnp.ndim(leaf) == 1}
+    lengths = lengths_of(score)
     if len(lengths) > 1:
         raise ValueError(f"the numbers of this score are for {sorted(lengths)} images: give one length")
     return lengths.pop() if lengths else 1

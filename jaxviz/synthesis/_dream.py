@@ -14,7 +14,7 @@ from jaxviz.fast._swap import accelerate
 from jaxviz.image._arrays import resize
 from jaxviz.scores._algebra import one_per_image
 from jaxviz.scores._calls import as_data, check_score
-from jaxviz.synthesis._minimize import Synthesis, Watch, in_stages, synthesize
+from jaxviz.synthesis._minimize import Look, Synthesis, Watch, follow, in_stages, iterate, looks
 from jaxviz.synthesis._octaves import octave_sizes, resized
 
 
@@ -49,7 +49,7 @@ def dream(
         step_size: mean change of a pixel in one step, in units of brightness.
         jitter: the largest roll, in pixels.
         every: steps from one callback to the next.
-        resume: `state` of a run with the same arguments that was stopped: it goes on from there.
+        resume: `state` of a run with the same arguments that was stopped: it resumes from there.
         callback: called as `callback(synthesis)`, with images of the octave's size; if it returns true, the run ends.
             The memory of its `state` is used again after it returns: copy what you keep.
 
@@ -82,11 +82,10 @@ def dream(
         raise ValueError(f"the smallest of {octaves} octaves, {sizes[0]}: {error}; take fewer of them") from error
     optimizer = _normalized_steps(step_size)
 
-    def octave(i: int, before: Images | None, resume: Sequence[Any] | None, watch: Watch | None) -> Synthesis:
+    def octave(i: int, before: Images | None, resume: Sequence[Any] | None) -> Iterator[Look]:
         base = resized(images, sizes[i])
         detail = 0.0 if before is None else resize(before - resized(images, sizes[i - 1]), sizes[i])
-        return synthesize(
-            lambda dreamt: jnp.clip(dreamt, 0, 1),
+        run = iterate(
             _rolled_score,
             jnp.clip(base + detail, 0, 1),
             jax.random.fold_in(key, i),
@@ -95,10 +94,10 @@ def dream(
             optimizer=optimizer,
             every=every,
             resume=resume,
-            callback=watch,
         )
+        return looks(lambda dreamt: jnp.clip(dreamt, 0, 1), run)
 
-    return in_stages(octave, octaves, resume=resume, callback=callback)
+    return follow(in_stages(octave, octaves, resume), callback, Look.synthesis)
 
 
 def dream_zoom(

@@ -1,11 +1,11 @@
 """Fooling images: a small change, and the network says something else."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxviz._options import check_batch, check_least_zero, check_run, check_untraced
 from jaxviz._types import Images, Net
@@ -15,15 +15,36 @@ from jaxviz.scores._algebra import Index
 from jaxviz.scores._calls import check_score
 from jaxviz.scores._units import logit
 from jaxviz.synthesis._ascent import ascend
-from jaxviz.synthesis._minimize import Synthesis
 from jaxviz.synthesis._parameterization import pixels
 from jaxviz.synthesis._steps import normalized_steps
 
 
+class Fooled(NamedTuple):
+    """Images that were changed until a network took them for another class."""
+
+    images: Images
+    """`(n, h, w, 3)` in [0, 1]."""
+    losses: Float[Array, " steps"]
+    """Before each step: minus the sum of the logits of the target."""
+    state: list[Array]
+    """What the optimizer needs for the next step."""
+    finished: bool
+    """Whether all steps were taken."""
+    succeeded: Bool[Array, " n"]
+    """Of each image, whether the target ranks first now."""
+
+
 def fool(
-    net: Net, params: Any, images: Images, *, target: Index, steps: int = 100, step_size: float = 0.225
-) -> Synthesis:
-    """Change images until the network takes each of them for a class that they are not.
+    net: Net,
+    params: Any,
+    images: Images,
+    *,
+    target: Index,
+    steps: int = 100,
+    step_size: float = 0.225,
+    revive: bool = True,
+) -> Fooled:
+    """Perturb images until the network classifies each as `target`.
 
     Steps along the gradient of that class's logit, each of a fixed length, until the class ranks first in every image.
     It is looked at after each step, so this cannot be jitted.
@@ -35,18 +56,22 @@ def fool(
         images: `(n, h, w, 3)` in [0, 1].
         target: the class to be taken for, or one for each image; a negative one counts from the end.
         steps: at most.
-        step_size: length of a step over all pixels and colours together, in units of brightness.
+        step_size: length of a step over all pixels and colors together, in units of brightness.
+        revive: whether blocked ReLUs pass a gradient, as in `ascend`.
 
     Returns:
-        The images; `finished` tells whether all `steps` were taken, and so whether the network may not be fooled yet.
+        The images; `succeeded` tells of each whether the target ranks first, `finished` whether all `steps` were taken.
+
+    Raises:
+        ValueError: for a class that there is not, what is no image, options out of range, and traced arguments.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: images.mean((1, 2)) @ params
         >>> images = jnp.ones((1, 8, 8, 3)) * jnp.array([0.5, 0.4, 0.3])  # red
         >>> found = jaxviz.fool(net, jnp.eye(3), images, target=1)
-        >>> print(net(jnp.eye(3), found.images).argmax(-1), jnp.abs(found.images - images).max() < 0.2)
-        [1] True
+        >>> print(net(jnp.eye(3), found.images).argmax(-1), found.succeeded, jnp.abs(found.images - images).max() < 0.2)
+        [1] [ True] True
 
     Szegedy et al. 2013, Intriguing Properties of Neural Networks; Nguyen, Yosinski & Clune 2014, Deep Neural Networks
     are Easily Fooled.
@@ -62,9 +87,10 @@ def fool(
     score = logit(net, target)
     check_score(score, params, images)
     target = target % jax.eval_shape(net, params, images.astype(dtype_of(params))).shape[-1]  # -1 is the last
-    if jnp.all(_classes(net, params, images) == target):
-        return Synthesis(jnp.asarray(images), jnp.zeros(0), [], False)
-    return ascend(
+    fooled = lambda images: _classes(net, params, images) == target
+    if jnp.all(succeeded := fooled(images)):
+        return Fooled(jnp.asarray(images), jnp.zeros(0), [], False, succeeded)
+    found = ascend(
         score,
         params,
         jax.random.key(0),  # nothing here is random
@@ -72,11 +98,13 @@ def fool(
         basis=pixels,
         start=images,
         transform=None,
+        revive=revive,
         optimizer=normalized_steps(step_size),
         steps=steps,
         every=1,
-        callback=lambda found: bool(jnp.all(_classes(net, params, found.images) == target)),
+        callback=lambda found: bool(jnp.all(fooled(found.images))),
     )
+    return Fooled(*found, fooled(found.images))
 
 
 @compiled(static_argnums=0)

@@ -1,28 +1,22 @@
 """Feature inversion: an image that has given features, and so what a layer has kept of it."""
 
-import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from jaxviz._options import check_batch, check_least_zero, check_number, check_optimizer, check_positive, check_run
 from jaxviz._types import Images, Key, Net
-from jaxviz.fast._swap import accelerate
-from jaxviz.image._arrays import IMAGENET_MEAN
-from jaxviz.program._compiled import HoldsFunctions, compiled
-from jaxviz.program._edit import capture
-from jaxviz.scores._likeness import relative_error
-from jaxviz.synthesis._minimize import Synthesis, Watch, lbfgs, synthesize, within_bounds
-from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier, parameterized
-from jaxviz.synthesis._penalties import total_variation
+from jaxviz.scores._likeness import match_features
+from jaxviz.synthesis._lbfgs import lbfgs
+from jaxviz.synthesis._minimize import Look, Synthesis, Watch, follow
+from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
+from jaxviz.synthesis._penalties import Weighted, alpha_norm, total_variation
+from jaxviz.synthesis._render import render
 
 LONGEST = 0.05  # of a step: longer ones end where the sigmoid of the Fourier basis is flat
-RANGE = 0.5  # brightness that the alpha norm takes for 1: twice as far from the mean costs 64 times as much
 
 
 def invert(
@@ -47,7 +41,7 @@ def invert(
 ) -> Synthesis:
     """Find images from whose features at a layer one cannot tell the given images.
 
-    Minimises `|f(x) - f(images)|² / |f(images)|²` plus `norm` times the mean of `|x - mean colour|^alpha` plus
+    Minimizes `|f(x) - f(images)|² / |f(images)|²` plus `norm` times the mean of `|x - mean color|^alpha` plus
     `smoothness` times the total variation: what the layer has not kept is filled in as smoothly as possible.
 
     Args:
@@ -63,12 +57,12 @@ def invert(
         alpha: its power; a large one keeps the brightness in a range, and does not care where in it.
         beta: power of the total variation, see `total_variation`.
         basis: what is optimized: see `ascend`. `pixels` is there sooner at the lowest layers, where the
-            finest detail counts; `fourier` elsewhere, in truer colours.
+            finest detail counts; `fourier` elsewhere, in truer colors.
         start: images to begin with; None: noise.
         optimizer: any optax transformation; None: L-BFGS.
         tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
         every: steps from one callback to the next.
-        resume: `state` of a run with the same arguments that was stopped: it goes on from there.
+        resume: `state` of a run with the same arguments that was stopped: it resumes from there.
         callback: called as `callback(synthesis)` with the images so far; if it returns true, the run ends. The memory
             of its `state` is used again after it returns: copy what you keep.
 
@@ -99,45 +93,19 @@ def invert(
         raise ValueError(f"start: expected the images' shape {images.shape}, got {jnp.shape(start)}")
     if start is not None:
         check_batch("start", start)
-    wanted = _features(net, layer, params, images)
-    return synthesize(
-        functools.partial(_show, form),
-        _Loss(net, layer, form, images.dtype),
+    smooth = Weighted(smoothness, total_variation, {"beta": beta})
+    run = render(
+        match_features(net, params, images, [layer]),
+        params,
         form.init(key, len(images)) if start is None else form.variables(jnp.asarray(start)),
         key,
-        data=(params, wanted, smoothness, norm, alpha, beta),
+        form=form,
+        penalties=(smooth, Weighted(norm, alpha_norm, {"alpha": alpha})),
+        dtype=images.dtype,
+        optimizer=lbfgs(longest=LONGEST) if optimizer is None else optimizer,
         steps=steps,
-        optimizer=within_bounds(lbfgs(LONGEST) if optimizer is None else optimizer, form.bounds),
         tolerance=tolerance,
         every=every,
         resume=resume,
-        callback=callback,
     )
-
-
-@compiled(static_argnums=(0, 1))
-def _features(net: Net, layer: str, params: Any, images: Images) -> Array:
-    return accelerate(capture(net, layer))(params, images)[1][layer]
-
-
-@compiled(static_argnums=0)
-def _show(form: Parameterization, variables: Any) -> Images:
-    return jnp.clip(form.images(variables), 0, 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Loss(HoldsFunctions):
-    net: Net
-    layer: str
-    form: Parameterization
-    dtype: Any
-
-    def __call__(
-        self, variables: Any, key: Key, params: Any, wanted: Array, smoothness: Any, norm: Any, alpha: Any, beta: Any
-    ) -> Array:
-        images = self.form.images(variables)
-        found = accelerate(capture(self.net, self.layer))(params, images.astype(self.dtype))[1][self.layer]
-        far = jnp.abs(images - jnp.asarray(IMAGENET_MEAN, images.dtype).reshape(1, 1, 1, 3)) / RANGE
-        rough = smoothness * total_variation(images, beta=beta) + norm * jnp.mean(far**alpha, (1, 2, 3))
-        # A sum, and not a mean: each image's gradient is then the same however many are inverted side by side.
-        return jnp.sum(relative_error(found, wanted) + rough)
+    return follow(run, callback, Look.synthesis)

@@ -1,7 +1,6 @@
 """The one loop under every synthesized image."""
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxviz._options import check_optimizer, check_run
 from jaxviz._types import Images, Key
 from jaxviz.fast._swap import hoist
-from jaxviz.program._compiled import Compiled, HoldsFunctions
+from jaxviz.program._compiled import Compiled
 
 CHUNK = 8  # steps between two looks from the host: enough to hide dispatch, few enough to stop soon
 PATIENCE = 32  # steps over which a loss must fall
@@ -100,6 +99,30 @@ def minimize(
         True (50,)
     """
     check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
+    run = iterate(
+        loss, variables, key, data=data, steps=steps, optimizer=optimizer, tolerance=tolerance, every=every,
+        resume=resume,
+    )  # fmt: skip
+    return follow(run, callback, lambda minimized: minimized)
+
+
+def iterate(
+    loss: Callable[..., Any],
+    variables: Any,
+    key: Key,
+    *,
+    data: tuple[Any, ...] = (),
+    steps: int,
+    optimizer: optax.GradientTransformationExtraArgs | optax.GradientTransformation,
+    tolerance: float | None = None,
+    every: int = CHUNK,
+    resume: Sequence[Any] | None = None,
+) -> Iterator[Minimized]:
+    """Yield where a run of `minimize` is, every so many steps and at its end.
+
+    The memory of what was yielded is used again for the next. Where a step would not be finite, the run before it is
+    yielded, and DivergedError raised if one asks for more.
+    """
     check_optimizer(optimizer)
     with by_its_own_rules():
         memory = optimizer.init(variables)
@@ -113,23 +136,40 @@ def minimize(
     takes_more = isinstance(optimizer, optax.GradientTransformationExtraArgs)
     done = sum(map(len, losses))
     stalled = done > 0 and not traced and tolerance is not None and _has_stalled(np.asarray(losses[0]), tolerance)
-    found = _where(state, losses, finished=done >= steps or stalled)
-    while not found.finished:
+    if done >= steps or stalled:
+        yield _where(state, losses, finished=True)
+        return
+    bad, finished = None, False
+    while bad is None and not finished:
         count = min(CHUNK - done % CHUNK, steps - done, every - done % every)
         state, chunk, taken = take(loss, optimizer.update, takes_more, state, key, data, done, count)
         good = count if traced else int(taken)
         losses.append(chunk[:count] if traced else np.asarray(chunk)[:good])
-        bad = None if good == count else chunk[good]
+        bad = None if good == count else float(chunk[good])
         done += good
         stalled = not traced and tolerance is not None and _has_stalled(np.concatenate(losses), tolerance)
-        found = _where(state, losses, finished=bad is None and (done == steps or stalled))
-        looked_at = done % every == 0 or found.finished or bad is not None
-        stopped = callback is not None and looked_at and callback(found)
-        if bad is not None:
-            raise DivergedError(_diverged(float(bad), done), found)
-        if stopped and not found.finished:
-            break
-    return found
+        finished = bad is None and (done == steps or stalled)
+        if done % every == 0 or finished or bad is not None:
+            yield _where(state, losses, finished=finished)
+    if bad is not None:
+        raise DivergedError(_diverged(bad, done), _where(state, losses, finished=False))
+
+
+def follow(run: Iterator[Any], callback: Callable[[Any], Any] | None, show: Callable[[Any], Any]) -> Any:
+    """Return what a run comes to, as `show` shows it: at its end, or where its callback ends it.
+
+    What there was before a run diverged is in the error, shown alike. Nothing is shown that nobody looks at.
+    """
+    last = shown = None
+    try:
+        for last in run:
+            shown = None if callback is None else show(last)
+            if callback is not None and callback(shown):
+                break
+    except DivergedError as error:
+        error.found = show(last) if shown is None else shown
+        raise
+    return show(last) if shown is None else shown
 
 
 def _where(state: Any, losses: list[Any], *, finished: bool) -> Minimized:
@@ -246,74 +286,6 @@ def _diverged(value: float, step: int) -> str:
     return f"{what} at step {step}; a smaller learning rate may help"
 
 
-@functools.cache
-def lbfgs(longest: float = np.inf) -> optax.GradientTransformation:
-    """Return L-BFGS without a line search, as in torch.optim.LBFGS and all that was built on it.
-
-    Each image has a memory of its own. One evaluation a step, where a line search takes several. Where the loss curves
-    downwards along a step, which would make later ones climb, the change of the gradient is taken to point along that
-    step with its whole length: the memory then stays that of a loss which curves upwards. No step is longer than
-    `longest`, the root of the mean square of its numbers.
-    """
-    inner = optax.scale_by_lbfgs(memory_size=HISTORY)
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        step, change = optax.tree.sub(params, state.params), optax.tree.sub(updates, state.updates)
-        along, length, size = (
-            jnp.asarray(optax.tree.vdot(*pair)) for pair in ((step, change), (step, step), (change, change))
-        )
-        safe = jnp.where(length > 0, length, 1)
-        added = jnp.where((along <= 0) & (state.count > 0), (jnp.sqrt(size * safe) - along) / safe, 0)
-        earlier = jax.tree.map(lambda g, s: g - added.astype(g.dtype) * s, state.updates, step)
-        directions, state = inner.update(updates, state._replace(updates=earlier), params)
-        count = sum(leaf.size for leaf in jax.tree.leaves(params))
-        length = optax.tree.norm(directions) / np.sqrt(count)
-        return optax.tree.scale(-jnp.minimum(1, longest / jnp.where(length > 0, length, 1)), directions), state
-
-    each = jax.vmap(update)
-    return optax.GradientTransformation(
-        jax.vmap(inner.init), lambda updates, state, params=None: each(updates, state, params)
-    )
-
-
-class Projected(optax.GradientTransformationExtraArgs):
-    """An optimizer that keeps the variables within their bounds itself, and is to see the whole gradient."""
-
-
-def within_bounds(
-    optimizer: optax.GradientTransformation, bounds: tuple[float, float] | None
-) -> optax.GradientTransformation:
-    """Return an optimizer that keeps the variables within bounds, if there are any.
-
-    What is at a bound, and would leave, takes no part in the step: L-BFGS would mix it into the others' directions,
-    which then, cut off at the bounds, may point uphill.
-    """
-    if bounds is None or isinstance(optimizer, Projected):
-        return optimizer
-    takes_more = isinstance(optimizer, optax.GradientTransformationExtraArgs)
-    kind = optax.GradientTransformationExtraArgs if takes_more else optax.GradientTransformation
-    return kind(optimizer.init, _Bounded(optimizer.update, bounds))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Bounded(HoldsFunctions):
-    """An optimizer's update with the variables kept within bounds."""
-
-    update: Callable
-    bounds: tuple[float, float]
-
-    def __call__(self, updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
-        low, high = self.bounds
-        leaves = jax.tree.map(lambda g, x: ((x <= low) & (g > 0)) | ((x >= high) & (g < 0)), updates, params)
-        rest = jax.tree.map(lambda g, out: jnp.where(out, 0, g), updates, leaves)
-        steps, state = self.update(rest, state, params, **more)
-        return jax.tree.map(self._kept, steps, params, leaves), state
-
-    def _kept(self, step: Array, x: Array, leaves: Array) -> Array:
-        inside = jnp.where(leaves, 0, jnp.clip(x + step, *self.bounds) - x)
-        return jnp.where(jnp.isfinite(step), inside, step)  # for `minimize` to see
-
-
 # Images as what is minimised
 
 
@@ -334,52 +306,40 @@ Watch = Callable[[Synthesis], Any]
 """Called between chunks of steps with the images so far; what it returns, if true, ends the run."""
 
 
-def synthesize(
-    show: Callable[[Any], Images], loss: Callable[..., Any], start: Any, key: Key, *, callback: Watch | None, **run: Any
-) -> Synthesis:
-    """Minimise a loss of variables that `show` makes images of; `run` has what else `minimize` takes."""
+class Look(NamedTuple):
+    """Where a run of images is; they are made when somebody looks."""
 
-    def seen(found: Minimized) -> Synthesis:
-        return Synthesis(show(found.variables), found.losses, found.state, found.finished)
+    show: Callable[[], Images]
+    losses: Float[Array, " steps"]
+    state: list[Array]
+    finished: bool
 
-    try:
-        return seen(minimize(loss, start, key, callback=callback and (lambda found: callback(seen(found))), **run))
-    except DivergedError as error:
-        error.found = seen(error.found)
-        raise
+    def synthesis(self) -> Synthesis:
+        return Synthesis(self.show(), *self[1:])
 
 
-Stage = Callable[[int, Images | None, Sequence[Any] | None, Watch | None], Synthesis]
-"""`stage(i, images, resume, callback)`: the images of the stage before, None if there was none or it is resumed."""
+def looks(show: Callable[[Any], Images], run: Iterator[Minimized]) -> Iterator[Look]:
+    """Yield the looks at a run of variables that `show` makes images of."""
+    for found in run:
+        yield Look(functools.partial(show, found.variables), *found[1:])
 
 
-def in_stages(stage: Stage, count: int, *, resume: Sequence[Any] | None, callback: Watch | None) -> Synthesis:
-    """Run stages one after the other, each from the images of the one before, as one run with one history."""
-    first, earlier, state = (int(resume[0]), [np.asarray(resume[1])], resume[2:]) if resume else (0, [], None)
-    images, found, stopped = None, None, False
-    for i in range(first, count):
-        before = _joined(earlier)
+Stage = Callable[[int, Images | None, Sequence[Any] | None], Iterator[Look]]
+"""`stage(i, images, resume)`: the images of the stage before, None if there was none or it is resumed."""
 
-        def whole(part: Synthesis, i: int = i, before: Array = before) -> Synthesis:
-            losses = _joined([before, part.losses])
-            return Synthesis(
-                part.images, losses, [jnp.asarray(i), before, *part.state], part.finished and i == count - 1
-            )
 
-        def watch(part: Synthesis, whole: Callable = whole) -> bool:
-            nonlocal stopped
-            stopped = bool(callback and callback(whole(part)))
-            return stopped
-
-        try:
-            part = stage(i, images, state if i == first else None, callback and watch)
-        except DivergedError as error:
-            error.found = whole(error.found)
-            raise
-        found = whole(part)
-        if stopped:
-            return found
-        images, earlier = part.images, [found.losses]
-    if found is None:
+def in_stages(stage: Stage, count: int, resume: Sequence[Any] | None) -> Iterator[Look]:
+    """Yield the looks at stages one after the other, each from the images of the one before, as one run."""
+    first, earlier, state = (int(resume[0]), np.asarray(resume[1]), resume[2:]) if resume else (0, np.zeros(0), None)
+    if first >= count:
         raise ValueError("resume: this state is of a run of another kind or size; start anew without it")
-    return found
+    images = None
+    for i in range(first, count):
+        before, look = _joined([earlier] if len(earlier) else []), None
+        for look in stage(i, images, state):
+            losses = _joined([before, look.losses])
+            state = [jnp.asarray(i), before, *look.state]
+            look = look._replace(losses=losses, state=state, finished=look.finished and i == count - 1)
+            yield look
+        assert look is not None
+        images, earlier, state = look.show(), look.losses, None

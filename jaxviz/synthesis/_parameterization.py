@@ -1,5 +1,6 @@
-"""What is optimized in place of pixels. Steps of one size in a well-chosen basis give natural pictures."""
+"""What is optimized instead of pixels. Steps of one size in a well-chosen basis give natural pictures."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,9 +30,32 @@ class Parameterization(NamedTuple):
     bounds: tuple[float, float] | None = None
     """Where variables must stay, if not anywhere."""
 
+    @classmethod
+    def of(cls, basis: Any, *, bounds: tuple[float, float] | None = None) -> "Parameterization":
+        """Return the methods `init`, `images` and `variables` of a frozen dataclass: equal where those are equal."""
+        return cls(_Method(basis, "init"), _Method(basis, "images"), _Method(basis, "variables"), bounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Method:
+    """A method that equals that of an equal object; Python's own are equal only if they are of the same one."""
+
+    of: Any
+    name: str
+
+    def __call__(self, *args: Any) -> Any:
+        return getattr(self.of, self.name)(*args)
+
+    def __repr__(self) -> str:
+        return f"{self.of}.{self.name}"
+
 
 Basis = Callable[[int, int], Parameterization]
-"""`basis(height, width)`: `fourier`, `pixels`, `maco` or one of your own; the same arguments, the same object."""
+"""`basis(height, width)`: `fourier`, `pixels`, `maco` or one of your own.
+
+A basis whose functions are equal for equal arguments, such as methods that `Parameterization.of` takes of a frozen
+dataclass, is compiled once.
+"""
 
 
 def parameterized(basis: Basis, height: int, width: int) -> Parameterization:
@@ -48,7 +72,6 @@ def _check_sides(height: int, width: int) -> None:
     check_count("width", width)
 
 
-@functools.cache
 def pixels(
     height: int,
     width: int,
@@ -73,15 +96,33 @@ def pixels(
     check_number("center", center, "from 0 to 1", lambda x: (x >= 0) & (x <= 1))
     check_least_zero("spread", spread)
 
-    def init(key: Key, n: int) -> Images:
-        noise = jax.random.normal(key, (n, height, width, 3))
-        middle, deviation = (jnp.asarray(x, noise.dtype).reshape(1, 1, 1, -1) for x in (center, spread))
-        return jnp.clip(middle + deviation * noise, 0, 1)
-
-    return Parameterization(init, lambda variables: variables, lambda images: jnp.array(images), (0.0, 1.0))
+    return Parameterization.of(_Pixels(height, width, _numbers(center), _numbers(spread)), bounds=(0.0, 1.0))
 
 
-@functools.cache
+def _numbers(values: Any) -> tuple[float, ...]:
+    """Return one number, or one for each color, as what can be compared."""
+    return tuple(np.ravel(np.asarray(values, float)).tolist())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pixels:
+    height: int
+    width: int
+    center: tuple[float, ...]
+    spread: tuple[float, ...]
+
+    def init(self, key: Key, n: int) -> Images:
+        noise = jax.random.normal(key, (n, self.height, self.width, 3))
+        center, spread = (jnp.asarray(x, noise.dtype).reshape(1, 1, 1, -1) for x in (self.center, self.spread))
+        return jnp.clip(center + spread * noise, 0, 1)
+
+    def images(self, variables: Images) -> Images:
+        return variables
+
+    def variables(self, images: Images) -> Images:
+        return jnp.array(images)
+
+
 def fourier(height: int, width: int, *, decay: float = 1.0, spread: float = 0.01) -> Parameterization:
     """Parameterize by the Fourier transform, its coefficients scaled as in natural images, colours decorrelated.
 
@@ -102,20 +143,31 @@ def fourier(height: int, width: int, *, decay: float = 1.0, spread: float = 0.01
     _check_sides(height, width)
     check_number("decay", decay, "", np.isfinite)
     check_least_zero("spread", spread)
-    scale = np.sqrt(height * width) / _frequencies(height, width) ** decay / 4  # lucid's contrast
+    return Parameterization.of(_Fourier(height, width, float(decay), float(spread)))
 
-    def init(key: Key, n: int) -> Float[Array, "n h f 3 2"]:
-        return spread * jax.random.normal(key, (n, height, width // 2 + 1, 3, 2))
 
-    def images(variables: Float[Array, "n h f 3 2"]) -> Images:
-        return _colored(_inverse(variables * jnp.asarray(scale[None, ..., None, None], variables.dtype), width))
+@dataclasses.dataclass(frozen=True)
+class _Fourier:
+    height: int
+    width: int
+    decay: float
+    spread: float
 
-    def variables(images: Images) -> Float[Array, "n h f 3 2"]:
+    def _scale(self, dtype: Any) -> Float[Array, "1 h f 1 1"]:
+        size, frequencies = self.height * self.width, _frequencies(self.height, self.width)
+        scale = np.sqrt(size) / frequencies**self.decay / 4  # lucid's contrast
+        return jnp.asarray(scale[None, ..., None, None], dtype)
+
+    def init(self, key: Key, n: int) -> Float[Array, "n h f 3 2"]:
+        return self.spread * jax.random.normal(key, (n, self.height, self.width // 2 + 1, 3, 2))
+
+    def images(self, variables: Float[Array, "n h f 3 2"]) -> Images:
+        return _colored(_inverse(variables * self._scale(variables.dtype), self.width))
+
+    def variables(self, images: Images) -> Float[Array, "n h f 3 2"]:
         spectrum = jnp.fft.rfft2(_decorrelated(images), axes=(1, 2))
         parts = jnp.stack([spectrum.real, spectrum.imag], -1)
-        return parts / jnp.asarray(scale[None, ..., None, None], parts.dtype)
-
-    return Parameterization(init, images, variables)
+        return parts / self._scale(parts.dtype)
 
 
 # Measured on 600 ImageNet photographs, cut to 224 x 224, in the decorrelated colours of `_decorrelated`: the mean
@@ -126,7 +178,6 @@ def fourier(height: int, width: int, *, decay: float = 1.0, spread: float = 0.01
 MACO_SPECTRUM = ((0.138, 1.258), (0.142, 1.207), (0.221, 1.108))
 
 
-@functools.cache
 def maco(height: int, width: int) -> Parameterization:
     """Parameterize by the phases of the Fourier transform alone: the magnitudes are those of photographs, and stay.
 
@@ -148,21 +199,27 @@ def maco(height: int, width: int) -> Parameterization:
     Fel et al. 2023, Unlocking Feature Visualization for Deep Networks with MAgnitude Constrained Optimization.
     """
     _check_sides(height, width)
-    amplitude, decay = (np.array(numbers) for numbers in zip(*MACO_SPECTRUM, strict=True))
-    magnitude = np.sqrt(height * width) * amplitude / _frequencies(height, width)[..., None] ** decay
-    magnitude[0, 0] = 0  # the mean colour is grey, whatever the phase
+    return Parameterization.of(_Maco(height, width))
 
-    def init(key: Key, n: int) -> Float[Array, "n h f 3"]:
-        return jax.random.uniform(key, (n, height, width // 2 + 1, 3), minval=-np.pi, maxval=np.pi)
 
-    def images(phases: Float[Array, "n h f 3"]) -> Images:
+@dataclasses.dataclass(frozen=True)
+class _Maco:
+    height: int
+    width: int
+
+    def init(self, key: Key, n: int) -> Float[Array, "n h f 3"]:
+        return jax.random.uniform(key, (n, self.height, self.width // 2 + 1, 3), minval=-np.pi, maxval=np.pi)
+
+    def images(self, phases: Float[Array, "n h f 3"]) -> Images:
+        amplitude, decay = (np.array(numbers) for numbers in zip(*MACO_SPECTRUM, strict=True))
+        size, frequencies = self.height * self.width, _frequencies(self.height, self.width)
+        magnitude = np.sqrt(size) * amplitude / frequencies[..., None] ** decay
+        magnitude[0, 0] = 0  # the mean color is gray, whatever the phase
         directions = jnp.stack([jnp.cos(phases), jnp.sin(phases)], -1)
-        return _colored(_inverse(directions * jnp.asarray(magnitude[None, ..., None], phases.dtype), width))
+        return _colored(_inverse(directions * jnp.asarray(magnitude[None, ..., None], phases.dtype), self.width))
 
-    def variables(images: Images) -> Float[Array, "n h f 3"]:
+    def variables(self, images: Images) -> Float[Array, "n h f 3"]:
         return jnp.angle(jnp.fft.rfft2(_decorrelated(images), axes=(1, 2)))
-
-    return Parameterization(init, images, variables)
 
 
 def _frequencies(height: int, width: int) -> np.ndarray:

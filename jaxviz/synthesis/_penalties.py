@@ -1,8 +1,10 @@
 """Penalties for `ascend(penalties=...)`: a number for each image that synthesis keeps small."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -10,6 +12,8 @@ from jaxtyping import Array, Float
 from jaxviz._options import check_positive, check_rank
 from jaxviz._types import Images
 from jaxviz.image._arrays import IMAGENET_MEAN
+from jaxviz.program._compiled import HoldsFunctions
+from jaxviz.scores._algebra import static
 
 
 def total_variation(images: Images, *, beta: ArrayLike = 2.0) -> Float[Array, " n"]:
@@ -39,7 +43,20 @@ def total_variation(images: Images, *, beta: ArrayLike = 2.0) -> Float[Array, " 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """The standard deviation of ImageNet's photographs, in RGB."""
 
-Penalty = Callable[[Images], Float[Array, " n"]]
+Penalty = Callable[..., Float[Array, " n"]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Weighted(HoldsFunctions):
+    """A penalty with its weight and options, which are data: others compile nothing new."""
+
+    weight: Any
+    penalty: Penalty = static()
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, images: Images) -> Float[Array, " n"]:
+        return self.weight * self.penalty(images, **self.options)
 
 
 def l2(images: Images) -> Float[Array, " n"]:
@@ -54,6 +71,14 @@ def l2(images: Images) -> Float[Array, " n"]:
     """
     check_rank(images)
     return jnp.mean(jnp.square(_centered(images)), (1, 2, 3))
+
+
+RANGE = 0.5  # brightness that the alpha norm takes for 1: twice as far from the mean costs 64 times as much
+
+
+def alpha_norm(images: Images, *, alpha: ArrayLike) -> Float[Array, " n"]:
+    """Return each image's mean distance from the mean color, in units of `RANGE`, to the power of `alpha`."""
+    return jnp.mean((jnp.abs(_centered(images)) / RANGE) ** alpha, (1, 2, 3))
 
 
 def normalized_l2(images: Images) -> Float[Array, " n"]:

@@ -8,7 +8,7 @@ import optax
 
 from jaxviz._options import check_positive
 from jaxviz.image._arrays import IMAGENET_MEAN
-from jaxviz.synthesis._minimize import Projected
+from jaxviz.synthesis._lbfgs import Projected
 from jaxviz.synthesis._parameterization import maco, pixels
 from jaxviz.synthesis._penalties import IMAGENET_STD, l2, normalized_l2
 from jaxviz.synthesis._steps import (

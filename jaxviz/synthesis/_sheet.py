@@ -1,22 +1,43 @@
 """A sheet of channels: the image that each channel of a layer responds to most, for all of them."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from jaxviz._options import check_untraced, check_whole
-from jaxviz._types import Key, Net
+from jaxviz._types import Images, Key, Net
 from jaxviz.data._sharding import whole_shares
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import dtype_of, shapes_of
 from jaxviz.scores._units import channel
 from jaxviz.synthesis._ascent import ascend
-from jaxviz.synthesis._minimize import DivergedError, Synthesis, Watch
+from jaxviz.synthesis._minimize import DivergedError
 from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
+
+
+class Sheet(NamedTuple):
+    """The images of the channels that are done."""
+
+    images: Images
+    """`(n, h, w, 3)` in [0, 1]."""
+    losses: Float[Array, " n"]
+    """Of each image, minus its last score."""
+    state: list[Array]
+    """Given as `resume`, the run resumes after the last whole batch."""
+    finished: bool
+    """False if channels are left."""
+    channels: Int[np.ndarray, " n"]
+    """The number of the channel that each image is of."""
+
+    @property
+    def scores(self) -> Float[Array, " n"]:
+        """The last score of each image: its channel's mean."""
+        return -self.losses
 
 
 def sheet(
@@ -31,10 +52,10 @@ def sheet(
     batch_size: int = 16,
     basis: Basis = fourier,
     resume: Sequence[Any] | None = None,
-    callback: Watch | None = None,
+    callback: Callable[[Sheet], Any] | None = None,
     **options: Any,
-) -> Synthesis:
-    """Find for every channel of a layer the image that maximises it, `batch_size` of them side by side.
+) -> Sheet:
+    """Find for every channel of a layer the image that maximizes it, `batch_size` of them side by side.
 
     One compiled program for the whole layer; several local devices share each batch.
 
@@ -48,15 +69,16 @@ def sheet(
         steps: for each image.
         batch_size: images that are optimized at once; rounded up to a multiple of the number of local devices.
         basis: what is optimized: see `ascend`.
-        resume: `state` of a run with the same arguments that was stopped: it goes on after the last whole batch.
-        callback: called as `callback(synthesis)` every few steps with the images of all batches that are done; if it
+        resume: `state` of a run with the same arguments that was stopped: it resumes after the last whole batch.
+        callback: called as `callback(sheet)` every few steps with the images of all batches that are done; if it
             returns true, the run ends, without the batch it is at.
-        options: what else `ascend` takes.
+        options: what else `ascend` takes, such as `revive`.
 
     Returns:
-        The images in the order of `channels`, and of each the last score, negative, as its loss.
+        The images in the order of `channels`, and of each the last score.
 
     Raises:
+        DivergedError: if a score stops being finite; its `found` has the batches before.
         ValueError: for a channel that the layer does not have.
 
     Example:
@@ -75,15 +97,20 @@ def sheet(
     if batch_size < 1 or size < 1:
         raise ValueError(f"expected a batch_size and a size of 1 or more, got {batch_size} and {size}")
     wanted = _wanted(net, params, layer, channels, size)
-    count = whole_shares(min(batch_size, len(wanted)))
+    share = whole_shares(min(batch_size, len(wanted)))
     images, losses = [jnp.asarray(x) for x in resume] if resume else (jnp.zeros((0, size, size, 3)), jnp.zeros(0))
     if len(images) > len(wanted) or images.shape[1:] != (size, size, 3):
         raise ValueError("resume: this state is of a run of another kind or size; start anew without it")
     form, start = parameterized(basis, size, size), options.pop("start", None)
-    found = Synthesis(images, losses, [images, losses], len(images) == len(wanted))
+
+    def done(images: Images, losses: Array) -> Sheet:
+        count = len(images)
+        return Sheet(images, losses, [images, losses], count == len(wanted), wanted[:count])
+
+    found = done(images, losses)
     while not found.finished:
-        block = wanted[len(found.images) :][:count]
-        padded = np.resize(block, count)  # one program for all batches: the last one repeats itself
+        block = wanted[len(found.images) :][:share]
+        padded = np.resize(block, share)  # one program for all batches: the last one repeats itself
         score = channel(net, layer, padded)
         noise = form.images(_noise(form, key, padded)) if start is None else start
         watch = None if callback is None else functools.partial(_watch, callback, found)
@@ -107,13 +134,13 @@ def sheet(
         images = jnp.concatenate([found.images, np.asarray(made.images)[: len(block)]])
         scores = _evaluate(score, params, np.asarray(made.images))[: len(block)]
         losses = jnp.concatenate([found.losses, -np.asarray(scores)])
-        found = Synthesis(images, losses, [images, losses], len(images) == len(wanted))
+        found = done(images, losses)
         if callback is not None and callback(found):
             break
     return found
 
 
-def _watch(callback: Watch, found: Synthesis, batch: Synthesis) -> bool:
+def _watch(callback: Callable[[Sheet], Any], found: Sheet, batch: Any) -> bool:
     """Let a run be ended in the middle of a batch, which is then lost; the last look at it is the sheet's own."""
     return not batch.finished and bool(callback(found))
 

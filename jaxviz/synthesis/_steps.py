@@ -5,7 +5,7 @@ they are optax transformations, put behind an optimizer with `optax.chain`, and 
 which is what the papers' networks call zero.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -23,20 +23,30 @@ from jaxviz.synthesis._penalties import _centered, _per_color
 def _after(change: Callable[[Images, Any], Images], every: int = 1) -> optax.GradientTransformationExtraArgs:
     """Return a transformation that changes what comes out of the first step, and of every so many after it.
 
-    `change(x, gradient)` is given images as differences from the mean colour. Like the published programs, which count
+    `change(x, gradient)` is given images as differences from the mean color. Like the published programs, which count
     steps from 0 and change the image where the count is a multiple.
     """
+    return optax.GradientTransformationExtraArgs(_no_steps, _After(change, every))
 
-    def update(updates: Any, state: Any, params: Any = None, *, grad: Any = None, **_: Any) -> tuple[Any, Any]:
+
+def _no_steps(params: Any) -> Array:
+    return jnp.zeros((), int)
+
+
+@dataclasses.dataclass(frozen=True)
+class _After:
+    """The update of such a transformation, equal to another where what it changes is."""
+
+    change: Callable[[Images, Any], Images]
+    every: int
+
+    def __call__(self, updates: Any, state: Any, params: Any = None, *, grad: Any = None, **_: Any) -> tuple[Any, Any]:
         moved = _centered(params + updates)
         gradient = updates if grad is None else grad
-        changed = jax.lax.cond(state % every == 0, lambda x: change(x, gradient), lambda x: x, moved)
+        changed = jax.lax.cond(state % self.every == 0, lambda x: self.change(x, gradient), lambda x: x, moved)
         return updates + changed - moved, state + 1
 
-    return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros((), int), update)
 
-
-@functools.cache
 def decay(rate: float) -> optax.GradientTransformation:
     """Shrink what differs from the mean colour by a fraction at every step: L2 decay.
 
@@ -52,10 +62,17 @@ def decay(rate: float) -> optax.GradientTransformation:
     Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
     _check_share("rate", rate, 1)
-    return _after(lambda x, gradient: (1 - rate) * x)
+    return _after(_Decay(float(rate)))
 
 
-@functools.cache
+@dataclasses.dataclass(frozen=True)
+class _Decay:
+    rate: float
+
+    def __call__(self, x: Images, gradient: Any) -> Images:
+        return (1 - self.rate) * x
+
+
 def blurring(sigma: float, every: int) -> optax.GradientTransformation:
     """Blur with a Gaussian of so many pixels, at the first step and every so many after it.
 
@@ -75,16 +92,19 @@ def blurring(sigma: float, every: int) -> optax.GradientTransformation:
     """
     check_positive("sigma", sigma)
     check_count("every", every)
-    reach = int(4 * sigma + 0.5)
+    return _after(_Blur(float(sigma)), int(every))
 
-    def blurred(x: Images, gradient: Any) -> Images:
+
+@dataclasses.dataclass(frozen=True)
+class _Blur:
+    sigma: float
+
+    def __call__(self, x: Images, gradient: Any) -> Images:
+        reach = int(4 * self.sigma + 0.5)
         around = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="symmetric")
-        return blur(around, sigma, size=2 * reach + 1)[:, reach : reach + x.shape[1], reach : reach + x.shape[2]]
-
-    return _after(blurred, every)
+        return blur(around, self.sigma, size=2 * reach + 1)[:, reach : reach + x.shape[1], reach : reach + x.shape[2]]
 
 
-@functools.cache
 def small_norms(percent: float) -> optax.GradientTransformation:
     """Set to the mean colour the so many per cent of pixels that differ least from it.
 
@@ -100,10 +120,17 @@ def small_norms(percent: float) -> optax.GradientTransformation:
     Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
     _check_share("percent", percent, 100)
-    return _after(lambda x, gradient: _without_least(x, jnp.sqrt(jnp.sum(x**2, -1, keepdims=True)), percent))
+    return _after(_SmallNorms(float(percent)))
 
 
-@functools.cache
+@dataclasses.dataclass(frozen=True)
+class _SmallNorms:
+    percent: float
+
+    def __call__(self, x: Images, gradient: Any) -> Images:
+        return _without_least(x, jnp.sqrt(jnp.sum(x**2, -1, keepdims=True)), self.percent)
+
+
 def small_contributions(percent: float) -> optax.GradientTransformation:
     """Set to the mean colour the so many per cent of pixels whose loss would change the score least, to first order.
 
@@ -121,13 +148,16 @@ def small_contributions(percent: float) -> optax.GradientTransformation:
 
     Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
-
     _check_share("percent", percent, 100)
+    return _after(_SmallContributions(float(percent)))
 
-    def change(x: Images, gradient: Any) -> Images:
-        return _without_least(x, jnp.abs(jnp.sum(x * gradient, -1, keepdims=True)), percent)
 
-    return _after(change)
+@dataclasses.dataclass(frozen=True)
+class _SmallContributions:
+    percent: float
+
+    def __call__(self, x: Images, gradient: Any) -> Images:
+        return _without_least(x, jnp.abs(jnp.sum(x * gradient, -1, keepdims=True)), self.percent)
 
 
 def _without_least(x: Images, size: Float[Array, "n h w 1"], percent: float) -> Images:
@@ -138,7 +168,6 @@ def _check_share(name: str, number: float, whole: int) -> None:
     check_number(name, number, f"from 0 to {whole}", lambda x: (x >= 0) & (x <= whole))
 
 
-@functools.cache
 def normalized_steps(
     rate: float, *, unit: float | tuple[float, float, float] = 1.0
 ) -> optax.GradientTransformationExtraArgs:
@@ -148,34 +177,50 @@ def normalized_steps(
     gradient is `unit` times as large, and a step is `unit` times as large here.
     """
 
-    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
-        units = _per_color(unit, updates.dtype)
+    return optax.GradientTransformationExtraArgs(_no_state, _Normalized(rate, unit))
+
+
+def _no_state(params: Any) -> Any:
+    return optax.EmptyState()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Normalized:
+    rate: float
+    unit: float | tuple[float, float, float]
+
+    def __call__(self, updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+        units = _per_color(self.unit, updates.dtype)
         scaled = units * updates
         size = jnp.sqrt(jnp.sum(jnp.square(scaled), (1, 2, 3), keepdims=True))
-        return -rate * units * scaled / jnp.where(size > 0, size, 1), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+        return -self.rate * units * scaled / jnp.where(size > 0, size, 1), state
 
 
-@functools.cache
 def progressing_steps(progress: float, most: float) -> optax.GradientTransformation:
     """Step by `rate * g`, image by image, where the rate is such that the score rises by `progress` to first order.
 
     It is at most `most`: near a summit the gradient is small.
     """
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        square = jnp.sum(jnp.square(updates), (1, 2, 3), keepdims=True)
-        return -jnp.minimum(progress / jnp.where(square > 0, square, 1), most) * updates, state
+    return optax.GradientTransformation(_no_state, _Progressing(progress, most))
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+@dataclasses.dataclass(frozen=True)
+class _Progressing:
+    progress: float
+    most: float
+
+    def __call__(self, updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        square = jnp.sum(jnp.square(updates), (1, 2, 3), keepdims=True)
+        return -jnp.minimum(self.progress / jnp.where(square > 0, square, 1), self.most) * updates, state
 
 
 def clipping() -> optax.GradientTransformation:
     """Clip what comes out to [0, 1], as the published programs do: after the step, with the gradient left whole."""
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        kept = jnp.clip(params + updates, 0, 1) - params
-        return jnp.where(jnp.isfinite(updates), kept, updates), state  # for `minimize` to see
+    return optax.GradientTransformation(_no_state, _clipped)
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+def _clipped(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    kept = jnp.clip(params + updates, 0, 1) - params
+    return jnp.where(jnp.isfinite(updates), kept, updates), state  # for `minimize` to see

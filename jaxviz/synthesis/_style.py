@@ -1,6 +1,6 @@
-"""Texture synthesis and style transfer: images whose features have given Gram matrices, and given features.
+"""Style transfer (Gatys, Ecker & Bethge 2016): an image with the features of one and the Gram matrices of others.
 
-Each term of the loss is a relative error (see `relative_error`), so that it is about 1 where nothing agrees, whatever
+Each term of the goal is a relative error (see `match_features`), so that it is about 1 where nothing agrees, whatever
 the network, the layer and the size; a layer's weight of 1 means the same everywhere.
 """
 
@@ -11,29 +11,19 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 from jaxviz._options import check_least_zero, check_positive, check_run
 from jaxviz._types import Key, Net
-from jaxviz.synthesis._colors import Batch, Image, colored, with_chroma
-from jaxviz.synthesis._grams import (
-    STYLE_LAYERS,
-    Layers,
-    Mask,
-    Optimizer,
-    Terms,
-    _shares,
-    as_batch,
-    fit_mask,
-    grams_of,
-    in_octaves,
-    masks_of,
-    scaled,
-    values_of_layers,
-    weights_of,
-)
+from jaxviz.image._checks import check_not_negative
+from jaxviz.scores._algebra import Summable
+from jaxviz.scores._likeness import GramMatch, Layers, grams_of, mask_of, match_features, proportions_of
+from jaxviz.synthesis._colors import Batch, Pictures, colored, with_chroma
 from jaxviz.synthesis._minimize import Synthesis, Watch
 from jaxviz.synthesis._octaves import octave_sizes, resized
+from jaxviz.synthesis._painting import STYLE_LAYERS, Optimizer, as_batch, paint, scaled, shares_of
 
+Mask = Float[Array, "*_ _ _"]
 CONTENT_LAYERS = ("relu4_2",)
 
 
@@ -41,8 +31,8 @@ def stylize(
     net: Net,
     params: Any,
     key: Key,
-    content: Image,
-    styles: Image | Sequence[Image],
+    content: Pictures,
+    styles: Pictures | Sequence[Pictures],
     *,
     content_weight: ArrayLike = 1.0,
     style_weights: ArrayLike | Sequence[ArrayLike] = 20.0,
@@ -52,11 +42,11 @@ def stylize(
     colors: Literal["style", "luminance", "match"] = "style",
     masks: Sequence[Mask] | None = None,
     style_masks: Sequence[Mask] | None = None,
-    start: Literal["content", "noise", "style"] | Image = "content",
+    start: Literal["content", "noise", "style"] | Pictures = "content",
     octaves: int = 1,
     steps: int = 300,
     smoothness: ArrayLike = 0.0,
-    optimizer: Optimizer = "lbfgs",
+    optimizer: Optimizer | None = None,
     learning_rate: float | None = None,
     tolerance: float | None = None,
     every: int = 8,
@@ -69,27 +59,31 @@ def stylize(
         net: any JAX function `net(params, images)`; the default layers are VGG's.
         params: its parameters.
         key: of the noise, if it starts there.
-        content: what to show, `(h, w, 3)` in [0, 1]; the result has its size.
-        styles: the manner: an image of any size, or several.
+        content: what to show, `(h, w, 3)` in [0, 1]; the result has its size. Or several, `(n, h, w, 3)`, each painted
+            by itself.
+        styles: the manner: an image of any size `(h, w, 3)`, or a list of several; each may also be `(n, h, w, 3)`, one
+            for each content.
         content_weight: of the relative error of features.
         style_weights: of the relative error of Gram matrices; one for each of several styles, or one that they share.
         content_layers: whose features; with weights, if it is a mapping.
         style_layers: whose Gram matrices; likewise.
         style_size: longer side of the styles, as a multiple of the content's: strokes grow with it.
         colors: "style": taken from the style; "luminance": the content's, only its brightness is painted; "match": the
-            style is first given the content's mean colour and covariance.
-        masks: for each style a mask of the content's size, in [0, 1]: where in the result it belongs.
+            style is first given the content's mean color and covariance.
+        masks: for each style a mask of the content's size, in [0, 1]: where in the result it belongs; like the styles,
+            `(h, w)` or one for each content.
         style_masks: for each style a mask of its own size: which part of it counts.
         start: "content", "noise", "style" or an image of the content's size.
         octaves: sizes to work at, each twice the one before. Above 512 px take 2 or 3: strokes of the full width need
             what the network sees at a smaller size.
         steps: at each of them, at most.
         smoothness: weight of the total variation.
-        optimizer: "lbfgs", "adam", or any optax transformation; the image stays in [0, 1] at each step.
+        optimizer: any optax transformation; None: `lbfgs(longest=0.25)`. "lbfgs" and "adam" are short for that and for
+            Adam. The image stays in [0, 1] at each step.
         learning_rate: of "adam"; None: 0.02.
         tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
         every: steps from one callback to the next.
-        resume: `state` of a run with the same arguments that was stopped: it goes on from there.
+        resume: `state` of a run with the same arguments that was stopped: it resumes from there.
         callback: called as `callback(synthesis)` with the image so far; if it returns true, the run ends. The
             memory of its `state` is used again after it returns: copy what you keep.
 
@@ -109,7 +103,7 @@ def stylize(
         [0. 0. 1.]
 
     Gatys, Ecker & Bethge 2016, Image Style Transfer Using Convolutional Neural Networks; Gatys et al. 2017, Controlling
-    Perceptual Factors in Neural Style Transfer (colours, masks, coarse to fine).
+    Perceptual Factors in Neural Style Transfer (colors, masks, coarse to fine).
     """
     check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
     check_least_zero("smoothness", smoothness)
@@ -118,34 +112,46 @@ def stylize(
     manners = [as_batch("styles", style) for style in (styles if isinstance(styles, Sequence) else [styles])]
     if not manners:
         raise ValueError("styles: expected an image or several, got none")
-    content_of = weights_of(net, params, shown, "content_layers", content_layers, content_weight)
-    shares = _shares(style_weights, len(manners))
-    style_of = [weights_of(net, params, shown, "style_layers", style_layers, share) for share in shares]
-    regions = masks_of("masks", masks, [shown] * len(manners))
-    parts = masks_of("style_masks", style_masks, manners)
+    check_not_negative("the weight of content_layers", content_weight)
+    content_of = proportions_of("content_layers", content_layers)
+    style_of, shares = proportions_of("style_layers", style_layers), shares_of(style_weights, len(manners))
+    regions = _masks("masks", masks, [shown] * len(manners))
+    parts = _masks("style_masks", style_masks, manners)
+    for what, several in (("styles", manners), ("masks", regions)):
+        _check_counts(what, several, len(shown))
     painted, manners = colored(colors, shown, manners)
     sizes = octave_sizes(shown.shape[1:3], octaves, 2.0)
-    longest = [style_size * max(size) for size in sizes]
-    names = tuple(dict.fromkeys([*content_of, *style_of[0]]))
     first = _start(start, key, painted, manners)
 
-    def terms(i: int) -> Terms:
-        targets = values_of_layers(net, tuple(content_of), params, resized(painted, sizes[i])) if content_of else {}
-        shrunk = [resized(manner, scaled(manner, longest[i])) for manner in manners]
-        pairs = zip(shrunk, parts or [None] * len(shrunk), strict=True)
-        grams = [grams_of(net, tuple(style_of[0]), params, x, part) for x, part in pairs]
-        in_layers = functools.partial(values_of_layers, net, tuple(style_of[0]))
-        shapes = jax.eval_shape(in_layers, params, resized(painted, sizes[i]))
-        where = None
-        if regions is not None:
-            where = [{name: fit_mask(mask, shapes[name].shape) for name in style_of[0]} for mask in regions]
-        return Terms(targets, grams, where, content_of, style_of, smoothness)
+    def goal(i: int) -> Summable:
+        longest = style_size * max(sizes[i])
+        wanted = content_weight * match_features(net, params, resized(painted, sizes[i]), content_of)
+        for share, style, part, region in zip(shares, manners, parts, regions, strict=True):
+            manner = resized(style, scaled(style, longest))
+            grams = grams_of(net, tuple(style_of), params, manner, part)
+            wanted += share * GramMatch(net, style_of, grams, region)
+        return wanted
 
-    return in_octaves(
-        net, params, key, sizes, terms, lambda i: resized(first, sizes[i]), names, optimizer=optimizer,
+    return paint(
+        params, key, sizes, goal, lambda i: resized(first, sizes[i]), smoothness=smoothness, optimizer=optimizer,
         learning_rate=learning_rate, steps=steps, tolerance=tolerance, every=every, resume=resume, callback=callback,
-        finish=functools.partial(with_chroma, shown) if colors == "luminance" else None,
+        **({"finish": functools.partial(with_chroma, shown)} if colors == "luminance" else {}),
     )  # fmt: skip
+
+
+def _masks(name: str, masks: Sequence[Mask] | None, images: Sequence[Batch]) -> list[Any]:
+    """Return a mask, or None, for each style."""
+    if masks is None:
+        return [None] * len(images)
+    if len(masks) != len(images):
+        raise ValueError(f"{name}: expected one for each of {len(images)} styles, got {len(masks)}")
+    return [mask_of(name, mask, image.shape[1:3]) for mask, image in zip(masks, images, strict=True)]
+
+
+def _check_counts(name: str, several: Sequence[Any], count: int) -> None:
+    for one in several:
+        if one is not None and len(one) not in (1, count):
+            raise ValueError(f"{name}: expected one, or one for each of {count} contents, got {len(one)}")
 
 
 def _start(start: Any, key: Key, content: Batch, styles: Sequence[Batch]) -> Batch:
@@ -155,10 +161,10 @@ def _start(start: Any, key: Key, content: Batch, styles: Sequence[Batch]) -> Bat
         if start == "content":
             return content
         if start == "style":
-            return resized(styles[0], content.shape[1:3])
+            return jnp.broadcast_to(resized(styles[0], content.shape[1:3]), content.shape)
         noise = jax.random.normal(key, content.shape, content.dtype)
         return jnp.clip(content.mean((1, 2), keepdims=True) + 0.2 * noise, 0, 1)
     image = as_batch("start", start)
-    if image.shape != content.shape:
+    if image.shape[1:] != content.shape[1:] or len(image) not in (1, len(content)):
         raise ValueError(f"start: expected the content's size, {content.shape[1:]}, got {image.shape[1:]}")
-    return image
+    return jnp.broadcast_to(image, content.shape)

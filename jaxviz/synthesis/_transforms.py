@@ -1,6 +1,6 @@
 """Random transformations that an image must survive: what only one alignment of pixels would excite, fades."""
 
-import functools
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -13,16 +13,71 @@ from jaxviz._types import Images, Key
 Transform = Callable[[Key, Images], Images]
 
 
-@functools.cache
+class _OfEach:
+    """A transform that does something else to each image of a batch."""
+
+    def __call__(self, key: Key, images: Images) -> Images:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
+        return jax.vmap(self.one)(keys, images)
+
+    def one(self, key: Key, image: Array) -> Array:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class JitterScaleRotate(_OfEach):
+    """What `jitter_scale_rotate` returns."""
+
+    jitter: float
+    scale: float
+    degrees: float
+
+    def one(self, key: Key, image: Array) -> Array:
+        shift_key, scale_key, turn_key = jax.random.split(key, 3)
+        shift = jax.random.uniform(shift_key, (2,), image.dtype, -self.jitter, self.jitter)
+        zoom = jax.random.uniform(scale_key, (), image.dtype, 1 - self.scale, 1 + self.scale)
+        turn = jnp.deg2rad(jax.random.uniform(turn_key, (), image.dtype, -self.degrees, self.degrees))
+        cos, sin = jnp.cos(turn) / zoom, jnp.sin(turn) / zoom
+        return resample(image, jnp.array([[cos, -sin], [sin, cos]]), shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops(_OfEach):
+    """What `crops` returns."""
+
+    least: float
+    most: float
+    noise: float
+
+    def one(self, key: Key, image: Array) -> Array:
+        part_key, place_key, noise_key = jax.random.split(key, 3)
+        part = jax.random.uniform(part_key, (), image.dtype, self.least, self.most)
+        free = (1 - part) / 2 * jnp.array(image.shape[:2], image.dtype)  # as far as its center may go
+        shift = free * jax.random.uniform(place_key, (2,), image.dtype, -1, 1)
+        shown = resample(image, part * jnp.eye(2, dtype=image.dtype), shift)
+        return shown + self.noise * jax.random.normal(noise_key, image.shape, image.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rolls(_OfEach):
+    """What `rolls` returns."""
+
+    most: int
+    least: int
+
+    def one(self, key: Key, image: Array) -> Array:
+        return jnp.roll(image, jax.random.randint(key, (2,), self.least, self.most + 1), axis=(0, 1))
+
+
 def jitter_scale_rotate(*, jitter: float = 8.0, scale: float = 0.1, degrees: float = 10.0) -> Transform:
-    """Return a transform that shifts, scales and turns each image at random, about its centre, in one resampling.
+    """Return a transform that shifts, scales and turns each image at random, about its center, in one resampling.
 
     Args:
         jitter: the largest shift, in pixels.
         scale: the largest change of scale: 0.1 is from 0.9 to 1.1.
         degrees: the largest turn.
 
-    What comes into view from outside is grey. The ranges are lucid's (Olah et al. 2017), which shifts in two steps, by
+    What comes into view from outside is gray. The ranges are lucid's (Olah et al. 2017), which shifts in two steps, by
     up to 4 and 2 pixels either way around a padding of 12, and turns by nothing more often.
 
     Example:
@@ -35,22 +90,9 @@ def jitter_scale_rotate(*, jitter: float = 8.0, scale: float = 0.1, degrees: flo
         check_least_zero(name, number)
     check_number("scale", scale, "below 1", lambda x: x < 1)
 
-    def transform(key: Key, images: Images) -> Images:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
-        return jax.vmap(one)(keys, images)
-
-    def one(key: Key, image: Array) -> Array:
-        shift_key, scale_key, turn_key = jax.random.split(key, 3)
-        shift = jax.random.uniform(shift_key, (2,), image.dtype, -jitter, jitter)
-        zoom = jax.random.uniform(scale_key, (), image.dtype, 1 - scale, 1 + scale)
-        turn = jnp.deg2rad(jax.random.uniform(turn_key, (), image.dtype, -degrees, degrees))
-        cos, sin = jnp.cos(turn) / zoom, jnp.sin(turn) / zoom
-        return resample(image, jnp.array([[cos, -sin], [sin, cos]]), shift)
-
-    return transform
+    return JitterScaleRotate(float(jitter), float(scale), float(degrees))
 
 
-@functools.cache
 def crops(*, least: float = 0.05, most: float = 0.5, noise: float = 0.08) -> Transform:
     """Return a transform that shows a random part of each image, enlarged to its size, with noise added.
 
@@ -74,36 +116,16 @@ def crops(*, least: float = 0.05, most: float = 0.5, noise: float = 0.08) -> Tra
     check_number("most", most, f"from least, {least}, to 1", lambda x: (x >= least) & (x <= 1))
     check_least_zero("noise", noise)
 
-    def transform(key: Key, images: Images) -> Images:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
-        return jax.vmap(one)(keys, images)
-
-    def one(key: Key, image: Array) -> Array:
-        part_key, place_key, noise_key = jax.random.split(key, 3)
-        part = jax.random.uniform(part_key, (), image.dtype, least, most)
-        free = (1 - part) / 2 * jnp.array(image.shape[:2], image.dtype)  # as far as its centre may go
-        shift = free * jax.random.uniform(place_key, (2,), image.dtype, -1, 1)
-        shown = resample(image, part * jnp.eye(2, dtype=image.dtype), shift)
-        return shown + noise * jax.random.normal(noise_key, image.shape, image.dtype)
-
-    return transform
+    return Crops(float(least), float(most), float(noise))
 
 
-@functools.cache
 def rolls(*, most: int, least: int = 0) -> Transform:
     """Return a transform that moves each image by so many whole pixels down and to the right, and what leaves, back in.
 
     The class visualization of CS231n's assignment does so.
     """
 
-    def transform(key: Key, images: Images) -> Images:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
-        return jax.vmap(one)(keys, images)
-
-    def one(key: Key, image: Array) -> Array:
-        return jnp.roll(image, jax.random.randint(key, (2,), least, most + 1), axis=(0, 1))
-
-    return transform
+    return Rolls(int(most), int(least))
 
 
 def resample(image: Array, matrix: Array, shift: Array) -> Array:

@@ -17,7 +17,6 @@ import skimage.data
 from parity.vgg import torch_vgg
 
 import jaxviz
-from jaxviz.synthesis import _grams
 
 torch = pytest.importorskip("torch")
 
@@ -87,19 +86,11 @@ class Twin:
 def terms_of(network, content, style, which):
     """Return our loss with one term of weight 1, as a function of images."""
     net, params = network
-    names = (which,) if which in STYLE else ()
-    grams = _grams.grams_of(net, STYLE, params, style[None], None)
-    target = _grams.values_of_layers(net, (CONTENT,), params, content[None])
-    terms = _grams.Terms(
-        target if which == "content" else {},
-        [{name: grams[name] for name in names}],
-        None,
-        {CONTENT: 1.0} if which == "content" else {},
-        [dict.fromkeys(names, 1.0)],
-        1.0 if which == "smoothness" else 0.0,
-    )
-    read = (CONTENT, *STYLE)
-    return lambda images: _grams.Loss(net, read)(images, jax.random.key(0), params, terms)
+    if which == "smoothness":
+        return lambda images: jnp.sum(jaxviz.total_variation(images))
+    match, picture = (jaxviz.match_features, content) if which == "content" else (jaxviz.match_grams, style)
+    score = match(net, params, picture[None], [CONTENT if which == "content" else which])
+    return lambda images: -jnp.sum(score(params, images))
 
 
 @pytest.mark.parametrize("which", ["content", *STYLE, "smoothness"])

@@ -192,6 +192,29 @@ def test_scores_add_and_are_multiplied(small_params, images):
         np.testing.assert_allclose(score(small_params, images), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_plain_functions_are_scores_that_add(small_params, images):
+    first, mean = jaxviz.logit(small_net, 1), lambda params, images: images.mean((1, 2, 3))
+    a, b = first(small_params, images), images.mean((1, 2, 3))
+    for score, expected in (
+        (first + mean, a + b),
+        (mean + first, a + b),
+        (first - mean, a - b),
+        (mean - first, b - a),
+        (-jaxviz.score(mean) / 2, -b / 2),
+        (sum([first, jaxviz.score(mean), first]) / 3, (2 * a + b) / 3),
+        (first / np.array([2.0, 4.0]), a / np.array([2.0, 4.0])),
+        (jaxviz.score(jax.tree_util.Partial(lambda c, params, images: c * mean(params, images), 3.0)), 3 * b),
+    ):
+        np.testing.assert_allclose(score(small_params, images), expected, rtol=1e-5, atol=1e-6)
+    assert jaxviz.score(first) is first
+
+
+@pytest.mark.usefixtures("users_view")
+def test_what_is_no_function_is_no_score():
+    with pytest.raises(ValueError, match=r"score: expected a function \(params, images\) -> \(n,\), got 3"):
+        jaxviz.score(3)
+
+
 @pytest.mark.slow
 def test_a_sum_is_explained_like_any_score(small_params, images):
     first, second = jaxviz.logit(small_net), jaxviz.logit(small_net, jnp.array([4, 0]))
@@ -259,8 +282,9 @@ def test_an_interpolation_goes_from_one_channel_to_the_other(small_params):
 
 
 def test_what_does_not_add(small_params, images):
-    with pytest.raises(TypeError, match="unsupported operand"):
-        jaxviz.logit(small_net, 1) + (lambda params, images: images.mean((1, 2, 3)))
+    for call in (lambda: jaxviz.logit(small_net, 1) + 1, lambda: 1 - jaxviz.logit(small_net, 1)):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            call()
     with pytest.raises(TypeError, match="unsupported operand"):
         jaxviz.logit(small_net, 1) * jaxviz.logit(small_net, 2)
     with pytest.raises(

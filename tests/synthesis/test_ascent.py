@@ -1,6 +1,7 @@
 """Ascent: the Fourier basis, the random transformations, and what comes out when a score is maximised."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -351,3 +352,63 @@ def test_errors(small_params):
         ascend(jaxviz.logit(small_net, 1), small_params, KEY, steps=0)
     with pytest.raises(FloatingPointError, match="the loss is nan at step 0; a smaller learning rate may help"):
         ascend(lambda p, x: jnp.log(-x.mean((1, 2, 3))), small_params, KEY, transform=still)
+
+
+# What blocked ReLUs pass
+
+
+def test_blocked_relus_are_revived_unless_told():
+    """A unit that is off on the whole image: its gradient is none, or that which would switch it on."""
+    net = lambda params, images: jax.nn.relu(images @ params - 2.0)
+    options = {"size": 8, "steps": 4, "basis": jaxviz.pixels, "start": 0.5, "transform": None}
+    run = functools.partial(jaxviz.ascend, jaxviz.channel(net, "relu_0", 0), jnp.eye(3), KEY, **options)
+    np.testing.assert_array_equal(run(revive=False).images, 0.5)
+    assert bool((run().images[..., 0] > 0.5).all())
+
+
+# Equal by value
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: jaxviz.fourier(8, 10, decay=1.5),
+        lambda: jaxviz.pixels(8, 10, spread=(0.1, 0.2, 0.3)),
+        lambda: jaxviz.maco(8, 10),
+        lambda: jaxviz.jitter_scale_rotate(jitter=2.0),
+        lambda: jaxviz.crops(noise=0.1),
+        lambda: jaxviz.decay(0.1),
+        lambda: jaxviz.blurring(1.0, 2),
+        lambda: jaxviz.small_norms(20.0),
+        lambda: jaxviz.small_contributions(20.0),
+        lambda: jaxviz.lbfgs(longest=0.1),
+    ],
+)
+def test_what_returns_functions_returns_values(make):
+    first, again = make(), make()
+    assert first is not again
+    assert first == again
+    assert hash(first) == hash(again)
+    assert re.search(r"\w+\(\w+=[\d(]", repr(first))
+    assert first != jaxviz.fourier(8, 10)
+
+
+def test_equal_options_compile_nothing(caplog):
+    def compiled(**options):
+        caplog.clear()
+        with jax.log_compiles():
+            climb = optax.GradientTransformationExtraArgs(*jaxviz.decay(0.1))
+            move = jaxviz.jitter_scale_rotate(jitter=1.0)
+            basis = functools.partial(jaxviz.pixels, spread=0.2)
+            score = jaxviz.channel(redness, "relu_0", 0)
+            options = {"size": 8, "steps": 1, "basis": basis, "transform": move, "optimizer": climb} | options
+            jaxviz.ascend(score, jnp.eye(3), KEY, **options)
+        return [message for message in caplog.messages if "XLA compilation of jit(_take_steps)" in message]
+
+    assert compiled() != []
+    assert compiled() == []
+    assert compiled(transform=jaxviz.jitter_scale_rotate(jitter=2.0)) != []
+
+
+def redness(params, images):
+    return jax.nn.relu(images @ params)

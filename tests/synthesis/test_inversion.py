@@ -80,7 +80,7 @@ def test_other_weights_compile_nothing(small_params, images):
     invert(small_params, images, smoothness=0.1)
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
         compiled = []
-        patch.setattr("jaxviz.synthesis._inversion.relative_error", lambda *args: compiled.append(args))
+        patch.setattr("jaxviz.scores._likeness.relative_error", lambda *args: compiled.append(args))
         invert(small_params, images, smoothness=0.7, norm=0.3)
     assert compiled == []
 

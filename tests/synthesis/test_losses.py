@@ -22,8 +22,8 @@ def test_gram_of_a_region_equals_that_of_its_pixels(x64):
     features, mask = RNG.normal(size=(1, 6, 4, 3)), np.zeros((1, 6, 4))
     mask[:, 2:5, 1:3] = 1
     expected = gram(jnp.asarray(features[:, 2:5, 1:3]))
-    np.testing.assert_allclose(gram(jnp.asarray(features), jnp.asarray(mask)), expected, atol=1e-12)
-    np.testing.assert_array_equal(gram(jnp.asarray(features), jnp.zeros((1, 6, 4))), 0)
+    np.testing.assert_allclose(gram(jnp.asarray(features), mask=jnp.asarray(mask)), expected, atol=1e-12)
+    np.testing.assert_array_equal(gram(jnp.asarray(features), mask=jnp.zeros((1, 6, 4))), 0)
 
 
 def test_gram_of_a_tiled_image_is_that_of_the_tile(x64):

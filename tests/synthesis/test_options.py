@@ -123,7 +123,7 @@ NO_IMAGES = [
     *((name, {"images": 255 * IMAGES}, r"images: expected values in \[0, 1\], got") for name in BATCHES),
     *((name, {"image": IMAGE.tolist()}, "image: expected an array of .* got a list") for name in SINGLE),
     *((name, {"image": 255 * IMAGE}, r"image: expected values in \[0, 1\], got") for name in SINGLE),
-    *((name, {"image": IMAGES}, r"\(h, w, 3\), got shape \(1, 8, 8, 3\)") for name in SINGLE),
+    *((name, {"image": IMAGES[None]}, r"\(h, w, 3\), got shape \(1, 1, 8, 8, 3\)") for name in SINGLE),
     ("texture", {"image": IMAGE[:0]}, "image: expected at least one image of at least one pixel"),
     ("stylize", {"content": IMAGE.tolist()}, "content: expected an array of .* got a list"),
     ("stylize", {"styles": [IMAGE.tolist()]}, "styles: expected an array of .* got a list"),

@@ -79,6 +79,20 @@ def test_both_errors_fall_and_the_weight_decides_between_them():
     assert style_error(like_style, scaled_style()) < style_error(like_content, scaled_style())
 
 
+def test_a_batch_is_painted_image_by_image():
+    """Each with the style that is for all, or its own; a texture likewise."""
+    contents, styles = jnp.stack([CONTENT, picture(6)]), jnp.stack([STYLE, STYLE[::-1] ** 2])
+    options = {"steps": 4, "masks": [jnp.zeros(CONTENT.shape[:2]).at[:, :10].set(1.0)], "colors": "match"}
+    for style, of_each in ((STYLE, [STYLE, STYLE]), (styles, styles)):
+        together = stylize(contents, style, **options)
+        alone = [stylize(content, own, **options) for content, own in zip(contents, of_each, strict=True)]
+        np.testing.assert_allclose(together.images, jnp.concatenate([one.images for one in alone]), atol=1e-4)
+        np.testing.assert_allclose(together.losses, sum(one.losses for one in alone), rtol=1e-4)
+    made = texture(styles, steps=4)
+    assert made.images.shape == styles.shape
+    np.testing.assert_allclose(made.images[0], texture(STYLE, steps=4).images[0], atol=1e-4)
+
+
 def test_a_style_of_no_weight_leaves_the_content():
     found = stylize(CONTENT, STYLE, style_weights=0.0, steps=5)
     np.testing.assert_allclose(found.images[0], CONTENT, atol=1e-6)
@@ -161,7 +175,7 @@ def test_starts(start):
         assert jnp.abs(jnp.corrcoef(found.ravel(), CONTENT.ravel())[0, 1]) < 0.2
 
 
-@pytest.mark.parametrize("optimizer", ["lbfgs", "adam", optax.sgd(1e-3)], ids=["lbfgs", "adam", "sgd"])
+@pytest.mark.parametrize("optimizer", [None, "adam", optax.sgd(1e-3)], ids=["None", "adam", "sgd"])
 def test_optimizers(optimizer):
     found = stylize(CONTENT, STYLE, optimizer=optimizer, steps=30)
     assert found.losses[-1] < 0.7 * found.losses[0]
@@ -171,6 +185,12 @@ def test_lbfgs_gets_further_than_adam():
     """The reason why it is the default."""
     lbfgs, adam = (stylize(CONTENT, STYLE, optimizer=name, steps=60).losses for name in ("lbfgs", "adam"))
     assert lbfgs.min() < adam.min()  # not the last: a single step of L-BFGS may go wrong, and the next one mends it
+
+
+def test_none_is_lbfgs():
+    run = functools.partial(stylize, CONTENT, STYLE, steps=9)
+    for same in ("lbfgs", jaxviz.lbfgs(longest=0.25)):
+        np.testing.assert_array_equal(run(optimizer=same).images, run().images)
 
 
 @pytest.mark.slow
@@ -228,7 +248,11 @@ def test_other_weights_compile_nothing(caplog):
         ({"style_weights": [1.0, 2.0]}, "style_weights: expected one, or one for each of 1 styles, got 2"),
         ({"styles": []}, "styles: expected an image or several, got none"),
         ({"styles": jnp.ones((4, 4))}, r"styles: expected an image \(h, w, 3\), got shape"),
-        ({"content": jnp.ones((1, 8, 8, 3))}, r"content: expected an image \(h, w, 3\), got shape \(1, 8, 8, 3\)"),
+        (
+            {"content": jnp.ones((1, 1, 8, 8, 3))},
+            r"content: expected an image \(h, w, 3\), got shape \(1, 1, 8, 8, 3\)",
+        ),
+        ({"styles": jnp.ones((2, 4, 4, 3))}, "styles: expected one, or one for each of 1 contents, got 2"),
         ({"content": CONTENT.at[0, 0].set(jnp.nan)}, "content: images: expected finite numbers, got 3"),
         ({"masks": [jnp.ones((4, 4))]}, r"masks: expected the size of its image, \(16, 20\), got shape \(4, 4\)"),
         ({"masks": [jnp.zeros((16, 20))]}, "masks: .* got a mask that matches nothing"),

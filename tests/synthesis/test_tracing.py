@@ -65,6 +65,10 @@ CASES = {
         IMAGE, MASK, jnp.asarray(2.0),
     ),
     "efros_leung": (lambda k, x: jaxviz.efros_leung(k, x, size=4, window=3), KEY, IMAGE),
+    "match_features": (lambda p, x: jaxviz.match_features(net, p, x, ["relu_0"])(p, x), EYE, IMAGES),
+    "match_grams": (
+        lambda p, x, m: jaxviz.match_grams(net, p, x, ["relu_0"], masks=m, where=m)(p, x), EYE, IMAGES, MASK
+    ),
     "resemblance": (lambda p, x: jaxviz.resemblance(net, p, x, layer="relu_0")(p, x), EYE, IMAGES),
     "minimize": (minimize, jnp.zeros(2), KEY, jnp.ones(())),
 }  # fmt: skip

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int, UInt8
 from jaxviz._types import Images, Net
 from jaxviz.fast._swap import accelerate, hoist
 from jaxviz.program._edit import read_layers
-from jaxviz.synthesis._grams import Terms, compare
+from jaxviz.scores._likeness import FeatureMatch, GramMatch
 from jaxviz.synthesis._minimize import by_its_own_rules
+from jaxviz.synthesis._penalties import total_variation
 from jaxviz.synthesis.fast_style._net import apply, count_styles
 
 Precision = Literal["float32", "bfloat16"]
@@ -129,8 +130,10 @@ def _loss(net: Net, precision: str, trained: Any, job: Job, images: Images, chos
     targets = accelerate(read_layers(net, tuple(job.content_weights)))(params, low(images))
     values = accelerate(read_layers(net, names))(params, painted)
     grams = {name: gram[chosen] for name, gram in job.grams.items()}
-    terms = Terms(high(targets), [grams], None, job.content_weights, [job.style_weights], job.smoothness)
-    parts = compare(high(painted), high(values), terms).mean(1)
+    content = FeatureMatch(net, job.content_weights, high(targets)).pick(high(values))
+    style = GramMatch(net, job.style_weights, grams).pick(high(values))
+    smooth = job.smoothness * total_variation(high(painted))
+    parts = jnp.stack([-content, -style, smooth]).mean(1)
     return parts.sum(), parts
 
 

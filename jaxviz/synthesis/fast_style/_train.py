@@ -15,12 +15,14 @@ from jaxviz._options import check_array, check_batch, check_count, check_least_z
 from jaxviz._types import Images, Key, Net
 from jaxviz.data._sharding import over_devices, whole_shares
 from jaxviz.data._source import open_source
+from jaxviz.image._checks import check_not_negative
 from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
 from jaxviz.program._edit import read_layers
+from jaxviz.scores._likeness import Layers, grams_of, proportions_of
 from jaxviz.synthesis._colors import Image
-from jaxviz.synthesis._grams import Layers, grams_of, scaled, weights_of
 from jaxviz.synthesis._minimize import DivergedError
 from jaxviz.synthesis._octaves import resized
+from jaxviz.synthesis._painting import scaled
 from jaxviz.synthesis.fast_style._checkpoints import Keeper, StyleTraining, _alone_in_its_store, entropy_of
 from jaxviz.synthesis.fast_style._net import count_styles, init_style_net
 from jaxviz.synthesis.fast_style._photographs import crops_of, digest_of_source
@@ -133,8 +135,8 @@ def train_style_net(
     opened, batch_size = open_source(source), whole_shares(batch_size)
     params, styles = jax.tree.map(functools.partial(_cast, "float32"), (params, list(styles)))
     sample = jnp.zeros((1, size, size, 3), jnp.float32)
-    content_of = weights_of(net, params, sample, "content_layers", content_layers, content_weight)
-    style_of = weights_of(net, params, sample, "style_layers", style_layers, style_weight)
+    content_of = _weights("content_layers", content_layers, content_weight)
+    style_of = _weights("style_layers", style_layers, style_weight)
     longest = style_size * size
     grams = [grams_of(net, tuple(style_of), params, _fit(style, longest), None) for style in styles]
     job = Job(add_to, params, jax.tree.map(lambda *x: jnp.concatenate(x), *grams), content_of, style_of, smoothness)
@@ -200,6 +202,12 @@ def _check(styles: Sequence[Any], precision: str, optimizer: str, *, cooldown: f
     for style in styles:
         check_array("styles", style)
         check_batch("styles", style[None])
+
+
+def _weights(what: str, names: Layers, weight: float) -> dict[str, Any]:
+    """Return the weight of each layer: its share of the whole."""
+    check_not_negative(f"the weight of {what}", weight)
+    return {name: weight * share for name, share in proportions_of(what, names).items()}
 
 
 def _fit(style: Image, longest: float) -> Images:

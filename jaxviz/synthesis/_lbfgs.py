@@ -1,0 +1,119 @@
+"""L-BFGS without a line search, and optimizers that keep variables within bounds."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from jaxviz._options import check_count, check_number
+from jaxviz.program._compiled import HoldsFunctions
+
+
+def lbfgs(*, memory: int = 20, longest: float = np.inf) -> optax.GradientTransformation:
+    """Return L-BFGS without a line search, as in torch.optim.LBFGS and all that was built on it.
+
+    Each image, the first axis of all variables, has a memory of its own. One evaluation a step, where a line search
+    takes several. Where the loss curves downwards along a step, which would make later ones climb, the change of the
+    gradient is taken to point along that step with its whole length: the memory then stays that of a loss which curves
+    upwards.
+
+    Args:
+        memory: how many steps are remembered. 100 made the loss of a style 0.8% lower after 100 steps (128 px); at
+            1024 px they are 2 GB more.
+        longest: no step is longer, as the root of the mean square of its numbers. `invert` takes 0.05, since longer
+            ones end where the sigmoid of the Fourier basis is flat, `texture` and `stylize` 0.25.
+
+    Raises:
+        ValueError: for a memory below 1, and for what is no length above 0.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> loss = lambda x, key: jnp.sum((x - 3.0) ** 2 * jnp.array([[1.0, 50.0]]))
+        >>> options = {"steps": 20, "optimizer": jaxviz.lbfgs(longest=1.0)}
+        >>> found = jaxviz.minimize(loss, jnp.zeros((1, 2)), jax.random.key(0), **options)
+        >>> print(bool(jnp.allclose(found.variables, 3.0, atol=1e-3)))
+        True
+
+    Liu & Nocedal 1989, On the Limited Memory BFGS Method for Large Scale Optimization.
+    """
+    check_count("memory", memory)
+    if longest != np.inf:
+        check_number("longest", longest, "above 0, or infinity", lambda x: x > 0)
+    step = _Lbfgs(int(memory), float(longest))
+    return optax.GradientTransformation(_Init(step.memory), step)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Init:
+    memory: int
+
+    def __call__(self, params: Any) -> Any:
+        return jax.vmap(optax.scale_by_lbfgs(memory_size=self.memory).init)(params)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lbfgs:
+    """A step, of each image by itself."""
+
+    memory: int
+    longest: float
+
+    def __call__(self, updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.vmap(self._of_one)(updates, state, params)
+
+    def _of_one(self, updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        step, change = optax.tree.sub(params, state.params), optax.tree.sub(updates, state.updates)
+        along, length, size = (
+            jnp.asarray(optax.tree.vdot(*pair)) for pair in ((step, change), (step, step), (change, change))
+        )
+        safe = jnp.where(length > 0, length, 1)
+        added = jnp.where((along <= 0) & (state.count > 0), (jnp.sqrt(size * safe) - along) / safe, 0)
+        earlier = jax.tree.map(lambda g, s: g - added.astype(g.dtype) * s, state.updates, step)
+        inner = optax.scale_by_lbfgs(memory_size=self.memory)
+        directions, state = inner.update(updates, state._replace(updates=earlier), params)
+        count = sum(leaf.size for leaf in jax.tree.leaves(params))
+        length = optax.tree.norm(directions) / np.sqrt(count)
+        return optax.tree.scale(-jnp.minimum(1, self.longest / jnp.where(length > 0, length, 1)), directions), state
+
+
+class Projected(optax.GradientTransformationExtraArgs):
+    """An optimizer that keeps the variables within their bounds itself, and is to see the whole gradient."""
+
+
+def within_bounds(
+    optimizer: optax.GradientTransformation, bounds: tuple[float, float] | None
+) -> optax.GradientTransformation:
+    """Return an optimizer that keeps the variables within bounds, if there are any.
+
+    What is at a bound, and would leave, takes no part in the step: L-BFGS would mix it into the others' directions,
+    which then, cut off at the bounds, may point uphill.
+    """
+    if bounds is None or isinstance(optimizer, Projected):
+        return optimizer
+    takes_more = isinstance(optimizer, optax.GradientTransformationExtraArgs)
+    kind = optax.GradientTransformationExtraArgs if takes_more else optax.GradientTransformation
+    return kind(optimizer.init, _Bounded(optimizer.update, bounds))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bounded(HoldsFunctions):
+    """An optimizer's update with the variables kept within bounds."""
+
+    update: Callable
+    bounds: tuple[float, float]
+
+    def __call__(self, updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+        low, high = self.bounds
+        leaves = jax.tree.map(lambda g, x: ((x <= low) & (g > 0)) | ((x >= high) & (g < 0)), updates, params)
+        rest = jax.tree.map(lambda g, out: jnp.where(out, 0, g), updates, leaves)
+        steps, state = self.update(rest, state, params, **more)
+        return jax.tree.map(self._kept, steps, params, leaves), state
+
+    def _kept(self, step: Array, x: Array, leaves: Array) -> Array:
+        inside = jnp.where(leaves, 0, jnp.clip(x + step, *self.bounds) - x)
+        return jnp.where(jnp.isfinite(step), inside, step)  # for `minimize` to see

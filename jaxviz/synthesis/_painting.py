@@ -1,0 +1,116 @@
+"""What texture and style share: their defaults, the run through octaves, weights and starts."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from jaxviz._options import check_batch, check_image, check_least_zero, check_optimizer
+from jaxviz._types import Images, Key, Score, at_least_float32
+from jaxviz.image._checks import check_not_negative
+from jaxviz.synthesis._adam import adam
+from jaxviz.synthesis._colors import Batch
+from jaxviz.synthesis._lbfgs import lbfgs
+from jaxviz.synthesis._minimize import Look, Synthesis, Watch, follow, in_stages
+from jaxviz.synthesis._octaves import resized
+from jaxviz.synthesis._parameterization import pixels
+from jaxviz.synthesis._penalties import Weighted, total_variation
+from jaxviz.synthesis._render import render
+
+Optimizer = Literal["lbfgs", "adam"] | optax.GradientTransformation
+LONGEST = 0.25  # of a step of L-BFGS: on small networks, longer ones that the bounds cut off led nowhere
+STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+
+
+def paint(
+    params: Any,
+    key: Key,
+    sizes: Sequence[tuple[int, int]],
+    goal: Callable[[int], Score],
+    start: Callable[[int], Images],
+    *,
+    smoothness: ArrayLike,
+    optimizer: Optimizer | None,
+    learning_rate: float | None,
+    resume: Sequence[Any] | None,
+    callback: Watch | None,
+    finish: Callable[[Images], Images] = lambda images: images,
+    **run: Any,
+) -> Synthesis:
+    """Maximize a score at each of several sizes, from the images of the size before, pixel by pixel."""
+    chosen = optimizer_of(optimizer, learning_rate)
+
+    def octave(i: int, before: Images | None, resume: Sequence[Any] | None) -> Iterator[Look]:
+        begin = start(i) if before is None else resized(before, sizes[i])
+        return render(
+            goal(i), params, begin, key, form=pixels(*sizes[i]), penalties=(Weighted(smoothness, total_variation),),
+            dtype=begin.dtype, optimizer=chosen, resume=resume, **run,
+        )  # fmt: skip
+
+    def shown(look: Look) -> Synthesis:
+        found = look.synthesis()
+        return found._replace(images=finish(found.images))
+
+    return follow(in_stages(octave, len(sizes), resume), callback, shown)
+
+
+def optimizer_of(optimizer: Optimizer | None, learning_rate: float | None) -> optax.GradientTransformation:
+    """Return the optimizer of a name; a learning rate that would be ignored is refused."""
+    if isinstance(optimizer, str) and optimizer not in ("lbfgs", "adam"):
+        raise ValueError(f"optimizer: expected 'lbfgs', 'adam' or an optax transformation, got {optimizer!r}")
+    if optimizer is not None:
+        check_optimizer(optimizer, "lbfgs", "adam")
+    if learning_rate is not None:
+        check_least_zero("learning_rate", learning_rate)
+    named = optimizer is None or isinstance(optimizer, str)
+    if learning_rate is not None and not (named and optimizer == "adam"):
+        other = "L-BFGS, which has none" if named else "an optimizer, which has its own"
+        raise ValueError(f"learning_rate: expected none beside {other}: it would be ignored; it is of optimizer='adam'")
+    if not (optimizer is None or isinstance(optimizer, str)):
+        return optimizer
+    return adam(0.02 if learning_rate is None else learning_rate) if optimizer == "adam" else lbfgs(longest=LONGEST)
+
+
+def as_batch(name: str, images: Any) -> Images:
+    """Return an image, or several of one size, as a batch; raise ValueError for what is neither."""
+    if np.ndim(images) == 4 and hasattr(images, "shape"):
+        check_batch(name, images)
+        return jnp.asarray(images)
+    check_image(name, images)
+    return jnp.asarray(images)[None]
+
+
+def shares_of(weights: Any, count: int) -> list[ArrayLike]:
+    """Return the weight of each style."""
+    shares = [weights / count] * count if np.ndim(weights) == 0 else list(weights)
+    if len(shares) != count:
+        raise ValueError(f"style_weights: expected one, or one for each of {count} styles, got {len(shares)}")
+    for share in shares:
+        check_not_negative("the weight of style_layers", share)
+    return shares
+
+
+def noise_like(sample: Batch, key: Key, size: tuple[int, int]) -> Batch:
+    """Return noise with the mean and the covariance of each sample's colors: that of a gray sample is gray.
+
+    What noise there is in the finest detail stays, since no layer has much to say against it; colors that the sample
+    does not have would stand out.
+    """
+    wide = at_least_float32(sample.dtype)
+    pixels = sample.reshape(len(sample), -1, 3).astype(wide)
+    values, vectors = jnp.linalg.eigh(jax.vmap(lambda x: jnp.cov(x.T, bias=True))(pixels))
+    scaled = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None]
+    root = jnp.matmul(scaled, jnp.swapaxes(vectors, 1, 2)).astype(sample.dtype)
+    noise = jax.random.normal(key, (len(sample), *size, 3), sample.dtype)
+    return sample.mean((1, 2), keepdims=True) + jnp.matmul(noise, root[:, None])
+
+
+def scaled(images: Images, longest: float) -> tuple[int, int]:
+    """Return the size of images whose longer side is to be so long."""
+    height, width = images.shape[1:3]
+    scale = longest / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
