@@ -19,7 +19,6 @@ from jaxviz.cli._runs import digest_of_network, interrupts, read, save_as_it_com
 from jaxviz.cli._synthesis import Ascend, Dream, Sheet
 from jaxviz.data._folder import check_writable
 from jaxviz.image._checks import sides_of
-from jaxviz.synthesis import Synthesis
 
 
 def ascend(options: Ascend) -> None:
@@ -81,7 +80,7 @@ def sheet(options: Sheet) -> None:
     how = {"layer": options.layer, "channels": channels, "size": options.size, "steps": options.steps}
     how["batch_size"] = options.batch_size
 
-    def run(*, every: int, **more: Any) -> Synthesis:
+    def run(*, every: int, **more: Any) -> jaxviz.Sheet:
         return jaxviz.sheet(net, params, jax.random.key(options.seed), **how, **more)
 
     at = options.out / f"{file_name(options.layer)}-sheet"

@@ -119,7 +119,7 @@ class Octaves(Tolerance):
     """At each size, at most."""
     smoothness: float = 0.0
     """Weight of the total variation."""
-    optimizer: Literal["lbfgs", "adam"] = "lbfgs"
-    """The optimizer."""
+    optimizer: Literal["lbfgs", "adam"] | None = None
+    """The optimizer, by default L-BFGS."""
     learning_rate: float | None = None
     """Of "adam"; None: 0.02."""

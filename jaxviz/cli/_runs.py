@@ -22,7 +22,7 @@ from jaxviz.cli._files import digest
 from jaxviz.cli._options import Run, Steps, Verb
 from jaxviz.data._folder import check_writable
 from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
-from jaxviz.synthesis import DivergedError, Synthesis
+from jaxviz.synthesis import DivergedError, Sheet, Synthesis
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading an .npz raises if there is none, or one that was cut short or is of something else."""
@@ -133,7 +133,7 @@ def read(path: Path) -> Kept | None:
         return None
 
 
-def _save(at: Path, found: Synthesis, settings: str) -> None:
+def _save(at: Path, found: Synthesis | Sheet, settings: str) -> None:
     """Write the picture, then the numbers: the images as they are, the losses, and until it is done, the state."""
     state = [] if found.finished else [np.asarray(leaf) for leaf in found.state]
     numbers = {
@@ -149,7 +149,7 @@ def _save(at: Path, found: Synthesis, settings: str) -> None:
     write_atomically(Path(f"{at}.npz"), lambda file: np.savez(file, **numbers))
 
 
-def _picture(found: Synthesis) -> jax.Array:
+def _picture(found: Synthesis | Sheet) -> jax.Array:
     return found.images[0] if len(found.images) == 1 else jaxviz.montage(found.images)
 
 
@@ -188,7 +188,7 @@ class _Follow:
     saved: int = 0
     first: int | None = None
 
-    def __call__(self, found: Synthesis) -> bool:
+    def __call__(self, found: Synthesis | Sheet) -> bool:
         taken, stop = len(found.losses), self.interrupted()
         self.first = taken if self.first is None else self.first
         pace = (time.perf_counter() - self.start) / max(taken - self.first, 1)
@@ -206,7 +206,7 @@ class _Follow:
 
 
 def save_as_it_comes(
-    run: Callable[..., Synthesis], at: Path, settings: dict[str, Any], options: Run, *, unit: str = "step"
+    run: Callable[..., Synthesis | Sheet], at: Path, settings: dict[str, Any], options: Run, *, unit: str = "step"
 ) -> str:
     """Run a synthesis and save it as it comes, at files that no other run saves to; return what became of it."""
     check_writable(at.parent)
@@ -231,7 +231,7 @@ def save_as_it_comes(
 
 
 def _followed(
-    run: Callable[..., Synthesis],
+    run: Callable[..., Synthesis | Sheet],
     at: Path,
     settings: str,
     state: list[np.ndarray] | None,
@@ -239,7 +239,7 @@ def _followed(
     every: int,
     snapshots: bool,
     unit: str,
-) -> tuple[Synthesis, bool]:
+) -> tuple[Synthesis | Sheet, bool]:
     """Return what a run has found, and whether it was interrupted."""
     from rich.console import Console
 

@@ -21,8 +21,8 @@ def normalized(images: Array, mean: tuple[float, ...], std: tuple[float, ...], s
     check_images(images)
     if min(images.shape[1:3]) < smallest:
         raise ValueError(f"images of {images.shape[1]}x{images.shape[2]} px: this network needs {smallest} px or more")
-    mean, std = (jnp.asarray(numbers, images.dtype).reshape(1, 1, 1, 3) for numbers in (mean, std))
-    return (images - mean) / std
+    wide = lambda numbers: jnp.asarray(numbers, images.dtype).reshape(1, 1, 1, 3)
+    return (images - wide(mean)) / wide(std)
 
 
 def named_relu(x: Array, layer: str, relu: str) -> Array:

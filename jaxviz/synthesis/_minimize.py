@@ -179,6 +179,7 @@ def _where(state: Any, losses: list[Any], *, finished: bool) -> Minimized:
 
 def _joined(losses: list[Any]) -> Array:
     """Return losses as one array, put together on the host where it can be: each length would be a new program."""
+    losses = [part for part in losses if part.size] or losses[:1]  # none at all have the type of none of the others
     if any(isinstance(part, Tracer) for part in losses):
         return jnp.concatenate(losses)
     return jnp.asarray(np.concatenate(losses) if losses else np.zeros(0, np.float32))

@@ -45,7 +45,7 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
     instead = "it works tile by tile on the host; style_net is one pass, and can be traced"
     check_untraced("restyle", params, image, instead=instead)
     check_array("image", image)
-    if image.ndim == 4:
+    if image.ndim > 3:
         raise ValueError(f"image: expected one image (h, w, 3), got shape {image.shape}; of a batch take images[0]")
     check_batch("image", image[None])
     check_count("tile", tile)
