@@ -10,10 +10,10 @@ the map, 224 x 8 at a time, as in the authors' batch script: 28 steps and the st
 0.03). The area is by trapezoids over a horizontal axis of 1; the table gives the mean over photographs and its standard
 error.
 
-Maps: of colours, the largest absolute value. Gradients and Grad-CAM are of the logit; occlusion (window 32, stride 16,
-grey) and RISE (500 masks of 7x7 cells, keep 0.5, grey; the paper has 4000 for VGG-16) of the probability. The kept
+Maps: of colors, the largest absolute value. Gradients and Grad-CAM are of the logit; occlusion (window 32, stride 16,
+gray) and RISE (500 masks of 7x7 cells, keep 0.5, gray; the paper has 4000 for VGG-16) of the probability. The kept
 results are of masks that were clipped at the rim where they are now reflected. Integrated
-gradients: 25 steps from mean grey; SmoothGrad: 16 samples, noise 0.15. Grad-CAM at "head", the last 7x7 maps. "centre"
+gradients: 25 steps from mean gray; SmoothGrad: 16 samples, noise 0.15. Grad-CAM at "head", the last 7x7 maps. "centre"
 ranks pixels by their distance from the middle and "random" at random: what a method has to beat.
 
 Cost: 15 to 43 s a photograph on two cores, by the machine. Each is kept as it is done, in a file of lines beside this

@@ -10,8 +10,8 @@ took 14 minutes on two CPU cores that had much else to do. The weights, 80 MB, a
 What to expect: EfficientNet-Lite0 names about 89% of the photographs right, and has 97% within its first five. (Of
 ImageNet's validation set its authors report 75%; it may have seen these photographs in training.) In `--out`:
 
-vgg16_features.png: the 64 first kernels, which are edges and bars in grey and spots and edges in pairs of opposite
-colours; beside them, six images made from noise alone, one for each of CHANNELS, which show the parts named there.
+vgg16_features.png: the 64 first kernels, which are edges and bars in gray and spots and edges in pairs of opposite
+colors; beside them, six images made from noise alone, one for each of CHANNELS, which show the parts named there.
 
 photographs.png: each of those images beside the nine photographs of the folder to which its channel responds most,
 cropped to what the strongest unit sees: they show the same thing.
@@ -80,8 +80,8 @@ def report_accuracy(paths: Sequence[Path]) -> None:
 def wilson(count: int, total: int, *, z: float = 1.96) -> tuple[float, float]:
     """Return Wilson's interval for a share: unlike the normal one, it is right near 0 and 1 (Wilson 1927)."""
     share, weight = count / total, z**2 / total
-    centre, reach = share + weight / 2, z * np.sqrt(share * (1 - share) / total + weight / (4 * total))
-    return float((centre - reach) / (1 + weight)), float((centre + reach) / (1 + weight))
+    center, reach = share + weight / 2, z * np.sqrt(share * (1 - share) / total + weight / (4 * total))
+    return float((center - reach) / (1 + weight)), float((center + reach) / (1 + weight))
 
 
 def batches(paths: Sequence[Path]) -> Iterator[jax.Array]:

@@ -8,7 +8,7 @@ and their difference, ten times as strong.
 
 Took 7 minutes of processor time.
 
-To look for: birds' necks, towers and spots, faint and small in the first column, larger in the second, in colour and in
+To look for: birds' necks, towers and spots, faint and small in the first column, larger in the second, in color and in
 a scene in the third; and that the two cats look the same.
 """
 

@@ -2,7 +2,7 @@
 
     python experiments/fast_style.py ../shared/data/imagenet_samples ../shared/data/paintings
 
-For each of ten photographs that the net never saw, at 256 px, `stylize` minimises the very loss the net was trained by,
+For each of ten photographs that the net never saw, at 256 px, `stylize` minimizes the very loss the net was trained by,
 with L-BFGS from noise, and the iteration counts from which on its loss is below that of the net's one pass, as it was
 trained: without the border that `restyle` gives it; what that costs is printed, too. Then the time of one pass at
 256, 512 and 1024 px is compared with that of 500 iterations, of which `--timed` are taken; and the pictures are drawn:
@@ -170,7 +170,7 @@ def draw(made: jaxviz.StyleNet, photos: list, out: Path, judged: Path) -> None:
     way = [(1 - t) * first + t * second for t in np.linspace(0, 1, 6, dtype=np.float32)]
     row = [jaxviz.restyle(made.params, free[0], style=weights) for weights in way]
     print(
-        "mean step between neighbours on the way:",
+        "mean step between neighbors on the way:",
         *(f"{np.abs(a - b).mean():.4f}" for a, b in itertools.pairwise(row)),
     )
     jaxviz.save_image(out / "fast_style_mix.png", jaxviz.montage(row, columns=len(row)))

@@ -4,9 +4,9 @@
     python experiments/filters.py --model alexnet
 
 VGG-16's 64 filters of 3x3 pixels by default. AlexNet's 64 of 11x11, the lecture's own figure, need its weights, which
-`jaxviz weights list` tells how to get. Each filter is scaled by itself, grey is zero. Takes seconds.
+`jaxviz weights list` tells how to get. Each filter is scaled by itself, gray is zero. Takes seconds.
 
-To look for: edges in all directions, and opponent colours.
+To look for: edges in all directions, and opponent colors.
 """
 
 from pathlib import Path

@@ -10,8 +10,8 @@ brackets its root, of the picture as it is saved: in [0, 1].
 
 Cost: 24 minutes on two cores, with the first two layers in the Fourier basis, which takes as long.
 
-To look for: layout and colours right up to relu4_3; at relu5_3 the things are there, but not quite where they were, and
-in other colours. The error rises with depth.
+To look for: layout and colors right up to relu4_3; at relu5_3 the things are there, but not quite where they were, and
+in other colors. The error rises with depth.
 """
 
 from pathlib import Path

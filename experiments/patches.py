@@ -10,7 +10,7 @@ Among a few hundred photographs many channels do not find nine of what they are 
 those whose patches are most alike to another network: by the mean cosine between EfficientNet-Lite0's features of each
 two of them. `--channels` shows others, and `--random` nine at random.
 
-To look for: one recognisable thing in each row. Of 600 photographs of 600 classes, relu4_3's nine are, in this order:
+To look for: one recognizable thing in each row. Of 600 photographs of 600 classes, relu4_3's nine are, in this order:
 human faces; heads; paws; shoulders; wheels; dogs' noses; wheels; heads; wheels low on the ground (likeness 0.40 to
 0.47, of all channels 0.29 in the median). Of nine channels at random about every second one shows a thing with a name.
 relu5_3's are cars; vehicles on wheels; machines with keys; tractors; vessels; animals on legs, and two cars; vehicles,

@@ -77,7 +77,7 @@ def main(images: Path, *, out: Path = FIGURES, photographs: int = 4) -> None:
         axis.set_title(f"{name}, {len(batch)} photographs")
         axis.set_xlabel("shuffled from the output down to")
         axis.tick_params(axis="x", rotation=70)
-        axis.axhline(0, color="grey", linewidth=0.5)
+        axis.axhline(0, color="gray", linewidth=0.5)
     axes[0].set_ylabel("rank correlation with the original map")
     axes[-1].legend(fontsize=8)  # the one with all methods
     figure.savefig(out / "sanity_checks.png", dpi=90)

@@ -64,7 +64,7 @@ def _noise(rng: np.random.Generator, size: int, cells: int, octaves: int = 3) ->
 
 
 def _shaded(levels: np.ndarray, palette: list[str]) -> np.ndarray:
-    """Return the colours of a palette at levels in [0, 1]."""
+    """Return the colors of a palette at levels in [0, 1]."""
     colors = np.array([[int(c[i : i + 2], 16) / 255 for i in (0, 2, 4)] for c in palette])
     at = np.linspace(0, 1, len(colors))
     return np.stack([np.interp(levels, at, colors[:, i]) for i in range(3)], -1)
@@ -82,10 +82,10 @@ def mosaic(size: int = 384, seed: int = 0) -> jax.Array:
     rng, side = np.random.default_rng(seed), 2 * size
     cells = size // 11
     grid = np.stack(np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij"), -1).reshape(-1, 2)
-    centres = (grid + 0.5 + rng.uniform(-0.42, 0.42, grid.shape)) * side / cells
+    centers = (grid + 0.5 + rng.uniform(-0.42, 0.42, grid.shape)) * side / cells
     pixels = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(-1, 2)
-    distances, nearest = KDTree(centres).query(pixels, k=2)
-    field = _noise(rng, side, 3)[tuple(np.clip(centres.astype(int), 0, side - 1).T)]
+    distances, nearest = KDTree(centers).query(pixels, k=2)
+    field = _noise(rng, side, 3)[tuple(np.clip(centers.astype(int), 0, side - 1).T)]
     levels = np.clip(0.5 + 0.3 * field + rng.normal(0, 0.1, len(field)), 0, 1)
     palette = ["0b2545", "13518f", "1f9bb0", "e9e3c5", "f2b632", "d9531e", "7d1128"]
     colors = _shaded(levels, palette) * rng.uniform(0.8, 1.15, (len(field), 1))
@@ -131,7 +131,7 @@ def styles(paintings: Path) -> dict[str, jax.Array]:
     return painted | {"mosaic": mosaic(), "ink": ink(), "paper": paper()}
 
 
-# The loss, which `experiments/fast_style.py` has `stylize` minimise too; and how long a style's longer side is.
+# The loss, which `experiments/fast_style.py` has `stylize` minimize too; and how long a style's longer side is.
 STYLE_PIXELS = 384
 LOSS = {"content_weight": 1.0, "style_weight": 20.0, "smoothness": 8.0}
 

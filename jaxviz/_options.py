@@ -114,7 +114,7 @@ def check_image(name: str, image: Any) -> None:
 
 
 def check_rank(images: Any) -> None:
-    """Raise ValueError for what is no batch of images: of one alone, colours would be taken for a side."""
+    """Raise ValueError for what is no batch of images: of one alone, colors would be taken for a side."""
     if jnp.ndim(images) != 4:
         raise ValueError(f"expected images (n, h, w, 3), got shape {jnp.shape(images)}; one image is image[None]")
 

@@ -10,10 +10,10 @@ Params = PyTree[Any]
 """Whatever the network takes as its first argument: any pytree of arrays."""
 
 Images = Float[Array, "n h w 3"]
-"""A batch of RGB images in [0, 1]; networks normalise inside."""
+"""A batch of RGB images in [0, 1]; networks normalize inside."""
 
 Maps = Float[Array, "n h w"]
-"""One number per pixel of each image, absolute values: only plotting normalises."""
+"""One number per pixel of each image, absolute values: only plotting normalizes."""
 
 Key = PRNGKey[Array, ""]
 """One key of `jax.random.key`."""
@@ -33,7 +33,7 @@ class Score(Protocol):
     """Any JAX function from parameters and images to one number per image; attribution also takes several."""
 
     def __call__(self, params: Any, images: Any, /) -> Any:
-        """Return `(n,)`, what attribution explains and synthesis maximises; or `(n, k)`, k to explain of each image."""
+        """Return `(n,)`, what attribution explains and synthesis maximizes; or `(n, k)`, k to explain of each image."""
         ...
 
 

@@ -4,7 +4,7 @@
 
 The points are Gaussian clusters of different sizes in 50 dimensions. Both start from the first two principal
 components, and take 1,000 steps with a perplexity of 30. The divergence is measured by the same code for both: the
-affinities are openTSNE's, of exact neighbours, and the sum over all pairs in the plane is computed in full.
+affinities are openTSNE's, of exact neighbors, and the sum over all pairs in the plane is computed in full.
 
 Measured with 10,000 points on 2 cores that others worked on, one run (scikit-learn 1.9.1, openTSNE 1.0.4): scikit-learn
 375 s, 150 s of all cores, divergence 1.246; openTSNE 228 s, 94 s of all cores, divergence 1.230. So `jaxviz.tsne` is
@@ -28,10 +28,10 @@ def main(*, points: int = 10_000, dimensions: int = 50, clusters: int = 100, ste
         steps: of gradient descent, the 250 with exaggeration among them.
     """
     random = np.random.default_rng(0)
-    centres = 3 * random.normal(size=(clusters, dimensions))
+    centers = 3 * random.normal(size=(clusters, dimensions))
     spread = random.uniform(0.5, 2, size=(clusters, 1))
     of = random.choice(clusters, points, p=random.dirichlet(np.ones(clusters)))
-    x = centres[of] + spread[of] * random.normal(size=(points, dimensions))
+    x = centers[of] + spread[of] * random.normal(size=(points, dimensions))
     ways: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"scikit-learn": by_sklearn, "openTSNE": by_opentsne}
     for name, way in ways.items():
         start, used = time.perf_counter(), time.process_time()

@@ -71,7 +71,7 @@ def features(
             are of uint8 or of floats in [0, 1], with the channels last or first.
         layer: a name that `layers` lists.
         pool: "mean" or "max" over the positions of a map; None: whole maps. A vector stays as it is.
-        size: an int scales an image's shorter side to it and cuts out the centre; (h, w) scales to exactly that. By
+        size: an int scales an image's shorter side to it and cuts out the center; (h, w) scales to exactly that. By
             default arrays that are all of one size keep it, and anything else is scaled to 224.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
         store: folder to keep the features in; None: in memory.

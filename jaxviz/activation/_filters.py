@@ -13,7 +13,7 @@ def filters(params: Any, *, normalize: bool = True) -> Float[Array, "out kh kw 3
     Args:
         params: a network's parameters, of which the one kernel with three input channels is taken; or that kernel
             itself, `(kh, kw, 3, out)`, or in PyTorch's order `(out, 3, k, k)`.
-        normalize: scale each tile to [0, 1] by its largest absolute weight, zero becoming grey; otherwise the weights.
+        normalize: scale each tile to [0, 1] by its largest absolute weight, zero becoming gray; otherwise the weights.
 
     Raises:
         ValueError: if no kernel, or more than one, has three input channels.

@@ -1,4 +1,4 @@
-"""Nearest neighbours, exactly: in the space of a layer's features, or of pixels."""
+"""Nearest neighbors, exactly: in the space of a layer's features, or of pixels."""
 
 import functools
 import math
@@ -41,7 +41,7 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
         bank: `(n, ...)`, an array in memory, memory-mapped, or of tensorstore; a vector, a map or an image a row:
             `(n, h, w, 3)` compares pixels.
         queries: `(q, ...)`, rows of the same shape.
-        k: neighbours of each query, at most n. A query that is itself in the bank is its own first neighbour.
+        k: neighbors of each query, at most n. A query that is itself in the bank is its own first neighbor.
         metric: "cosine", `1 - x.y / |x||y|`, where a row of zeros is at distance 1; or "l2", `|x - y|`.
         block_size: rows of the bank on each device at once.
 
@@ -239,7 +239,7 @@ def _norms(rows: np.ndarray) -> np.ndarray:
 def scaled_to_1(rows: np.ndarray, *, axis: int | None = None) -> tuple[np.ndarray, Any]:
     """Return numbers divided by a power of two, so that the largest is in [0.5, 1), and the power: nothing is rounded.
 
-    By `axis`, each row has a power of its own.
+    By `axis`, each row has its own power.
     """
     powers = np.frexp(np.abs(rows).max(axis, keepdims=axis is not None))[1]
     return np.ldexp(rows, -powers), powers

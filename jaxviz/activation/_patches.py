@@ -80,7 +80,7 @@ def top_patches(
         source: a folder; a list of files; an array of images; "tfds:NAME[SPLIT]"; or a data set, as for `features`.
         layer: a name that `layers` lists, or several; an image map, or a vector, whose units see the whole image.
         k: patches of each channel.
-        size: an int scales an image's shorter side to it and cuts out the centre; (h, w) scales to exactly that. By
+        size: an int scales an image's shorter side to it and cuts out the center; (h, w) scales to exactly that. By
             default arrays that are all of one size keep it, and anything else is scaled to 224.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
         resume: `state` of a run with the same network (its parameters, and the program that it traces to), layers, k
@@ -171,7 +171,7 @@ class _Reading:
         self.ranks = np.append(np.argsort(self.order), _NONE).astype(np.int32)  # the last one of number -1: no image
 
     def ranked(self, best: _Kept) -> _Best:
-        """Return what a state keeps with the images' ranks in place of their numbers."""
+        """Return what a state keeps with the images' ranks instead of their numbers."""
         values, numbers, units = best
         return jnp.asarray(values), jnp.asarray(self.ranks[np.asarray(numbers)]), jnp.asarray(units)
 
@@ -218,16 +218,16 @@ class OtherRunError(ValueError):
 def _resumed(state: dict[str, Any], fresh: dict[str, Any], opened: Source) -> dict[str, Any]:
     """Return a state to go on from, without the images that could not be read and have changed since."""
     if set(state) != set(fresh) or jax.tree.map(np.shape, state["best"]) != jax.tree.map(np.shape, fresh["best"]):
-        raise OtherRunError("resume: this state is of a run of other layers or another k; start anew without it")
+        raise OtherRunError("resume: this state is of a run of other layers or another k; start over without it")
     differ = {name for name, value in fresh["made_with"].items() if state["made_with"].get(name) != value}
     if differ == {"program"}:
         raise OtherRunError(
             "resume: this state is of a run of a network that has these parameters but computes something else (or was "
-            "traced by another version of jax, or kept by an earlier one of jaxviz); start anew without it"
+            "traced by another version of jax, or kept by an earlier one of jaxviz); start over without it"
         )
     if differ:
         raise OtherRunError(
-            "resume: this state is of a run with other parameters or another size; start anew without it"
+            "resume: this state is of a run with other parameters or another size; start over without it"
         )
     seen, skipped = list(state["ids"][: state["seen"]]), state["skipped"]
     rows = {name: i for i, name in enumerate(opened.ids)}
@@ -236,7 +236,7 @@ def _resumed(state: dict[str, Any], fresh: dict[str, Any], opened: Source) -> di
     if other - {*skipped}:
         raise OtherRunError(
             f"resume: this state is of a run over other images, {min(other - {*skipped})} among them, which is gone or "
-            "has changed; start anew without it"
+            "has changed; start over without it"
         )
     kept = [i for i, name in enumerate(seen) if name not in other]
     numbers = np.full(len(seen) + 1, -1)  # the last one for none, -1

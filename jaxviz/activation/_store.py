@@ -162,7 +162,7 @@ def _named(folder: Path) -> Iterator[None]:
 def _damaged(folder: Path, what: str) -> ValueError:
     return ValueError(
         f"{folder}: this store is damaged: {what}; restore the folder from a copy, or delete it, and its features are "
-        "computed anew"
+        "computed again"
     )
 
 

@@ -12,7 +12,7 @@ from jaxviz.activation._pca import reduced, rows_of
 
 
 def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int = 1000) -> Float[np.ndarray, "n 2"]:
-    """Lay data out in the plane so that neighbours stay neighbours; openTSNE's t-SNE, by neighbours found exactly.
+    """Lay data out in the plane so that neighbors stay neighbors; openTSNE's t-SNE, by neighbors found exactly.
 
     More than 50 features are first reduced to 50 principal components, as the paper does; the plane starts from the
     first two of them. Data are first scaled by a power of two: whether they are about 1e-30 or 1e30 changes nothing.
@@ -20,7 +20,7 @@ def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int =
     Args:
         x: `(n, ...)`, what lies beyond the first axis is flattened.
         key: of what is left to chance.
-        perplexity: how many neighbours count, roughly; at most a third of the others, (n - 1) / 3.
+        perplexity: how many neighbors count, roughly; at most a third of the others, (n - 1) / 3.
         steps: of gradient descent, 250 or more.
 
     Raises:

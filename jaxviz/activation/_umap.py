@@ -29,7 +29,7 @@ def umap(
 
     Raises:
         ImportError: umap-learn is not installed.
-        ValueError: fewer than four rows, NaN or infinite values, neighbours that are not 2 to n - 1.
+        ValueError: fewer than four rows, NaN or infinite values, neighbors that are not 2 to n - 1.
 
     Example:
         >>> import jax, jaxviz

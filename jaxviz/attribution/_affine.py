@@ -28,7 +28,7 @@ class Affine(NamedTuple):
 
 
 def is_affine(value: Value) -> bool:
-    """Tell what multiplies by constants, adds them, or only converts or orders anew, one varying operand."""
+    """Tell what multiplies by constants, adds them, or only converts or reorders, one varying operand."""
     varying = [operand.varies for operand in value.inputs]
     if sum(varying) != 1 or value.rule_at is not None or not jnp.issubdtype(value.aval.dtype, jnp.floating):
         return False

@@ -20,7 +20,7 @@ from jaxviz.scores._algebra import some_per_image
 from jaxviz.scores._calls import check_score, is_pytree, one_by_one
 
 Fill = ArrayLike | tuple[float, float, float] | Literal["blur"]
-"""What is put in place of pixels: a brightness, a colour `(3,)`, an image, an image each; or the image, blurred."""
+"""What is put instead of pixels: a brightness, a color `(3,)`, an image, an image each; or the image, blurred."""
 
 
 def run(
@@ -132,11 +132,11 @@ def of_each_score(backward: Callable[[Array], Array], values: Array, batch_size:
 
 
 def filled(name: str, fill: Any, images: Images) -> Images:
-    """Return what `fill`, the argument called `name`, says to put in place of each image's pixels."""
+    """Return what `fill`, the argument called `name`, says to put instead of each image's pixels."""
     check_images(images)
     if isinstance(fill, str):
         if fill != "blur":
-            raise ValueError(f"{name}: expected 'blur', a number, a colour or an image, got {fill!r}")
+            raise ValueError(f"{name}: expected 'blur', a number, a color or an image, got {fill!r}")
         return blur(images, 5.0, size=11)  # RISE's
     check_finite(name, fill)
     check_range(name, fill, resized=np.ndim(fill) >= 3)
@@ -145,7 +145,7 @@ def filled(name: str, fill: Any, images: Images) -> Images:
         return jnp.broadcast_to(values, images.shape)
     except ValueError:
         raise ValueError(
-            f"{name}: expected 'blur', a number, a colour (3,) or an image {images.shape[1:]}, got shape {values.shape}"
+            f"{name}: expected 'blur', a number, a color (3,) or an image {images.shape[1:]}, got shape {values.shape}"
         ) from None
 
 

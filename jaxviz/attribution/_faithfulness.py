@@ -47,7 +47,7 @@ def deletion(
         images: `(n, h, w, 3)` in [0, 1].
         maps: `(n, h, w)`; of pixels that are equal in it, the upper left goes first.
         step: pixels deleted from one point to the next.
-        fill: what replaces them: a brightness, a colour `(3,)`, an image, one image for each, or "blur".
+        fill: what replaces them: a brightness, a color `(3,)`, an image, one image for each, or "blur".
         batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Raises:
@@ -89,7 +89,7 @@ def insertion(
         images: `(n, h, w, 3)` in [0, 1].
         maps: `(n, h, w)`; of pixels that are equal in it, the upper left comes first.
         step: pixels inserted from one point to the next.
-        fill: what is there before: a brightness, a colour `(3,)`, an image, one image for each, "blur" or "rise".
+        fill: what is there before: a brightness, a color `(3,)`, an image, one image for each, "blur" or "rise".
         batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Raises:
@@ -164,7 +164,7 @@ def _follow(score: Score, params: Any, images: Any, maps: Any, fill: Fill, **opt
     check_positive(step=options["step"])
     replacement = filled("fill", fill, images)
     if jnp.shape(maps) != jnp.shape(images)[:3]:
-        hint = "; reduce colours first, as in abs(maps).max(-1)" if jnp.shape(maps) == jnp.shape(images) else ""
+        hint = "; reduce colors first, as in abs(maps).max(-1)" if jnp.shape(maps) == jnp.shape(images) else ""
         raise ValueError(f"maps: expected one for each image, {images.shape[:3]}, got shape {jnp.shape(maps)}{hint}")
     check_finite("maps", maps)
     return run(_curve, score, params, images, jnp.asarray(maps), replacement, **options)

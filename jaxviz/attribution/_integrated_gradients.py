@@ -32,7 +32,7 @@ class IntegratedGradients(NamedTuple):
     """What `integrated_gradients` returns."""
 
     maps: Float[Array, "n *k h w 3"]
-    """Each colour's share of the difference between the image's score and the baseline's."""
+    """Each color's share of the difference between the image's score and the baseline's."""
     gap: Float[Array, "n ..."]
     """How far the shares are from adding up to that difference, as a fraction of it."""
 
@@ -52,7 +52,7 @@ def integrated_gradients(
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
-        baseline: a brightness (0: black), a colour `(3,)`, an image, one image for each, or "blur".
+        baseline: a brightness (0: black), a color `(3,)`, an image, one image for each, or "blur".
         steps: points on the line; 50 is usual, 20 to 300 the paper's range. Time and, roughly, accuracy grow with it.
         batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
 

@@ -189,7 +189,7 @@ def _share(
             added = _applied(layer, [before if i == at else operand for i, operand in enumerate(operands)])
             bias = bias + affine.scale * added.astype(bias.dtype)
             operands = [operand - before if i == at else operand for i, operand in enumerate(operands)]
-        # XLA would compute them anew in each of the sums that a depthwise convolution becomes: twice the time.
+        # XLA would compute them again in each of the sums that a depthwise convolution becomes: twice the time.
         size = _applied(layer, list(jax.lax.optimization_barrier([jnp.abs(x) for x in operands])))
         favor = gamma.astype(product.dtype)
     return [_ruled(product, size, *affine, bias, epsilon.astype(product.dtype), favor)], {}

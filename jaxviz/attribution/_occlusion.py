@@ -34,7 +34,7 @@ def occlusion(
         images: `(n, h, w, 3)` in [0, 1].
         window: height and width in pixels, one number if they are equal.
         stride: from one window to the next, in pixels, at most `window`.
-        fill: what hides: a brightness, a colour `(3,)`, an image, one image for each, or "blur", the image blurred.
+        fill: what hides: a brightness, a color `(3,)`, an image, one image for each, or "blur", the image blurred.
         batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Returns:

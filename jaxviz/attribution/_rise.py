@@ -38,8 +38,8 @@ def rise(
         masks: how many; the paper takes 4000 for VGG-16, 8000 for ResNet-50.
         cells: along each side of a mask.
         keep: chance that a cell is seen, in (0, 1].
-        fill: what is seen instead: a brightness, a colour `(3,)`, an image, one image for each, or "blur". The paper's
-            is the mean of ImageNet, which is nearly grey.
+        fill: what is seen instead: a brightness, a color `(3,)`, an image, one image for each, or "blur". The paper's
+            is the mean of ImageNet, which is nearly gray.
         batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Example:

@@ -153,7 +153,7 @@ def _compile_cache() -> None:
     try:
         folder = str(own_folder(cache_folder() / "xla"))
     except NotOwnError as error:
-        print(f"jaxviz: programs are compiled anew, and none is kept or loaded: {error}", file=sys.stderr)
+        print(f"jaxviz: programs are compiled again, and none is kept or loaded: {error}", file=sys.stderr)
         folder = None
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

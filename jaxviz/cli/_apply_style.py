@@ -50,7 +50,7 @@ def _targets(paths: Iterable[Path], chosen: Iterable[str], out: Path, ending: st
         if other != pair:
             raise ImageError(
                 f"{pair[0]} in {pair[1]} and {other[0]} in {other[1]} would both become {target}: take them in two "
-                "runs, each with an --out of its own"
+                "runs, each with its own --out"
             )
     return found
 

@@ -62,7 +62,7 @@ def _computed(options: Stored, pool: str = "mean") -> tuple[jaxviz.Features, Pic
             found = jaxviz.features(net, params, opened, callback=watch, **how)
     total, left = len(opened.ids), len({*opened.ids} - {*found.ids} - {*found.skipped})
     if left:
-        stop(f"Stopped after {total - left} of {total} images. The same command goes on from there.")
+        stop(f"Stopped after {total - left} of {total} images. The same command continues from there.")
     return found, Pictures(opened)
 
 

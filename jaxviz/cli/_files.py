@@ -53,7 +53,7 @@ def of_different_names(paths: Iterable[Path]) -> list[Path]:
         if other != path:
             raise ImageError(
                 f"{other} and {path} have the same name, and so would their results: rename one, or take them in "
-                "two runs, each with an --out of its own"
+                "two runs, each with its own --out"
             )
     return list(by_stem.values())
 

@@ -48,7 +48,7 @@ def _classes(options: Ascend, model: str, net: Any, params: Any) -> Any:
     """Return the scores of classes."""
     image = jax.ShapeDtypeStruct((1, options.size, options.size, 3), jnp.float32)
     if len(jax.eval_shape(net, params, image).shape) != 2:
-        raise ValueError(f"{model} has no classes: choose another --model, or say which --layer to maximise")
+        raise ValueError(f"{model} has no classes: choose another --model, or say which --layer to maximize")
     if not options.target:
         raise ValueError("--target: expected a class, or several, by name or number")
     return jaxviz.logit(net, np.array([jaxviz.class_index(name) for name in options.target]))
@@ -132,7 +132,7 @@ def _fall(
             if interrupted() and done < frames:
                 break
     if done < frames:
-        stop(f"Stopped after frame {done} of {frames}: the same command goes on from there.")
+        stop(f"Stopped after frame {done} of {frames}: the same command continues from there.")
     return f"{at}-0000.png to {at}-{frames - 1:04d}.png"
 
 

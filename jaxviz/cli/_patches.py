@@ -35,7 +35,7 @@ def patches(options: Patches) -> None:
         found = _found(options, net, params, opened)
         total = len(opened.ids)
         if found.seen < total:
-            stop(f"Stopped after {found.seen} of {total} images. The same command goes on from there.")
+            stop(f"Stopped after {found.seen} of {total} images. The same command continues from there.")
         for name, of_layer in found.layers.items():
             _show(options, name, of_layer, Pictures(opened))
         list_skipped(found.skipped)
@@ -52,7 +52,7 @@ def _found(options: Patches, net: Any, params: Any, source: Source) -> jaxviz.To
         try:
             return jaxviz.top_patches(net, params, source, resume=_read_state(kept, settings), **how)
         except OtherRunError as error:
-            print(f"{error}; so it starts anew", flush=True)
+            print(f"{error}; so it starts over", flush=True)
             return jaxviz.top_patches(net, params, source, **how)
 
 

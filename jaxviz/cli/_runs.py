@@ -162,12 +162,12 @@ def _to_resume(at: Path, settings: str) -> list[np.ndarray] | None:
         if "network" in now and "network" not in before:
             raise ValueError(
                 f"{at}.npz was saved by an earlier version of jaxviz, which did not keep what network it is of: start "
-                "anew without --resume"
+                "over without --resume"
             )
         changed = sorted(name for name in before | now if before.get(name) != now.get(name))
         raise ValueError(
             f"{at}.npz is of a run with another {', '.join(changed)}: give the same options to resume it, or start "
-            f"anew without --resume{_OF_NETWORK if 'network' in changed else ''}"
+            f"over without --resume{_OF_NETWORK if 'network' in changed else ''}"
         )
     return kept.state or None
 
@@ -223,7 +223,9 @@ def save_as_it_comes(
         state = _to_resume(at, told) if options.resume else None
         found, interrupted = _followed(run, at, told, state, every=every, snapshots=snapshots, unit=unit)
     if not found.finished:
-        stop(f"Stopped after {unit} {len(found.losses)}: {at}.png. The same command with --resume goes on from there.")
+        stop(
+            f"Stopped after {unit} {len(found.losses)}: {at}.png. The same command with --resume continues from there."
+        )
     result = f"{at}.png: loss {float(found.losses[-1]):.4g} after {len(found.losses)} {unit}s"
     if interrupted:
         stop(result)

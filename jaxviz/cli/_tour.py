@@ -53,7 +53,7 @@ class Tour(Seed):
             except KeyboardInterrupt:
                 page = None
         if page is None:
-            stop(f"Stopped. {self.out / 'index.html'} has what was done; the same command goes on from there.")
+            stop(f"Stopped. {self.out / 'index.html'} has what was done; the same command continues from there.")
         console.print(plain(f"{page} after {time.perf_counter() - start:.0f} s: open it in a browser."))
 
 

@@ -48,7 +48,7 @@ def train(options: Train) -> None:
     run = functools.partial(jaxviz.train_style_net, *given, **how)
     found = follow_training(run, out, names, jnp.stack(photos), steps=steps, every=options.every)
     if not found.finished:
-        stop(f"Stopped after step {len(found.losses)}: {out}. The same command goes on from there.")
+        stop(f"Stopped after step {len(found.losses)}: {out}. The same command continues from there.")
     print(f"{out / 'net.safetensors'}: {printable(', '.join(names))}; ", end="")
     print(f"loss {_recent(found):.4g} after {len(found.losses)} steps")
 

@@ -28,7 +28,7 @@ def map_video(
 
     Frames are `(h, w, 3)` in [0, 1], upright, before and after, their longer side at most `longest` pixels;
     `tell(done, total)` is called after each, with a total of 0 where the file does not say. Sound that an .mp4 cannot
-    hold is encoded anew, as AAC. The new file appears whole or not at all.
+    hold is encoded again, as AAC. The new file appears whole or not at all.
 
     Raises:
         ImageError: for what is no video, or where PyAV is not installed.

@@ -49,7 +49,7 @@ def _exchange(thing: Any) -> list[Any]:
 
     data = np.frombuffer(pickle.dumps(jax.tree.map(_on_host, thing)), np.uint8)
     lengths = np.asarray(process_allgather(np.array(len(data), np.int32)))
-    # Of few different lengths, since each is a program of its own.
+    # Of few different lengths, since each is its own program.
     padded = np.zeros(1 << int(lengths.max() - 1).bit_length(), np.uint8)
     padded[: len(data)] = data
     gathered = np.asarray(process_allgather(padded))

@@ -17,7 +17,7 @@ _TFDS = re.compile(r"tfds:(?P<name>[^\[]+)\[(?P<split>.+)\]")
 
 
 class Source(NamedTuple):
-    """Images in an order, each with a name of its own."""
+    """Images in an order, each with its own name."""
 
     ids: Sequence[str]
     read: Callable[[int], Any]
@@ -129,11 +129,11 @@ def _check_numbered(source: Any) -> None:
 
 
 def _one_by_one(tensor: Any) -> np.ndarray:
-    """Return a stack of grey images; what may be one image with its channels first is refused."""
+    """Return a stack of gray images; what may be one image with its channels first is refused."""
     if tensor.ndim != 3 or tensor.shape[0] in (1, 3, 4):
         raise ImageError(
             f"source: expected images (n, channels, h, w), got a tensor of shape {tuple(tensor.shape)}: one image is "
-            "image[None], and grey ones are images[:, None]"
+            "image[None], and gray ones are images[:, None]"
         )
     return as_array(tensor)
 
@@ -199,7 +199,7 @@ def _readable(path: Path) -> Path:
         except ImportError:
             raise ImageError(
                 f"{path}: HEIC and HEIF are read where the package pillow-heif is installed; install it, or save the "
-                "image anew as PNG"
+                "image again as PNG"
             ) from None
         pillow_heif.register_heif_opener()
     if suffix == ".avif":
@@ -220,7 +220,7 @@ def _tfds(name: str) -> Source:
         data: Any = tfds.data_source(parts["name"], split=parts["split"])
     except Exception as error:  # whatever its download, its files or its version say
         raise ImageError(f"{name}: {error}") from error
-    # With the name: of two sets in one store, each has rows of its own.
+    # With the name: of two sets in one store, each has its own rows.
     return _elements(data, in_memory=False, name=name, prefix=f"{parts['name']}/{parts['split']}/")
 
 

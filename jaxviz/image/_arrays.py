@@ -24,9 +24,9 @@ from jaxviz.image._checks import ImageError, check_array, check_not_negative
 AnyArray = Array | np.ndarray
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""The mean colour of ImageNet's photographs, in RGB."""
+"""The mean color of ImageNet's photographs, in RGB."""
 LUMINANCE = (0.299, 0.587, 0.114)
-"""How much of each colour a brightness has (ITU-R BT.601)."""
+"""How much of each color a brightness has (ITU-R BT.601)."""
 
 
 def largest(values: Any, axis: int | None = None) -> Array:
@@ -104,8 +104,8 @@ def normalize(
     """Scale maps to [0, 1] for display, each image by its own largest values.
 
     With `s` the percentile of `|map|` over one image, unsigned maps become `clip(map / s, 0, 1)` and signed ones
-    `clip(0.5 + map / (2 s), 0, 1)`, so that zero is black in the first and middle grey in the second. An all-zero map
-    stays at zero and grey. Where more than `percentile` of a map is zero, its maximum is used instead.
+    `clip(0.5 + map / (2 s), 0, 1)`, so that zero is black in the first and middle gray in the second. An all-zero map
+    stays at zero and gray. Where more than `percentile` of a map is zero, its maximum is used instead.
 
     Args:
         maps: `(n, h, w)` or `(n, h, w, c)`; a single map is passed as `maps[None]`.
@@ -143,8 +143,8 @@ def montage(
     """Lay images out in rows, left to right and top to bottom, as one image.
 
     Args:
-        images: `(n, h, w, 3)`, grey `(n, h, w)`, or a sequence of `(h, w, 3)` and `(h, w)` of any sizes: each is
-            centred in a cell as high as the highest and as wide as the widest.
+        images: `(n, h, w, 3)`, gray `(n, h, w)`, or a sequence of `(h, w, 3)` and `(h, w)` of any sizes: each is
+            centered in a cell as high as the highest and as wide as the widest.
         columns: images a row; None makes the grid about square.
         gap: pixels between images, not around them.
         background: brightness of gaps and empty cells.
@@ -177,19 +177,19 @@ def overlay(
     alpha: ArrayLike = 0.5,
     colormap: str = "inferno",
 ) -> Float[Array, "h w 3"]:
-    """Draw a map as colours over the grey version of an image.
+    """Draw a map as colors over the gray version of an image.
 
-    `(1 - alpha) grey(image) + alpha colours(map / max(map))`; a map of another size is resized to the image, negative
+    `(1 - alpha) gray(image) + alpha colors(map / max(map))`; a map of another size is resized to the image, negative
     values count as zero, and an all-zero map gives the image unchanged.
 
     Args:
         image: `(h, w, 3)`.
         map: `(h, w)`, of any height and width.
-        alpha: weight of the colours, in [0, 1].
-        colormap: the name of one of matplotlib's colour maps.
+        alpha: weight of the colors, in [0, 1].
+        colormap: the name of one of matplotlib's color maps.
 
     Raises:
-        ImageError: shapes other than an image and a map, an unknown colour map, an `alpha` out of range.
+        ImageError: shapes other than an image and a map, an unknown color map, an `alpha` out of range.
 
     >>> overlay(jnp.ones((8, 8, 3)), jnp.eye(2)).shape
     (8, 8, 3)
@@ -213,12 +213,12 @@ def overlay(
     # Interpolated rather than looked up, so that a NaN in the map stays visible as NaN.
     lookup = jax.vmap(jnp.interp, in_axes=(None, None, 1), out_axes=-1)
     colors = lookup((heat / jnp.where(peak == 0, 1, peak)).astype(image.dtype), levels, table)
-    grey = jnp.matmul(image, jnp.asarray(LUMINANCE, image.dtype), precision="highest")
-    return jnp.where(peak == 0, image, (1 - alpha) * grey[..., None] + alpha * colors)
+    gray = jnp.matmul(image, jnp.asarray(LUMINANCE, image.dtype), precision="highest")
+    return jnp.where(peak == 0, image, (1 - alpha) * gray[..., None] + alpha * colors)
 
 
 def _cells(images: AnyArray | Sequence[AnyArray], background: ArrayLike) -> Float[Array, "n h w 3"]:
-    """Images of any sizes, each centred in a cell of the same size."""
+    """Images of any sizes, each centered in a cell of the same size."""
     if isinstance(images, AnyArray):  # whose rows are not taken apart: there may be a thousand
         shapes = {images.shape[1:]} if images.size else set()
     else:
@@ -243,7 +243,7 @@ def _centered(image: AnyArray, height: int, width: int, background: ArrayLike) -
 
 
 def _colors(name: str) -> np.ndarray:
-    """The 256 colours of one of matplotlib's colour maps, (256, 3)."""
+    """The 256 colors of one of matplotlib's color maps, (256, 3)."""
     import matplotlib
 
     try:

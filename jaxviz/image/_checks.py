@@ -52,13 +52,13 @@ def _advice(shape: tuple[int, ...]) -> str:
         return "channels come last, image.transpose(1, 2, 0)[None]"
     if len(shape) == 4 and shape[-1] == 4:
         return "transparency has no place here, images[..., :3]"
-    grey = "of a network for grey images, take the mean of colours inside: net(params, images.mean(-1, keepdims=True))"
+    gray = "of a network for gray images, take the mean of colors inside: net(params, images.mean(-1, keepdims=True))"
     if len(shape) == 4 and shape[-1] == 1:
-        return f"grey as RGB is jnp.repeat(images, 3, axis=-1); {grey}"
+        return f"gray as RGB is jnp.repeat(images, 3, axis=-1); {gray}"
     if len(shape) in (2, 3):
         some = "image[None, :, :, None]" if len(shape) == 2 else "images[..., None]"
         some = "image[None]" if len(shape) == 3 and shape[-1] == 1 else some
-        return f"grey as RGB is jnp.repeat({some}, 3, axis=-1); {grey}"
+        return f"gray as RGB is jnp.repeat({some}, 3, axis=-1); {gray}"
     return "n images of height h and width w in RGB, channels last"
 
 
@@ -69,7 +69,7 @@ def check_range(name: str, images: Any, *, resized: bool = True) -> None:
     """Raise ValueError for images that are plainly not in [0, 1], where the values are there to be looked at.
 
     Resizing leaves it by a little; bytes, and images that are normalized as for PyTorch, by much. What was not resized,
-    such as a colour, may leave it by rounding only, in the type that it has.
+    such as a color, may leave it by rounding only, in the type that it has.
     """
     if isinstance(images, Tracer):
         return

@@ -1,4 +1,4 @@
-"""The colours of a file, by its embedded ICC profile, as those of sRGB; by Little CMS, through Pillow."""
+"""The colors of a file, by its embedded ICC profile, as those of sRGB; by Little CMS, through Pillow."""
 
 import functools
 import io
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # PIL is imported where it is used, so that `import jaxviz` s
     import PIL.Image
 
 _SPACES = {"L": ("GRAY", "RGB"), "I;16": ("GRAY",), "RGB": ("RGB",), "CMYK": ("CMYK",)}
-_NEAR = 1  # of 255: a profile that moves no colour further is one of the many of sRGB itself
+_NEAR = 1  # of 255: a profile that moves no color further is one of the many of sRGB itself
 
 
 def to_srgb(image: "PIL.Image.Image", profile: bytes | None) -> np.ndarray:
@@ -29,7 +29,7 @@ def to_srgb(image: "PIL.Image.Image", profile: bytes | None) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)  # a folder of photographs has one or two
 def _conversion(profile: bytes, mode: str) -> Any:
-    """Return what takes pixels to sRGB: a table of grey levels, a transform, or None where nothing is to be done."""
+    """Return what takes pixels to sRGB: a table of gray levels, a transform, or None where nothing is to be done."""
     from PIL import ImageCms
 
     try:
@@ -64,15 +64,15 @@ def _transform(source: Any, mode: str) -> Any:
 
 
 def _table(source: Any, mode: str) -> np.ndarray | None:
-    """Return what becomes of each level of grey, not optimized: that is off by more than a level where it is dark."""
+    """Return what becomes of each level of gray, not optimized: that is off by more than a level where it is dark."""
     from PIL import Image, ImageCms
 
     exact = ImageCms.Flags.NOOPTIMIZE
     if mode == "L":
         levels, target, made = np.arange(2**8, dtype=np.uint8), ImageCms.createProfile("sRGB"), "RGB"
-    else:  # Pillow has no colours of 16 bits
-        levels, target, made = np.arange(2**16, dtype=np.uint16), _grey(), "I;16"
-    # "RGB" where the profile is one of colours: grey pixels are then colours of three equal parts.
+    else:  # Pillow has no colors of 16 bits
+        levels, target, made = np.arange(2**16, dtype=np.uint16), _gray(), "I;16"
+    # "RGB" where the profile is one of colors: gray pixels are then colors of three equal parts.
     ramp = Image.fromarray(levels[None])
     colors = source.profile.xcolor_space.strip() == "RGB"
     given = ramp.convert("RGB") if colors else ramp
@@ -82,8 +82,8 @@ def _table(source: Any, mode: str) -> np.ndarray | None:
 
 
 @functools.cache
-def _grey() -> Any:
-    """Return a profile of grey levels by sRGB's transfer curve, as ICC.1:2010 lays it out."""
+def _gray() -> Any:
+    """Return a profile of gray levels by sRGB's transfer curve, as ICC.1:2010 lays it out."""
     from PIL import ImageCms
 
     def fixed(*values: float) -> bytes:

@@ -62,7 +62,7 @@ def from_pil(image: "PIL.Image.Image", name: str, data: bytes = b"") -> np.ndarr
 
 
 def _of_16_bits(image: "PIL.Image.Image", name: str) -> np.ndarray:
-    """Return grey as uint16, `(h, w)`; with a transparent level `(h, w, 4)`."""
+    """Return gray as uint16, `(h, w)`; with a transparent level `(h, w, 4)`."""
     from PIL import Image
 
     values, key = np.asarray(image), image.info.get("transparency")
@@ -72,14 +72,14 @@ def _of_16_bits(image: "PIL.Image.Image", name: str) -> np.ndarray:
             "scale it to floats in [0, 1] and pass the array"
         )
     values = values.astype(np.uint16)
-    grey = to_srgb(Image.fromarray(values), image.info.get("icc_profile"))
+    gray = to_srgb(Image.fromarray(values), image.info.get("icc_profile"))
     if not isinstance(key, int):
-        return grey
-    return np.stack([grey, grey, grey, np.where(values == key, 0, 65535).astype(np.uint16)], -1)
+        return gray
+    return np.stack([gray, gray, gray, np.where(values == key, 0, 65535).astype(np.uint16)], -1)
 
 
 def _of_8_bits(image: "PIL.Image.Image", raw: Any, data: bytes) -> np.ndarray:
-    """Return colours in sRGB as uint8, `(h, w, 3)`; with transparency `(h, w, 4)`."""
+    """Return colors in sRGB as uint8, `(h, w, 3)`; with transparency `(h, w, 4)`."""
     key, profile = image.info.get("transparency"), image.info.get("icc_profile")
     opacity = None
     if image.mode in ("1", "L", "RGB"):
@@ -100,7 +100,7 @@ def _of_8_bits(image: "PIL.Image.Image", raw: Any, data: bytes) -> np.ndarray:
 
 
 def _is_key(image: "PIL.Image.Image", key: Any, raw: Any, data: bytes) -> np.ndarray:
-    """Return where a PNG's pixels have its transparent colour, which it gives in the bits that the file has."""
+    """Return where a PNG's pixels have its transparent color, which it gives in the bits that the file has."""
     from PIL import Image
 
     values = np.asarray(image)

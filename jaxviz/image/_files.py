@@ -21,7 +21,7 @@ from jaxviz.image._decode import _too_large, check_area, from_array, from_pil
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _OPENED = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")  # PIL's names of them
 _LARGEST = 2**31  # bytes of a file, which are read at once
-_JPEG = {"quality": 95, "subsampling": 0}  # pictures of pixels: no colour is averaged over its neighbours
+_JPEG = {"quality": 95, "subsampling": 0}  # pictures of pixels: no color is averaged over its neighbors
 
 
 def load_image(
@@ -32,14 +32,14 @@ def load_image(
     Files are JPEG (also MPO), PNG, WebP, GIF, BMP, TIFF, PPM or AVIF, and HEIF once pillow-heif is registered; nothing
     else is opened, whatever Pillow may know: a photograph that is PostScript would start a program.
 
-    EXIF orientation is applied, transparency is flattened on white, grey becomes RGB, and of an animation the first
-    frame is taken. 8-bit values are divided by 255 and 16-bit ones by 65535 (16-bit *grey* files; PIL reads 16-bit
-    colour files at 8 bits).
+    EXIF orientation is applied, transparency is flattened on white, gray becomes RGB, and of an animation the first
+    frame is taken. 8-bit values are divided by 255 and 16-bit ones by 65535 (16-bit *gray* files; PIL reads 16-bit
+    color files at 8 bits).
 
-    Colours are sRGB's. An embedded ICC profile (of RGB, grey or CMYK) is converted from, by relative colorimetry with
+    Colors are sRGB's. An embedded ICC profile (of RGB, gray or CMYK) is converted from, by relative colorimetry with
     black point compensation, and what lies outside of sRGB is clipped; the error against exact arithmetic is up to one
-    level of 255. A profile that moves no colour by more than one level is sRGB's, and changes nothing. One that is
-    damaged, or of another kind than the pixels, is ignored, as is whatever else a file says of its colours, such as
+    level of 255. A profile that moves no color by more than one level is sRGB's, and changes nothing. One that is
+    damaged, or of another kind than the pixels, is ignored, as is whatever else a file says of its colors, such as
     PNG's gamma. Without a profile RGB is taken for sRGB and CMYK for its plain complement. A PIL image goes by the
     profile in its `info`.
 
@@ -49,7 +49,7 @@ def load_image(
     Args:
         source: a path, the bytes of a file, a binary file object, a PIL image, or an array `(h, w)` or
             `(h, w, 1 | 3 | 4)` of uint8, uint16, bool, or floats in [0, 1].
-        size: None keeps the size; an int scales the shorter side to it and cuts the centre `(size, size)`;
+        size: None keeps the size; an int scales the shorter side to it and cuts the center `(size, size)`;
             `(height, width)` scales to exactly that.
         longest: instead of `size`, scales an image whose longer side is longer down to that, and keeps all of it.
 
@@ -84,15 +84,15 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
 
     Args:
         path: ends in .png, .jpg or .jpeg.
-        image: `(h, w, 3)` or grey `(h, w)`.
+        image: `(h, w, 3)` or gray `(h, w)`.
 
     Raises:
         ImageError: another suffix, another shape, integers, or values that are NaN or infinite; nothing is written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_image(f"{folder}/pictures/grey.png", jnp.full((2, 2, 3), 0.2))
-    ...     print(load_image(f"{folder}/pictures/grey.png")[0, 0, 0])
+    ...     save_image(f"{folder}/pictures/gray.png", jnp.full((2, 2, 3), 0.2))
+    ...     print(load_image(f"{folder}/pictures/gray.png")[0, 0, 0])
     0.2
     """
     from PIL import Image
@@ -214,7 +214,7 @@ def _named_errors(name: str):
     except Exception as error:  # a damaged file takes its decoder anywhere: OSError, SyntaxError, struct.error, ...
         raise ImageError(
             f"{name}: expected a whole image, got one that is truncated, damaged or of an unsupported kind "
-            f"(PIL: {error}); get it again, or save it anew as PNG"
+            f"(PIL: {error}); get it again, or save it again as PNG"
         ) from error
 
 
@@ -244,7 +244,7 @@ def _rescaled(planes: np.ndarray, count: int, first: int, whole: int) -> np.ndar
 
 @functools.lru_cache(maxsize=256)
 def _bicubic(size: int, count: int, first: int, whole: int) -> Any:
-    """The sparse matrix (count, size) of PIL's antialiased bicubic: PIL itself resizes colours in 8 bits only.
+    """The sparse matrix (count, size) of PIL's antialiased bicubic: PIL itself resizes colors in 8 bits only.
 
     Its float images are of one channel, and three of them take twice as long as all of this.
     """
@@ -252,10 +252,10 @@ def _bicubic(size: int, count: int, first: int, whole: int) -> Any:
 
     scale = size / whole
     stretch = max(scale, 1.0)  # a kernel as wide as an output pixel, but no narrower than one of the input
-    centres = (first + np.arange(count) + 0.5) * scale
-    starts = np.floor(centres - 2 * stretch + 0.5).astype(int)
+    centers = (first + np.arange(count) + 0.5) * scale
+    starts = np.floor(centers - 2 * stretch + 0.5).astype(int)
     places = starts[:, None] + np.arange(math.ceil(4 * stretch) + 1)
-    x = np.abs(places + 0.5 - centres[:, None]) / stretch
+    x = np.abs(places + 0.5 - centers[:, None]) / stretch
     near, far = (1.5 * x - 2.5) * x**2 + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
     values = np.where(x < 1, near, np.where(x < 2, far, 0)) * ((places >= 0) & (places < size))
     values /= values.sum(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What the networks here share: names, input normalisation, pooling to a fixed grid, a plain function from a module."""
+"""What the networks here share: names, input normalization, pooling to a fixed grid, a plain function from a module."""
 
 import functools
 from typing import Any

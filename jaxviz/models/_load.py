@@ -57,7 +57,7 @@ class Provenance(NamedTuple):
 def load(name: str) -> tuple[Net, Params]:
     """Return a pretrained network and its parameters, fetched on first use.
 
-    The net takes `(params, images)` with images `(n, h, w, 3)` in [0, 1] and normalises inside; the parameters are
+    The net takes `(params, images)` with images `(n, h, w, 3)` in [0, 1] and normalizes inside; the parameters are
     float32 arrays in nested dicts. `available()` lists the names. Weights are kept in the folder that the environment
     variable `JAXVIZ_CACHE` names, by default the platform's cache folder.
 

@@ -39,8 +39,8 @@ _READINGS = (
     _Reading("its kernels were turned by 180 degrees and its inputs were BGR", turned=True, reversed=True),
     _Reading("it took images of 0 to 255", range=(0.0, 1 / 255)),
     _Reading("it took images of 0 to 255, BGR", range=(0.0, 1 / 255), reversed=True),
-    _Reading("it took images of 0 to 255 less their mean colour", range=(IMAGENET_MEAN, 1 / 255)),
-    _Reading("it took images of 0 to 255 less their mean colour, BGR", range=(IMAGENET_MEAN, 1 / 255), reversed=True),
+    _Reading("it took images of 0 to 255 less their mean color", range=(IMAGENET_MEAN, 1 / 255)),
+    _Reading("it took images of 0 to 255 less their mean color, BGR", range=(IMAGENET_MEAN, 1 / 255), reversed=True),
     _Reading("it took images of 0 to 1 without further normalization", range=(0.0, 1.0)),
     _Reading("it took images of -1 to 1", range=(0.5, 0.5)),
     _Reading("it took images less ImageNet's mean, by its deviation", range=(IMAGENET_MEAN, _IMAGENET_STD)),
@@ -126,12 +126,12 @@ def _turned(leaf: Any) -> Any:
 def _read(images: Any, reading: _Reading, mean: Sequence[float], std: Sequence[float]) -> Any:
     """Return images that a network which normalizes by `mean` and `std` sees as another reading has them."""
     own = [np.asarray(value, np.float32).reshape(1, 1, 1, 3) for value in (mean, std)]
-    other = own if reading.range is None else [_colour(value) for value in reading.range]
+    other = own if reading.range is None else [_color(value) for value in reading.range]
     seen = (images - other[0]) / other[1]
     return (seen[..., ::-1] if reading.reversed else seen) * own[1] + own[0]
 
 
-def _colour(value: Any) -> np.ndarray:
+def _color(value: Any) -> np.ndarray:
     return np.broadcast_to(np.asarray(value, np.float32), 3).reshape(1, 1, 1, 3)
 
 
@@ -150,13 +150,13 @@ def _picture(name: str) -> Any:
     return jnp.asarray(_fruit(_FRUIT[name]) if name in _FRUIT else load_image(_photograph(name), size=_SIZE))
 
 
-def _fruit(colour: Sequence[float]) -> np.ndarray:
-    """Draw a shaded ball on a light ground: an orange or a lemon by its colour alone, which BGR makes blue."""
+def _fruit(color: Sequence[float]) -> np.ndarray:
+    """Draw a shaded ball on a light ground: an orange or a lemon by its color alone, which BGR makes blue."""
     x, y = (np.asarray(axis, np.float64) for axis in np.meshgrid(np.arange(_SIZE), np.arange(_SIZE)))
     u, v = (x - 112) / 70, (y - 112) / 70
     light = np.clip(0.7 * np.sqrt(np.clip(1 - u**2 - v**2, 0, 1)) - 0.4 * u - 0.6 * v, 0, 1)
     skin = 1 + 0.06 * np.random.default_rng(0).standard_normal((_SIZE, _SIZE))
-    ball = np.multiply.outer(0.35 + 0.75 * light * skin, colour) + 0.5 * (light**20)[..., None]
+    ball = np.multiply.outer(0.35 + 0.75 * light * skin, color) + 0.5 * (light**20)[..., None]
     ground = 0.92 - 0.25 * np.exp(-(((x - 127) / 90) ** 2) - ((y - 187) / 20) ** 2)
     inside = (u**2 + v**2 < 1)[..., None]
     return np.clip(np.where(inside, ball, ground[..., None]), 0, 1).astype(np.float32)

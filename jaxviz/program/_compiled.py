@@ -23,7 +23,7 @@ class _Weak:
     """A function that calls another one without keeping it alive; equal where that one is the same."""
 
     def __init__(self, fn: Callable[..., Any]):
-        # Of a method the object that it belongs to counts: the method itself is made anew each time it is asked for.
+        # Of a method the object that it belongs to counts: the method itself is made again each time it is asked for.
         method = isinstance(fn, types.MethodType)
         owner: Any = fn.__self__ if method else fn
         self.fn: Callable[[], Callable[..., Any] | None] = weakref.WeakMethod(fn) if method else weakref.ref(fn)

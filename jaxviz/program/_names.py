@@ -75,7 +75,7 @@ def _drops_axes(value: Value, user: Value) -> bool:
 def bias_additions(value: Value) -> list[Value]:
     """Return the additions of what does not vary that are all that becomes of a product.
 
-    Before the first of them may stand what only orders its axes anew, or adds and removes some of length 1, as `vmap`
+    Before the first of them may stand what only reorders its axes, or adds and removes some of length 1, as `vmap`
     does; they are part of the list then.
     """
     steps: list[Value] = []

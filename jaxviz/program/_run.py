@@ -62,7 +62,7 @@ def bind(eqn: JaxprEqn, operands: list[Any], *_: Any) -> tuple[list[Any], dict[s
 
 
 def _enter(eqn: JaxprEqn, operands: list[Any], actions: Mapping[Path, Action], path: Path) -> Any:
-    """Run the body of a call in place of the call; a remat stays one, for the memory that it saves."""
+    """Run the body of a call instead of the call; a remat stays one, for the memory that it saves."""
     if is_map(eqn):
         return _enter_map(eqn, operands, actions, path)
     body = call_body(eqn)

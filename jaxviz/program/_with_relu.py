@@ -116,7 +116,7 @@ def _warn(rule: Rule, relus: int, others: Counter[str]) -> None:
 def revived(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return `fn`, part of a loss, with a gradient also where a ReLU passes none for a whole image.
 
-    A unit that is off everywhere on the first image would leave that image grey for ever. There, and only there, the
+    A unit that is off everywhere on the first image would leave that image gray for ever. There, and only there, the
     gradient goes through that would switch units on when the loss is descended: the negative one (Olah et al. 2017 do
     this for the first steps).
     """
@@ -148,7 +148,7 @@ def _refuse_unswappable(program: Program, relus: list[Relu], rule: Rule) -> None
     if any(relu.mixed for relu in relus):
         raise ValueError(
             "a ReLU here is passed on to a layer and is also a part of another function of its input, as max(x, 0) is "
-            "of a PReLU: it cannot be swapped in one place only; compute it anew for one of the two"
+            "of a PReLU: it cannot be swapped in one place only; compute it again for one of the two"
         )
     if not callable(rule) and any(relu.spelling == "leaky_relu" for relu in relus):
         raise ValueError(

@@ -36,17 +36,17 @@ METHODS = (
         question=UNITS,
         paper="Krizhevsky, Sutskever & Hinton 2012",
         text="The kernels of the first layer work on pixels, so they can be shown as pictures. Oriented edges and "
-        "opponent colours come out of training on nearly any photographs.",
+        "opponent colors come out of training on nearly any photographs.",
         call=call_filters,
         pictures=filters,
     ),
     Method(
         id="neighbors",
-        title="Nearest neighbours and t-SNE",
+        title="Nearest neighbors and t-SNE",
         question=UNITS,
         paper="Krizhevsky, Sutskever & Hinton 2012; van der Maaten & Hinton 2008",
         text="The last layer in front of the classifier turns an image into 1280 numbers. Images whose numbers are "
-        "alike show the same kind of thing, whatever their pixels are like; pixel by pixel, it is the colours and the "
+        "alike show the same kind of thing, whatever their pixels are like; pixel by pixel, it is the colors and the "
         "light that count.",
         call=call_neighbors,
         pictures=neighbors,
@@ -77,7 +77,7 @@ METHODS = (
         question=PIXELS,
         paper="Simonyan, Vedaldi & Zisserman 2013",
         text="The gradient of a class score with respect to the pixels: bright where a small change would change the "
-        "score most. For each pixel the largest absolute value over the three colours is shown.",
+        "score most. For each pixel the largest absolute value over the three colors is shown.",
         call=call_saliency,
         pictures=saliency,
     ),
@@ -138,7 +138,7 @@ METHODS = (
         paper="Mahendran & Vedaldi 2014",
         text="An image is made from nothing but the features that the photograph has at one layer. What comes back is "
         "what the layer has kept: nearly every hair low in the network; higher up things, but no longer exactly where "
-        "they were and in which colours.",
+        "they were and in which colors.",
         call=call_invert,
         pictures=invert,
     ),

@@ -46,7 +46,7 @@ def run_tour(
         only: ids of the sections to make; empty: all.
         seed: of all randomness.
         report: called with a line of text whenever there is news.
-        album: a folder of photographs to look through for neighbours and patches; None: crops of scikit-image's and
+        album: a folder of photographs to look through for neighbors and patches; None: crops of scikit-image's and
             scikit-learn's.
 
     Raises:
@@ -98,7 +98,7 @@ def _digest_of(album: Path, folder: Path) -> str:
     opened = open_source(album)
     if len(opened.ids) < 4:
         raise ValueError(
-            f"{album}: expected a folder of 4 images or more to look for neighbours in, got {len(opened.ids)}"
+            f"{album}: expected a folder of 4 images or more to look for neighbors in, got {len(opened.ids)}"
         )
     lines = "\0".join(f"{name} {opened.mark(i)}" for i, name in enumerate(opened.ids))
     return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()

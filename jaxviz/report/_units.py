@@ -28,7 +28,7 @@ def filters(tour: Tour) -> Pictures:
     )
 
 
-# Neighbours
+# Neighbors
 
 
 def call_neighbors(album, side):

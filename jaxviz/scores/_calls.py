@@ -24,7 +24,7 @@ def is_pytree(score: Any) -> bool:
 def as_data(score: Score) -> Any:
     """Return a score in a form that jit takes as an argument: itself if it is a pytree, else its function as static.
 
-    A plain function is wrapped anew, and so compiled anew, each time: it may read what changes between calls.
+    A plain function is wrapped again, and so compiled again, each time: it may read what changes between calls.
     """
     return score if is_pytree(score) else Function(functools.partial(score))
 

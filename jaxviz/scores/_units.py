@@ -203,7 +203,7 @@ def channel(net: Net, layer: str, index: Index) -> Channel:
 
 
 def neuron(net: Net, layer: str, index: Index, position: tuple[Index, Index] | None = None) -> Neuron:
-    """Score one unit: channel `index` at `position` (row, column), by default at the centre of the map.
+    """Score one unit: channel `index` at `position` (row, column), by default at the center of the map.
 
     Each may hold one number for each image, `(n,)`; `index` also k for each, `(n, k)` or `(1, k)`. -1 is the last.
 
@@ -221,7 +221,7 @@ def neuron(net: Net, layer: str, index: Index, position: tuple[Index, Index] | N
 
 
 def energy(net: Net, layer: str) -> Energy:
-    """Score a whole layer by the mean of its squares: what DeepDream maximises.
+    """Score a whole layer by the mean of its squares: what DeepDream maximizes.
 
     Raises:
         ValueError: when called, for a layer that there is not, or that has no axis of the images.

@@ -155,14 +155,14 @@ def _start(form: Parameterization, start: Any, key: Key, shape: tuple[int, ...])
     if start is None:
         return form.init(key, shape[0])
     if isinstance(start, str):
-        raise ValueError(f"start: expected a brightness, a colour or an image, got {start!r}; load_image reads a file")
+        raise ValueError(f"start: expected a brightness, a color or an image, got {start!r}; load_image reads a file")
     check_finite("start", start)
     check_range("start", start)
     try:
         images = jnp.broadcast_to(jnp.asarray(start, jnp.result_type(float)), shape)
     except ValueError:
         raise ValueError(
-            f"start: expected a brightness, a colour (3,), an image {shape[1:]} or {shape[0]} of them, got shape "
+            f"start: expected a brightness, a color (3,), an image {shape[1:]} or {shape[0]} of them, got shape "
             f"{jnp.shape(start)}; resize it, or give its size as `size`"
         ) from None
     return form.variables(images)

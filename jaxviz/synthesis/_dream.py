@@ -62,8 +62,8 @@ def dream(
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> score = lambda params, images: images[..., 2].mean((1, 2))
-        >>> grey = jnp.full((1, 16, 16, 3), 0.5)
-        >>> found = jaxviz.dream(score, None, jax.random.key(0), grey, octaves=2)
+        >>> gray = jnp.full((1, 16, 16, 3), 0.5)
+        >>> found = jaxviz.dream(score, None, jax.random.key(0), gray, octaves=2)
         >>> print(found.images.shape, bool(found.images[..., 2].mean() > 0.55), found.losses.shape)
         (1, 16, 16, 3) True (20,)
 
@@ -129,8 +129,8 @@ def dream_zoom(
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> score = lambda params, images: images[..., 2].mean((1, 2))
-        >>> grey = jnp.full((1, 16, 16, 3), 0.5)
-        >>> frames = list(jaxviz.dream_zoom(score, None, jax.random.key(0), grey, frames=3, octaves=1))
+        >>> gray = jnp.full((1, 16, 16, 3), 0.5)
+        >>> frames = list(jaxviz.dream_zoom(score, None, jax.random.key(0), gray, frames=3, octaves=1))
         >>> print([round(float(frame[..., 2].mean()), 1) for frame in frames])
         [0.7, 0.9, 1.0]
 

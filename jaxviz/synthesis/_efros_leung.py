@@ -13,9 +13,9 @@ from jaxviz._options import check_array
 from jaxviz._types import Key, at_least_float32
 from jaxviz.image._checks import check_finite, check_range, sides_of
 
-# The authors' constants. Errors are means over the three channels, so that a grey sample has those of the paper.
+# The authors' constants. Errors are means over the three channels, so that a gray sample has those of the paper.
 _TOLERANCE = 0.1  # how much worse than the best match a match may be
-_MAX_ERROR = 0.3  # beyond it a pixel waits for more of its neighbours to be known
+_MAX_ERROR = 0.3  # beyond it a pixel waits for more of its neighbors to be known
 _GROWTH = 1.1  # of the largest error, when all pixels wait
 _SEED = 3  # pixels along the side of what is copied to begin with
 
@@ -24,7 +24,7 @@ _BATCH = 8  # how many are: enough for a convolution to be efficient, few enough
 
 
 class _Sample(NamedTuple):
-    """Colours about their mean, for accuracy, with the sum of their squares; and what every row of a window holds."""
+    """Colors about their mean, for accuracy, with the sum of their squares; and what every row of a window holds."""
 
     pixels: Float[Array, "h w 4"]
     strips: Float[Array, "h across strip"]
@@ -74,7 +74,7 @@ def efros_leung(
         key: of the seed, the order and the picks. The same key gives the same bits.
         image: the sample, `(h, w, 3)` in [0, 1], with at least one whole window.
         size: of the result, `(height, width)` in pixels, one number if they are equal.
-        window: side of the square neighbourhood in pixels, odd and at least 3. It should span what repeats in the
+        window: side of the square neighborhood in pixels, odd and at least 3. It should span what repeats in the
             texture: a smaller one loses the order, a much larger one copies whole pieces of the sample.
 
     Returns:
@@ -97,7 +97,7 @@ def efros_leung(
     """
     _check(image, window)
     image = jnp.asarray(image)
-    # Which pixels are picked has no slope; their colours have.
+    # Which pixels are picked has no slope; their colors have.
     source = _grown(key, jax.lax.stop_gradient(image), size=sides_of(size), window=int(window))
     return image.reshape(-1, 3)[source]
 

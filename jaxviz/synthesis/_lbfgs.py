@@ -17,7 +17,7 @@ from jaxviz.program._compiled import HoldsFunctions
 def lbfgs(*, memory: int = 20, longest: float = np.inf) -> optax.GradientTransformation:
     """Return L-BFGS without a line search, as in torch.optim.LBFGS and all that was built on it.
 
-    Each image, the first axis of all variables, has a memory of its own. One evaluation a step, where a line search
+    Each image, the first axis of all variables, has its own memory. One evaluation a step, where a line search
     takes several. Where the loss curves downwards along a step, which would make later ones climb, the change of the
     gradient is taken to point along that step with its whole length: the memory then stays that of a loss which curves
     upwards.

@@ -33,7 +33,7 @@ class Minimized(NamedTuple):
     losses: Float[Array, " steps"]
     """Before each step."""
     state: list[Array]
-    """All that the next step depends on; given as `resume`, the run goes on."""
+    """All that the next step depends on; given as `resume`, the run continues."""
     finished: bool
     """False if it is still going on, or was ended by its callback."""
 
@@ -68,7 +68,7 @@ def minimize(
 
     Args:
         loss: returns a scalar, or a number for each of several images, the first axis of all variables: their sum is
-            minimised, with no word between devices that share the images.
+            minimized, with no word between devices that share the images.
         variables: a pytree of arrays to start from; not modified.
         key: randomness of the loss.
         data: further arguments of the loss: parameters, scores, targets.
@@ -190,7 +190,7 @@ def _resumed(state: Any, resume: Sequence[Any]) -> tuple[Any, Any]:
     expected = [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
     got = [(jnp.shape(x), jnp.asarray(x).dtype) for x in leaves]
     if not len(resume) or got != expected:
-        raise ValueError("resume: this state is of a run of another kind or size; start anew without it")
+        raise ValueError("resume: this state is of a run of another kind or size; start over without it")
     put = [_like(jnp.array(x), fresh) for x, fresh in zip(leaves, jax.tree.leaves(state), strict=True)]
     earlier = resume[-1]
     earlier = earlier if isinstance(earlier, Tracer) else np.asarray(earlier)
@@ -287,7 +287,7 @@ def _diverged(value: float, step: int) -> str:
     return f"{what} at step {step}; a smaller learning rate may help"
 
 
-# Images as what is minimised
+# Images as what is minimized
 
 
 class Synthesis(NamedTuple):
@@ -298,7 +298,7 @@ class Synthesis(NamedTuple):
     losses: Float[Array, " steps"]
     """Before each step."""
     state: list[Array]
-    """All that the next step depends on; given as `resume`, the run goes on."""
+    """All that the next step depends on; given as `resume`, the run continues."""
     finished: bool
     """False if it is still going on, or was ended by its callback."""
 
@@ -333,7 +333,7 @@ def in_stages(stage: Stage, count: int, resume: Sequence[Any] | None) -> Iterato
     """Yield the looks at stages one after the other, each from the images of the one before, as one run."""
     first, earlier, state = (int(resume[0]), np.asarray(resume[1]), resume[2:]) if resume else (0, np.zeros(0), None)
     if first >= count:
-        raise ValueError("resume: this state is of a run of another kind or size; start anew without it")
+        raise ValueError("resume: this state is of a run of another kind or size; start over without it")
     images = None
     for i in range(first, count):
         before, look = _joined([earlier] if len(earlier) else []), None

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxviz._options import check_count, check_function, check_least_zero, check_number
 from jaxviz._types import Images, Key
 
-# A square root of the covariance of colours over ImageNet, as published with lucid; columns are decorrelated axes.
+# A square root of the covariance of colors over ImageNet, as published with lucid; columns are decorrelated axes.
 _COLOR_SQRT = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 COLOR_BASIS = _COLOR_SQRT / np.linalg.norm(_COLOR_SQRT, axis=0).max()
 
@@ -84,8 +84,8 @@ def pixels(
     Args:
         height: of the images, in pixels.
         width: of the images, in pixels.
-        center: the brightness or colour around which the start is.
-        spread: standard deviation of the start, or that of each colour.
+        center: the brightness or color around which the start is.
+        spread: standard deviation of the start, or that of each color.
 
     Example:
         >>> basis = pixels(4, 4)
@@ -124,7 +124,7 @@ class _Pixels:
 
 
 def fourier(height: int, width: int, *, decay: float = 1.0, spread: float = 0.01) -> Parameterization:
-    """Parameterize by the Fourier transform, its coefficients scaled as in natural images, colours decorrelated.
+    """Parameterize by the Fourier transform, its coefficients scaled as in natural images, colors decorrelated.
 
     Args:
         height: of the images, in pixels.
@@ -170,7 +170,7 @@ class _Fourier:
         return parts / self._scale(parts.dtype)
 
 
-# Measured on 600 ImageNet photographs, cut to 224 x 224, in the decorrelated colours of `_decorrelated`: the mean
+# Measured on 600 ImageNet photographs, cut to 224 x 224, in the decorrelated colors of `_decorrelated`: the mean
 # magnitude, over the square root of the number of pixels, falls as amplitude / frequency ** decay (least squares of
 # logarithms of the means over circles of 3 to 90 cycles an image; the frequency in cycles a pixel). From 3 to 90 cycles
 # those means are within 7%, 11% and 8% of it, and those of 300 of the photographs, in 100 draws, within 11%, 21% and
@@ -181,7 +181,7 @@ MACO_SPECTRUM = ((0.138, 1.258), (0.142, 1.207), (0.221, 1.108))
 def maco(height: int, width: int) -> Parameterization:
     """Parameterize by the phases of the Fourier transform alone: the magnitudes are those of photographs, and stay.
 
-    They are a power of the frequency for each decorrelated colour, which the mean over 600 photographs follows within
+    They are a power of the frequency for each decorrelated color, which the mean over 600 photographs follows within
     11% from 3 to 90 cycles an image, and that over 300 of them within about 20%; the authors keep a table of means.
     The optimizer cannot put energy into frequencies that photographs do not have, so it needs no other regularizer to
     be natural, at any size.

@@ -17,7 +17,7 @@ from jaxviz.scores._algebra import static
 
 
 def total_variation(images: Images, *, beta: ArrayLike = 2.0) -> Float[Array, " n"]:
-    """Return the mean over pixels and colours of `(dx² + dy²)^(beta / 2)`, the differences to the next pixels.
+    """Return the mean over pixels and colors of `(dx² + dy²)^(beta / 2)`, the differences to the next pixels.
 
     Args:
         images: `(n, h, w, 3)`.
@@ -60,7 +60,7 @@ class Weighted(HoldsFunctions):
 
 
 def l2(images: Images) -> Float[Array, " n"]:
-    """Return the mean square of each image's difference from the mean colour, for use as a penalty.
+    """Return the mean square of each image's difference from the mean color, for use as a penalty.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz

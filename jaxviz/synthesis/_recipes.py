@@ -24,7 +24,7 @@ from jaxviz.synthesis._transforms import crops, rolls
 
 
 def _pixelwise(steps: int, *optimizers: optax.GradientTransformation, **options: Any) -> dict[str, Any]:
-    """Return what the papers before 2017 share: pixels, from the mean colour, that are not transformed."""
+    """Return what the papers before 2017 share: pixels, from the mean color, that are not transformed."""
     common = {"basis": pixels, "start": IMAGENET_MEAN, "transform": None, "steps": steps}
     chained = optax.chain(*optimizers, clipping())
     return common | {"optimizer": Projected(chained.init, chained.update)} | options
@@ -77,9 +77,9 @@ def recipe(name: str, *, rate: float = 1.0) -> dict[str, Any]:
     """Return the options of `ascend` that a paper published: `ascend(score, params, key, **recipe("cs231n"))`.
 
     What was published for pixels of 0 to 255 or normalized ones is converted to [0, 1]; the mean is ImageNet's mean
-    colour. A loop written as the sources' are gives the same images ("maco" excepted).
+    color. A loop written as the sources' are gives the same images ("maco" excepted).
 
-    - "simonyan": the lecture's four steps. From the mean colour, steps along the gradient, with an L2 penalty. The
+    - "simonyan": the lecture's four steps. From the mean color, steps along the gradient, with an L2 penalty. The
       paper gives no numbers: 200 steps of a length of 2, and a penalty of 10 times the mean square, are ours.
     - "cs231n": the course's assignment (PyTorch). From noise, 100 steps of a length of 25 in the network's normalized
       units, with a penalty of `1e-3 |I|²` in those units; whole-pixel jitter of 0 to 16; a blur of 0.5 pixels at steps

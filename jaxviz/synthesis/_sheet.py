@@ -100,7 +100,7 @@ def sheet(
     share = whole_shares(min(batch_size, len(wanted)))
     images, losses = [jnp.asarray(x) for x in resume] if resume else (jnp.zeros((0, size, size, 3)), jnp.zeros(0))
     if len(images) > len(wanted) or images.shape[1:] != (size, size, 3):
-        raise ValueError("resume: this state is of a run of another kind or size; start anew without it")
+        raise ValueError("resume: this state is of a run of another kind or size; start over without it")
     form, start = parameterized(basis, size, size), options.pop("start", None)
 
     def done(images: Images, losses: Array) -> Sheet:

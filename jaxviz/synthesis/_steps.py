@@ -1,7 +1,7 @@
 """What keeps an image that is optimized pixel by pixel natural: the regularizers of the lecture, as small parts.
 
 Penalties are functions `images -> (n,)`, added to a loss with a weight. The others change the pixels after each step;
-they are optax transformations, put behind an optimizer with `optax.chain`, and work around ImageNet's mean colour,
+they are optax transformations, put behind an optimizer with `optax.chain`, and work around ImageNet's mean color,
 which is what the papers' networks call zero.
 """
 
@@ -48,7 +48,7 @@ class _After:
 
 
 def decay(rate: float) -> optax.GradientTransformation:
-    """Shrink what differs from the mean colour by a fraction at every step: L2 decay.
+    """Shrink what differs from the mean color by a fraction at every step: L2 decay.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz, optax
@@ -106,7 +106,7 @@ class _Blur:
 
 
 def small_norms(percent: float) -> optax.GradientTransformation:
-    """Set to the mean colour the so many per cent of pixels that differ least from it.
+    """Set to the mean color the so many per cent of pixels that differ least from it.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz, optax
@@ -132,7 +132,7 @@ class _SmallNorms:
 
 
 def small_contributions(percent: float) -> optax.GradientTransformation:
-    """Set to the mean colour the so many per cent of pixels whose loss would change the score least, to first order.
+    """Set to the mean color the so many per cent of pixels whose loss would change the score least, to first order.
 
     That is by the gradient of the loss, which `ascend` and `minimize` hand over as `grad`; where `update` is called
     without it, by the step in its place.
@@ -173,7 +173,7 @@ def normalized_steps(
 ) -> optax.GradientTransformationExtraArgs:
     """Step by `rate * g / |g|`, image by image: the length of a step is fixed, in units of brightness.
 
-    With a `unit` for each colour, it is what that step is for a network whose pixels are `(x - mean) / unit`: there a
+    With a `unit` for each color, it is what that step is for a network whose pixels are `(x - mean) / unit`: there a
     gradient is `unit` times as large, and a step is `unit` times as large here.
     """
 

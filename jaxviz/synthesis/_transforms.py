@@ -129,13 +129,13 @@ def rolls(*, most: int, least: int = 0) -> Transform:
 
 
 def resample(image: Array, matrix: Array, shift: Array) -> Array:
-    """Show an image (h, w, c) under an affine map of coordinates about its centre, bilinearly, grey outside."""
+    """Show an image (h, w, c) under an affine map of coordinates about its center, bilinearly, gray outside."""
     height, width, channels = image.shape
-    centre = jnp.array([(height - 1) / 2, (width - 1) / 2], image.dtype)
+    center = jnp.array([(height - 1) / 2, (width - 1) / 2], image.dtype)
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1).astype(image.dtype)
     # Accelerators round the factors of a product by default: too coarse for coordinates.
-    centered = grid - centre[None, None]
-    points = jnp.matmul(centered, matrix.T, precision="highest") + (centre + shift)[None, None]
+    centered = grid - center[None, None]
+    points = jnp.matmul(centered, matrix.T, precision="highest") + (center + shift)[None, None]
     low = jnp.floor(points)
     part = points - low
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=0.5).reshape(-1, channels)

@@ -33,11 +33,11 @@ def test_pca_takes_maps_and_images(images):
 
 
 def clusters():
-    centres = 10 * RANDOM.normal(size=(3, 64))
-    return np.concatenate([centre + RANDOM.normal(size=(40, 64)) for centre in centres])
+    centers = 10 * RANDOM.normal(size=(3, 64))
+    return np.concatenate([center + RANDOM.normal(size=(40, 64)) for center in centers])
 
 
-def test_tsne_keeps_neighbours():
+def test_tsne_keeps_neighbors():
     x = clusters()
     points = jaxviz.tsne(x, KEY, perplexity=15, steps=500)
     assert points.shape == (120, 2)
@@ -105,7 +105,7 @@ def test_columns_that_are_constant():
 
 
 @pytest.mark.foreign
-def test_umap_keeps_neighbours_and_is_a_function_of_its_key():
+def test_umap_keeps_neighbors_and_is_a_function_of_its_key():
     pytest.importorskip("umap")
     x = clusters()
     points = jaxviz.umap(x, KEY, neighbors=10)

@@ -52,8 +52,8 @@ def test_broken_images_are_skipped_and_listed(folder, small_params, tmp_path):
             found = find(small_params, folder, size=16, store=store)
         assert sorted(found.skipped) == ["a.jpg", "b/3b.png"]
         assert len(found.ids) == found.values.shape[0] == 11
-        row = found.ids.index("grey.png")
-        image = load_image(folder / "grey.png", size=16)[None]
+        row = found.ids.index("gray.png")
+        image = load_image(folder / "gray.png", size=16)[None]
         expected = jaxviz.capture(small_net, "relu_1")(small_params, image)[1]["relu_1"].mean((1, 2))[0]
         np.testing.assert_allclose(np.asarray(found.values)[row], expected, rtol=1e-5)
 

@@ -31,7 +31,7 @@ def test_each_tile_is_one_kernel(kernel, params):
     np.testing.assert_array_equal(jaxviz.filters(kernel, normalize=False), tiles)
 
 
-def test_each_tile_is_scaled_by_itself_with_zero_at_grey(kernel, params):
+def test_each_tile_is_scaled_by_itself_with_zero_at_gray(kernel, params):
     tiles = jaxviz.filters(params)
     for i in range(4):
         weights = np.asarray(kernel[..., i])
@@ -42,7 +42,7 @@ def test_each_tile_is_scaled_by_itself_with_zero_at_grey(kernel, params):
     np.testing.assert_allclose(jaxviz.filters(-kernel), 1 - tiles, atol=1e-6)  # a sign shows
 
 
-def test_a_kernel_of_zeros_is_grey(kernel):
+def test_a_kernel_of_zeros_is_gray(kernel):
     tiles = jaxviz.filters(kernel.at[..., 2].set(0))
     np.testing.assert_array_equal(tiles[2], 0.5)
     assert jnp.any(tiles[1] != 0.5)

@@ -1,4 +1,4 @@
-"""Nearest neighbours: scikit-learn's brute force, ties, blocks, a bank on disk, several devices, errors."""
+"""Nearest neighbors: scikit-learn's brute force, ties, blocks, a bank on disk, several devices, errors."""
 
 import jax
 import jax.numpy as jnp

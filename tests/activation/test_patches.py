@@ -79,10 +79,10 @@ def test_broken_images_are_skipped_and_listed(folder, small_params):
     assert found.seen == 13
     patches = found.layers["relu_0"]
     assert patches.ids[0].count("") == 2
-    assert set(patches.ids[0]) >= {"grey.png", "one.png", "large.jpg"}
+    assert set(patches.ids[0]) >= {"gray.png", "one.png", "large.jpg"}
     np.testing.assert_array_equal(patches.indices[:, 11:], -1)
     np.testing.assert_array_equal(patches.values[:, 11:], -np.inf)
-    crop = load_image(folder / "grey.png", size=16)
+    crop = load_image(folder / "gray.png", size=16)
     assert crop.shape == (16, 16, 3)
 
 

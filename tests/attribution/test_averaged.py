@@ -59,12 +59,12 @@ def threshold(params, images):
 # Integrated gradients
 
 
-@pytest.mark.parametrize("baseline", ["black", "grey", "colour", "image", "image each", "blur"])
+@pytest.mark.parametrize("baseline", ["black", "gray", "color", "image", "image each", "blur"])
 def test_a_linear_score_is_shared_out_exactly(baseline, weights, images):
     values = {
         "black": 0.0,
-        "grey": 0.5,
-        "colour": (0.1, 0.5, 0.9),
+        "gray": 0.5,
+        "color": (0.1, 0.5, 0.9),
         "image": jnp.flip(images[0], 0),
         "image each": jnp.flip(images, 0),
         "blur": "blur",
@@ -209,7 +209,7 @@ def test_errors_of_options(small_params, images):
     for steps in (0, 2.5):
         with pytest.raises(ValueError, match=f"steps: expected a whole number of at least 1, got {steps}"):
             shared(steps=steps)
-    with pytest.raises(ValueError, match="baseline: expected 'blur', a number, a colour or an image, got 'white'"):
+    with pytest.raises(ValueError, match="baseline: expected 'blur', a number, a color or an image, got 'white'"):
         shared(baseline="white")
     with pytest.raises(ValueError, match=r"baseline: expected .* an image \(12, 10, 3\), got shape \(5,\)"):
         shared(baseline=jnp.ones(5))

@@ -144,7 +144,7 @@ def test_raw_jit_and_a_plain_function_agree(method, small_params, images, maps):
 
 
 @every_method
-def test_an_image_does_not_see_its_neighbours(method, small_params, images, maps):
+def test_an_image_does_not_see_its_neighbors(method, small_params, images, maps):
     fn = functools.partial(method, score(), small_params, step=50, fill=0.25)
     first = fn(images, maps).values
     others = fn(images.at[1].set(1 - images[1]), maps.at[1].set(-maps[1])).values
@@ -198,7 +198,7 @@ def test_errors(method, small_params, images, maps):
     fn = functools.partial(method, score(), small_params)
     with pytest.raises(ValueError, match=r"maps: expected one for each image, \(2, 12, 10\), got shape \(1, 12, 10\)$"):
         fn(images, maps[:1])
-    hint = r"got shape \(2, 12, 10, 3\); reduce colours first, as in abs\(maps\).max\(-1\)"
+    hint = r"got shape \(2, 12, 10, 3\); reduce colors first, as in abs\(maps\).max\(-1\)"
     with pytest.raises(ValueError, match=rf"maps: expected one for each image, \(2, 12, 10\), {hint}"):
         fn(images, images)
     with pytest.raises(ValueError, match="maps: expected finite numbers, got 2 that are NaN or infinite"):
@@ -210,7 +210,7 @@ def test_errors(method, small_params, images, maps):
     for option in ("step", "batch_size"):
         with pytest.raises(ValueError, match=f"{option}: expected a whole number of at least 1, got 0"):
             fn(images, maps, **{option: 0})
-    with pytest.raises(ValueError, match="fill: expected 'blur', a number, a colour or an image, got 'nonsense'"):
+    with pytest.raises(ValueError, match="fill: expected 'blur', a number, a color or an image, got 'nonsense'"):
         fn(images, maps, fill="nonsense")
     with pytest.raises(ValueError, match=r"fill: expected .* got shape \(5,\)"):
         fn(images, maps, fill=jnp.ones(5))

@@ -58,11 +58,11 @@ def threshold(params, images):
 # Occlusion
 
 
-@pytest.mark.parametrize("fill", ["grey", "colour", "image", "image each", "blur"])
+@pytest.mark.parametrize("fill", ["gray", "color", "image", "image each", "blur"])
 def test_windows_of_a_pixel_give_the_terms_of_a_linear_score(fill, weights, images):
     values = {
-        "grey": 0.5,
-        "colour": (0.1, 0.5, 0.9),
+        "gray": 0.5,
+        "color": (0.1, 0.5, 0.9),
         "image": jnp.flip(images[0], 0),
         "image each": jnp.flip(images, 0),
         "blur": "blur",
@@ -236,7 +236,7 @@ def test_errors(fn, small_params, images):
         fn(lambda p, x: small_net(p, x).sum(), small_params, images)
     with pytest.raises(ValueError, match="batch_size: expected a whole number of at least 1, got 0"):
         fn(score(), small_params, images, batch_size=0)
-    with pytest.raises(ValueError, match="fill: expected 'blur', a number, a colour or an image, got 'nonsense'"):
+    with pytest.raises(ValueError, match="fill: expected 'blur', a number, a color or an image, got 'nonsense'"):
         fn(score(), small_params, images, fill="nonsense")
     with pytest.raises(ValueError, match=r"fill: expected .* \(3,\) or an image \(12, 10, 3\), got shape \(5,\)"):
         fn(score(), small_params, images, fill=jnp.ones(5))

@@ -47,13 +47,13 @@ LINEAR = {
 
 @every_rule
 @pytest.mark.parametrize("layer", ["dense", "conv"])
-@pytest.mark.parametrize("baseline", ["black", "grey", "colour", "image", "image each"])
+@pytest.mark.parametrize("baseline", ["black", "gray", "color", "image", "image each"])
 def test_a_linear_score_is_shared_out_exactly(rule, layer, baseline, images):
     weights = jax.random.normal(jax.random.key(1), images.shape[1:])
     start = {
         "black": 0.0,
-        "grey": 0.5,
-        "colour": (0.1, 0.5, 0.9),
+        "gray": 0.5,
+        "color": (0.1, 0.5, 0.9),
         "image": jnp.flip(images[0], 0),
         "image each": jnp.flip(images, 0),
     }[baseline]
@@ -61,7 +61,7 @@ def test_a_linear_score_is_shared_out_exactly(rule, layer, baseline, images):
     np.testing.assert_allclose(maps, np.asarray(weights) * (np.asarray(images) - np.asarray(start)), atol=1e-5)
 
 
-def test_the_baseline_is_grey_unless_told(small_params, images):
+def test_the_baseline_is_gray_unless_told(small_params, images):
     maps = relevances(score(), small_params, images)
     np.testing.assert_array_equal(maps, relevances(score(), small_params, images, baseline=0.5))
     assert jnp.abs(maps - relevances(score(), small_params, images, baseline=0.0)).max() > 1e-3
@@ -310,7 +310,7 @@ def test_other_numbers_compile_nothing(small_params, images, caplog):
 def test_errors(small_params, images):
     with pytest.raises(ValueError, match="rule: expected 'epsilon' or 'gamma', got 'alphabeta'"):
         jaxviz.lrp(score(), small_params, images, rule="alphabeta")
-    with pytest.raises(ValueError, match="baseline: expected 'blur', a number, a colour or an image, got 'white'"):
+    with pytest.raises(ValueError, match="baseline: expected 'blur', a number, a color or an image, got 'white'"):
         jaxviz.lrp(score(), small_params, images, baseline="white")
     with pytest.raises(ValueError, match=r"images \(n, h, w, 3\), got shape \(12, 10, 3\); one image is image\[None\]"):
         jaxviz.lrp(score(), small_params, images[0])

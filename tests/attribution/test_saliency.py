@@ -330,7 +330,7 @@ class _Tensor:
         (lambda x: x[:0], r"expected at least one image of at least one pixel, got shape \(0, 32, 32, 3\)"),
         (lambda x: x[:, :0], "expected at least one image of at least one pixel"),
         (lambda x: x[0], r"one image is image\[None\]"),
-        (lambda x: x[..., :1], r"jnp\.repeat\(images, 3, axis=-1\); of a network for grey images"),
+        (lambda x: x[..., :1], r"jnp\.repeat\(images, 3, axis=-1\); of a network for gray images"),
         (lambda x: x[..., 0], r"jnp\.repeat\(images\[\.\.\., None\], 3"),
         (lambda x: x[0, ..., 0], r"jnp\.repeat\(image\[None, :, :, None\], 3"),
         (lambda x: x.transpose(0, 3, 1, 2), r"channels come last, images\.transpose\(0, 2, 3, 1\)"),

@@ -165,7 +165,7 @@ def test_rank_correlation_equals_scipys(shape, levels):
 
 @pytest.mark.slow
 def test_rank_correlation_of_many_pixels():
-    """Ranks up to 150528, as of a 224x224 image in colour, whose squares float32 does not hold."""
+    """Ranks up to 150528, as of a 224x224 image in color, whose squares float32 does not hold."""
     maps, noise = jax.random.normal(KEY, (2, 1, 224, 224, 3))
     expected = scipy.stats.spearmanr(maps.ravel(), (maps + noise).ravel()).statistic
     np.testing.assert_allclose(jaxviz.rank_correlation(maps, maps + noise), [expected], atol=1e-5)

@@ -2,7 +2,7 @@
 
     pytest -o addopts="--import-mode=importlib --strict-markers" tests/browser
 
-Every image is of one colour, so that what the browser has drawn tells which image is where.
+Every image is of one color, so that what the browser has drawn tells which image is where.
 """
 
 import base64
@@ -32,7 +32,7 @@ def browser():
 
 
 def color(i):
-    """Return a colour that no other of some thousand images has, nor the page."""
+    """Return a color that no other of some thousand images has, nor the page."""
     return [(40 + i % 16 * 12) / 255, (40 + i // 16 % 16 * 12) / 255, (40 + i // 256 * 10) / 255]
 
 
@@ -97,7 +97,7 @@ def drawn(page, canvas=".plane canvas"):
 def where(pixels, i):
     """Return the middle of what can be seen of an image, in CSS pixels of the map, and how many pixels it is."""
     rows, columns = np.nonzero(np.all(abs(pixels - np.round(np.array(color(i)) * 255)) <= 2, axis=-1))
-    # Not the mean: where two images touch, their colours blend to those of others.
+    # Not the mean: where two images touch, their colors blend to those of others.
     return np.array([np.median(columns) + 0.5, np.median(rows) + 0.5]), len(rows)
 
 
@@ -119,7 +119,7 @@ def told(page):
     return page.locator(".told li").all_text_contents()
 
 
-def test_pointing_at_an_image_shows_it_and_its_neighbours(opened, small):
+def test_pointing_at_an_image_shows_it_and_its_neighbors(opened, small):
     places = drawn(opened)
     for i in (3, 17, 31):
         point(opened, where(places, i)[0])

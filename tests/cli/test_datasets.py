@@ -89,7 +89,7 @@ def test_features(capsys, stop_at):
     with pytest.raises(SystemExit) as stopped:
         cli.main([*line, "--store", "parts"])
     assert stopped.value.code == 130
-    assert "Stopped after 8 of 13 images. The same command goes on from there." in capsys.readouterr().out
+    assert "Stopped after 8 of 13 images. The same command continues from there." in capsys.readouterr().out
     cli.main([*line, "--store", "parts"])
     assert content("parts") == content("whole")
     cli.main([*line, "--pool", "none", "--store", "maps"])
@@ -159,7 +159,7 @@ def test_patches(capsys, stop_at):
     with pytest.raises(SystemExit) as stopped:
         cli.main(line)
     assert stopped.value.code == 130
-    assert "Stopped after 8 of 13 images. The same command goes on from there." in capsys.readouterr().out
+    assert "Stopped after 8 of 13 images. The same command continues from there." in capsys.readouterr().out
     assert not Path("out/relu_1-patches.npz").exists()
     cli.main(line)
     assert "4 of 13 images" not in capsys.readouterr().out
@@ -220,7 +220,7 @@ def test_finished_patches_grow_with_the_folder(capsys):
         path.unlink()
     capsys.readouterr()
     cli.main(line)  # what it has seen is gone: anew
-    assert re.match("resume: .* b/0.png among them, .*; so it starts anew\n4 of 7 images\n", capsys.readouterr().out)
+    assert re.match("resume: .* b/0.png among them, .*; so it starts over\n4 of 7 images\n", capsys.readouterr().out)
 
 
 def test_patches_of_images_that_have_changed(capsys):
@@ -237,7 +237,7 @@ def test_patches_of_images_that_have_changed(capsys):
 
 
 def test_hard_images_are_reported_and_the_others_used(capsys):
-    """Two broken ones, one pixel, grey, and 12000 x 9000: more pixels than PIL takes for a photograph."""
+    """Two broken ones, one pixel, gray, and 12000 x 9000: more pixels than PIL takes for a photograph."""
     Image.new("1", (12000, 9000)).save("photographs/huge.png")
     for verb in ("features", "patches --k 12"):
         cli.main(f"{verb} photographs --layer relu_1 {SIZES}".split())
@@ -249,9 +249,9 @@ def test_hard_images_are_reported_and_the_others_used(capsys):
             ("huge.png", "108000000 pixels"),
         ):
             assert re.search(rf"^  {name}: .*{why}", said, re.MULTILINE)
-    assert {"one.png", "grey.png"} <= {*features().ids}
+    assert {"one.png", "gray.png"} <= {*features().ids}
     with np.load("out/relu_1-patches.npz") as kept:
-        assert {"one.png", "grey.png", "large.jpg"} <= {*kept["ids"].ravel()}
+        assert {"one.png", "gray.png", "large.jpg"} <= {*kept["ids"].ravel()}
 
 
 def normalized(params, images):

@@ -49,7 +49,7 @@ def test_a_training_leaves_a_net_samples_and_losses_and_goes_on(stop_at, capsys)
     with pytest.raises(SystemExit) as stopped:
         cli.main([*TRAIN.split(), "--every", "2", "--out", "parts"])
     assert stopped.value.code == 130
-    assert "Stopped after step 2: parts. The same command goes on from there." in capsys.readouterr().out
+    assert "Stopped after step 2: parts. The same command continues from there." in capsys.readouterr().out
     stop_at(0)
     cli.main([*TRAIN.split(), "--every", "2", "--out", "parts"])
     for name in ("net.safetensors", *samples):

@@ -309,7 +309,7 @@ def test_ctrl_c_keeps_the_image_so_far():
         started.kill()
         started.wait()
     assert started.returncode == 130, err
-    assert "The same command with --resume goes on from there." in out
+    assert "The same command with --resume continues from there." in out
     assert "Stopping; Ctrl-C again ends at once" in err
     numbers = read("cat-relu_0-invert")
     assert int(numbers["states"]) > 0
@@ -401,7 +401,7 @@ def test_many_targets_make_a_short_name():
         ("ascend", "--target: expected a class, or several, by name or number"),
         (
             "ascend --model headless",
-            "headless has no classes: choose another --model, or say which --layer to maximise",
+            "headless has no classes: choose another --model, or say which --layer to maximize",
         ),
         ("ascend --layer relu_1 --target 6", "there is no channel of 'relu_1' [6]: expected 0 to 5"),
         ("dream images/cat.png --layer relu_1 --target 99", "there is no channel of 'relu_1' 99: expected 0 to 5"),

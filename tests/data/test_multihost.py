@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from processes import PATHS
 
-import jaxviz
+from jaxviz.data import _multihost
 
 SCRIPT = """
     import os, sys, time
@@ -118,6 +118,6 @@ def test_killed_they_go_on(given, tmp_path):
 
 
 def test_one_process_needs_no_others():
-    assert jaxviz._processes.agreed(1) is True
-    assert jaxviz._processes.share(range(5), 2) == [0, 1, 2, 3, 4]
-    assert list(jaxviz._processes.rounds(iter("ab"), 2)) == [["a"], ["b"]]
+    assert _multihost.agreed(1) is True
+    assert _multihost.share(range(5), 2) == [0, 1, 2, 3, 4]
+    assert list(_multihost.rounds(iter("ab"), 2)) == [["a"], ["b"]]

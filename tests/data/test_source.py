@@ -34,9 +34,9 @@ def read(source):
 def test_a_folder_is_taken_with_its_folders_by_name(folder):
     source = open_source(folder)
     names = [f"b/{i}.png" for i in range(4)] + ["b/3b.png"] + [f"b/{i}.png" for i in range(4, 8)]
-    assert source.ids == ["a.jpg", *names, "grey.png", "large.jpg", "one.png"]
+    assert source.ids == ["a.jpg", *names, "gray.png", "large.jpg", "one.png"]
     assert load_image(open_source(str(folder)).read(1)).shape == (20, 30, 3)
-    assert open_source(folder / "grey.png").ids == ["grey.png"]
+    assert open_source(folder / "gray.png").ids == ["gray.png"]
 
 
 class Items:
@@ -70,7 +70,7 @@ def test_what_holds_images(source):
 
 
 def test_a_list_of_paths_keeps_their_names(folder):
-    paths = [folder / "grey.png", str(folder / "b" / "0.png")]
+    paths = [folder / "gray.png", str(folder / "b" / "0.png")]
     assert open_source(paths).ids == [str(path) for path in paths]
     names = np.array([str(path) for path in paths])
     assert open_source(names).ids == [str(path) for path in paths]
@@ -92,7 +92,7 @@ def test_tensorflow_datasets(monkeypatch):
     assert asked == [("cifar10/plain", "test[:5]")]
     assert source.ids[4] == "cifar10/plain/test[:5]/4"
     np.testing.assert_allclose(read(source), PIXELS, atol=1 / 255)
-    assert not {*source.ids} & {*open_source("tfds:mnist[test[:5]]").ids}  # each has rows of its own in a store
+    assert not {*source.ids} & {*open_source("tfds:mnist[test[:5]]").ids}  # each has its own rows in a store
     with pytest.raises(ImageError, match=r"tfds:none.test.: no such dataset"):
         open_source("tfds:none[test]")
     with pytest.raises(ImageError, match=r"expected 'tfds:NAME\[SPLIT\]', as in .*, got 'tfds:mnist'"):
@@ -204,8 +204,8 @@ def test_pytorch():
         np.testing.assert_array_equal(read(source), PIXELS)
         assert [source.labeled(i)[1] for i in range(5)] == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(read(open_source(tensors.requires_grad_())), PIXELS)
-    grey = (255 * tensors.detach()[:, 0]).byte()
-    np.testing.assert_array_equal(read(open_source(grey))[4][..., 0], np.float32(grey[4]) / np.float32(255))
+    gray = (255 * tensors.detach()[:, 0]).byte()
+    np.testing.assert_array_equal(read(open_source(gray))[4][..., 0], np.float32(gray[4]) / np.float32(255))
     narrow = open_source([tensors.detach()[0, :, :, :3]])  # three rows of channels, or channels of three columns
     np.testing.assert_array_equal(read(narrow)[0], PIXELS[0, :, :3])
 

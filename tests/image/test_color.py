@@ -1,4 +1,4 @@
-"""Colour profiles and transparency, against arithmetic of our own: profiles and PNG files are written byte by byte."""
+"""Color profiles and transparency, against arithmetic of our own: profiles and PNG files are written byte by byte."""
 
 import io
 import struct
@@ -75,7 +75,7 @@ def rgb_profile(primaries, gamma=None):
     return profile(b"RGB ", b"XYZ ", b"mntr", wtpt=b"XYZ \0\0\0\0" + fixed(*D50), **xyz, **curves)
 
 
-def grey_profile(gamma=None):
+def gray_profile(gamma=None):
     return profile(b"GRAY", b"XYZ ", b"mntr", wtpt=b"XYZ \0\0\0\0" + fixed(*D50), kTRC=curve(gamma))
 
 
@@ -152,8 +152,8 @@ def test_profiles_of_images_that_are_not_plain_rgb():
     np.testing.assert_array_equal(np.asarray(given), COLORS)
 
 
-@pytest.mark.parametrize("icc", [grey_profile(1.8), rgb_profile(ADOBE, 1.8)], ids=["grey", "RGB"])
-def test_grey_of_another_curve(icc):
+@pytest.mark.parametrize("icc", [gray_profile(1.8), rgb_profile(ADOBE, 1.8)], ids=["gray", "RGB"])
+def test_gray_of_another_curve(icc):
     wanted = np.repeat(coded((GREYS / 255) ** 1.8)[..., None], 3, -1)
     np.testing.assert_allclose(load_image(encoded(GREYS, "PNG", icc_profile=icc)), wanted, rtol=0, atol=LEVEL)
     alpha = np.full_like(GREYS, 51)
@@ -162,8 +162,8 @@ def test_grey_of_another_curve(icc):
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_grey_of_16_bits_keeps_them(format):
-    found = load_image(encoded(GREYS_16, format, icc_profile=grey_profile(1.8)))
+def test_gray_of_16_bits_keeps_them(format):
+    found = load_image(encoded(GREYS_16, format, icc_profile=gray_profile(1.8)))
     wanted = coded((GREYS_16 / 65535) ** 1.8)[..., None]
     np.testing.assert_allclose(found, np.repeat(wanted, 3, -1), rtol=0, atol=1.1 / 65535)
 
@@ -180,7 +180,7 @@ def test_inks_by_their_profile():
 SAME = {
     "Little CMS": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
     "by hand": rgb_profile(SRGB),
-    "grey": grey_profile(),
+    "gray": gray_profile(),
 }
 
 
@@ -211,7 +211,7 @@ def test_damaged_profiles_do_not_cost_the_photograph():
 
 
 def test_a_profile_of_other_pixels_is_ignored():
-    for pixels, icc in [(COLORS, grey_profile(1.8)), (COLORS, cmyk_profile()), (GREYS_16, rgb_profile(ADOBE, 1.8))]:
+    for pixels, icc in [(COLORS, gray_profile(1.8)), (COLORS, cmyk_profile()), (GREYS_16, rgb_profile(ADOBE, 1.8))]:
         found = load_image(encoded(pixels, "TIFF", icc_profile=icc))
         np.testing.assert_array_equal(found, load_image(encoded(pixels, "TIFF")))
     cmyk = Image.new("CMYK", (2, 2), (10, 200, 30, 40))
@@ -239,7 +239,7 @@ def png(kind, depth, rows, *, key=b"", palette=b""):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
-def test_a_transparent_grey_of_any_depth(depth):
+def test_a_transparent_gray_of_any_depth(depth):
     top = 2**depth - 1
     levels = np.unique([0, 1, top // 3, top // 2, top]).tolist()
     for key in levels:

@@ -122,21 +122,21 @@ def test_damaged_exif_does_not_cost_the_photograph():
     assert load_image(data).shape == CAT.shape
 
 
-def test_grey_and_one_bit():
-    grey = COLORS[..., 0]
-    assert_pixels(load_image(encoded(Image.fromarray(grey), "PNG")), np.repeat(grey[..., None], 3, 2) / 255.0)
-    bits = Image.fromarray(grey > 127)
+def test_gray_and_one_bit():
+    gray = COLORS[..., 0]
+    assert_pixels(load_image(encoded(Image.fromarray(gray), "PNG")), np.repeat(gray[..., None], 3, 2) / 255.0)
+    bits = Image.fromarray(gray > 127)
     assert bits.mode == "1"
-    assert_pixels(load_image(encoded(bits, "PNG")), np.repeat((grey > 127)[..., None], 3, 2))
+    assert_pixels(load_image(encoded(bits, "PNG")), np.repeat((gray > 127)[..., None], 3, 2))
 
 
-def test_16_bit_grey_keeps_its_precision():
+def test_16_bit_gray_keeps_its_precision():
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     data = encoded(Image.fromarray(values), "PNG")
     image = load_image(data)
     assert_pixels(image, np.repeat(values[..., None], 3, 2) / 65535.0)
     assert len(np.unique(image)) == 65536
-    # Precision survives resizing too: the mean of neighbours has more than 8 bits.
+    # Precision survives resizing too: the mean of neighbors has more than 8 bits.
     assert len(np.unique(load_image(data, size=(128, 128)))) > 10000
 
 
@@ -147,8 +147,8 @@ def test_integer_modes(mode, tmp_path):
         mode, (3, 1), values.astype(">u2" if mode == "I;16B" else "<u2").tobytes()
     )  # fmt: skip
     assert image.mode == mode
-    image.save(tmp_path / "grey.tif")
-    for source in (image, tmp_path / "grey.tif"):
+    image.save(tmp_path / "gray.tif")
+    for source in (image, tmp_path / "gray.tif"):
         assert_pixels(load_image(source), np.repeat(values[..., None], 3, 2) / 65535.0)
 
 
@@ -177,10 +177,10 @@ def test_a_path_may_be_an_element_of_an_array(tmp_path):
 
 
 def test_alpha_is_flattened_on_white():
-    grey_alpha = Image.fromarray(np.array([[[100, 0], [100, 51], [100, 255]]], np.uint8))
-    assert grey_alpha.mode == "LA"
+    gray_alpha = Image.fromarray(np.array([[[100, 0], [100, 51], [100, 255]]], np.uint8))
+    assert gray_alpha.mode == "LA"
     expected = np.array([1, 100 / 255 * 0.2 + 0.8, 100 / 255])
-    assert_pixels(load_image(encoded(grey_alpha, "PNG")), np.repeat(expected[None, :, None], 3, 2))
+    assert_pixels(load_image(encoded(gray_alpha, "PNG")), np.repeat(expected[None, :, None], 3, 2))
     color = Image.fromarray(np.array([[[255, 0, 0, 0], [255, 0, 0, 51]]], np.uint8))
     assert_pixels(load_image(encoded(color, "PNG")), [[[1, 1, 1], [1, 0.8, 0.8]]])
 
@@ -416,7 +416,7 @@ def test_the_longer_side(shape, expected):
         load_image(pixels, longest=20, size=10)
 
 
-def test_the_crop_is_the_centre():
+def test_the_crop_is_the_center():
     stripes = np.zeros((10, 30), np.uint8)
     stripes[:, 10:20] = 255
     assert_pixels(load_image(stripes, size=10), np.ones((10, 10, 3)))
@@ -519,12 +519,12 @@ def test_png_round_trip_is_exact(tmp_path):
     assert_pixels(load_image(tmp_path / "values.PNG"), values, atol=0.5 / 255 + 1e-6)
 
 
-def test_jpeg_and_grey(tmp_path):
+def test_jpeg_and_gray(tmp_path):
     save_image(tmp_path / "cat.jpg", CAT / 255.0)
     assert (tmp_path / "cat.jpg").read_bytes().startswith(b"\xff\xd8\xff")
     assert np.abs(np.asarray(load_image(tmp_path / "cat.jpg")) - CAT / 255.0).mean() < 0.01
-    save_image(tmp_path / "grey.png", jnp.array([[0.0, 1.0]]))
-    assert_pixels(load_image(tmp_path / "grey.png"), [[[0] * 3, [1] * 3]])
+    save_image(tmp_path / "gray.png", jnp.array([[0.0, 1.0]]))
+    assert_pixels(load_image(tmp_path / "gray.png"), [[[0] * 3, [1] * 3]])
 
 
 def test_values_outside_are_clipped(tmp_path):
@@ -623,7 +623,7 @@ def test_montage_shapes(number, columns, gap, shape):
     assert montage(jnp.zeros((number, 3, 4, 3)), columns=columns, gap=gap).shape == shape
 
 
-def test_montage_of_different_sizes_centres_them():
+def test_montage_of_different_sizes_centers_them():
     pictures = [np.zeros((2, 2, 3), np.float32), np.full((4, 6), 0.5, np.float32)]
     expected = np.ones((4, 13, 3))
     expected[1:3, 2:4] = 0
@@ -644,17 +644,17 @@ def test_montage_errors():
         montage(np.zeros((2, 4, 4)), columns=0)
 
 
-def test_overlay_blends_grey_and_colors():
+def test_overlay_blends_gray_and_colors():
     import matplotlib
 
     image = jnp.asarray(COLORS / np.float32(255))
     heat = np.linspace(0, 3, 35).reshape(5, 7).astype(np.float32)
-    grey = np.asarray(image) @ [0.299, 0.587, 0.114]
+    gray = np.asarray(image) @ [0.299, 0.587, 0.114]
     for name in ("inferno", "viridis"):
         colors = matplotlib.colormaps[name](heat / 3)[..., :3]
-        expected = 0.7 * grey[..., None] + 0.3 * colors
+        expected = 0.7 * gray[..., None] + 0.3 * colors
         assert_pixels(overlay(image, heat, alpha=0.3, colormap=name), expected, atol=0.01)
-    assert_pixels(overlay(image, heat, alpha=0), np.repeat(grey[..., None], 3, 2), atol=1e-6)
+    assert_pixels(overlay(image, heat, alpha=0), np.repeat(gray[..., None], 3, 2), atol=1e-6)
     assert_pixels(jax.jit(overlay)(image, heat), overlay(image, heat), atol=1e-6)
     batched = jax.vmap(overlay)(jnp.stack([image, image]), jnp.stack([heat, 0 * heat]))
     assert_pixels(batched, jnp.stack([overlay(image, heat), image]), atol=1e-6)

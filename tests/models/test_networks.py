@@ -1,4 +1,4 @@
-"""The networks: names, shapes and sizes of their parameters, the sizes of image they take, pooling, normalisation."""
+"""The networks: names, shapes and sizes of their parameters, the sizes of image they take, pooling, normalization."""
 
 import functools
 import math
@@ -14,7 +14,7 @@ from jaxviz.models._layers import IMAGENET_MEAN, IMAGENET_STD, adaptive_average_
 from jaxviz.models._networks import NETWORKS
 
 # Parameters as torchvision counts them; VGG-16's convolutions as Keras does; for EfficientNet-Lite0 the count of
-# efficientnet-lite-pytorch, 4652008, less one of the two numbers of each of its 21008 normalised channels.
+# efficientnet-lite-pytorch, 4652008, less one of the two numbers of each of its 21008 normalized channels.
 COUNTS = {
     "alexnet": 61100840,
     "vgg11": 132863336,
@@ -202,7 +202,7 @@ def test_the_same_network_is_the_same_function(images):
     assert len(traces) == 1
 
 
-# Normalisation is inside
+# Normalization is inside
 
 
 @pytest.mark.slow
@@ -217,8 +217,8 @@ def test_the_same_network_is_the_same_function(images):
         (_vgg.KERAS_MEAN, _vgg.KERAS_STD, lambda x: 255 * x - np.array([123.68, 116.779, 103.939])),
     ],
 )
-def test_normalisation_is_inside(x64, mean, std, by_hand):
-    """The network of images in [0, 1] is the bare one of normalised images, and so are its gradients."""
+def test_normalization_is_inside(x64, mean, std, by_hand):
+    """The network of images in [0, 1] is the bare one of normalized images, and so are its gradients."""
     depths = (1, 1, 1, 1, 1)
     bare = as_net(_vgg.VGG(depths, classes=None, mean=(0.0,) * 3, std=(1.0,) * 3))
     net = as_net(_vgg.VGG(depths, classes=None, mean=mean, std=std))
@@ -244,14 +244,14 @@ def test_normalisation_is_inside(x64, mean, std, by_hand):
     assert jnp.abs(outputs - bare(params, images)).max() > 1e-3 * jnp.abs(outputs).max()
 
 
-def test_the_published_networks_normalise_as_trained():
-    """A grey that the normalisation turns into zeros gives what the biases alone give: here nothing."""
+def test_the_published_networks_normalize_as_trained():
+    """A gray that the normalization turns into zeros gives what the biases alone give: here nothing."""
     for name, mean in (
         ("vgg16_features", (123.68 / 255, 116.779 / 255, 103.939 / 255)),
         ("efficientnet_lite0", (127 / 255,) * 3),
     ):
         net = jax.jit(NETWORKS[name].net)
         params = jax.tree.map(lambda x: x if x.ndim > 1 else 0 * x, random_params(name))
-        grey = jnp.broadcast_to(jnp.array(mean, jnp.float32), (1, 32, 32, 3))
-        np.testing.assert_array_equal(net(params, grey), 0)
-        assert jnp.abs(net(params, 1 - grey)).max() > 1e-6
+        gray = jnp.broadcast_to(jnp.array(mean, jnp.float32), (1, 32, 32, 3))
+        np.testing.assert_array_equal(net(params, gray), 0)
+        assert jnp.abs(net(params, 1 - gray)).max() > 1e-6

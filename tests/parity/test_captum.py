@@ -103,7 +103,7 @@ def torch_occlusion(window, stride):
                 target=target,
                 perturbations_per_eval=3,
             )
-        assert (maps == maps[:, :1]).all()  # a window hides the three colours together
+        assert (maps == maps[:, :1]).all()  # a window hides the three colors together
         return maps[:, 0]
 
     return occlude

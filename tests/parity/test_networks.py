@@ -195,7 +195,7 @@ def test_vgg16_features(keras_vgg16, size):
 
 
 @pytest.mark.weights
-def test_the_order_of_colours_is_seen(keras_vgg16):
+def test_the_order_of_colors_is_seen(keras_vgg16):
     """Negative control: reading RGB as BGR is off by thousands of tolerances."""
     module, names = keras_vgg16
     net, params = jaxviz.load("vgg16_features")

@@ -101,10 +101,10 @@ def test_the_last_class_may_be_called_minus_one(images):
 
 @pytest.mark.slow
 def test_a_step_has_the_length_that_was_asked_for(small_params):
-    grey = jnp.full((1, 16, 16, 3), 0.5)
-    target = int(small_net(small_params, grey).argmin())
-    found = jaxviz.fool(small_net, small_params, grey, target=target, steps=1, step_size=0.1)
-    np.testing.assert_allclose(jnp.sqrt(jnp.sum((found.images - grey) ** 2)), 0.1, rtol=1e-4)
+    gray = jnp.full((1, 16, 16, 3), 0.5)
+    target = int(small_net(small_params, gray).argmin())
+    found = jaxviz.fool(small_net, small_params, gray, target=target, steps=1, step_size=0.1)
+    np.testing.assert_allclose(jnp.sqrt(jnp.sum((found.images - gray) ** 2)), 0.1, rtol=1e-4)
 
 
 # Zoom

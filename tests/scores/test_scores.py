@@ -163,7 +163,7 @@ def test_a_traced_index_out_of_range_is_nan(small_params, images):
     values = jax.jit(lambda i: jaxviz.logit(small_net, i)(small_params, images))(9)
     assert jnp.all(jnp.isnan(values))
     explain = jax.jit(lambda i: jaxviz.saliency(jaxviz.logit(small_net, i), small_params, images))
-    assert not jnp.any(jnp.isfinite(explain(9)))  # XLA's maximum over colours of NaN is minus infinity
+    assert not jnp.any(jnp.isfinite(explain(9)))  # XLA's maximum over colors of NaN is minus infinity
     np.testing.assert_array_equal(explain(-1), explain(4))
 
 

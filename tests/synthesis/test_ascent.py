@@ -1,4 +1,4 @@
-"""Ascent: the Fourier basis, the random transformations, and what comes out when a score is maximised."""
+"""Ascent: the Fourier basis, the random transformations, and what comes out when a score is maximized."""
 
 import functools
 import re
@@ -37,12 +37,12 @@ ascend = functools.partial(jaxviz.ascend, size=16, steps=24)
 
 @pytest.mark.parametrize("size", SIZES)
 def test_variables_become_images(size):
-    """An independent implementation: numpy's transform, one image and colour at a time."""
+    """An independent implementation: numpy's transform, one image and color at a time."""
     height, width = size
     basis = fourier(height, width)
     variables = basis.init(KEY, 2)
     show = jax.jit(basis.images)
-    images = show(100 * variables)  # far from grey
+    images = show(100 * variables)  # far from gray
     assert images.shape == (2, height, width, 3)
     assert images.dtype == jnp.result_type(float)
     frequency = np.array([
@@ -60,7 +60,7 @@ def test_variables_become_images(size):
 
 @pytest.mark.parametrize("size", [(4, 4), (5, 3), (3, 4)])
 def test_every_image_can_be_reached(size):
-    """The derivative at grey has full rank: no frequency and no colour is missing."""
+    """The derivative at gray has full rank: no frequency and no color is missing."""
     basis = fourier(*size)
     variables = basis.init(KEY, 1)
     slope = jax.jit(jax.jacfwd(lambda v: basis.images(v).ravel()))(0 * variables).reshape(size[0] * size[1] * 3, -1)
@@ -89,7 +89,7 @@ def test_colors_are_correlated_as_in_photographs():
 
 @pytest.mark.parametrize("size", SIZES[:3])
 def test_maco_keeps_the_magnitudes_of_photographs(size):
-    """A power of the frequency for each decorrelated colour, whatever the phases; grey on average."""
+    """A power of the frequency for each decorrelated color, whatever the phases; gray on average."""
     basis = jaxviz.maco(*size)
     signal = scipy.special.logit(np.asarray(basis.images(basis.init(KEY, 2)), np.float64)) @ np.linalg.inv(
         COLOR_BASIS.T
@@ -121,8 +121,8 @@ def test_resampling_equals_scipy(x64, size, degrees, zoom, shift):
     image = np.random.default_rng(0).random((*size, 3))
     angle = np.deg2rad(degrees)
     matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
-    centre = (np.array(size) - 1) / 2
-    offset = centre + shift - matrix @ centre
+    center = (np.array(size) - 1) / 2
+    offset = center + shift - matrix @ center
     found = resample(jnp.asarray(image), jnp.asarray(matrix), jnp.asarray(shift))
     scipys = functools.partial(scipy.ndimage.affine_transform, matrix=matrix, offset=offset, order=1, cval=0.5)
     whole = np.stack([scipys(image[..., c], mode="grid-constant") for c in range(3)], -1)
@@ -160,7 +160,7 @@ def test_transformations_stay_in_their_ranges():
     )
     zoom, turn = 1 / np.hypot(*down.T), np.rad2deg(np.arctan2(down[:, 1], down[:, 0]))
     np.testing.assert_allclose(right, np.stack([-down[:, 1], down[:, 0]], 1), atol=1e-4)  # a turn and a scale, no shear
-    middle = shown.mean((1, 2)) - 31.5 - 0.5 * (down + right)  # pixel 32 stands half a pixel off the centre
+    middle = shown.mean((1, 2)) - 31.5 - 0.5 * (down + right)  # pixel 32 stands half a pixel off the center
     for values, low, high in ((zoom, 0.9, 1.1), (turn, -10, 10), (middle[:, 0], -4, 4), (middle[:, 1], -4, 4)):
         slack, span = 2e-3 * (high - low), high - low
         assert low - slack <= values.min() < low + 0.05 * span
@@ -243,7 +243,7 @@ def test_sizes(size, small_params):
 
 
 def dark_net(params, images):
-    """A net whose ReLU is off for every image in [0, 1] that is not bright: for grey it is off everywhere."""
+    """A net whose ReLU is off for every image in [0, 1] that is not bright: for gray it is off everywhere."""
     return jax.nn.relu(convolve(images, params, padding="VALID") - 0.75 * params.sum((0, 1, 2))[None, None, None])
 
 
@@ -251,8 +251,8 @@ def dark_net(params, images):
 def test_a_dead_channel_is_revived():
     params = jnp.ones((3, 3, 3, 2)) / 27
     score = jaxviz.channel(dark_net, "relu_0", 1)
-    grey = jnp.full((1, 16, 16, 3), 0.5)
-    assert jnp.all(jaxviz.gradient(score, params, grey) == 0)  # nothing to climb, but for the revival
+    gray = jnp.full((1, 16, 16, 3), 0.5)
+    assert jnp.all(jaxviz.gradient(score, params, gray) == 0)  # nothing to climb, but for the revival
     found = ascend(score, params, KEY, steps=64, transform=still)
     assert found.losses[0] == 0
     assert found.losses[-1] < -0.02

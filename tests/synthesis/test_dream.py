@@ -111,7 +111,7 @@ def test_a_step_changes_pixels_by_its_size_on_average(small_params, photo):
 
 
 @pytest.mark.slow
-def test_an_image_does_not_see_its_neighbours(small_params, photo):
+def test_an_image_does_not_see_its_neighbors(small_params, photo):
     both = dream(SCORE, small_params, KEY, photo).images
     alone = dream(SCORE, small_params, KEY, photo[1:]).images
     np.testing.assert_allclose(alone[0], both[1], atol=1e-4)

@@ -17,7 +17,7 @@ jitted = jax.jit(grow)
 
 @pytest.fixture(scope="module")
 def sample():
-    """Blobs of three colours: few enough for good matches, no two windows alike."""
+    """Blobs of three colors: few enough for good matches, no two windows alike."""
     noise = jax.random.uniform(jax.random.key(1), (6, 6, 3))
     return jnp.clip(jax.image.resize(noise, (16, 16, 3), "cubic"), 0, 1)
 
@@ -113,7 +113,7 @@ def test_picks_among_what_only_rounding_tells_apart():
 
 @pytest.mark.slow
 def test_a_periodic_sample_goes_on_without_a_fault():
-    """A window that spans the tile, colours all different: the seed fixes the phase, and with it every pixel."""
+    """A window that spans the tile, colors all different: the seed fixes the phase, and with it every pixel."""
     tile = np.asarray(jax.random.uniform(jax.random.key(2), (4, 4, 3)))
     image = jnp.asarray(np.tile(tile, (4, 4, 1)))
     rows, columns = np.indices(SIZE)
@@ -149,7 +149,7 @@ def test_every_pixel_is_the_samples_and_keys_matter(sample):
 
 
 def test_what_is_grown_looks_like_the_sample(sample):
-    """Neighbours in the result differ as neighbours in the sample do; in shuffled pixels they differ far more."""
+    """Neighbors in the result differ as neighbors in the sample do; in shuffled pixels they differ far more."""
     grown = grow(KEY, sample)
     roughness = lambda image: np.abs(np.diff(image, axis=0)).mean()
     shuffled = jax.random.permutation(KEY, sample.reshape(-1, 3)).reshape(sample.shape)

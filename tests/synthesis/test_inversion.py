@@ -1,4 +1,4 @@
-"""Feature inversion: what it minimises, by hand; what it finds; that it goes on; what it refuses."""
+"""Feature inversion: what it minimizes, by hand; what it finds; that it goes on; what it refuses."""
 
 import jax
 import jax.numpy as jnp

@@ -129,7 +129,7 @@ NO_IMAGES = [
     ("stylize", {"styles": [IMAGE.tolist()]}, "styles: expected an array of .* got a list"),
     ("train_style_net", {"styles": [IMAGE.tolist()]}, "styles: expected an array of .* got a list"),
     ("invert", {"start": 255 * IMAGES}, r"start: expected values in \[0, 1\]"),
-    ("ascend", {"start": "cat.png"}, "start: expected a brightness, a colour or an image, got 'cat.png'"),
+    ("ascend", {"start": "cat.png"}, "start: expected a brightness, a color or an image, got 'cat.png'"),
     ("total_variation", {"images": IMAGE}, r"expected images \(n, h, w, 3\), .*; one image is image\[None\]"),
     ("l2", {"images": IMAGE}, r"expected images \(n, h, w, 3\), .*; one image is image\[None\]"),
 ]

@@ -85,7 +85,7 @@ def test_yosinskis_sets_are_their_programs(x64, name, strength):
     np.testing.assert_allclose(found, expected, atol=1e-9)
     assert np.abs(found - start).max() > 1e-2
     if name == "yosinski-3":
-        assert np.isin(found, (0, 1)).any()  # what is at a bound counts: it is blurred into its neighbours
+        assert np.isin(found, (0, 1)).any()  # what is at a bound counts: it is blurred into its neighbors
     assert jaxviz.recipe(name)["steps"] == ITERATIONS[name]
 
 

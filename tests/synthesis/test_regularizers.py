@@ -97,7 +97,7 @@ def test_every_recipe_climbs_and_stays_in_range(name, small_params):
 
 @pytest.mark.slow
 def test_the_lectures_four_steps(x64, small_params):
-    """Zeros (the mean colour); forward; backward; a small update: written out."""
+    """Zeros (the mean color); forward; backward; a small update: written out."""
     params = jax.tree.map(lambda x: x.astype(jnp.float64), small_params)
     score = jaxviz.channel(small_net, "conv_0", 2)
     x = jnp.broadcast_to(jnp.asarray(MEAN), (1, 16, 16, 3))
@@ -126,7 +126,7 @@ def test_errors(small_params):
     score = jaxviz.channel(small_net, "conv_0", 2)
     with pytest.raises(ValueError, match="there is no recipe 'nope'; there are simonyan, "):
         jaxviz.recipe("nope")
-    with pytest.raises(ValueError, match=r"start: expected a brightness, a colour \(3,\), an image \(16, 16, 3\) or 1"):
+    with pytest.raises(ValueError, match=r"start: expected a brightness, a color \(3,\), an image \(16, 16, 3\) or 1"):
         jaxviz.ascend(score, small_params, jax.random.key(0), size=16, start=jnp.ones((8, 8, 3)))
     with pytest.raises(ValueError, match="start: expected finite numbers, got 1"):
         jaxviz.ascend(score, small_params, jax.random.key(0), size=16, start=jnp.nan)

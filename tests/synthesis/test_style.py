@@ -109,11 +109,11 @@ def test_a_texture_of_any_size(size):
 
 
 @pytest.mark.slow
-def test_a_texture_of_a_grey_sample_starts_grey():
-    """A colour that the sample does not have would stay: no layer has much to say against the finest noise."""
-    grey = jnp.broadcast_to(STYLE.mean(-1, keepdims=True), STYLE.shape)
-    start = texture(grey, steps=1, optimizer=optax.sgd(0.0)).images[0]
-    assert start.std() > 0.5 * grey.std()
+def test_a_texture_of_a_gray_sample_starts_gray():
+    """A color that the sample does not have would stay: no layer has much to say against the finest noise."""
+    gray = jnp.broadcast_to(STYLE.mean(-1, keepdims=True), STYLE.shape)
+    start = texture(gray, steps=1, optimizer=optax.sgd(0.0)).images[0]
+    assert start.std() > 0.5 * gray.std()
     np.testing.assert_allclose(start, jnp.broadcast_to(start[..., :1], start.shape), atol=1e-3)
     colored = texture(STYLE, steps=1, size=64, optimizer=optax.sgd(0.0)).images[0].reshape(-1, 3)
     wanted = STYLE.reshape(-1, 3)
@@ -153,7 +153,7 @@ def test_luminance_keeps_the_colors_of_the_content():
     found = stylize(CONTENT, STYLE, colors="luminance", style_weights=50.0, steps=30).images[0]
     inside = (found > 0.02).all(-1) & (found < 0.98).all(-1)
     moved = (found - CONTENT)[inside]
-    np.testing.assert_allclose(moved - moved.mean(-1, keepdims=True), 0, atol=1e-5)  # every colour by the same
+    np.testing.assert_allclose(moved - moved.mean(-1, keepdims=True), 0, atol=1e-5)  # every color by the same
     assert jnp.abs(moved).max() > 0.04
 
 
@@ -292,7 +292,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_image():
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_lbfgs_within_bounds_does_not_climb(seed):
-    """A network of colours alone and a style darker than the photograph: many pixels end at 0."""
+    """A network of colors alone and a style darker than the photograph: many pixels end at 0."""
     rng = np.random.default_rng(seed)
     params, photo, style = (
         jnp.asarray(x, jnp.float32)

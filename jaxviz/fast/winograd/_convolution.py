@@ -1,4 +1,4 @@
-"""Winograd's convolutions F(4x4, 3x3) and F(2x2, 3x3): a tile of outputs with 36 products in place of 144, or 16 of 36.
+"""Winograd's convolutions F(4x4, 3x3) and F(2x2, 3x3): a tile of outputs with 36 products instead of 144, or 16 of 36.
 
 Tiles of 4x4 are faster. Tiles of 2x2 round no more than a plain convolution does, and where an image is flat, they are
 as flat as it is: at their points, 0, 1 and -1, differences of equal numbers are zero, to the bit. So they may decide

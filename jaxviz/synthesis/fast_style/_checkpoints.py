@@ -95,7 +95,7 @@ class Keeper:
         if isinstance(kept, Exception) or digest_of(kept) != told:
             raise ValueError(
                 f"{at}: this checkpoint is damaged: delete the folder, and the training resumes from the checkpoint "
-                "before or begins anew"
+                "before or starts over"
             ) from (kept if isinstance(kept, Exception) else None)
         leaves = [jnp.asarray(kept["state"][name]) for name in sorted(kept["state"])]
         return jax.tree.unflatten(jax.tree.structure(fresh), leaves), np.asarray(kept["losses"])

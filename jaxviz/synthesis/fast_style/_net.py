@@ -36,7 +36,7 @@ def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
 
     As any network here it is a pure function `net(params, images)`, of images of any size; with another style it is
     `functools.partial(style_net, style=2)`. Convolutions are as in the paper, with reflected borders; what enlarges is
-    the nearest neighbour and a convolution, which leaves no checkerboard. Values are named `first`, `down1`, `down2`,
+    the nearest neighbor and a convolution, which leaves no checkerboard. Values are named `first`, `down1`, `down2`,
     `block1` and so on, `up1`, `up2`.
 
     Args:
@@ -99,7 +99,7 @@ def apply(
         x = checkpoint_name(x + layer(f"block{i}_2", inner), f"block{i}")
     for name in _UP:
         x = checkpoint_name(jax.nn.relu(layer(name, _enlarged(x, sizes.pop()))), name)
-    # Normalized as all others, or else Adam's first steps on 9x9 kernels drive the colours to where nothing is learned.
+    # Normalized as all others, or else Adam's first steps on 9x9 kernels drive the colors to where nothing is learned.
     return jax.nn.sigmoid(layer("last", x)), taken
 
 
@@ -151,7 +151,7 @@ def _convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def _enlarged(x: Array, size: Sequence[Any]) -> Array:
-    """Return twice the size by the nearest neighbour; a size that was odd was rounded up and is cut again."""
+    """Return twice the size by the nearest neighbor; a size that was odd was rounded up and is cut again."""
     n, height, width, channels = x.shape
     twice = jnp.broadcast_to(x[:, :, None, :, None], (n, height, 2, width, 2, channels))
     return twice.reshape(n, 2 * height, 2 * width, channels)[:, : size[0], : size[1]]

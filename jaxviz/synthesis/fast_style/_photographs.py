@@ -61,7 +61,7 @@ def _photos(source: Source, wanted: list[int], side: int) -> Iterator[np.ndarray
 def _readable(photos: list[np.ndarray | ImageError], source: Source, after: int, side: int) -> list[np.ndarray]:
     """Return the photographs of a batch, with others in the places of those that cannot be read.
 
-    They are of the batch, or if it has none, the next that can be read `after` one: a training that goes on knows
+    They are of the batch, or if it has none, the next that can be read `after` one: a resumed training knows
     nothing of the steps before.
     """
     good = [photo for photo in photos if isinstance(photo, np.ndarray)]

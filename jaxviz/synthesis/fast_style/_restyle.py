@@ -20,7 +20,7 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
     """Show an image of any size in a style, within the memory that `tile` x `tile` pixels need.
 
     An image of at most so many pixels is what `style_net` makes of it with a border of 16 reflected pixels, which is
-    cut off again: along the edge of what it is given, a net leaves a line of another colour. A larger one is made in
+    cut off again: along the edge of what it is given, a net leaves a line of another color. A larger one is made in
     tiles. What makes them fit is that all take the same mean and variance at every normalization, those of the image
     reduced to `tile` x `tile` pixels; and that each sees as far beyond its edge as the net does. So there is no seam:
     to rounding, the tiles are what one pass with those means and variances gives. They are not quite the large image's

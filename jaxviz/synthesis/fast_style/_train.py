@@ -1,4 +1,4 @@
-"""Training of a net that shows images in given styles in one pass, by the loss that `stylize` minimises."""
+"""Training of a net that shows images in given styles in one pass, by the loss that `stylize` minimizes."""
 
 import functools
 import itertools
@@ -67,9 +67,9 @@ def train_style_net(
 ) -> StyleTraining:
     """Train a net that shows any image in one of several styles in one pass.
 
-    The loss of an image is the one that `stylize` minimises with the same layers and weights, so the two can be
+    The loss of an image is the one that `stylize` minimizes with the same layers and weights, so the two can be
     compared. Each step takes a batch of random crops, mirrored or not, and the styles in turn; which, depends on the
-    key and the step's number alone. A training that was stopped, even killed, goes on from its last checkpoint in
+    key and the step's number alone. A training that was stopped, even killed, continues from its last checkpoint in
     `store` and takes the steps that an undisturbed one takes, bit for bit. Several local devices share each batch.
 
     Args:
@@ -100,7 +100,7 @@ def train_style_net(
         precision: "bfloat16" computes the net and the network that compares in bfloat16, and the norms, the losses and
             the parameters in float32: meant for accelerators. An H100 took 8.5 ms a step of the default size in place
             of 11.5, and after 400 steps the loss was 0.2% higher; CPUs are slower.
-        store: folder for checkpoints; None: the training cannot be gone on with.
+        store: folder for checkpoints; None: the training cannot be resumed.
         every: steps from one checkpoint to the next.
         callback: called as `callback(training)` every few steps and at the end; if it returns true, the training is
             kept in `store` and ends. The memory of its parameters is used again after it returns: copy what you keep.

@@ -171,7 +171,7 @@ def test_a_file_keeps_a_net(params, tmp_path):
 
 @pytest.mark.slow
 def test_the_net_that_comes_with_it():
-    """Its palettes are those of its styles: night is blue, the scream red, ink without colour."""
+    """Its palettes are those of its styles: night is blue, the scream red, ink without color."""
     params, styles = jaxviz.load_style_net()
     photo = jaxviz.load_image(skimage.data.chelsea(), size=96)[None]
     made = {name: np.asarray(jaxviz.style_net(params, photo, style=i)[0]) for i, name in enumerate(styles)}

@@ -38,7 +38,7 @@ def test_a_small_image_is_what_the_net_makes_of_it_with_a_border(params, image):
 
 @pytest.mark.slow
 def test_the_net_that_comes_with_jaxviz_leaves_no_line_along_the_edge():
-    """Without the border, neighbouring rows or columns differ, in the mean of their pixels, more at the edge."""
+    """Without the border, neighboring rows or columns differ, in the mean of their pixels, more at the edge."""
     from skimage import data
 
     params, styles = jaxviz.load_style_net()
@@ -158,8 +158,8 @@ def test_sound_that_an_mp4_cannot_hold(tmp_path):
     assert samples == pytest.approx(44100, abs=2100)  # the encoder's blocks have 1024
 
 
-def test_colours_and_the_shape_of_pixels_stay(tmp_path):
-    """A clip whose colours are named by BT.709, as most are, and whose pixels are twice as wide as high."""
+def test_colors_and_the_shape_of_pixels_stay(tmp_path):
+    """A clip whose colors are named by BT.709, as most are, and whose pixels are twice as wide as high."""
     import av
 
     with av.open(str(tmp_path / "clip.mp4"), "w") as file:

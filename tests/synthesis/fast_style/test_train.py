@@ -60,7 +60,7 @@ def test_the_loss_falls():
 
 
 @pytest.mark.slow
-def test_the_loss_is_the_one_that_stylize_minimises(whole):
+def test_the_loss_is_the_one_that_stylize_minimizes(whole):
     """The first step's losses, from what `stylize` compares the first batch's images with."""
     crops = jnp.asarray(next(_photographs.crops_of(open_source(PHOTOS), KEY, 0, 11, 16, 2))) / 255
     start = jaxviz.init_style_net(KEY, width=2, blocks=0, styles=2)
