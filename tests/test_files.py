@@ -142,6 +142,7 @@ def test_one_run_at_a_time_and_a_killed_one_is_none(kind, lock, other_run, tmp_p
     assert not list((tmp_path / "out").glob(".*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="where nothing is locked")
 def test_a_run_that_may_wait_does(other_run, tmp_path):
     process = other_run("at", tmp_path / "result")

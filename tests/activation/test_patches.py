@@ -131,6 +131,7 @@ def test_a_vector_sees_the_whole_image(small_params):
     np.testing.assert_array_equal(found.indices, np.argsort(-outputs, axis=0)[:2].T)
 
 
+@pytest.mark.slow
 def test_several_devices_find_the_same(small_params, tmp_path):
     script = """
         import sys, jax, numpy as np, jaxviz

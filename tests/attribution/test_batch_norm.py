@@ -207,6 +207,7 @@ def params(float64):
     return [layers.kernel(3, 3, 3, 6), layers.kernel(3, 3, 6, 8), layers.norm(8), layers.kernel(8, 5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_spellings(spelling, params, images):
     twin = functools.partial(two_layers, folded(convolve))

@@ -115,6 +115,7 @@ def test_errors(method, small_params, images):
         method(score(), small_params, images, layer="relu_1", batch_size=0)
 
 
+@pytest.mark.slow
 @every_method
 def test_a_sum_of_scores_is_one_score(method, small_params, images):
     """Each term runs a network of its own, in which the layer is found; a name of the user's too."""

@@ -126,6 +126,7 @@ def nine_masks(keep):
     return np.asarray(jax.jit(jax.vmap(lambda key: _mask(key, 12, 10, 3, keep)))(jnp.stack(keys)))
 
 
+@pytest.mark.slow
 def test_rise_equals_a_plain_loop_over_the_same_masks(weights, images):
     total = np.zeros(images.shape[:3])
     for mask in nine_masks(0.3):
@@ -199,6 +200,7 @@ def test_every_image_meets_the_same_masks(small_params, images):
 # Both
 
 
+@pytest.mark.slow
 def test_the_best_class_is_that_of_the_image_and_stays(images):
     """Where a copy hides the first pixel, class 1 comes first, and would keep the score at 0.2."""
     images = images.at[:, 0, 0, 0].set(0.3)
@@ -270,6 +272,7 @@ def test_errors_of_options(small_params, images):
             rise(keep=keep)
 
 
+@pytest.mark.slow
 def test_rise_of_many_masks_in_half_precision():
     """A sum of 4,000 in bfloat16 would stay where it is long before its end."""
     same = lambda params, images: images.mean((1, 2, 3))

@@ -78,6 +78,7 @@ def test_without_biases_and_epsilon_it_is_input_x_gradient(x64, without_bias, im
     assert errors[0] > 10 * errors[1] > 100 * errors[2]
 
 
+@pytest.mark.slow
 def test_biases_take_a_share_that_the_gradient_does_not_see(x64, small_params, images):
     """With epsilon zero the proportions are those of the gradient: what is missing is bias times gradient."""
     params, images = wide(small_params), wide(images)

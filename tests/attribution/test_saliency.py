@@ -83,6 +83,7 @@ def test_another_class_has_another_map(method, small_params, images):
     np.testing.assert_allclose(each, jnp.stack([both[0][0], both[1][1]]), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_several_targets_of_a_probability_and_of_a_layer(small_params, images):
     small_params = small_params | {"w3": small_params["w3"] / 10}  # so that no class has all the probability
     for make in (
@@ -295,6 +296,7 @@ def test_what_needs_no_gradient_explains_any_score(small_params, images):
     np.testing.assert_array_equal(*maps)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("users_view")
 def test_images_of_another_range_are_refused(small_params, images):
     """As synthesis refuses them; what a bicubic overshoots is let through."""

@@ -111,6 +111,7 @@ class Normed(nnx.Module):
         return self.head(x.mean((1, 2)))
 
 
+@pytest.mark.slow
 def test_a_flax_module_with_batch_normalization(images):
     images = images.astype(jnp.float32)  # as flax makes parameters, whatever x64 says
     graph, state = nnx.split(Normed(nnx.Rngs(0)))

@@ -137,6 +137,7 @@ def test_pictures_and_numbers_are_the_functions(verb, small, capsys):
     assert len(settings["image_sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_a_class_by_name_by_number_and_by_rank(small):
     net, params = stand_in()
     first = int(net(params, jaxviz.load_image("images/cat.png", size=SIZE)[None]).argmax())
@@ -182,6 +183,7 @@ def test_cam_takes_the_last_maps_by_default(small):
     np.testing.assert_array_equal(read("cam")[0], read("cam", out="named")[0])
 
 
+@pytest.mark.slow
 def test_fills(small):
     image = jaxviz.load_image("images/cat.png", size=SIZE)
     cup = jaxviz.load_image("images/cup.png", size=SIZE)
@@ -222,6 +224,7 @@ def test_what_is_done_is_not_made_again(small, capsys, tmp_path):
         assert not makes()
 
 
+@pytest.mark.slow
 def test_another_network_under_the_same_name_is_another_setting(small, capsys, monkeypatch):
     """As after `jaxviz weights import`: other weights, or a network that computes something else with the same ones."""
     net, params = stand_in()

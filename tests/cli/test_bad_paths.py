@@ -86,6 +86,7 @@ def test_bad_ones_among_the_good(verb, capsys):
     assert not list(Path("out").glob(".*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["saliency", "fast-style"])
 def test_a_folder_of_them_and_folders_that_are_bad(verb, capsys):
     Path("nothing").mkdir()

@@ -140,6 +140,7 @@ def test_embed():
     assert told["near"] == [[i for i in row if i != own] for own, row in enumerate(near.tolist())]
 
 
+@pytest.mark.slow
 def test_patches(capsys, stop_at):
     line = f"patches photographs --layer relu_0 relu_1 --target 2 5 --k 4 {SIZES}".split()
     cli.main(line)

@@ -67,6 +67,7 @@ def test_a_style_is_added(capsys):
     np.testing.assert_array_equal(new.params["last"]["offset"][:2], old.params["last"]["offset"])
 
 
+@pytest.mark.slow
 def test_apply_makes_every_style_of_every_image(capsys):
     cli.main("fast-style apply images --net net.safetensors".split())
     said = capsys.readouterr().out
@@ -86,6 +87,7 @@ def test_apply_a_mixture_to_a_smaller_size():
     np.testing.assert_allclose(jaxviz.load_image("out/cat-night3-waves1.png"), expected, atol=0.51 / 255)
 
 
+@pytest.mark.slow
 def test_apply_to_a_video(capsys):
     write_video("clip.mp4")
     cli.main("fast-style apply clip.mp4 --net net.safetensors --style waves".split())
@@ -115,6 +117,7 @@ def test_two_videos_of_one_name(capsys):
     assert "first/clip.mp4 and second/clip.mp4 have the same name" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_broken_photograph_comes_first_in_a_training(capsys):
     Path("images/a.png").write_bytes(b"no image")
     cli.main([*TRAIN.split(), "--steps", "1"])

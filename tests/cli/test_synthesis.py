@@ -191,6 +191,7 @@ def test_a_stopped_run_goes_on_and_ends_as_an_undisturbed_one(case, stop_at, cap
     assert len(half["losses"]) < len(read(name)["losses"])
 
 
+@pytest.mark.slow
 def test_another_run_is_not_gone_on_with(stop_at, capsys):
     line, name, _ = CASES["invert"]
     stop_at(1)
@@ -363,6 +364,7 @@ def test_another_start_of_the_same_name_is_another_run(capsys):
     assert "done before" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["sweep", "sweep-size"])
 def test_a_sweep_is_a_row(option):
     line = "style images/cat.png images/cup.png --content-layers relu_1 --style-layers relu_0 --steps 10"

@@ -35,6 +35,7 @@ def data(x64):
     return jax.random.normal(keys[0], (2, 11, 9, 4), jnp.float64), jax.random.normal(keys[1], (3, 3, 4, 6), jnp.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wide", [False, True], ids=["few channels", "many"])
 @pytest.mark.parametrize("case", list(CASES))
 def test_convolution(case, wide, data):
@@ -64,6 +65,7 @@ def test_grouped_and_depthwise_convolution(groups, out, case, data):
     agree(lambda a: (a(fn)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
 
 
+@pytest.mark.slow
 def test_depthwise_convolution_in_another_layout(data):
     x, w = data
     x, w = x.transpose(0, 3, 1, 2), w[:, :, :1, :4].transpose(3, 2, 0, 1)
@@ -127,6 +129,7 @@ def primitives_of(fn, *args):
     return {name for name in ("dot_general", "conv_general_dilated", "jaxviz_convolution") if name in program}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS, ids="-".join)
 def test_a_1x1_convolution_is_written_as_a_product(layout, data):
     x, w = as_in(layout[0], data[0], "NHWC"), as_in(layout[1], data[1][:1, :1], "HWIO")
@@ -180,6 +183,7 @@ def test_a_depthwise_1x1_convolution(data):
     assert primitives_of(plain, w, x) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", [[(1, 1), (0, 3)], [(0, 0), (0, 0)], [(4, 2), (1, 0)]], ids=str)
 @pytest.mark.parametrize("side", [(3, 3), (5, 2), (1, 3)], ids=str)
 def test_where_the_kernel_is_large_it_is_not_turned(side, padding, x64):

@@ -150,6 +150,7 @@ def test_other_processors_have_plain_convolutions(monkeypatch):
     assert not is_swapped(plain, random(3, 3, 64, 64), random(1, 32, 32, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["VALID", [(2, 2), (2, 2)], [(0, 1), (2, 0)]], ids=str)
 def test_other_borders(padding, processor):
     kernel, images = 0.1 * random(3, 3, 32, 32, seed=1), random(2, 21, 26, 32)

@@ -495,6 +495,7 @@ def test_blur_keeps_a_constant_image_and_the_dtype():
         assert fn(np.zeros((1, 6, 5, 3))).dtype == jnp.float64
 
 
+@pytest.mark.slow
 def test_blur_may_have_a_traced_sigma():
     with jax.enable_x64(True):
         images = jax.random.uniform(jax.random.key(0), (1, 7, 6, 2), jnp.float64)

@@ -109,6 +109,7 @@ def test_names_of_efficientnet():
     assert found["head"].shape == (1, 7, 7, 1280)
 
 
+@pytest.mark.slow
 def test_names_can_be_captured(images):
     images = images.astype(jnp.float32)  # as the parameters
     net, params = NETWORKS["vgg16_features"].net, random_params("vgg16_features")

@@ -490,6 +490,7 @@ def test_images_of_bytes(small_params):
     assert jaxviz.capture(net, "relu_1")(small_params, images)[1]["relu_1"].shape == (1, 3, 3, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [0.0, 0.3])
 def test_a_network_of_one_image_that_is_mapped(bias):
     """`vmap` puts axes between a product and its bias, and images on the last axis of a matrix times a vector."""

@@ -64,6 +64,7 @@ def test_equals_the_support_of_a_gradient(unit):
         assert (seen[0], seen[-1]) == (max(start, 0), start + field.size[axis] - 1)
 
 
+@pytest.mark.slow
 def test_vgg16_by_its_gradient():
     """The same on the real network, for a unit whose window lies inside the image."""
     network = NETWORKS["vgg16_features"]

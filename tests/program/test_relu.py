@@ -119,6 +119,7 @@ def test_a_layer_with_its_own_derivative_is_refused(small_params, images):
         jaxviz.with_relu(lambda p, x: jax.nn.relu(block(p["w1"], x)), "guided")(small_params, images)
 
 
+@pytest.mark.slow
 def test_the_variance_of_a_normalization_is_no_relu(images):
     """Flax clips it at zero; a swapped rule there would change the normalization's derivative."""
     images = images.astype(jnp.float32)  # as flax makes parameters
@@ -336,6 +337,7 @@ def test_a_gate_is_no_relu(gate, activation, excited_params, images):
     found_in_all_arguments(net, excited_params, images, "guided")
 
 
+@pytest.mark.slow
 def test_gates_keep_their_derivative(excited_params, images):
     net = excited(jax.nn.hard_sigmoid, clipped=lambda x: jnp.clip(x, 0, 1))
 

@@ -75,6 +75,7 @@ def test_a_sum_evaluates_the_network_once(small_params, images):
     np.testing.assert_allclose(found, -20 * styled - content + 0.01 * channel, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_ascend_takes_the_steps_of_invert(small_params, images):
     """The same losses: a recipe is no program of its own. Two images to match give two images."""
     goal = jaxviz.match_features(small_net, small_params, images, ["relu_0"])
@@ -124,6 +125,7 @@ def test_it_is_explained_like_any_score(x64, small_params, images):
     np.testing.assert_allclose(jnp.sum(found * direction, (1, 2, 3)), rise / (2 * step), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_networks_are_let_go_of(small_params, images):
     """As are functions that were added: nothing but the score holds them."""
     gone = []

@@ -62,6 +62,7 @@ def test_resemblance_is_the_best_match_of_each_place(small_params):
     np.testing.assert_allclose(score(small_params, images), [(found @ wanted.T).max(1).mean()], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_guided_dream_resembles_its_guide(small_params, images):
     guide = jax.random.uniform(KEY, (1, 12, 12, 3))
     score = jaxviz.resemblance(small_net, small_params, guide, layer="relu_0")
@@ -157,6 +158,7 @@ def test_a_sheet_is_the_layers_channels_in_order(small_params):
     assert jnp.all(whole.losses[alive] < start.losses[alive])
 
 
+@pytest.mark.slow
 def test_a_sheet_goes_on_after_the_last_batch(small_params):
     whole = sheet_of(small_params)
     half = sheet_of(small_params, callback=lambda found: len(found.images) == 4)

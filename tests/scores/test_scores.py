@@ -41,6 +41,7 @@ def test_probability(small_params, images):
     np.testing.assert_allclose(everything(small_params, images).sum(-1), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_probability_sees_the_other_classes(small_params, images):
     """p_i (dz_i - sum_j p_j dz_j); a logit's sees none."""
     small_params = small_params | {"w3": small_params["w3"] / 10}  # so that no class has it all
@@ -107,6 +108,7 @@ def test_channel_neuron_energy(small_params, images):
     close(jaxviz.neuron(small_net, "dense_0", 1)(small_params, images), dense[:, 1])
 
 
+@pytest.mark.slow
 def test_other_numbers_compile_nothing(small_params, images):
     compiled = []
 
@@ -300,6 +302,7 @@ def single(params, images):
     return small_net(params, images)[:, :1] / 10
 
 
+@pytest.mark.slow
 def test_the_probability_of_a_single_output_is_its_sigmoid(x64, small_params, images):
     """A softmax over one number would be 1, and its map 0."""
     params, images = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, images))

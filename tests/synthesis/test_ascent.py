@@ -67,6 +67,7 @@ def test_every_image_can_be_reached(size):
     assert np.linalg.matrix_rank(slope) == size[0] * size[1] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.0, 1.0, 2.0])
 def test_the_start_has_the_spectrum_of_natural_images(decay):
     """Power falls as frequency to minus twice the decay: for the default as over photographs."""
@@ -87,6 +88,7 @@ def test_colors_are_correlated_as_in_photographs():
     assert correlation[0, 2] == correlation.min()  # red and blue are the farthest apart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES[:3])
 def test_maco_keeps_the_magnitudes_of_photographs(size):
     """A power of the frequency for each decorrelated color, whatever the phases; gray on average."""
@@ -137,6 +139,7 @@ def test_resampling_equals_scipy(x64, size, degrees, zoom, shift):
     np.testing.assert_allclose(found[far], 0.5, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_each_image_is_transformed_its_own_way(images):
     transform = jax.jit(jitter_scale_rotate())
     same = transform(KEY, jnp.stack([images[0]] * 3))
@@ -286,6 +289,7 @@ def test_a_plain_function_is_a_score(small_params):
     np.testing.assert_allclose(ascend(plain, small_params, KEY, transform=still).images, expected.images, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_under_jit(small_params):
     score = jaxviz.channel(small_net, "conv_0", jnp.array([2, 4]))
     jitted = jax.jit(functools.partial(ascend, transform=still))(score, small_params, KEY)
@@ -393,6 +397,7 @@ def test_what_returns_functions_returns_values(make):
     assert first != jaxviz.fourier(8, 10)
 
 
+@pytest.mark.slow
 def test_equal_options_compile_nothing(caplog):
     def compiled(**options):
         caplog.clear()

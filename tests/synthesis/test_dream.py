@@ -93,6 +93,7 @@ def test_no_gradient_leaves_the_images_alone(photo):
     np.testing.assert_array_equal(found.losses, 0)
 
 
+@pytest.mark.slow
 def test_steps_of_no_size_leave_the_images_alone(small_params, photo):
     np.testing.assert_array_equal(dream(SCORE, small_params, KEY, photo, step_size=0.0).images, photo)
 
@@ -183,6 +184,7 @@ def test_a_second_call_compiles_nothing(make, small_params, photo, caplog):
     assert compiled(make(2), step_size=0.02) == []  # a step size is data too
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("users_view")
 def test_errors(small_params, photo):
     run = functools.partial(dream, SCORE, small_params, KEY)

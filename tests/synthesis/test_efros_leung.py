@@ -181,6 +181,7 @@ def test_the_slope_counts_the_copies(sample):
     np.testing.assert_array_equal(slope, np.repeat(copies[..., None], 3, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, (11, 4)])
 def test_sizes(half, size):
     """Smaller than the seed, and longer than the sample, of which one window is as high."""

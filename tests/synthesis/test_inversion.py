@@ -21,6 +21,7 @@ def invert(params, images, **options):
     return jaxviz.invert(small_net, params, KEY, images, **{"layer": "relu_0", "steps": 40} | options)
 
 
+@pytest.mark.slow
 def test_the_loss_is_mahendrans_and_vedaldis(small_params, images):
     start = jax.random.uniform(jax.random.key(3), images.shape, minval=0.1, maxval=0.9)
     weights = {"smoothness": 0.3, "norm": 0.2, "alpha": 4.0, "beta": 1.5}
@@ -62,6 +63,7 @@ def test_each_image_is_inverted_by_itself(small_params, images):
     np.testing.assert_allclose(both.images[1:], alone.images, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_copies_start_from_different_noise(small_params, images):
     first, second = invert(small_params, jnp.repeat(images[:1], 2, axis=0), steps=1).images
     assert jnp.abs(first - second).max() > 1e-3

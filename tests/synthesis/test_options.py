@@ -230,6 +230,7 @@ def test_the_last_channel():
     np.testing.assert_array_equal(last.images, named.images)
 
 
+@pytest.mark.slow
 def test_the_last_class():
     last, named = (METHODS["fool"](target=i, steps=3) for i in (-1, 2))
     np.testing.assert_array_equal(last.images, named.images)

@@ -69,6 +69,7 @@ def test_the_loss_is_the_documented_one():
 OTHER_START = picture(9)
 
 
+@pytest.mark.slow
 def test_both_errors_fall_and_the_weight_decides_between_them():
     start = {"content": content_error(OTHER_START[None]), "style": style_error(OTHER_START[None], scaled_style())}
     run = functools.partial(stylize, CONTENT, STYLE, start=OTHER_START, steps=60)
@@ -79,6 +80,7 @@ def test_both_errors_fall_and_the_weight_decides_between_them():
     assert style_error(like_style, scaled_style()) < style_error(like_content, scaled_style())
 
 
+@pytest.mark.slow
 def test_a_batch_is_painted_image_by_image():
     """Each with the style that is for all, or its own; a texture likewise."""
     contents, styles = jnp.stack([CONTENT, picture(6)]), jnp.stack([STYLE, STYLE[::-1] ** 2])
@@ -140,6 +142,7 @@ def test_a_mask_keeps_a_style_where_it_belongs():
     assert difference[:, 12:].mean() < -0.2
 
 
+@pytest.mark.slow
 def test_a_style_mask_says_which_part_of_a_style_counts():
     style = jnp.concatenate([jnp.ones((12, 12, 3)) * jnp.array([[[0.9, 0.1, 0.1]]]), jnp.zeros((12, 12, 3))], axis=1)
     part = jnp.zeros((12, 24)).at[:, 2:10].set(1.0)
@@ -149,6 +152,7 @@ def test_a_style_mask_says_which_part_of_a_style_counts():
     assert redness[1] > redness[0] + 0.1
 
 
+@pytest.mark.slow
 def test_luminance_keeps_the_colors_of_the_content():
     found = stylize(CONTENT, STYLE, colors="luminance", style_weights=50.0, steps=30).images[0]
     inside = (found > 0.02).all(-1) & (found < 0.98).all(-1)

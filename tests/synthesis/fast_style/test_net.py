@@ -64,6 +64,7 @@ def test_sums_in_two_steps_as_on_gpus_are_the_same(params, monkeypatch):
         np.testing.assert_allclose(x, y, atol=1e-5 * largest)
 
 
+@pytest.mark.slow
 def test_what_is_nearly_flat_has_a_variance(params, x64):
     """Far from zero, as a white page is: the net that comes with jaxviz has maps of 54 there."""
     images = 0.95 + 0.003 * jnp.asarray(picture(64, 64), jnp.float64)
@@ -102,6 +103,7 @@ def test_it_sees_no_further_than_its_reach(params):
     assert reach(params) - 8 <= max(80 - seen.min(), seen.max() - 80) <= reach(params)
 
 
+@pytest.mark.slow
 def test_a_style_of_many_is_a_net_of_its_own(params):
     rows = {"scale", "offset"}
     images = picture(20, 21)

@@ -52,6 +52,7 @@ def test_the_net_that_comes_with_jaxviz_leaves_no_line_along_the_edge():
     assert edge(jaxviz.restyle(params, photo, style=style)) < 1 < edge(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (5, 3), (17, 16)])
 def test_the_smallest_images(params, size):
     assert jaxviz.restyle(params, np.full((*size, 3), 0.5, np.float32)).shape == (*size, 3)

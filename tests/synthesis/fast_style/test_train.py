@@ -110,6 +110,7 @@ def test_photographs_that_there_is_memory_for_are_read_once(room, monkeypatch):
     assert len(reads) == room + 3 * (6 - room)
 
 
+@pytest.mark.slow
 def test_what_was_taken_before_a_source_broke_is_kept(tmp_path):
     """Eight steps are read ahead, which must not cost those that are done: here a disk fails after 16 photographs."""
     photos, reads = [*PHOTOS] * 3, []
@@ -233,6 +234,7 @@ def test_a_training_with_another_network_is_not_gone_on_with(tmp_path):
 
 
 # Orbax leaves callbacks of its closed event loop behind where reading fails.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_told(tmp_path):
     """Zarr reads a chunk that is missing as zeros, and has no checksum for one in which a bit was flipped."""
@@ -250,6 +252,7 @@ def test_a_damaged_checkpoint_is_told(tmp_path):
     same(train(store=tmp_path, steps=3), train(steps=3))
 
 
+@pytest.mark.slow
 def test_a_training_starts_from_a_net(whole):
     again = train(start=whole.params, steps=1)
     np.testing.assert_array_equal(again.losses, train(start=whole.params, steps=2).losses[:1])
