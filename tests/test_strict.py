@@ -224,13 +224,14 @@ def test_every_public_function_is_called():
     assert functions - WITHOUT - set(" ".join(CALLS).split()) == set()
 
 
-@pytest.mark.parametrize("bits", [32, 64])
+# float32 where float64 is the default, too: what is made here must have the type of what was given.
+@pytest.mark.parametrize(("bits", "x64"), [(32, False), (32, True), (64, True)])
 @pytest.mark.parametrize("names", CALLS)
-def test_nothing_is_promoted_without_a_word(names, bits):
+def test_nothing_is_promoted_without_a_word(names, bits, x64):
     with (
         jax.numpy_rank_promotion("raise"),
         jax.numpy_dtype_promotion("strict"),
-        jax.enable_x64(bits == 64),
+        jax.enable_x64(x64),
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", "integrated_gradients: with 3 steps")

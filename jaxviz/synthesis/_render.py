@@ -60,6 +60,8 @@ class _NegativeScore(HoldsFunctions):
         wanted = accelerate(revived(score) if self.revive else score)
         # Of each image, to be added up: its gradient is then the same however many are optimized side by side.
         values = -one_per_image(wanted(params, seen.astype(self.dtype)), seen)
+        if penalties:  # of the images, whose type may be wider than the network's
+            values = values.astype(images.dtype)
         return values + sum(penalty(images) for penalty in penalties)
 
 

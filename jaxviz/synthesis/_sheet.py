@@ -133,7 +133,7 @@ def sheet(
             break
         images = jnp.concatenate([found.images, np.asarray(made.images)[: len(block)]])
         scores = _evaluate(score, params, np.asarray(made.images))[: len(block)]
-        losses = jnp.concatenate([found.losses, -np.asarray(scores)])
+        losses = jnp.concatenate([found.losses, -np.asarray(scores, found.losses.dtype)])
         found = done(images, losses)
         if callback is not None and callback(found):
             break

@@ -37,7 +37,7 @@ def test_each_tile_is_scaled_by_itself_with_zero_at_gray(kernel, params):
         weights = np.asarray(kernel[..., i])
         np.testing.assert_allclose(tiles[i], 0.5 + 0.5 * weights / np.abs(weights).max(), atol=1e-6)
         assert max(tiles[i].max() - 0.5, 0.5 - tiles[i].min()) == pytest.approx(0.5, abs=1e-7)
-    grown = kernel * jnp.array([1.0, 10.0, 1e-3, 5.0])
+    grown = kernel * jnp.array([1.0, 10.0, 1e-3, 5.0], kernel.dtype).reshape(1, 1, 1, 4)
     np.testing.assert_allclose(jaxviz.filters(grown), tiles, atol=1e-6)
     np.testing.assert_allclose(jaxviz.filters(-kernel), 1 - tiles, atol=1e-6)  # a sign shows
 

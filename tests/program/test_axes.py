@@ -69,7 +69,7 @@ def in_a_scan(x):
 
 
 def with_class_token(x):
-    return jnp.concatenate([jnp.zeros((len(x), 1, 8)), tokens(x)], axis=1)
+    return jnp.concatenate([jnp.zeros((len(x), 1, 8), x.dtype), tokens(x)], axis=1)
 
 
 def patches(x):

@@ -28,7 +28,7 @@ def call_saliency(params, images):
 def tour(small_params, monkeypatch, tmp_path):
     def pictures(id, tour):
         made.append(id)
-        shown = jaxviz.normalize(call_saliency(small_params, tour.images(32)))[0]
+        shown = jaxviz.normalize(call_saliency(small_params, tour.images(32).astype(small_params["w1"].dtype)))[0]
         yield f"{id}-map", "a map", jnp.repeat(shown[..., None], 3, axis=-1)
 
     def method(id):
