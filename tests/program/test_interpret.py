@@ -484,9 +484,8 @@ def test_a_map_of_one_channel():
 def test_images_of_bytes(small_params):
     net = lambda params, images: small_net(params, images.astype(params["w1"].dtype) / 255)
     images = jnp.full((1, 12, 12, 3), 7, jnp.uint8)
-    assert list(jaxviz.layers(net, small_params, images)) == list(
-        jaxviz.layers(net, small_params, images.astype(float))
-    )
+    floats = images.astype(small_params["w1"].dtype) / 255
+    assert list(jaxviz.layers(net, small_params, images)) == list(jaxviz.layers(small_net, small_params, floats))
     assert jaxviz.capture(net, "relu_1")(small_params, images)[1]["relu_1"].shape == (1, 3, 3, 6)
 
 
