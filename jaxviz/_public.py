@@ -40,6 +40,7 @@ from jaxviz.attribution import smoothgrad as smoothgrad
 from jaxviz.data import Source as Source
 from jaxviz.data import open_source as open_source
 from jaxviz.fast import accelerate as accelerate
+from jaxviz.fast import hoist as hoist
 from jaxviz.image import ImageError as ImageError
 from jaxviz.image import blur as blur
 from jaxviz.image import draw as draw
@@ -108,6 +109,7 @@ from jaxviz.synthesis import lbfgs as lbfgs
 from jaxviz.synthesis import load_style_net as load_style_net
 from jaxviz.synthesis import maco as maco
 from jaxviz.synthesis import minimize as minimize
+from jaxviz.synthesis import muon as muon
 from jaxviz.synthesis import pixels as pixels
 from jaxviz.synthesis import recipe as recipe
 from jaxviz.synthesis import restyle as restyle
