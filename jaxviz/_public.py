@@ -1,6 +1,7 @@
 """The public names, each once. `jaxviz` hands them on when the first of them is used."""
 
 from jaxviz._own_folders import NotOwnError as NotOwnError
+from jaxviz._progress import Progress as Progress
 from jaxviz._types import Net as Net
 from jaxviz.activation import PCA as PCA
 from jaxviz.activation import Features as Features

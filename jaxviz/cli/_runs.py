@@ -193,7 +193,8 @@ class _Follow:
         self.first = taken if self.first is None else self.first
         pace = (time.perf_counter() - self.start) / max(taken - self.first, 1)
         loss = f", loss {float(found.losses[-1]):.4g}" if taken else ""
-        self.tell(f"{self.unit} {taken}{loss}" + (f", {pace:.2f} s each" if taken > self.first else ""))
+        at = f"{found.what}: {self.unit} {taken} of {found.total}{loss}"
+        self.tell(at + (f", {pace:.2f} s each" if taken > self.first else ""))
         if stop or found.finished or taken - self.saved >= self.every:
             if self.fresh:  # the numbers of another run would vouch for this picture
                 Path(f"{self.at}.npz").unlink(missing_ok=True)

@@ -27,7 +27,7 @@ _TRAINING += ("precision",)
 
 def train(options: Train) -> None:
     """Train a net, or continue where its training was stopped."""
-    out, steps = options.out, options.steps
+    out = options.out
     if not options.styles:
         raise ValueError("expected an image for each style, got none")
     styles = {path.stem: jaxviz.load_image(path) for path in options.styles}
@@ -47,7 +47,7 @@ def train(options: Train) -> None:
     how |= {"checkpoint_every": options.every, "every": 8 if jax.default_backend() == "cpu" else 32}
     how |= {"start": start and start.params, "add_to": old and old.params, "store": out}
     run = functools.partial(jaxviz.train_style_net, *given, **how)
-    found = _follow(run, out, names, jnp.stack(photos), steps=steps, every=options.every)
+    found = _follow(run, out, names, jnp.stack(photos), every=options.every)
     if not found.finished:
         stop(f"Stopped after step {len(found.losses)}: {out}. The same command continues from there.")
     print(f"{out / 'net.safetensors'}: {printable(', '.join(names))}; ", end="")
@@ -83,7 +83,6 @@ def _follow(
     styles: Sequence[str],
     photos: jax.Array,
     *,
-    steps: int,
     every: int,
 ) -> jaxviz.StyleTraining:
     """Tell how far a training is, save its net, its losses and samples, and end it when interrupted."""
@@ -99,7 +98,7 @@ def _follow(
                 begun, first = time.perf_counter(), done
             spent = time.perf_counter() - begun
             pace = f", {spent / (done - first):.2f} s each" if done > first else ""
-            status.update(f"step {done} of {steps}, loss {_recent(found):.4g}{pace} …")
+            status.update(f"step {done} of {found.total}, loss {_recent(found):.4g}{pace} …")
             stop = interrupted()
             if stop or found.finished or done % every == 0:  # here, where no other training writes to the folder
                 _draw(out, styles, photos, found)

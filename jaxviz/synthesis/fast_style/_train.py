@@ -206,7 +206,7 @@ def _trained(
     """Take the steps that are left, kept as they come."""
     state, losses = keeper.restored(fresh)
     state, job = over_devices(np.zeros(plan.batch_size), (state, job))[1]
-    found = StyleTraining(_joined(job.fixed, state[0]), losses, len(losses) >= plan.steps)
+    found = _where(job, state, losses, plan)
     batches = crops(len(losses), plan.steps, plan.size, plan.batch_size)
     reader = ThreadPoolExecutor(1)  # reads while the devices compute; what goes wrong is raised when its turn has come
     ahead = reader.submit(_chunk, plan, batches, watch, len(losses))
@@ -215,7 +215,7 @@ def _trained(
         ahead = reader.submit(_chunk, plan, batches, watch, len(losses) + count)
         state, parts = step(state, job, *given, count)
         losses = np.concatenate([losses, np.asarray(parts)[:count]])
-        found = StyleTraining(_joined(job.fixed, state[0]), losses, len(losses) >= plan.steps)
+        found = _where(job, state, losses, plan)
         _check_finite(found)
         stopped = watch.ends(found)
         if stopped or found.finished or len(losses) % watch.checkpoint_every == 0:
@@ -223,6 +223,11 @@ def _trained(
         if stopped:
             break
     return found
+
+
+def _where(job: Job, state: Any, losses: np.ndarray, plan: _Plan) -> StyleTraining:
+    found = StyleTraining(_joined(job.fixed, state[0]), losses, len(losses) >= plan.steps)
+    return found.told("train_style_net", len(losses), plan.steps)
 
 
 def _chunk(plan: _Plan, crops: Iterator[np.ndarray], watch: _Watch, done: int) -> tuple[Any, ...]:
