@@ -8,7 +8,7 @@ import signal
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -36,10 +36,14 @@ _OF_NETWORK = (
 # Which run it is
 
 
-def settings_of(options: Verb, **more: Any) -> dict[str, Any]:
-    """Return what decides whether two runs make the same: options, files by their content, and the version."""
+def settings_of(options: Verb, *, ignored: Collection[str] = (), **more: Any) -> dict[str, Any]:
+    """Return what decides whether two runs make the same: options, files by their content, and the version.
+
+    Options that another one makes the run ignore decide nothing.
+    """
     assert dataclasses.is_dataclass(options)
-    names = [field.name for field in dataclasses.fields(options) if field.metadata.get("setting", True)]
+    fields = [field for field in dataclasses.fields(options) if field.metadata.get("setting", True)]
+    names = [field.name for field in fields if field.name not in ignored]
     values = {name: _by_content(getattr(options, name)) for name in names}
     return {"verb": options.verb, "jaxviz": jaxviz.__version__} | values | _texts_by_content(values) | more
 

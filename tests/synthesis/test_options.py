@@ -109,7 +109,11 @@ OPTIMIZERS = [
     ),
     *(
         (name, {"learning_rate": rate, "optimizer": "adam"}, "learning_rate: expected a finite number of at least")
-        for name in ("texture", "stylize", "train_style_net")
+        for name in ("texture", "stylize")
+        for rate in (-1.0, NAN, "fast")
+    ),
+    *(
+        ("train_style_net", {"learning_rate": rate}, "learning_rate: expected a finite number of at least")
         for rate in (-1.0, NAN, "fast")
     ),
     ("ascend", {"learning_rate": -1.0}, "learning_rate: expected a finite number of at least 0, got -1.0"),
