@@ -144,7 +144,5 @@ def _unit_range(values: np.ndarray, name: str) -> np.ndarray:
         )
     low, high = float(values.min()), float(values.max())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also false for NaN
-        raise ImageError(
-            f"{name}: expected floats in [0, 1], got [{low:g}, {high:g}]; divide values from 0 to 255 by 255"
-        )
+        raise ImageError(f"{name}: expected floats in [0, 1], got [{low:g}, {high:g}]; divide 0 to 255 by 255")
     return np.clip(values.astype(np.float32), 0, 1)

@@ -101,7 +101,7 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
 
     path, values = Path(path), np.asarray(image)
     if values.dtype.kind in "iu":
-        raise ImageError(f"{path}: expected floats in [0, 1], got {values.dtype}; divide values from 0 to 255 by 255")
+        raise ImageError(f"{path}: expected floats in [0, 1], got {values.dtype}; divide 0 to 255 by 255")
     values = values.astype(np.float32)
     if path.suffix.lower() not in FORMATS:
         raise ImageError(f"{path}: expected a name ending in {', '.join(FORMATS)}, got {path.suffix!r}")

@@ -220,7 +220,7 @@ def test_first_frame_of_an_animation(format):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(ImageError, match=r"absent\.png: expected an image file, got a path where there is none"):
+    with pytest.raises(ImageError, match=r"absent\.png: expected an image file, but there is nothing at this path"):
         load_image(tmp_path / "absent.png")
     with pytest.raises(ImageError, match=r"expected an image file, got a folder; name a file in it"):
         load_image(tmp_path)
@@ -288,7 +288,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     with pytest.raises(ImageError, match=r"large\.png: expected an image file of at most 2 GiB, got 2\.0 GiB"):
         load_image(tmp_path / "large.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "absent.png")
-    with pytest.raises(ImageError, match=r"link\.png: expected an image file, got a path where there is none"):
+    with pytest.raises(ImageError, match=r"link\.png: expected an image file, but there is nothing at this path"):
         load_image(tmp_path / "link.png")
     with pytest.raises(ImageError, match="expected a readable image file, got embedded null"):
         load_image("a\0.png")
