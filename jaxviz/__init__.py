@@ -35,7 +35,7 @@ else:
         return globals()[name]
 
     def __dir__():
-        """Return what editors and notebooks complete."""
+        """List the public names, for completion in editors and notebooks."""
         return [*_public_names(), "__version__"]
 
     def _public_names():
@@ -43,5 +43,5 @@ else:
 
         found = {name: value for name, value in vars(import_module("jaxviz._public")).items() if name[0] != "_"}
         for name, value in found.items():
-            globals().setdefault(name, value)  # a function that was set from outside stays
+            globals().setdefault(name, value)  # one that the user has patched stays
         return sorted(found)

@@ -1,4 +1,4 @@
-"""Names of files for any text, text that is safe to show, whole files, and what one run at a time writes."""
+"""Safe file names for any text, text that is safe to show, atomic writes, and locks that keep runs apart."""
 
 import contextlib
 import hashlib
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     import rich.text
 
 
-_SPECIAL = frozenset('<>:"/\\|?*')  # of one system or another
+_SPECIAL = frozenset('<>:"/\\|?*')  # reserved on one operating system or another
 _HASHED = re.compile(r"-[0-9a-f]{12}")
-_LONGEST = 130  # bytes: file systems take 255, and endings are put behind
+_LONGEST = 130  # bytes: file systems allow 255, and suffixes are added later
 
 
 def file_name(text: str) -> str:
-    """Return a name of a file for any text, whoever wrote it: no path, nothing hidden, in UTF-8 and not too long.
+    """Return a file name for any text, whoever wrote it: not a path, not hidden, valid UTF-8 and not too long.
 
-    A text that can be a name is its own. Any other gets a hash, as do those that look as if they had one: no two texts
-    have the same name.
+    A text that is already a valid file name is returned as is. Any other text gets a hash appended, as does one that
+    looks as if it had a hash already, so two different texts never get the same name.
 
     >>> file_name("starry night"), file_name("../../x")
     ('starry night', '_.-..-x-9cdf6a50100a')
     """
     letters = [letter if letter.isprintable() and letter not in _SPECIAL else "-" for letter in text]
-    if not letters or letters[0] in (".", "-"):  # hidden, or taken for an option
+    if not letters or letters[0] in (".", "-"):  # would be hidden, or mistaken for an option
         letters[:1] = "_"
     name = "".join(letters)
     if name == text and len(name.encode()) <= _LONGEST and not _HASHED.fullmatch(name[-13:]):
@@ -38,7 +38,7 @@ def file_name(text: str) -> str:
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    r"""Return a text with what a terminal would act on, or cannot show, as Python writes it in strings.
+    r"""Return a text with whatever a terminal would act on, or cannot show, escaped as in Python strings.
 
     >>> print(printable("red\x1b[31m\udcff"))
     red\x1b[31m\udcff
@@ -48,7 +48,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def plain(text: str) -> "rich.text.Text":
-    """Return a line that Rich shows as it is: brackets in a name are no markup, and :names: no emoji."""
+    """Return a line that Rich shows verbatim: brackets are not markup, and :names: are not emoji."""
     from rich.text import Text
 
     return Text(printable(text))
@@ -56,17 +56,17 @@ def plain(text: str) -> "rich.text.Text":
 
 @contextlib.contextmanager
 def alone_in(folder: Path, *, what: str = "folder") -> Iterator[None]:
-    """Keep other runs from writing to a folder, which errors call `what`, where the system and the file system can.
+    """Keep other runs from writing to a folder (errors call it `what`), where the system and file system allow that.
 
     Raises:
         ValueError: another run is writing to it.
     """
     import jax
 
-    if jax.process_index() > 0:  # the first process writes, and has the lock
+    if jax.process_index() > 0:  # only the first process writes, and it holds the lock
         yield
         return
-    if os.name == "nt":  # where a folder cannot be opened
+    if os.name == "nt":  # a folder cannot be opened there
         yield
         return
     fresh = not folder.exists()
@@ -75,14 +75,14 @@ def alone_in(folder: Path, *, what: str = "folder") -> Iterator[None]:
         descriptor = os.open(folder, os.O_RDONLY)
         if not _locked(descriptor):
             os.close(descriptor)
-            raise ValueError(f"{folder}: another run is writing to this {what}; wait for it, or give another folder")
+            raise ValueError(f"{folder}: another run is writing to this {what}; wait for it, or use another folder")
         if _is_at(descriptor, folder):
             break
-        os.close(descriptor)  # whoever had it has left nothing
+        os.close(descriptor)  # the run that had it has deleted it
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # it holds something
+        with contextlib.suppress(OSError):  # the folder is not empty
             if fresh:
                 folder.rmdir()
         os.close(descriptor)
@@ -90,15 +90,15 @@ def alone_in(folder: Path, *, what: str = "folder") -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone_at(at: Path, *, wait: bool = False) -> Iterator[None]:
-    """Keep other runs from writing the files whose names begin with `at`, where the system can; others go on.
+    """Keep other runs from writing files whose names begin with `at`, where the system allows; elsewhere do nothing.
 
-    A file beside them, .NAME.lock, is locked and in the end removed. One that a killed run left locks nothing.
+    The lock is a file beside them, .NAME.lock, removed in the end. One left behind by a killed run locks nothing.
 
     Raises:
-        ValueError: another run is writing them, and it is not to be waited for.
+        ValueError: another run is writing them, and `wait` is False.
     """
     at.parent.mkdir(parents=True, exist_ok=True)
-    if os.name == "nt":  # where an open file cannot be removed
+    if os.name == "nt":  # an open file cannot be removed there
         yield
         return
     lock, flags = at.with_name(f".{at.name}.lock"), os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
@@ -106,10 +106,10 @@ def alone_at(at: Path, *, wait: bool = False) -> Iterator[None]:
         descriptor = os.open(lock, flags, 0o666)
         if not _locked(descriptor, wait=wait):
             os.close(descriptor)
-            raise ValueError(f"{at}: another run is making this; wait for it, or give another --out")
+            raise ValueError(f"{at}: another run is writing this; wait for it, or use another --out")
         if _is_at(descriptor, lock):
             break
-        os.close(descriptor)  # whoever had it has removed it
+        os.close(descriptor)  # the run that had it has removed it
     try:
         yield
     finally:
@@ -124,7 +124,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _locked(descriptor: int, *, wait: bool = False) -> bool:
-    """Lock an open file until it is closed, even by a kill; return False if another run has it."""
+    """Lock an open file until it is closed (a kill closes it too); return False if another run holds the lock."""
     try:
         import fcntl
     except ImportError:  # on Windows
@@ -139,31 +139,30 @@ def _locked(descriptor: int, *, wait: bool = False) -> bool:
 
 
 def write_atomically(path: Path, data: bytes | Callable[[Any], None]) -> None:
-    """Write a file so that it is there whole or not at all, even for a reader or an interruption in between.
+    """Write a file atomically: whole or not at all, even if someone is reading it or the write is interrupted.
 
-    What is large is better written by a function, which is given the open file.
+    For large files, pass a function instead of bytes: it is called with the open file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from error
-    # Beside the target, since a rename is atomic only within a file system; not a NamedTemporaryFile, whose files
-    # nobody but their owner may read.
-    # Not named after it, which may be as long as names of files can be.
+    # Beside the target, since a rename is atomic only within one file system. Not a NamedTemporaryFile: only their
+    # owner can read those. Not named after the target, whose name may already be as long as the system allows.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("wb") as file:
             data(file) if callable(data) else file.write(data)
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno is None:  # of what makes the data, such as a damaged image
+        if error.errno is None:  # raised while making the data, for example by a damaged image
             raise
         raise _unwritable(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # as it is where there is no folder
+        with contextlib.suppress(OSError):  # the folder may not exist
             temporary.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> OSError:
-    said = f"{path}: expected a file that can be written, got {error.strerror}; choose another folder or name"
-    return OSError(error.errno, said)  # of the kind that the number says
+    said = f"{path}: expected a writable file, got {error.strerror}; choose another folder or name"
+    return OSError(error.errno, said)  # OSError picks its subclass by the number

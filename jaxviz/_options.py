@@ -1,6 +1,6 @@
-"""What syntheses ask of their options, in one voice: what was expected, and what came.
+"""Checks for options: each error says what was expected and what came.
 
-A traced number is not there to be looked at, and passes.
+Traced numbers have no value to check, so they pass.
 """
 
 import operator
@@ -15,18 +15,18 @@ from jax.core import Tracer
 from jaxviz.image._checks import check_array as check_array
 from jaxviz.image._checks import check_images, check_range
 
-_KINDS = "fiu"  # of numbers, as NumPy calls them
+_KINDS = "fiu"  # NumPy's codes for kinds of numbers
 
 
 def check_count(name: str, count: Any, *, least: int = 1, unit: str = "") -> None:
-    """Raise ValueError unless `count` is a whole number, and not below the least."""
+    """Raise ValueError unless `count` is a whole number of at least `least`."""
     check_whole(name, count)
     if not isinstance(count, Tracer) and count < least:
         raise ValueError(f"{name}: expected {least} {unit + ' ' if unit else ''}or more, got {count}")
 
 
 def check_whole(name: str, count: Any) -> None:
-    """Raise ValueError unless `count` is a whole number, of a type that holds no others."""
+    """Raise ValueError unless `count` is a whole number of an integer type (2.0 is not)."""
     if isinstance(count, Tracer):
         return
     try:
@@ -38,7 +38,7 @@ def check_whole(name: str, count: Any) -> None:
 
 
 def check_number(name: str, number: Any, expected: str, holds: Callable[[np.ndarray], Any]) -> None:
-    """Raise ValueError unless a number, or each of several, is finite and as expected: "above 0"."""
+    """Raise ValueError unless a number, or each number of an array, is finite and as expected, such as "above 0"."""
     if isinstance(number, Tracer):
         return
     try:
@@ -65,7 +65,7 @@ def check_least_zero(name: str, number: Any) -> None:
 
 
 def check_run(*, steps: Any, every: Any, tolerance: Any = None, callback: Any = None) -> None:
-    """Raise ValueError for what no loop of steps can be run by."""
+    """Raise ValueError for options with which no optimization loop can run."""
     check_count("steps", steps, unit="step")
     if tolerance is not None:
         check_least_zero("tolerance", tolerance)
@@ -76,7 +76,7 @@ def check_watch(every: Any, callback: Any) -> None:
     """Raise ValueError for what no run can be looked at by."""
     check_count("every", every, unit="step")
     if callback is not None:
-        check_function("callback", callback, "a function of what there is so far")
+        check_function("callback", callback, "a function that takes the result so far")
 
 
 def check_optimizer(optimizer: Any, *names: str) -> None:
@@ -119,12 +119,12 @@ def check_image(name: str, image: Any) -> None:
 
 
 def check_rank(images: Any) -> None:
-    """Raise ValueError for what is no batch of images: of one alone, colors would be taken for a side."""
+    """Raise ValueError unless `images` has four axes: with three, colors would be mistaken for a side."""
     if jnp.ndim(images) != 4:
         raise ValueError(f"expected images (n, h, w, 3), got shape {jnp.shape(images)}; one image is image[None]")
 
 
 def check_untraced(name: str, *arguments: Any, instead: str) -> None:
-    """Raise ValueError under `jit`, `vmap` and `grad`, for what has to look at images on its way."""
+    """Raise ValueError under `jit`, `vmap` and `grad`, for functions that must read values along the way."""
     if any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(arguments), jnp.zeros(()))):
-        raise ValueError(f"{name}: expected arrays with values, got traced ones; {instead}")
+        raise ValueError(f"{name}: expected concrete arrays, got traced ones; {instead}")

@@ -1,7 +1,7 @@
-"""Folders from which machine code may be loaded: those that nobody but the user, and root, can write to.
+"""Folders from which machine code may be loaded: those that only the user and root can write to.
 
-Whoever can write to such a folder, or to one above it, runs programs as the user. A digest beside the code tells
-damage, not a stranger: who writes the one writes the other.
+Whoever can write to such a folder, or to one above it, can run programs as the user. A digest stored beside the code
+detects damage, not an attacker: whoever can write one can write the other.
 """
 
 import os
@@ -18,17 +18,17 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class NotOwnError(PermissionError):
-    """A folder that others can write to, or that cannot be made."""
+    """A folder that others can write to, or that cannot be created; the message names the reason."""
 
 
 def own_folder(folder: Path) -> Path:
-    """Return a folder that is the user's own, without links; it is made, of mode 0700, if there is none.
+    """Return a folder that only the user can write to, with links resolved; create it with mode 0700 if it is missing.
 
-    All folders above it are looked at as well, after links were followed: whoever can write to one can put another
-    folder in place of what is in it, unless it is sticky, as `/tmp` is.
+    All folders above it are checked as well: whoever can write to one of them can swap what is in it for another
+    folder, unless it is sticky, as `/tmp` is.
 
     Raises:
-        NotOwnError: Others can write to it; the text says how.
+        NotOwnError: others can write to the folder; the message says how.
     """
     if pwd is None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,12 +48,12 @@ def own_folder(folder: Path) -> Path:
 
 
 def read_own_file(path: Path) -> bytes | None:
-    """Read a file if it is the user's own and no link; None if it is not, or is not there."""
+    """Read a file that belongs to the user and is not a link; return None for any other, or if it is missing."""
     try:
         file = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
     except OSError:
         return None
-    with os.fdopen(file, "rb") as stream:  # what was opened is looked at, not what may lie there by now
+    with os.fdopen(file, "rb") as stream:  # checks what was opened, not what may be there by now
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or (pwd is not None and _not_own(path, status, sticky=False)):
             return None
@@ -61,7 +61,7 @@ def read_own_file(path: Path) -> bytes | None:
 
 
 def _not_own(path: Path, status: os.stat_result, *, sticky: bool) -> str:
-    """Return why others may write to a file or folder, "" if they may not."""
+    """Return why others may write to a file or folder, or "" if they may not."""
     user = os.geteuid()
     if status.st_uid not in (user, 0):
         return f"{path} belongs to another user"
@@ -81,7 +81,7 @@ def _foreign(entry: os.DirEntry) -> str:
 
 
 def _is_alone(group: int, user: int) -> bool:
-    """Return whether a group is the user's own: many systems give each user one, and its members may write."""
+    """Return whether a group is the user's private group: many systems give each user one with no other members."""
     if grp is None or pwd is None:
         return False
     try:

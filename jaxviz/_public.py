@@ -1,4 +1,4 @@
-"""The public names, each once. `jaxviz` hands them on when the first of them is used."""
+"""The public names, each once. `jaxviz` imports them when the first of them is used."""
 
 from jaxviz._own_folders import NotOwnError as NotOwnError
 from jaxviz._progress import Progress as Progress

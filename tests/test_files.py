@@ -73,7 +73,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for path, error in ((tmp_path / "file" / "a.png", OSError), (tmp_path / ("x" * 256), OSError)):
         with pytest.raises(
-            error, match=rf"{path.name}: expected a file that can be written, got (Not a dir|File name too|File ex)"
+            error, match=rf"{path.name}: expected a writable file, got (Not a dir|File name too|File ex)"
         ):
             write_atomically(path, b"data")
     if os.path.exists("/dev/full"):
@@ -83,7 +83,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
             with open("/dev/full", "wb") as full:
                 full.write(b"data")
 
-        with pytest.raises(OSError, match=r"a\.png: expected a file that can be written, got No space left on device"):
+        with pytest.raises(OSError, match=r"a\.png: expected a writable file, got No space left on device"):
             write_atomically(tmp_path / "full" / "a.png", fill)
         assert not list((tmp_path / "full").iterdir())
 
@@ -130,7 +130,7 @@ def other_run():
 def test_one_run_at_a_time_and_a_killed_one_is_none(kind, lock, other_run, tmp_path):
     at = tmp_path / "out" / "result"
     process = other_run(kind, at)
-    said = r"result: another run is (writing to|making) this.*; wait for it, or give another"
+    said = r"result: another run is writing (to )?this.*; wait for it, or use another"
     with pytest.raises(ValueError, match=said), lock(at):
         pass
     with lock(tmp_path / "out" / "other"):  # others do not mind

@@ -1,4 +1,4 @@
-"""Images in, pictures out: array functions, reading, writing and checks. Knows no network."""
+"""Images in, pictures out: array functions, reading, writing and checks. Knows nothing about networks."""
 
 from jaxviz.image._arrays import blur as blur
 from jaxviz.image._arrays import montage as montage

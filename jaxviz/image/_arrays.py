@@ -1,9 +1,9 @@
-"""Images in, pictures out: reading, writing and arranging arrays.
+"""Images in, pictures out: functions that scale, blur, color and arrange arrays.
 
-The data contract, for the whole package: images are `(n, h, w, 3)` and one image is `(h, w, 3)`, float32 RGB in
-`[0, 1]`, row 0 at the top. Whatever a file holds is brought to that form here, and whatever becomes a file is rounded
-to 8 bits here. Maps (gradients, saliency) keep their absolute values until `normalize` or `overlay` scales them for the
-eye. Only `load_image` and `save_image` touch files; the other functions work under `jit`, `vmap` and `grad`.
+The data contract for the whole package: images are `(n, h, w, 3)` and one image is `(h, w, 3)`, float32 RGB in
+`[0, 1]`, row 0 at the top. Files are converted to that form when they are read, and rounded to 8 bits when they are
+written. Maps (gradients, saliency) keep their absolute values until `normalize` or `overlay` scales them for display.
+Only `load_image` and `save_image` touch files; the other functions work under `jit`, `vmap` and `grad`.
 """
 
 import functools
@@ -24,13 +24,13 @@ from jaxviz.image._checks import ImageError, check_array, check_not_negative
 AnyArray = Array | np.ndarray
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""The mean color of ImageNet's photographs, in RGB."""
+"""The mean color of ImageNet's photographs: RGB in [0, 1]."""
 LUMINANCE = (0.299, 0.587, 0.114)
-"""How much of each color a brightness has (ITU-R BT.601)."""
+"""The weights of red, green and blue in brightness (ITU-R BT.601)."""
 
 
 def largest(values: Any, axis: int | None = None) -> Array:
-    """Return the maximum, or NaN if there is one: from 64x64 values on, XLA's own on CPU loses NaN."""
+    """Return the maximum, or NaN if any value is NaN: XLA's own maximum loses NaNs on CPU, from 64x64 values up."""
     values = jnp.asarray(values)
     return jnp.where(jnp.isnan(values).any(axis), jnp.nan, values.max(axis))
 
@@ -43,7 +43,17 @@ def as_bytes(values: np.ndarray) -> np.ndarray:
 def resize(images: Float[AnyArray, "*n h w c"], size: tuple[int, int]) -> Float[Array, "*n h2 w2 c"]:
     """Resize images to `(height, width)` by antialiased bicubic interpolation, differentiably.
 
-    The dtype is kept and nothing is clipped: near edges a bicubic may leave [0, 1] by a little.
+    The dtype is kept and nothing is clipped: near edges, bicubic interpolation can leave [0, 1] slightly.
+
+    Args:
+        images: `(h, w, c)` or `(n, h, w, c)`, floats.
+        size: `(height, width)` in pixels.
+
+    Returns:
+        The images at that size, with the same leading axes and channels.
+
+    Raises:
+        ImageError: images of another rank, or a size below 1 pixel.
 
     >>> resize(jnp.ones((5, 32, 48, 3)), (8, 12)).shape
     (5, 8, 12, 3)
@@ -58,13 +68,16 @@ def resize(images: Float[AnyArray, "*n h w c"], size: tuple[int, int]) -> Float[
 
 
 def blur(images: Float[AnyArray, "n h w c"], sigma: ArrayLike, *, size: int | None = None) -> Float[Array, "n h w c"]:
-    """Blur images with a Gaussian, differentiably; the pixels at an edge go on beyond it.
+    """Blur images with a Gaussian, differentiably; beyond its edges an image repeats its outermost pixels.
 
     Args:
         images: `(n, h, w, c)`.
         sigma: the Gaussian's standard deviation in pixels.
-        size: pixels from one end of the Gaussian to the other, odd; None: three `sigma` on either side, which must
-            then be a number and not traced.
+        size: width of the kernel in pixels, odd; None: three `sigma` on either side, for which `sigma` must be a
+            number and not traced.
+
+    Returns:
+        The blurred images, `(n, h, w, c)`.
 
     Raises:
         ImageError: images of another rank, a `sigma` that is negative or not finite, or a size that is not odd.
@@ -108,9 +121,12 @@ def normalize(
     stays at zero and gray. Where more than `percentile` of a map is zero, its maximum is used instead.
 
     Args:
-        maps: `(n, h, w)` or `(n, h, w, c)`; a single map is passed as `maps[None]`.
-        signed: whether negative values mean something (a gradient) or not (saliency).
-        percentile: in (0, 100]; 100 scales by the maximum and clips nothing, lower is robust to a few outliers.
+        maps: `(n, h, w)` or `(n, h, w, c)`; pass a single map as `maps[None]`.
+        signed: whether negative values carry meaning (as in a gradient) or not (as in saliency).
+        percentile: in (0, 100]; 100 scales by the maximum and clips nothing, lower values are robust to a few outliers.
+
+    Returns:
+        The maps in [0, 1], in the shape of `maps`.
 
     Raises:
         ImageError: maps of another rank, or a percentile out of range.
@@ -140,17 +156,20 @@ def montage(
     gap: int = 2,
     background: ArrayLike = 1.0,
 ) -> Float[Array, "h2 w2 3"]:
-    """Lay images out in rows, left to right and top to bottom, as one image.
+    """Arrange images in rows, left to right and top to bottom, as one image.
 
     Args:
         images: `(n, h, w, 3)`, gray `(n, h, w)`, or a sequence of `(h, w, 3)` and `(h, w)` of any sizes: each is
-            centered in a cell as high as the highest and as wide as the widest.
-        columns: images a row; None makes the grid about square.
-        gap: pixels between images, not around them.
-        background: brightness of gaps and empty cells.
+            centered in a cell as high as the highest image and as wide as the widest.
+        columns: images per row; None makes the grid about square.
+        gap: pixels between images, but not around them.
+        background: brightness of gaps and empty cells, in [0, 1].
+
+    Returns:
+        One image, `(height, width, 3)`.
 
     Raises:
-        ImageError: no images, a shape that is not an image's, columns below 1, a gap below 0.
+        ImageError: no images, a shape that is not an image's, fewer than 1 column, or a gap below 0.
 
     >>> montage(jnp.zeros((5, 8, 8, 3)), gap=1).shape
     (17, 26, 3)
@@ -159,10 +178,10 @@ def montage(
     number, height, width, _ = cells.shape
     columns = math.ceil(math.sqrt(number)) if columns is None else columns
     if columns < 1 or gap < 0 or columns % 1 or gap % 1:
-        raise ImageError(f"montage: expected columns of at least 1 and a gap of at least 0, got {columns} and {gap}")
+        raise ImageError(f"montage: expected at least 1 column and a gap of at least 0, got {columns} and {gap}")
     columns = min(number, columns)
     rows = -(-number // columns)
-    # Every cell carries its gap below and on the right; the last ones are cut off again.
+    # Every cell includes the gap below and to its right; the last gaps are cropped.
     padding = ((0, rows * columns - number), (0, gap), (0, gap), (0, 0))
     cells = jnp.pad(cells, padding, constant_values=background)
     grid = cells.reshape(rows, columns, height + gap, width + gap, 3).swapaxes(1, 2)
@@ -177,19 +196,22 @@ def overlay(
     alpha: ArrayLike = 0.5,
     colormap: str = "inferno",
 ) -> Float[Array, "h w 3"]:
-    """Draw a map as colors over the gray version of an image.
+    """Draw a map as colors over a gray version of an image.
 
-    `(1 - alpha) gray(image) + alpha colors(map / max(map))`; a map of another size is resized to the image, negative
-    values count as zero, and an all-zero map gives the image unchanged.
+    The result is `(1 - alpha) gray(image) + alpha colors(map / max(map))`. A map of another size is resized to the
+    image, negative values count as zero, and for an all-zero map the image is returned unchanged.
 
     Args:
-        image: `(h, w, 3)`.
+        image: `(h, w, 3)` in [0, 1].
         map: `(h, w)`, of any height and width.
         alpha: weight of the colors, in [0, 1].
-        colormap: the name of one of matplotlib's color maps.
+        colormap: the name of one of matplotlib's colormaps.
+
+    Returns:
+        The picture, `(h, w, 3)` in [0, 1].
 
     Raises:
-        ImageError: shapes other than an image and a map, an unknown color map, an `alpha` out of range.
+        ImageError: shapes other than an image and a map, an unknown colormap, or an `alpha` out of range.
 
     >>> overlay(jnp.ones((8, 8, 3)), jnp.eye(2)).shape
     (8, 8, 3)
@@ -210,7 +232,7 @@ def overlay(
     peak = largest(heat)
     table = jnp.asarray(_colors(colormap), image.dtype)
     levels = jnp.linspace(0, 1, len(table), dtype=image.dtype)
-    # Interpolated rather than looked up, so that a NaN in the map stays visible as NaN.
+    # Interpolated rather than indexed, so that a NaN in the map stays NaN.
     lookup = jax.vmap(jnp.interp, in_axes=(None, None, 1), out_axes=-1)
     colors = lookup((heat / jnp.where(peak == 0, 1, peak)).astype(image.dtype), levels, table)
     gray = jnp.matmul(image, jnp.asarray(LUMINANCE, image.dtype), precision="highest")
@@ -219,7 +241,7 @@ def overlay(
 
 def _cells(images: AnyArray | Sequence[AnyArray], background: ArrayLike) -> Float[Array, "n h w 3"]:
     """Images of any sizes, each centered in a cell of the same size."""
-    if isinstance(images, AnyArray):  # whose rows are not taken apart: there may be a thousand
+    if isinstance(images, AnyArray):  # kept as one array: there may be a thousand images
         shapes = {images.shape[1:]} if images.size else set()
     else:
         shapes = {image.shape for image in images}
@@ -246,7 +268,7 @@ def _centered(image: AnyArray, height: int, width: int, background: ArrayLike) -
 
 
 def _colors(name: str) -> np.ndarray:
-    """The 256 colors of one of matplotlib's color maps, (256, 3)."""
+    """The 256 colors of one of matplotlib's colormaps, (256, 3)."""
     import matplotlib
 
     try:

@@ -1,4 +1,4 @@
-"""What is asked of images and of numbers beside them: errors that say what was expected and what came."""
+"""Checks for images and for the numbers that come with them: errors say what was expected and what came."""
 
 import operator
 from typing import Any
@@ -29,21 +29,21 @@ def check_images(images: Any) -> None:
 
 
 def check_array(name: str, values: Any, error: type[ValueError] = ValueError) -> None:
-    """Raise ValueError for what is no array of JAX's or NumPy's, such as a list or a tensor."""
+    """Raise ValueError unless `values` is a JAX or NumPy array: lists and tensors are not."""
     if isinstance(values, jax.Array | np.ndarray):
         return
     kind = f"{type(values).__module__.split('.')[0]}.{type(values).__name__}".removeprefix("builtins.")
     if isinstance(values, list | tuple):
-        advice = "jnp.stack makes one array of several of one size"
+        advice = "jnp.stack makes one array from several of the same size"
     elif kind.startswith("torch"):
-        advice = "jnp.asarray(x.detach().cpu().permute(0, 2, 3, 1).numpy()) makes one of a batch (n, 3, h, w)"
+        advice = "jnp.asarray(x.detach().cpu().permute(0, 2, 3, 1).numpy()) converts a batch (n, 3, h, w)"
     else:
-        advice = "jnp.asarray makes one of most things, load_image of a file"
-    raise error(f"{name}: expected an array of JAX's or NumPy's, got a {kind}; {advice}")
+        advice = "jnp.asarray converts most things, load_image reads a file"
+    raise error(f"{name}: expected a JAX or NumPy array, got a {kind}; {advice}")
 
 
 def _advice(shape: tuple[int, ...]) -> str:
-    """Return what to do with an array that is no batch of RGB images."""
+    """Return what to do with an array that is not a batch of RGB images."""
     if len(shape) == 3 and shape[-1] == 3:
         return "one image is image[None]"
     if len(shape) == 4 and shape[1] == 3:
@@ -51,29 +51,29 @@ def _advice(shape: tuple[int, ...]) -> str:
     if len(shape) == 3 and shape[0] == 3:
         return "channels come last, image.transpose(1, 2, 0)[None]"
     if len(shape) == 4 and shape[-1] == 4:
-        return "transparency has no place here, images[..., :3]"
-    gray = "of a network for gray images, take the mean of colors inside: net(params, images.mean(-1, keepdims=True))"
+        return "drop transparency with images[..., :3]"
+    gray = "for a network of gray images, average the colors inside it: net(params, images.mean(-1, keepdims=True))"
     if len(shape) == 4 and shape[-1] == 1:
         return f"gray as RGB is jnp.repeat(images, 3, axis=-1); {gray}"
     if len(shape) in (2, 3):
         some = "image[None, :, :, None]" if len(shape) == 2 else "images[..., None]"
         some = "image[None]" if len(shape) == 3 and shape[-1] == 1 else some
         return f"gray as RGB is jnp.repeat({some}, 3, axis=-1); {gray}"
-    return "n images of height h and width w in RGB, channels last"
+    return "that is n RGB images of height h and width w, channels last"
 
 
-OVERSHOOT = 0.3  # the most that bicubic resizing, along both axes, can leave [0, 1] by is 0.28
+OVERSHOOT = 0.3  # bicubic resizing along both axes can leave [0, 1] by at most 0.28
 
 
 def check_range(name: str, images: Any, *, resized: bool = True) -> None:
-    """Raise ValueError for images that are plainly not in [0, 1], where the values are there to be looked at.
+    """Raise ValueError for images that are plainly not in [0, 1], if their values are known.
 
-    Resizing leaves it by a little; bytes, and images that are normalized as for PyTorch, by much. What was not resized,
-    such as a color, may leave it by rounding only, in the type that it has.
+    Resizing leaves [0, 1] slightly; bytes, and images normalized as for PyTorch, leave it by far. What was not resized,
+    such as a color, may leave it only by the rounding of its own dtype.
     """
     if isinstance(images, Tracer):
         return
-    values = np.asarray(images)  # not a jax.Array: under an outer jit, what one computes of it would be traced
+    values = np.asarray(images)  # not a jax.Array: under an outer jit, anything computed from one is traced
     if not values.size:
         return
     low, high = float(values.min()), float(values.max())
@@ -88,7 +88,7 @@ def check_range(name: str, images: Any, *, resized: bool = True) -> None:
 
 
 def check_whole(name: str, number: Any, *, least: int, odd: bool = False) -> None:
-    """Raise ValueError unless a number is a whole one, of at least `least`, and odd if that is asked for."""
+    """Raise ValueError unless a number is whole, at least `least`, and odd if `odd` is set."""
     real = isinstance(number, int | float | np.number | jax.Array | np.ndarray) and not isinstance(number, bool)
     real = real and np.ndim(number) == 0 and not isinstance(number, Tracer)
     value = float(number) if real else 0.0
@@ -98,13 +98,13 @@ def check_whole(name: str, number: Any, *, least: int, odd: bool = False) -> Non
 
 
 def check_not_negative(name: str, number: Any, error: type[ValueError] = ValueError) -> None:
-    """Raise ValueError for a negative number, infinity and NaN, where it is there to be looked at."""
+    """Raise ValueError for a negative, infinite or NaN number, if its value is known."""
     if not isinstance(number, Tracer) and not np.all((np.asarray(number) >= 0) & (np.asarray(number) < np.inf)):
         raise error(f"{name}: expected a number of at least 0, got {number}")
 
 
 def check_finite(name: str, values: Any) -> None:
-    """Raise ValueError if there is a NaN or an infinity, where the values are there to be looked at."""
+    """Raise ValueError for values that contain a NaN or an infinity, if they are known."""
     if isinstance(values, Tracer):
         return
     bad = ~np.isfinite(np.asarray(values, np.float32))
@@ -113,7 +113,7 @@ def check_finite(name: str, values: Any) -> None:
 
 
 def checked_size(size: Any) -> int | tuple[int, int] | None:
-    """Return a size as Python's integers, whatever integers it was given as."""
+    """Return a size as Python integers, whatever type of integer it was given as."""
     if size is None:
         return None
     try:
@@ -126,7 +126,7 @@ def checked_size(size: Any) -> int | tuple[int, int] | None:
 
 
 def sides_of(size: Any) -> tuple[int, int]:
-    """Return the height and width that a size stands for: an int, or both."""
+    """Return the height and width that a size stands for: one int for both, or a pair."""
     sides = checked_size(size)
     if sides is None:
         raise ImageError("size: expected an int or (height, width), got None")

@@ -1,4 +1,4 @@
-"""The colors of a file, by its embedded ICC profile, as those of sRGB; by Little CMS, through Pillow."""
+"""Conversion of a file's colors from its embedded ICC profile to sRGB, by Little CMS through Pillow."""
 
 import functools
 import io
@@ -11,13 +11,13 @@ if TYPE_CHECKING:  # PIL is imported where it is used, so that `import jaxviz` s
     import PIL.Image
 
 _SPACES = {"L": ("GRAY", "RGB"), "I;16": ("GRAY",), "RGB": ("RGB",), "CMYK": ("CMYK",)}
-_NEAR = 1  # of 255: a profile that moves no color further is one of the many of sRGB itself
+_NEAR = 1  # of 255 levels: a profile that moves no color further is one of the many versions of sRGB
 
 
 def to_srgb(image: "PIL.Image.Image", profile: bytes | None) -> np.ndarray:
-    """Return an image of mode L, RGB, CMYK or I;16 in sRGB: `(h, w, 3)` of uint8, of I;16 `(h, w)` of uint16.
+    """Convert an image of mode L, RGB, CMYK or I;16 to sRGB: `(h, w, 3)` of uint8, or `(h, w)` of uint16 for I;16.
 
-    A profile of sRGB changes nothing, to the bit; nor does one that is damaged, or of another kind than the pixels.
+    An sRGB profile changes nothing, not one bit; nor does one that is damaged or does not match the kind of pixels.
     """
     conversion = _conversion(profile, image.mode) if profile else None
     if isinstance(conversion, np.ndarray):
@@ -29,7 +29,7 @@ def to_srgb(image: "PIL.Image.Image", profile: bytes | None) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)  # a folder of photographs has one or two
 def _conversion(profile: bytes, mode: str) -> Any:
-    """Return what takes pixels to sRGB: a table of gray levels, a transform, or None where nothing is to be done."""
+    """Return what takes pixels to sRGB: a table of gray levels, a transform, or None if there is nothing to do."""
     from PIL import ImageCms
 
     try:
@@ -44,7 +44,7 @@ def _conversion(profile: bytes, mode: str) -> Any:
 def _built(source: Any, target: Any, mode: str, made: str, flags: int) -> Any:
     from PIL import ImageCms
 
-    intent = ImageCms.Intent.RELATIVE_COLORIMETRIC  # with black for black, as in Photoshop
+    intent = ImageCms.Intent.RELATIVE_COLORIMETRIC  # with black point compensation, as in Photoshop
     flags = ImageCms.Flags(flags) | ImageCms.Flags.BLACKPOINTCOMPENSATION
     return ImageCms.buildTransform(source, target, mode, made, intent, flags)
 
@@ -64,15 +64,15 @@ def _transform(source: Any, mode: str) -> Any:
 
 
 def _table(source: Any, mode: str) -> np.ndarray | None:
-    """Return what becomes of each level of gray, not optimized: that is off by more than a level where it is dark."""
+    """Return the sRGB level for each gray level, unoptimized: the optimized one is off by over a level in the dark."""
     from PIL import Image, ImageCms
 
     exact = ImageCms.Flags.NOOPTIMIZE
     if mode == "L":
         levels, target, made = np.arange(2**8, dtype=np.uint8), ImageCms.createProfile("sRGB"), "RGB"
-    else:  # Pillow has no colors of 16 bits
+    else:  # Pillow has no 16-bit colors
         levels, target, made = np.arange(2**16, dtype=np.uint16), _gray(), "I;16"
-    # "RGB" where the profile is one of colors: gray pixels are then colors of three equal parts.
+    # "RGB" if it is a color profile: gray pixels are then colors with three equal components.
     ramp = Image.fromarray(levels[None])
     colors = source.profile.xcolor_space.strip() == "RGB"
     given = ramp.convert("RGB") if colors else ramp
@@ -83,7 +83,7 @@ def _table(source: Any, mode: str) -> np.ndarray | None:
 
 @functools.cache
 def _gray() -> Any:
-    """Return a profile of gray levels by sRGB's transfer curve, as ICC.1:2010 lays it out."""
+    """Return a profile for gray levels with sRGB's transfer curve, laid out as in ICC.1:2010."""
     from PIL import ImageCms
 
     def fixed(*values: float) -> bytes:

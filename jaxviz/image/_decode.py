@@ -1,4 +1,4 @@
-"""From what a decoder or an array holds to float32 RGB in [0, 1]: orientation, transparency, 16 bits, ranges."""
+"""From a decoder's output, or an array, to float32 RGB in [0, 1]: orientation, transparency, 16 bits, ranges."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # PIL is imported where it is used, so that `import jaxviz` s
     import PIL.Image
 
 
-# What turns the stored pixels upright, by the EXIF orientation; the names say where the first row and column belong.
+# How to turn the stored pixels upright, by EXIF orientation; the comments say where the first row and column belong.
 _UPRIGHT = {
     1: lambda pixels: pixels,  # top left
     2: lambda pixels: pixels[:, ::-1],  # top right
@@ -29,19 +29,19 @@ _UPRIGHT = {
 
 
 def check_area(size: tuple[int, int], name: str) -> None:
-    # PIL itself refuses only what is twice its limit and warns below that, when its warnings are not silenced.
+    # PIL itself refuses only images above twice its limit; between the two it just warns, unless warnings are silenced.
     from PIL import Image
 
     if Image.MAX_IMAGE_PIXELS is not None and math.prod(size) > Image.MAX_IMAGE_PIXELS:
-        raise ImageError(f"{name}: {_too_large(f'it says that it has {size[0]} x {size[1]} pixels')}")
+        raise ImageError(f"{name}: {_too_large(f'it claims {size[0]} x {size[1]} pixels')}")
 
 
 def _too_large(got: str) -> str:
     from PIL import Image
 
     return (
-        f"expected at most {Image.MAX_IMAGE_PIXELS} pixels (larger ones may be decompression bombs), got more: {got}; "
-        "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        f"expected at most {Image.MAX_IMAGE_PIXELS} pixels (larger images may be decompression bombs), got more: {got}"
+        "; shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
     )
 
 
@@ -49,10 +49,10 @@ def from_pil(image: "PIL.Image.Image", name: str, data: bytes = b"") -> np.ndarr
     raw = image.tile[0][3] if image.format == "PNG" and getattr(image, "tile", None) else None  # type: ignore[attr-defined]
     image.load()
     orientation = 1
-    # After load, which turns TIFFs itself. A photograph whose EXIF block is damaged is still a photograph.
+    # After load(), which turns TIFFs itself. A photograph with a damaged EXIF block is still a photograph.
     with contextlib.suppress(Exception):
         orientation = image.getexif().get(0x0112, 1)
-    if image.mode.startswith("I"):  # I;16 and its byte orders; I is what PIL makes of 16-bit PGM files
+    if image.mode.startswith("I"):  # I;16 in any byte order; PIL reads 16-bit PGM files as I
         values = _of_16_bits(image, name)
     elif image.mode == "F":
         values = np.asarray(image)
@@ -62,7 +62,7 @@ def from_pil(image: "PIL.Image.Image", name: str, data: bytes = b"") -> np.ndarr
 
 
 def _of_16_bits(image: "PIL.Image.Image", name: str) -> np.ndarray:
-    """Return gray as uint16, `(h, w)`; with a transparent level `(h, w, 4)`."""
+    """Return gray levels as uint16, `(h, w)`; or `(h, w, 4)` if one level is transparent."""
     from PIL import Image
 
     values, key = np.asarray(image), image.info.get("transparency")
@@ -79,13 +79,13 @@ def _of_16_bits(image: "PIL.Image.Image", name: str) -> np.ndarray:
 
 
 def _of_8_bits(image: "PIL.Image.Image", raw: Any, data: bytes) -> np.ndarray:
-    """Return colors in sRGB as uint8, `(h, w, 3)`; with transparency `(h, w, 4)`."""
+    """Return sRGB colors as uint8, `(h, w, 3)`; or `(h, w, 4)` with transparency."""
     key, profile = image.info.get("transparency"), image.info.get("icc_profile")
     opacity = None
     if image.mode in ("1", "L", "RGB"):
         if isinstance(key, int | tuple):
             opacity = np.where(_is_key(image, key, raw, data), 0, 255).astype(np.uint8)
-        if key is not None:  # PIL would convert it too, and complain if it cannot
+        if key is not None:  # PIL would try to convert the key too, and fail if it cannot
             image = image.copy()
             image.info = {}
     elif image.has_transparency_data:
@@ -100,7 +100,7 @@ def _of_8_bits(image: "PIL.Image.Image", raw: Any, data: bytes) -> np.ndarray:
 
 
 def _is_key(image: "PIL.Image.Image", key: Any, raw: Any, data: bytes) -> np.ndarray:
-    """Return where a PNG's pixels have its transparent color, which it gives in the bits that the file has."""
+    """Return where a PNG's pixels have its transparent color, which is given at the file's own bit depth."""
     from PIL import Image
 
     values = np.asarray(image)
@@ -110,7 +110,7 @@ def _is_key(image: "PIL.Image.Image", key: Any, raw: Any, data: bytes) -> np.nda
         return (values == np.array(key)).all(-1)
     high, low = np.divmod(np.array(key), 256)
     found = (values == high).all(-1)
-    if data and found.any():  # PIL keeps the higher bytes, unless it takes them for the lower ones
+    if data and found.any():  # PIL keeps the high bytes; "RGB;16L" makes it keep the low ones
         with Image.open(io.BytesIO(data), formats=["PNG"]) as other:
             other.tile = [tile._replace(args="RGB;16L") for tile in other.tile]  # type: ignore[attr-defined]
             found &= (np.asarray(other) == low).all(-1)
@@ -121,7 +121,7 @@ def from_array(values: np.ndarray, name: str) -> np.ndarray:
     if values.size == 0 or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3, 4))):
         raise ImageError(
             f"{name}: expected shape (h, w) or (h, w, channels) with 1, 3 or 4 channels, got {values.shape}; "
-            "images are channels-last and read one at a time"
+            "images have channels last and are read one at a time"
         )
     pixels = _unit_range(values, name)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
@@ -135,12 +135,12 @@ def _unit_range(values: np.ndarray, name: str) -> np.ndarray:
     """Values of any accepted dtype as float32 in [0, 1]."""
     if values.dtype == np.bool_:
         return values.astype(np.float32)
-    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:  # of either byte order
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:  # in either byte order
         return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
-    if not jnp.issubdtype(values.dtype, jnp.floating):  # jax's, which knows bfloat16
+    if not jnp.issubdtype(values.dtype, jnp.floating):  # JAX's test, which knows bfloat16
         raise ImageError(
             f"{name}: expected uint8, uint16, bool or floats in [0, 1], got {values.dtype}; "
-            "0 to 255 is converted by .astype('uint8')"
+            "convert values from 0 to 255 with .astype('uint8')"
         )
     low, high = float(values.min()), float(values.max())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also false for NaN

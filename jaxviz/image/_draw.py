@@ -1,4 +1,4 @@
-"""Pictures of maps: alone, or over the image that they explain."""
+"""Pictures of maps: alone, or over the image they explain."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,12 +12,13 @@ def draw(
     """Draw one map as a picture, alone or over its image.
 
     Args:
-        map: `(h, w)`, or `(h, w, 3)` with colors or signs, at absolute values. Its largest value becomes white; a map
+        map: `(h, w)`, or `(h, w, 3)` with colors or signs, in absolute units. Its largest value becomes white; a map
             with colors or negative values is drawn around middle gray.
-        over: the image, in [0, 1], to draw it over in colors of heat; of a map with colors, the largest absolute value.
-        fine: whether the map consists of single pixels, as gradients do. Over an image they would not be seen, so the
-            map is blurred by 3 pixels. A map of regions, such as Grad-CAM's or RISE's, is drawn from its least positive
-            value upward instead.
+        over: an image `(h, w, 3)` in [0, 1], to draw the map over as a heat map; for a map with colors, the heat is the
+            largest absolute value among them.
+        fine: whether the map consists of single pixels, as gradients do. These would not be visible over an image, so
+            such a map is blurred by 3 pixels. A map of regions, such as Grad-CAM's or RISE's, is drawn from its least
+            value up instead, if that is positive.
 
     Returns:
         The picture, `(h, w, 3)` in [0, 1].
@@ -36,5 +37,5 @@ def draw(
 
 
 def _above_least(map: Float[Array, "h w *c"]) -> Float[Array, "h w *c"]:
-    """Return what a map of regions has above its least value, if that is positive: RISE's is a mean score."""
+    """Subtract the least value of a map of regions, if it is positive, as it is in RISE's: a mean of scores."""
     return map - jnp.maximum(map.min(), 0)

@@ -19,9 +19,9 @@ from jaxviz.image._checks import ImageError, checked_size
 from jaxviz.image._decode import _too_large, check_area, from_array, from_pil
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-_OPENED = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")  # PIL's names of them
-_LARGEST = 2**31  # bytes of a file, which are read at once
-_JPEG = {"quality": 95, "subsampling": 0}  # pictures of pixels: no color is averaged over its neighbors
+_OPENED = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")  # by their names in PIL
+_LARGEST = 2**31  # bytes; a file is read into memory at once
+_JPEG = {"quality": 95, "subsampling": 0}  # single pixels matter: colors are not averaged over neighbors
 
 
 def load_image(
@@ -29,35 +29,37 @@ def load_image(
 ) -> Float32[Array, "h w 3"]:
     """Read an image as float32 RGB in [0, 1].
 
-    Files are JPEG (also MPO), PNG, WebP, GIF, BMP, TIFF, PPM or AVIF, and HEIF once pillow-heif is registered; nothing
-    else is opened, whatever Pillow may know: a photograph that is PostScript would start a program.
+    Files are JPEG (also MPO), PNG, WebP, GIF, BMP, TIFF, PPM or AVIF, and HEIF once pillow-heif is registered. Nothing
+    else is opened, even if Pillow could: PostScript disguised as a photograph would start a program.
 
-    EXIF orientation is applied, transparency is flattened on white, gray becomes RGB, and of an animation the first
-    frame is taken. 8-bit values are divided by 255 and 16-bit ones by 65535 (16-bit *gray* files; PIL reads 16-bit
-    color files at 8 bits).
+    EXIF orientation is applied, transparency is flattened onto white, gray becomes RGB, and an animation gives its
+    first frame. 8-bit values are divided by 255 and 16-bit ones by 65535 (16-bit *gray* files; PIL reads 16-bit color
+    files at 8 bits).
 
-    Colors are sRGB's. An embedded ICC profile (of RGB, gray or CMYK) is converted from, by relative colorimetry with
-    black point compensation, and what lies outside of sRGB is clipped; the error against exact arithmetic is up to one
-    level of 255. A profile that moves no color by more than one level is sRGB's, and changes nothing. One that is
-    damaged, or of another kind than the pixels, is ignored, as is whatever else a file says of its colors, such as
-    PNG's gamma. Without a profile RGB is taken for sRGB and CMYK for its plain complement. A PIL image goes by the
-    profile in its `info`.
+    Colors are sRGB. An embedded ICC profile (RGB, gray or CMYK) is converted by relative colorimetry with black point
+    compensation, and colors outside sRGB are clipped; the error against exact arithmetic is at most one level of 255. A
+    profile that moves no color by more than one level counts as sRGB, and changes nothing. A profile that is damaged or
+    does not match the pixels is ignored, as is anything else a file says about its colors, such as PNG's gamma. Without
+    a profile, RGB is taken as sRGB and CMYK as its plain complement. For a PIL image, the profile in its `info` counts.
 
-    Resizing is antialiased bicubic on floats, PIL's and torchvision's arithmetic without their rounding to 8 bits. What
-    an ImageNet classifier expects is `load_image(source, size=256)[16:240, 16:240]`.
+    Resizing is antialiased bicubic on floats: the arithmetic of PIL and torchvision without their rounding to 8 bits.
+    An ImageNet classifier expects `load_image(source, size=256)[16:240, 16:240]`.
 
     Args:
         source: a path, the bytes of a file, a binary file object, a PIL image, or an array `(h, w)` or
             `(h, w, 1 | 3 | 4)` of uint8, uint16, bool, or floats in [0, 1].
-        size: None keeps the size; an int scales the shorter side to it and cuts the center `(size, size)`;
-            `(height, width)` scales to exactly that.
-        longest: instead of `size`, scales an image whose longer side is longer down to that, and keeps all of it.
+        size: in pixels. None keeps the image's own; an int scales the shorter side to it and crops the center
+            `(size, size)`; `(height, width)` scales to exactly that.
+        longest: instead of `size`, scales an image whose longer side exceeds this many pixels down to it, uncropped.
+
+    Returns:
+        The image, `(h, w, 3)` of float32 in [0, 1].
 
     Raises:
-        ImageError: no such file, a folder, a pipe or device, no image or one of another format, a damaged or truncated
-            one (never padded, unless the program has set PIL's `LOAD_TRUNCATED_IMAGES`), one larger than PIL's limit
-            against decompression bombs or of more than 2 GiB, an array of another shape, dtype or range, a size below
-            1, or both `size` and `longest`.
+        ImageError: no such file; a folder, pipe or device; not an image, or one in another format; a damaged or
+            truncated image (never padded, unless the program has set PIL's `LOAD_TRUNCATED_IMAGES`); one above PIL's
+            limit against decompression bombs, or of more than 2 GiB; an array of another shape, dtype or range; a size
+            below 1; or both `size` and `longest`.
 
     >>> load_image(np.array([[0, 255]], np.uint8)).tolist()
     [[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]]
@@ -69,7 +71,7 @@ def load_image(
     if longest is None:
         return jnp.asarray(read_pixels(source, size))
     if size is not None or longest < 1:
-        raise ImageError(f"longest: expected at least 1 pixel and no size beside it, got {longest} and size {size}")
+        raise ImageError(f"longest: expected at least 1 pixel, and no size as well, got {longest} and size {size}")
     pixels = _pixels(source)
     scale = min(1.0, longest / max(pixels.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
@@ -77,17 +79,17 @@ def load_image(
 
 
 def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> None:
-    """Write an image to a PNG or JPEG file, by the suffix of its name.
+    """Write an image to a PNG or JPEG file, as the suffix of its name says.
 
-    Values are clipped to [0, 1] and rounded to 8 bits. The file appears whole or not at all, and the folders above it
-    are made.
+    Values are clipped to [0, 1] and rounded to 8 bits. The file appears whole or not at all, and missing folders above
+    it are created.
 
     Args:
         path: ends in .png, .jpg or .jpeg.
-        image: `(h, w, 3)` or gray `(h, w)`.
+        image: `(h, w, 3)` or gray `(h, w)`, floats in [0, 1].
 
     Raises:
-        ImageError: another suffix, another shape, integers, or values that are NaN or infinite; nothing is written.
+        ImageError: another suffix or shape, integers, or values that are NaN or infinite; nothing is written then.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -102,10 +104,10 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
         raise ImageError(f"{path}: expected floats in [0, 1], got {values.dtype}; divide 0 to 255 by 255")
     values = values.astype(np.float32)
     if path.suffix.lower() not in FORMATS:
-        raise ImageError(f"{path}: expected a name that ends in {', '.join(FORMATS)}, got {path.suffix!r}")
+        raise ImageError(f"{path}: expected a name ending in {', '.join(FORMATS)}, got {path.suffix!r}")
     if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)) or values.size == 0:
         raise ImageError(
-            f"{path}: expected one image (h, w, 3) or (h, w), got shape {values.shape}; montage puts many into one"
+            f"{path}: expected one image (h, w, 3) or (h, w), got shape {values.shape}; montage arranges several in one"
         )
     if not np.isfinite(values).all():
         raise ImageError(f"{path}: expected finite values, got {np.sum(~np.isfinite(values))} that are NaN or infinite")
@@ -117,13 +119,13 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
 
 
 def read_pixels(source: object, size: int | tuple[int, int] | None) -> np.ndarray:
-    """What `load_image` returns, before it is put on a device."""
+    """Return what `load_image` does, before it is put on a device."""
     sides = checked_size(size)
     return _fit(_pixels(source), sides)
 
 
 def _pixels(source: object) -> np.ndarray:
-    """Any source as (h, w, 3) float32 in [0, 1]."""
+    """Return any source as `(h, w, 3)` float32 in [0, 1]."""
     from PIL import Image
 
     if isinstance(source, Image.Image):
@@ -144,12 +146,12 @@ def _pixels(source: object) -> np.ndarray:
     except Image.UnidentifiedImageError as error:
         raise ImageError(
             f"{name}: expected an image file, got {len(data)} bytes that begin with {data[:16]}; "
-            f"the formats are {_formats()}"
+            f"supported formats are {_formats()}"
         ) from error
 
 
 def _openable() -> list[str]:
-    """Return those of the formats that this Pillow can read."""
+    """Return the formats among `_OPENED` that this version of Pillow can read."""
     from PIL import Image
 
     Image.init()
@@ -161,7 +163,7 @@ def _formats() -> str:
 
 
 def _contents(source: object) -> tuple[str, bytes]:
-    """What to call a source in messages, and the bytes of the file."""
+    """Return what messages call a source, and its bytes."""
     if isinstance(source, bytes | bytearray | memoryview):
         return "the bytes", bytes(source)
     if isinstance(source, str | os.PathLike):
@@ -181,7 +183,7 @@ def _contents(source: object) -> tuple[str, bytes]:
 def _file_contents(path: Path) -> bytes:
     try:
         found = path.stat()
-        # Before it is opened: that of a pipe waits for whoever writes to it, and a device may never end.
+        # Before it is opened: opening a pipe waits for a writer, and a device may never end.
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
             raise ImageError(f"{path}: expected an image file, got a pipe, a socket or a device; copy it to a file")
         if found.st_size > _LARGEST:
@@ -190,7 +192,9 @@ def _file_contents(path: Path) -> bytes:
             )
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise ImageError(f"{path}: expected an image file, got a path where there is none; check the name") from error
+        raise ImageError(
+            f"{path}: expected an image file, but there is nothing at this path; check the name"
+        ) from error
     except IsADirectoryError as error:
         raise ImageError(f"{path}: expected an image file, got a folder; name a file in it") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -211,22 +215,22 @@ def _named_errors(name: str):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: {_too_large(str(error))}") from error
-    except Exception as error:  # a damaged file takes its decoder anywhere: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # damaged files make decoders raise anything: OSError, SyntaxError, struct.error, ...
         raise ImageError(
-            f"{name}: expected a whole image, got one that is truncated, damaged or of an unsupported kind "
-            f"(PIL: {error}); get it again, or save it again as PNG"
+            f"{name}: expected a complete image, got one that is truncated, damaged or of an unsupported kind "
+            f"(PIL: {error}); download it again, or save it again as PNG"
         ) from error
 
 
 def _fit(pixels: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:
-    """Resize as `load_image` says, through the part of the source that is kept: a crop costs nothing extra."""
+    """Resize as `load_image` says, computing only the part that is kept: a crop costs nothing extra."""
     if size is None:
         return pixels
     height, width = pixels.shape[:2]
     if isinstance(size, int):
         shorter = min(height, width)
         rows, columns = size, size
-        # The longer side is rounded down and the crop to the nearest even, as torchvision does, to the pixel.
+        # As in torchvision, to the pixel: the longer side is rounded down, the crop's offset to the nearest even.
         whole = (size * height // shorter, size * width // shorter)
     else:
         rows, columns = whole = size
@@ -237,16 +241,16 @@ def _fit(pixels: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:
 
 
 def _rescaled(planes: np.ndarray, count: int, first: int, whole: int) -> np.ndarray:
-    """Rows `first` to `first + count` of planes (channels, n, m) that are scaled to `whole` rows, clipped to [0, 1]."""
+    """Return rows `first` to `first + count` of planes (channels, n, m) scaled to `whole` rows, clipped to [0, 1]."""
     weights = _bicubic(planes.shape[1], count, first, whole)
     return np.stack([np.clip(weights @ np.ascontiguousarray(plane), 0, 1) for plane in planes])
 
 
 @functools.lru_cache(maxsize=256)
 def _bicubic(size: int, count: int, first: int, whole: int) -> Any:
-    """The sparse matrix (count, size) of PIL's antialiased bicubic: PIL itself resizes colors in 8 bits only.
+    """Return the sparse matrix (count, size) of PIL's antialiased bicubic resizing.
 
-    Its float images are of one channel, and three of them take twice as long as all of this.
+    PIL itself resizes colors only in 8 bits. Its float images have one channel, and three take twice as long as this.
     """
     from scipy.sparse import csr_array
 

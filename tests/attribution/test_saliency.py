@@ -325,19 +325,19 @@ class _Tensor:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: [*x], r"images: expected an array of JAX's or NumPy's, got a list; jnp\.stack"),
+        (lambda x: [*x], r"images: expected a JAX or NumPy array, got a list; jnp\.stack"),
         (lambda x: x.tolist(), "got a list"),
         (lambda x: _Tensor(), r"got a torch\._Tensor; .*permute\(0, 2, 3, 1\)"),
         (lambda x: "cat.jpg", "got a str; .*load_image"),
         (lambda x: x[:0], r"expected at least one image of at least one pixel, got shape \(0, 32, 32, 3\)"),
         (lambda x: x[:, :0], "expected at least one image of at least one pixel"),
         (lambda x: x[0], r"one image is image\[None\]"),
-        (lambda x: x[..., :1], r"jnp\.repeat\(images, 3, axis=-1\); of a network for gray images"),
+        (lambda x: x[..., :1], r"jnp\.repeat\(images, 3, axis=-1\); for a network of gray images"),
         (lambda x: x[..., 0], r"jnp\.repeat\(images\[\.\.\., None\], 3"),
         (lambda x: x[0, ..., 0], r"jnp\.repeat\(image\[None, :, :, None\], 3"),
         (lambda x: x.transpose(0, 3, 1, 2), r"channels come last, images\.transpose\(0, 2, 3, 1\)"),
         (lambda x: x[0].transpose(2, 0, 1), r"channels come last, image\.transpose\(1, 2, 0\)\[None\]"),
-        (lambda x: jnp.concatenate([x, x[..., :1]], -1), r"transparency has no place here, images\[\.\.\., :3\]"),
+        (lambda x: jnp.concatenate([x, x[..., :1]], -1), r"drop transparency with images\[\.\.\., :3\]"),
     ],
 )
 def test_what_is_no_batch_of_images(change, message, small_params, images):

@@ -369,7 +369,7 @@ def test_results_that_cannot_be_written(small, capsys, tmp_path):
 
 def test_pictures_of_other_settings_do_not_pass_for_done(small, capsys, monkeypatch):
     def fail(path, data):
-        raise OSError(28, f"{path}: expected a file that can be written, got No space left on device")
+        raise OSError(28, f"{path}: expected a writable file, got No space left on device")
 
     call("saliency", CAT, "--target", "3")
     with monkeypatch.context() as context:

@@ -173,7 +173,7 @@ def test_a_result_is_made_by_one_run_at_a_time(verb, capsys):
     line, at = LOCKED[verb]
     with alone_at(Path(at)), pytest.raises(SystemExit):
         cli.main(line.split())
-    assert f"jaxviz: {at}: another run is making this; wait for it, or give another --out" in capsys.readouterr().err
+    assert f"jaxviz: {at}: another run is writing this; wait for it, or use another --out" in capsys.readouterr().err
     assert [path.name for path in Path("out").iterdir()] == []
 
 

@@ -250,7 +250,7 @@ def test_hugging_face():
     [
         (np.float32(255) * PIXELS[0], r"expected floats in \[0, 1\], got \[.*\]; divide 0 to 255 by 255"),
         (PIXELS[0] * 4 - 2, r"expected floats in \[0, 1\], got \[-.*\], as if normalized by a mean and a deviation"),
-        (np.ones((8, 8, 3), np.int64), r"got int64; 0 to 255 is converted by .astype\('uint8'\)"),
+        (np.ones((8, 8, 3), np.int64), r"got int64; convert values from 0 to 255 with .astype\('uint8'\)"),
         (PIXELS[:2], r"expected one image, got a batch of shape \(2, 16, 16, 3\)"),
         ((), "expected an image, or an image and its label, got an empty tuple or list"),
         (3, "expected a path, bytes, a file object, a PIL image or an array, got builtins.int"),

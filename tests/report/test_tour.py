@@ -52,7 +52,7 @@ def test_the_page_holds_every_section(tour):
 
 
 def test_two_tours_do_not_share_a_folder(tour, tmp_path):
-    said = "tour: another run is writing to this folder; wait for it, or give another folder"
+    said = "tour: another run is writing to this folder; wait for it, or use another folder"
     with alone_in(tmp_path / "tour"), pytest.raises(ValueError, match=said):
         tour()
     assert made == []

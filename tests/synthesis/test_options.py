@@ -78,7 +78,7 @@ RUN = [
     *((name, {"steps": "ten"}, "steps: expected a whole number, got 'ten'") for name in ITERATED),
     *((name, {"every": True}, "every: expected a whole number, got True") for name in ITERATED if name != "fool"),
     *(
-        (name, {"callback": "print"}, "callback: expected a function of what there is so far, got 'print'")
+        (name, {"callback": "print"}, "callback: expected a function that takes the result so far, got 'print'")
         for name in ITERATED
         if name not in ("fool", "sheet")
     ),
@@ -122,16 +122,16 @@ OPTIMIZERS = [
 
 BATCHES, SINGLE = ("dream", "dream_zoom", "invert", "fool", "resemblance"), ("texture", "efros_leung", "restyle")
 NO_IMAGES = [
-    *((name, {"images": IMAGES.tolist()}, "images: expected an array of .* got a list") for name in BATCHES),
+    *((name, {"images": IMAGES.tolist()}, "images: expected a JAX or NumPy array, got a list") for name in BATCHES),
     *((name, {"images": IMAGES[:0]}, "images: expected at least one image of at least one pixel") for name in BATCHES),
     *((name, {"images": 255 * IMAGES}, r"images: expected values in \[0, 1\], got") for name in BATCHES),
-    *((name, {"image": IMAGE.tolist()}, "image: expected an array of .* got a list") for name in SINGLE),
+    *((name, {"image": IMAGE.tolist()}, "image: expected a JAX or NumPy array, got a list") for name in SINGLE),
     *((name, {"image": 255 * IMAGE}, r"image: expected values in \[0, 1\], got") for name in SINGLE),
     *((name, {"image": IMAGES[None]}, r"\(h, w, 3\), got shape \(1, 1, 8, 8, 3\)") for name in SINGLE),
     ("texture", {"image": IMAGE[:0]}, "image: expected at least one image of at least one pixel"),
-    ("stylize", {"content": IMAGE.tolist()}, "content: expected an array of .* got a list"),
-    ("stylize", {"styles": [IMAGE.tolist()]}, "styles: expected an array of .* got a list"),
-    ("train_style_net", {"styles": [IMAGE.tolist()]}, "styles: expected an array of .* got a list"),
+    ("stylize", {"content": IMAGE.tolist()}, "content: expected a JAX or NumPy array, got a list"),
+    ("stylize", {"styles": [IMAGE.tolist()]}, "styles: expected a JAX or NumPy array, got a list"),
+    ("train_style_net", {"styles": [IMAGE.tolist()]}, "styles: expected a JAX or NumPy array, got a list"),
     ("invert", {"start": 255 * IMAGES}, r"start: expected values in \[0, 1\]"),
     ("ascend", {"start": "cat.png"}, "start: expected a brightness, a color or an image, got 'cat.png'"),
     ("total_variation", {"images": IMAGE}, r"expected images \(n, h, w, 3\), .*; one image is image\[None\]"),
@@ -220,7 +220,7 @@ def test_errors(name, options, message):
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_tensor_is_no_array(name):
     torch = pytest.importorskip("torch")
-    with pytest.raises(ValueError, match=r"images: expected an array of .*Tensor"):
+    with pytest.raises(ValueError, match=r"images: expected a JAX or NumPy array, .*Tensor"):
         METHODS[name](images=torch.tensor(np.asarray(IMAGES)))
 
 
