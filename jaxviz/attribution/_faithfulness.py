@@ -55,7 +55,7 @@ def deletion(
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
-        >>> score = lambda weights, images: jnp.sum(weights * images.mean(-1), axis=(1, 2))
+        >>> score = lambda weights, images: jnp.sum(weights[None] * images.mean(-1), axis=(1, 2))
         >>> weights = jnp.array([[1.0, 2.0], [0.0, 4.0]])
         >>> values, areas = jaxviz.deletion(score, weights, jnp.ones((1, 2, 2, 3)), weights[None], step=1, fill=0.0)
         >>> print(values, areas)
@@ -97,7 +97,7 @@ def insertion(
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
-        >>> score = lambda weights, images: jnp.sum(weights * images.mean(-1), axis=(1, 2))
+        >>> score = lambda weights, images: jnp.sum(weights[None] * images.mean(-1), axis=(1, 2))
         >>> weights = jnp.array([[1.0, 2.0], [0.0, 4.0]])
         >>> values, areas = jaxviz.insertion(score, weights, jnp.ones((1, 2, 2, 3)), weights[None], step=1, fill=0.0)
         >>> print(values, areas)

@@ -19,7 +19,7 @@ def guided_backprop(
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
-        >>> score = lambda w, images: (jax.nn.relu(images.sum((1, 2)) @ w) * jnp.array([1.0, -1.0])).sum(-1)
+        >>> score = lambda w, images: (jax.nn.relu(images.sum((1, 2)) @ w) * jnp.array([[1.0, -1.0]])).sum(-1)
         >>> w = jnp.array([[1.0, 5.0]] * 3)
         >>> print(jaxviz.guided_backprop(score, w, jnp.ones((1, 1, 1, 3))))
         [[[[1. 1. 1.]]]]

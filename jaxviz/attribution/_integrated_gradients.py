@@ -45,8 +45,8 @@ def integrated_gradients(
     `(image - baseline)` times the mean gradient on the straight line between them, by Gauss-Legendre quadrature. The
     shares add up to `score(image) - score(baseline)` as `steps` grows; `gap` says how nearly, and outside of jit a
     warning does where more than 5% are missing. From black to a photograph, of the class ranked first, 200 steps left
-    0.1% to 0.5% on VGG-16 but 0.4% to 6% on EfficientNet-Lite0, whose gradient has many more jumps on the way, and the
-    default of 50 steps 9% to 21% on others.
+    0.1% to 0.5% on VGG-16 but up to 6% on EfficientNet-Lite0, whose gradient has many more jumps on the way (median of
+    24 photographs: 1.0%), and the default of 50 steps 5.1% (median; of a tenth of them more than 14%, at worst 25%).
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
@@ -61,8 +61,8 @@ def integrated_gradients(
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
-        >>> score = lambda weights, images: jnp.sum(weights * images**2, axis=(1, 2, 3))
-        >>> weights = jnp.array([1.0, -3.0, 4.0])
+        >>> score = lambda weights, images: jnp.sum(weights[None] * images**2, axis=(1, 2, 3))
+        >>> weights = jnp.array([[[1.0, -3.0, 4.0]]])
         >>> maps, gap = jaxviz.integrated_gradients(score, weights, jnp.full((1, 1, 1, 3), 0.5), steps=5)
         >>> print(maps.round(4), gap < 1e-5)
         [[[[ 0.25 -0.75  1.  ]]]] [ True]

@@ -46,7 +46,7 @@ def occlusion(
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
-        >>> score = lambda weights, images: jnp.sum(weights * images.sum(-1), axis=(1, 2))
+        >>> score = lambda weights, images: jnp.sum(weights[None] * images.sum(-1), axis=(1, 2))
         >>> weights = jnp.array([[1.0, 2.0], [3.0, 4.0]])
         >>> print(jaxviz.occlusion(score, weights, jnp.ones((1, 2, 2, 3)), window=1, stride=1, fill=0.0))
         [[[ 3.  6.]

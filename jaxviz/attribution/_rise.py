@@ -44,7 +44,7 @@ def rise(
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
-        >>> score = lambda weights, images: jnp.sum(weights * images.mean(-1), axis=(1, 2))
+        >>> score = lambda weights, images: jnp.sum(weights[None] * images.mean(-1), axis=(1, 2))
         >>> weights = jnp.zeros((8, 8)).at[2, 5].set(1.0)
         >>> maps = jaxviz.rise(score, weights, jax.random.key(0), jnp.ones((1, 8, 8, 3)), masks=500, fill=0.0)
         >>> print(jnp.argmax(maps) == 2 * 8 + 5)

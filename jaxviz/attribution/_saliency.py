@@ -41,7 +41,7 @@ def gradient(score: Score, params: Any, images: Images, *, batch_size: int | Non
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
-        >>> score = lambda weights, images: jnp.sum(weights * images, axis=(1, 2, 3))
+        >>> score = lambda weights, images: jnp.sum(weights[None] * images, axis=(1, 2, 3))
         >>> weights = jnp.arange(12.0).reshape(2, 2, 3)
         >>> print(jnp.array_equal(jaxviz.gradient(score, weights, jnp.ones((1, 2, 2, 3)))[0], weights))
         True
@@ -57,7 +57,7 @@ def saliency(score: Score, params: Any, images: Images, *, batch_size: int | Non
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
-        >>> score = lambda weights, images: jnp.sum(weights * images, axis=(1, 2, 3))
+        >>> score = lambda weights, images: jnp.sum(weights[None] * images, axis=(1, 2, 3))
         >>> weights = jnp.array([[[1.0, -3.0, 2.0]]])
         >>> print(jaxviz.saliency(score, weights, jnp.ones((1, 1, 1, 3))))
         [[[3.]]]
@@ -78,8 +78,8 @@ def input_x_gradient(
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
-        >>> score = lambda weights, images: jnp.sum(weights * images, axis=(1, 2, 3))
-        >>> print(jaxviz.input_x_gradient(score, jnp.array([1.0, -3.0, 2.0]), jnp.full((1, 1, 1, 3), 0.5)))
+        >>> score = lambda weights, images: jnp.sum(weights[None] * images, axis=(1, 2, 3))
+        >>> print(jaxviz.input_x_gradient(score, jnp.array([[[1.0, -3.0, 2.0]]]), jnp.full((1, 1, 1, 3), 0.5)))
         [[[[ 0.5 -1.5  1. ]]]]
 
     Shrikumar et al. 2016, Not Just a Black Box.

@@ -39,8 +39,8 @@ def smoothgrad(
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
-        >>> score = lambda weights, images: jnp.sum(weights * images, axis=(1, 2, 3))
-        >>> weights, images = jnp.array([1.0, -3.0, 2.0]), jnp.ones((1, 1, 1, 3))
+        >>> score = lambda weights, images: jnp.sum(weights[None] * images, axis=(1, 2, 3))
+        >>> weights, images = jnp.array([[[1.0, -3.0, 2.0]]]), jnp.ones((1, 1, 1, 3))
         >>> print(jaxviz.smoothgrad(score, weights, jax.random.key(0), images, statistic="squared"))
         [[[[1. 9. 4.]]]]
 

@@ -82,7 +82,7 @@ def resemblance(net: Net, params: Any, images: Images, *, layer: str) -> _Resemb
         >>> net = lambda params, images: jax.nn.relu(images)
         >>> guide = jnp.array([[[[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]]])
         >>> score = jaxviz.resemblance(net, None, guide, layer="relu_0")
-        >>> print(score(None, jnp.full((1, 4, 4, 3), 0.5) * jnp.array([1.0, 0.0, 0.0])))
+        >>> print(score(None, jnp.full((1, 4, 4, 3), jnp.array([0.5, 0.0, 0.0]))))
         [0.5]
 
     Mordvintsev, Olah & Tyka 2015, Inceptionism: Going Deeper into Neural Networks.

@@ -153,7 +153,7 @@ def logit(net: Net, target: Index | None = None) -> Logit:
     Example:
         >>> import jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: images.mean((1, 2)) @ params
-        >>> images = jnp.ones((2, 4, 4, 3)) * jnp.array([0.25, 0.5, 1.0])
+        >>> images = jnp.full((2, 4, 4, 3), jnp.array([0.25, 0.5, 1.0]))
         >>> print(jaxviz.logit(net, 1)(jnp.eye(3), images))
         [0.5 0.5]
         >>> print(jaxviz.logit(net, jnp.array([[0, 2]]))(jnp.eye(3), images))  # two classes of every image
@@ -177,7 +177,7 @@ def probability(net: Net, target: Index | None = None) -> Logit:
     Example:
         >>> import jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: images.mean((1, 2)) @ params
-        >>> print(jaxviz.probability(net, 1)(jnp.eye(3), jnp.ones((1, 4, 4, 3)) * jnp.log(jnp.array([1.0, 2.0, 1.0]))))
+        >>> print(jaxviz.probability(net, 1)(jnp.eye(3), jnp.full((1, 4, 4, 3), jnp.log(jnp.array([1.0, 2.0, 1.0])))))
         [0.5]
     """
     return Logit(net, numbers(target), softmax=True)

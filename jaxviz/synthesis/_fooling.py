@@ -79,7 +79,7 @@ def fool(
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: images.mean((1, 2)) @ params
-        >>> images = jnp.ones((1, 8, 8, 3)) * jnp.array([0.5, 0.4, 0.3])  # red
+        >>> images = jnp.full((1, 8, 8, 3), jnp.array([0.5, 0.4, 0.3]))  # red
         >>> found = jaxviz.fool(net, jnp.eye(3), images, target=1)
         >>> print(net(jnp.eye(3), found.images).argmax(-1), found.succeeded, jnp.abs(found.images - images).max() < 0.2)
         [1] [ True] True

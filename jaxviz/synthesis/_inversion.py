@@ -73,7 +73,7 @@ def invert(
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: jax.nn.relu(images @ params)
-        >>> images = jnp.ones((1, 8, 8, 3)) * jnp.array([0.2, 0.5, 0.8])
+        >>> images = jnp.full((1, 8, 8, 3), jnp.array([0.2, 0.5, 0.8]))
         >>> found = jaxviz.invert(net, jnp.eye(3), jax.random.key(0), images, layer="relu_0", steps=200)
         >>> print(found.images[0, 4, 4].round(1))
         [0.2 0.5 0.8]

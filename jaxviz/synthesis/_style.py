@@ -96,7 +96,7 @@ def stylize(
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: jax.nn.relu(images @ params)
-        >>> photo, blue = jnp.full((8, 8, 3), 0.5), jnp.ones((6, 6, 3)) * jnp.array([0.0, 0.0, 1.0])
+        >>> photo, blue = jnp.full((8, 8, 3), 0.5), jnp.full((6, 6, 3), jnp.array([0.0, 0.0, 1.0]))
         >>> layers = {"content_layers": ["relu_0"], "style_layers": ["relu_0"], "steps": 30}
         >>> found = jaxviz.stylize(net, jnp.eye(3), jax.random.key(0), photo, blue, **layers)
         >>> print(found.images[0, 0, 0].round(1))

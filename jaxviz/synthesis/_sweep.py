@@ -37,7 +37,7 @@ def sweep(
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: jax.nn.relu(images @ params)
-        >>> gray, blue = jnp.full((8, 8, 3), 0.5), jnp.ones((6, 6, 3)) * jnp.array([0.0, 0.0, 1.0])
+        >>> gray, blue = jnp.full((8, 8, 3), 0.5), jnp.full((6, 6, 3), jnp.array([0.0, 0.0, 1.0]))
         >>> layers = {"content_layers": ["relu_0"], "style_layers": ["relu_0"], "steps": 30}
         >>> args = (net, jnp.eye(3), jax.random.key(0), gray, blue)
         >>> row = jaxviz.sweep(jaxviz.stylize, "style_weights", [0.0, 100.0], *args, **layers)

@@ -67,9 +67,9 @@ def texture(
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: jax.nn.relu(images @ params)
-        >>> params, red = jnp.eye(3), jnp.ones((8, 8, 3)) * jnp.array([1.0, 0.0, 0.0])
+        >>> params, red = jnp.eye(3), jnp.full((8, 8, 3), jnp.array([1.0, 0.0, 0.0]))
         >>> found = jaxviz.texture(net, params, jax.random.key(0), red, layers=["relu_0"], size=(4, 12), steps=30)
-        >>> print(found.images.shape, jnp.abs(found.images - red[:4, :1]).max() < 0.01)
+        >>> print(found.images.shape, jnp.abs(found.images - red[None, :4, :1]).max() < 0.01)
         (1, 4, 12, 3) True
 
     Gatys, Ecker & Bethge 2015, Texture Synthesis Using Convolutional Neural Networks.

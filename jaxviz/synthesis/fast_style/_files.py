@@ -124,7 +124,7 @@ def export_style_net(params: Any) -> bytes:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> params = jaxviz.init_style_net(jax.random.key(0), width=4, blocks=1, styles=2)
         >>> program = jax.export.deserialize(jaxviz.export_style_net(params))
-        >>> print(program.call(jnp.zeros((1, 33, 54, 3)), jnp.array([1.0, 0.0])).shape)
+        >>> print(program.call(jnp.zeros((1, 33, 54, 3), "float32"), jnp.array([1.0, 0.0], "float32")).shape)
         (1, 33, 54, 3)
     """
     from jax import export

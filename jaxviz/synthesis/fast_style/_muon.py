@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from jaxviz.synthesis._minimize import by_its_own_rules
+
 _MATRIX = optax.contrib.MuonDimensionNumbers((1, 2, 3), 4)  # of kernels of one shape, (k, h, w, in, out)
 
 
@@ -21,18 +23,18 @@ def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
         learning_rate: a number above 0, or an optax schedule.
 
     Example:
-        >>> import jax.numpy as jnp, jaxviz, optax
+        >>> import jax.numpy as jnp, jaxviz
         >>> params = {"kernel": jnp.ones((3, 3, 2, 4)), "offset": jnp.zeros(4)}
-        >>> step = jaxviz.muon(optax.linear_schedule(1e-2, 0.0, 100))
+        >>> step = jaxviz.muon(1e-2)
         >>> updates, state = step.update(params, step.init(params), params)
         >>> print(updates["kernel"].shape, bool((updates["kernel"] < 0).all()))
         (3, 3, 2, 4) True
 
     Jordan et al. 2024, Muon: An Optimizer for Hidden Layers in Neural Networks.
     """
-    inner = optax.contrib.muon(-1.0, consistent_rms=0.2, muon_weight_dimension_numbers=_kernels)
-    directions = optax.GradientTransformation(lambda params: inner.init(_stacks(params)), _Update(inner))
-    return optax.chain(directions, optax.scale_by_learning_rate(learning_rate))
+    directions = optax.contrib.muon(-1.0, consistent_rms=0.2, muon_weight_dimension_numbers=_kernels)
+    inner = optax.chain(directions, optax.scale_by_learning_rate(learning_rate))
+    return optax.GradientTransformation(lambda params: inner.init(_stacks(params)), _Update(inner))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,8 @@ class _Update:
 
     def __call__(self, updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         found: Any
-        found, state = self.inner.update(_stacks(updates), state, _stacks(params))
+        with by_its_own_rules():
+            found, state = self.inner.update(_stacks(updates), state, _stacks(params))
         rows = {shape: iter(stack) for shape, stack in found.items()}
         return jax.tree.map(lambda x: next(rows[str(x.shape)]), updates), state
 

@@ -126,7 +126,7 @@ def train_style_net(
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: jax.nn.relu(images @ params)
-        >>> photos, blue = jnp.full((2, 16, 16, 3), 0.5), jnp.ones((8, 8, 3)) * jnp.array([0.0, 0.0, 1.0])
+        >>> photos, blue = jnp.full((2, 16, 16, 3), 0.5), jnp.full((8, 8, 3), jnp.array([0.0, 0.0, 1.0]))
         >>> options = {"content_layers": ["relu_0"], "style_layers": ["relu_0"], "width": 2, "blocks": 1}
         >>> options |= {"size": 16, "steps": 40, "learning_rate": 0.03}
         >>> made = jaxviz.train_style_net(net, jnp.eye(3), jax.random.key(0), photos, [blue], **options)
