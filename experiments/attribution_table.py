@@ -7,8 +7,8 @@ the photograph, its shorter side resized to 256 px and the middle 224 x 224 cut 
 the map, 224 x 8 at a time, as in the authors' batch script: 28 steps and the start. Deletion puts ImageNet's mean,
 (0.485, 0.456, 0.406), in their place; insertion begins with the photograph blurred by a Gaussian of 11 px, sigma 5,
 `insertion`'s default, not the stronger blur of the authors' code (its fill="rise", which on 24 photographs moved the
-mean by -0.003 ± 0.011 for Grad-CAM, -0.044 ± 0.011 for the gradient, -0.061 ± 0.014 for random maps). The area is by trapezoids over a horizontal axis of 1; the table gives the mean over photographs and its standard
-error.
+mean by -0.003 ± 0.011 for Grad-CAM, -0.044 ± 0.011 for the gradient, -0.061 ± 0.014 for random maps). The area
+is by trapezoids over a horizontal axis of 1; the table gives the mean over photographs and its standard error.
 
 Maps: of colors, the largest absolute value. Gradients and Grad-CAM are of the logit; occlusion (window 32, stride 16,
 gray) and RISE (500 masks of 7x7 cells, keep 0.5, gray; the paper has 4000 for VGG-16) of the probability. The kept

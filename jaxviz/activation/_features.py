@@ -1,4 +1,4 @@
-"""Features of a whole data set, streamed: in memory, or into a store on disk that outlives an interruption."""
+"""Features of a whole data set, streamed: in memory, or into a store on disk that survives interruptions."""
 
 import contextlib
 import functools
@@ -48,20 +48,20 @@ def features(
     """Compute the features of all images of a source at one layer.
 
     Images are read ahead by Grain while the network works; several local devices share each batch. A store is a folder
-    with a zarr array, `values`, the names and hashes of its rows, `rows.jsonl`, and what it was made with,
-    `settings.json`. A run that was stopped, even killed, resumes after the last whole batch and leaves the bytes that
-    an undisturbed one leaves. Images that the source has and the store has not are added behind the others; so are
-    those that have changed since: files by their size and time of change, what is in memory by its content. Other
-    sources are taken by the names of their images; of some of these the pixels are compared, and an error tells another
-    data set. What comes back is of the source's images, in its order, whatever else the store holds.
+    with a zarr array, `values`, the names and hashes of its rows, `rows.jsonl`, and the settings it was made with,
+    `settings.json`. A run that was stopped, even killed, resumes after the last complete batch and ends with the same
+    bytes as an undisturbed one. Images that the store does not have yet are appended; so are those that have changed
+    since: files are compared by size and modification time, arrays in memory by content. Images of other sources are
+    identified by name; the pixels of a few are compared, and a different data set raises an error. The result covers
+    the source's images, in its order, whatever else the store holds.
 
     A store is tied to the parameters and to the traced program: a network that computes something else with the same
     parameters is refused. A new version of JAX may trace the same network to another program; the message then says so,
-    and the way out is another folder. All that is read from a store is checked: lost, doubled or edited lines of the
+    and the way out is another folder. Everything read from a store is checked: lost, doubled or edited lines of the
     journal and missing or shortened chunks of the array when it is opened, other damage by a checksum when a chunk is
     read.
 
-    Under `jax.distributed` all processes call it alike, on a source and a store that all of them can read. Each one
+    Under `jax.distributed` all processes make the same call, with a source and a store that all can read. Each one
     reads and computes every n-th batch and gets all rows; the store has the bytes that one process would write.
 
     Args:
@@ -78,10 +78,13 @@ def features(
             default arrays that are all of one size keep it, and anything else is scaled to 224.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
         store: folder to keep the features in; None: in memory.
-        every: batches from one callback to the next. What there is so far is put together anew for each: with a million
-            images, look at every hundredth.
-        callback: called as `callback(features)` with the rows so far, and at the end; if it returns true, the run ends.
-            Its `done` and `total` count images.
+        every: batches from one callback to the next. The rows so far are put together anew for each: with a million
+            images, ask for every hundredth.
+        callback: called as `callback(features)` with the rows so far, and at the end; if it returns true, the run
+            stops. Its `done` and `total` count images.
+
+    Returns:
+        `values`, `(n, f)` or `(n, h, w, c)` of float32, a row per readable image; `ids`, their names; and `skipped`.
 
     Raises:
         ImageError: for a source without images, or of which none can be read.

@@ -1,4 +1,4 @@
-"""How right is a map? Curves of the score as pixels go or come in the map's order, and the pointing game."""
+"""How faithful is a map? Curves of the score as pixels are removed or added in its order, and the pointing game."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -35,7 +35,7 @@ def deletion(
     fill: Fill = 0.5,
     batch_size: int | None = None,
 ) -> Curve:
-    """Follow the score while pixels are deleted, those that a map calls most important first.
+    """Follow the score while pixels are deleted, the most important ones first, as a map ranks them.
 
     A small area is good: the score falls as soon as what matters is gone. Compare areas only if score, step and fill
     are the same. RISE's protocol is `probability`, a step of 224 pixels, and the mean of ImageNet as fill,
@@ -45,10 +45,13 @@ def deletion(
         score: any function `score(params, images) -> (n,)`.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
-        maps: `(n, h, w)`; of pixels that are equal in it, the upper left goes first.
+        maps: `(n, h, w)`; of pixels with equal values, the upper left goes first.
         step: pixels deleted from one point to the next.
         fill: what replaces them: a brightness, a color `(3,)`, an image, one image for each, or "blur".
-        batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
+        batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
+
+    Returns:
+        `values`, `(n, points)`, and `areas`, `(n,)`, in units of the score.
 
     Raises:
         ValueError: if the maps are not one for each image, of its size, and finite; and as for `gradient`.
@@ -76,21 +79,24 @@ def insertion(
     fill: Fill | Literal["rise"] = "blur",
     batch_size: int | None = None,
 ) -> Curve:
-    """Follow the score while an image appears, the pixels that a map calls most important first.
+    """Follow the score while an image appears, the most important pixels first, as a map ranks them.
 
     A large area is good. RISE's protocol is `probability`, a step of 224 pixels, and the blurred image to begin with.
-    The default, "blur", is a Gaussian of 11 pixels, sigma 5, whose edge pixels go on beyond the image. The blur of the
+    The default, "blur", is a Gaussian of 11 pixels, sigma 5, with edge pixels repeated beyond it. The blur of the
     authors' code, "rise", is stronger: that Gaussian with what lies beyond its 11 pixels folded back into them, which
-    is nearly a plain mean, and around the image the mean of ImageNet. Areas of the two do not compare.
+    is nearly a plain mean, and around the image the mean of ImageNet. Areas from the two are not comparable.
 
     Args:
         score: any function `score(params, images) -> (n,)`.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
-        maps: `(n, h, w)`; of pixels that are equal in it, the upper left comes first.
+        maps: `(n, h, w)`; of pixels with equal values, the upper left comes first.
         step: pixels inserted from one point to the next.
         fill: what is there before: a brightness, a color `(3,)`, an image, one image for each, "blur" or "rise".
-        batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
+        batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
+
+    Returns:
+        `values`, `(n, points)`, and `areas`, `(n,)`, in units of the score.
 
     Raises:
         ValueError: as for `deletion`.
@@ -126,7 +132,7 @@ def _blurred_as_rise(images: Images) -> Images:
 
 
 def pointing_game(maps: Maps, boxes: Num[Array, "n m 4"], *, tolerance: float | int = 15) -> Bool[Array, " n"]:
-    """Tell for each image whether the map's largest value lies on the object.
+    """Return, for each image, whether the map's largest value lies on the object.
 
     Args:
         maps: `(n, h, w)`.
@@ -136,6 +142,9 @@ def pointing_game(maps: Maps, boxes: Num[Array, "n m 4"], *, tolerance: float | 
 
     Returns:
         `(n,)`; their mean is the pointing game's accuracy.
+
+    Raises:
+        ValueError: if the shapes are not `(n, h, w)` and `(n, m, 4)`, or a map is not finite.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz

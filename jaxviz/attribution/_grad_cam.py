@@ -1,4 +1,4 @@
-"""Grad-CAM: which places of a layer's maps speak for a score."""
+"""Grad-CAM: which positions of a layer's maps support a score."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from jaxviz.scores._calls import fixed
 def grad_cam(
     score: Score, params: Any, images: Images, *, layer: str, batch_size: int | None = None
 ) -> Float[Array, "n *k h w"]:
-    """Sum a layer's maps, each weighted by its mean gradient, and keep what speaks for the score.
+    """Sum a layer's maps, each weighted by its mean gradient, and keep what supports the score.
 
     `relu(sum_c a_c A_c)`, with `A_c` the layer's channel and `a_c` the mean over positions of the score's gradient with
     respect to it, enlarged linearly to the images' size.
@@ -31,13 +31,16 @@ def grad_cam(
         score: any function `score(params, images) -> (n,)` or `(n, k)` that passes through the layer.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
-        layer: a name that `layers` lists, of maps: usually the last such. Which axes are the images, rows and columns
+        layer: a name that `layers` lists, with maps: usually the last one. Which axes are images, rows and columns
             is read from the traced program, so that their order does not matter.
-        batch_size: of a score `(n, k)`, the backward passes at once, over all images; by default 4 on CPU, else 16.
+        batch_size: for a score `(n, k)`, backward passes run at once, over all images; by default 4 on CPU, else 16.
+
+    Returns:
+        `(n, h, w)`, or `(n, k, h, w)` for a score `(n, k)`, at least 0.
 
     Raises:
-        ValueError: for a layer that is unknown, no image map (tokens and windows are none) or not on the way from the
-            images to the score, and as for `gradient`.
+        ValueError: for a layer that is unknown, is not an image map (tokens and windows are not) or is not on the path
+            from the images to the score; and as for `gradient`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -56,7 +59,13 @@ def grad_cam(
 def guided_grad_cam(
     score: Score, params: Any, images: Images, *, layer: str, batch_size: int | None = None
 ) -> Float[Array, "n *k h w 3"]:
-    """Multiply guided backprop, which is sharp, with Grad-CAM, which tells classes apart.
+    """Multiply guided backprop, which is sharp, by Grad-CAM, which tells classes apart.
+
+    Args:
+        score, params, images, layer, batch_size: as for `grad_cam`.
+
+    Returns:
+        `(n, h, w, 3)`, or `(n, k, h, w, 3)` for a score `(n, k)`, signed.
 
     Raises:
         ValueError: as for `grad_cam` and `guided_backprop`.

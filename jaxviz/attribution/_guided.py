@@ -14,8 +14,14 @@ def guided_backprop(
 ) -> Float[Array, "n *k h w 3"]:
     """Differentiate a score with every ReLU passing only positive gradients of active units.
 
+    Args:
+        score, params, images, batch_size: as for `gradient`.
+
+    Returns:
+        `(n, h, w, 3)`, or `(n, k, h, w, 3)` for a score `(n, k)`, signed.
+
     Raises:
-        ValueError: if the score has no ReLU, or one that cannot be swapped (see `with_relu`).
+        ValueError: if the score has no ReLU, or one that cannot be swapped (see `with_relu`); and as for `gradient`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -32,10 +38,16 @@ def guided_backprop(
 def deconvnet(
     score: Score, params: Any, images: Images, *, batch_size: int | None = None
 ) -> Float[Array, "n *k h w 3"]:
-    """Project a score back to pixels with every ReLU passing positive gradients, be its unit active or not.
+    """Project a score back to pixels with every ReLU passing positive gradients, whether its unit is active or not.
+
+    Args:
+        score, params, images, batch_size: as for `gradient`.
+
+    Returns:
+        `(n, h, w, 3)`, or `(n, k, h, w, 3)` for a score `(n, k)`, signed.
 
     Raises:
-        ValueError: if the score has no ReLU, or one that cannot be swapped (see `with_relu`).
+        ValueError: if the score has no ReLU, or one that cannot be swapped (see `with_relu`); and as for `gradient`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz

@@ -40,11 +40,11 @@ class IntegratedGradients(NamedTuple):
 def integrated_gradients(
     score: Score, params: Any, images: Images, *, baseline: Fill = 0.0, steps: int = 50, batch_size: int | None = None
 ) -> IntegratedGradients:
-    """Share out the score's rise from a baseline to the image among the pixels.
+    """Divide the score's increase from a baseline to the image among the pixels.
 
     `(image - baseline)` times the mean gradient on the straight line between them, by Gauss-Legendre quadrature. The
-    shares add up to `score(image) - score(baseline)` as `steps` grows; `gap` says how nearly, and outside of jit a
-    warning does where more than 5% are missing. From black to a photograph, of the class ranked first, 200 steps left
+    shares add up to `score(image) - score(baseline)` as `steps` grows; `gap` says how closely, and outside jit a
+    warning is given if they miss by more than 5%. From black to a photograph, of the class ranked first, 200 steps left
     0.1% to 0.5% on VGG-16 but up to 6% on EfficientNet-Lite0, whose gradient has many more jumps on the way (median of
     24 photographs: 1.0%), and the default of 50 steps 5.1% (median; of a tenth of them more than 14%, at worst 25%).
 
@@ -54,10 +54,13 @@ def integrated_gradients(
         images: `(n, h, w, 3)` in [0, 1].
         baseline: a brightness (0: black), a color `(3,)`, an image, one image for each, or "blur".
         steps: points on the line; 50 is usual, 20 to 300 the paper's range. Time and, roughly, accuracy grow with it.
-        batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
+        batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
+
+    Returns:
+        `maps`, `(n, h, w, 3)` or `(n, k, h, w, 3)`, in units of the score; and `gap`, `(n,)` or `(n, k)`.
 
     Raises:
-        ValueError: as for `gradient`; for a baseline of another shape or fewer than 1 steps.
+        ValueError: for a baseline of another shape or fewer than 1 step; and as for `gradient`.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -78,7 +81,7 @@ def integrated_gradients(
 
 
 def _warn_of_gap(gaps: Any, steps: int) -> None:
-    """Warn where the shares do not add up, outside of jit; inside, only the caller can look at the gap."""
+    """Warn where the shares do not add up, outside of jit; inside, only the caller can check the gap."""
     gaps = np.asarray(gaps)  # not in JAX, which would compile programs for it
     wide = gaps > WIDE
     if wide.any():

@@ -51,32 +51,32 @@ def lrp(
     baseline: Fill = 0.5,
     batch_size: int | None = None,
 ) -> Relevance:
-    """Hand the score back from layer to layer, in the proportions in which values made it up (LRP).
+    """Propagate the score back layer by layer, in proportion to what each value contributed (LRP).
 
     The epsilon rule: input `i` of a convolution or dense product gets `x_i w_ij / (z_j + epsilon sign(z_j)) R_j` from
-    output `j`, where `z_j` is the sum of those products and the bias. The gamma rule favors what speaks for `z_j`:
+    output `j`, where `z_j` is the sum of those products and the bias. The gamma rule favors what supports `z_j`:
     terms and biases of its own sign count `1 + gamma` times, in convolutions whose input is not the image; the first
     layer and dense products keep the epsilon rule. Sums share by value, ReLUs pass all, a maximum gives to its winner.
 
     Multiplications and additions of constants that directly follow a layer, such as BatchNorm in inference, are folded
-    into it, in whatever spelling, so that a network and the same network with BatchNorm folded get the same relevances;
-    those between an activation and a convolution are folded into that one. What the layer passes on must have no other
+    into it, however written, so that a network and the same network with BatchNorm folded get the same relevances;
+    those between an activation and a convolution are folded into that one. The layer's output must have no other
     use in between. Anywhere else, as behind the sum of a pre-activation ResNet or behind DenseNet's concatenation,
-    constants take their share like any summand and are not folded (Zennit hands such a BatchNorm's relevance on whole).
+    constants take their share like any summand and are not folded (Zennit passes such a BatchNorm's relevance whole).
 
-    All else has its own derivative, which need not hand on as much as it gets: softmax, LayerNorm, gates (of a product
-    both factors get all), smooth activations, a relu6 that is full. `gap` says how much is missing or too much. Biases
-    take a share too, BatchNorm's among them, so that a gap alone is no fault: it is all that does not reach the image.
+    Everything else keeps its own derivative, which need not conserve relevance: softmax, LayerNorm, gates (both factors
+    of a product get all of it), smooth activations, a saturated relu6. `gap` says how much is missing or in excess.
+    Biases take a share too, BatchNorm's among them, so a gap alone is not a fault: it is all that misses the image.
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
         rule: "epsilon" or "gamma".
-        epsilon: what keeps the denominator from zero; a larger one takes weak and contradictory evidence away.
+        epsilon: what keeps the denominator from zero; a larger one removes weak and contradictory evidence.
         gamma: how much positive weights are favored; used by the gamma rule.
         baseline: where the network's own normalization has its zero: a brightness, a color `(3,)` or images.
-        batch_size: of a score `(n, k)`, the backward passes at once, over all images; by default 4 on CPU, else 16.
+        batch_size: for a score `(n, k)`, backward passes run at once, over all images; by default 4 on CPU, else 16.
 
     Returns:
         `maps`, `(n, h, w, 3)` or `(n, k, h, w, 3)`; and `gap`, `(n,)` or `(n, k)`: `|sum of a map - score| / |score|`.

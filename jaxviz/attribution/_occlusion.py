@@ -25,17 +25,17 @@ def occlusion(
 ) -> Float[Array, "n *k h w"]:
     """Mark each pixel by how much the score drops, on average, when a window that covers it is hidden.
 
-    Windows start at the top left corner, `stride` apart, until the last row and column are covered; what would lie
-    beyond the image is cut off.
+    Windows start at the top left corner, `stride` apart, until the last row and column are covered; what would extend
+    beyond the image is cropped.
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
-        window: height and width in pixels, one number if they are equal.
+        window: height and width in pixels, or one number for both.
         stride: from one window to the next, in pixels, at most `window`.
         fill: what hides: a brightness, a color `(3,)`, an image, one image for each, or "blur", the image blurred.
-        batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
+        batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Returns:
         `(n, h, w)` or `(n, k, h, w)`, in units of the score; positive where hiding lowers it.

@@ -26,21 +26,28 @@ def rise(
 ) -> Float[Array, "n *k h w"]:
     """Mark each pixel by the mean score of the randomly masked copies in which it can be seen.
 
-    A mask is a grid of `cells x cells` random bits, enlarged smoothly and shifted, as the authors' code does it: beyond
-    the middle of its outermost cells it is reflected. The same masks are used for every image, and made as they are
-    needed. Use `probability` as the score: the logit has no natural zero.
+    A mask is a grid of `cells x cells` random bits, enlarged smoothly and shifted, as in the authors' code: it is
+    reflected beyond the centers of its outermost cells. All images share the same masks, which are made as they are
+    needed. Use `probability` as the score: a logit has no natural zero.
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
         params: the network's parameters.
-        key: of the masks.
+        key: random key for the masks.
         images: `(n, h, w, 3)` in [0, 1].
-        masks: how many; the paper takes 4000 for VGG-16, 8000 for ResNet-50.
+        masks: how many; the paper uses 4000 for VGG-16, 8000 for ResNet-50.
         cells: along each side of a mask.
-        keep: chance that a cell is seen, in (0, 1].
-        fill: what is seen instead: a brightness, a color `(3,)`, an image, one image for each, or "blur". The paper's
+        keep: probability that a cell is visible, in (0, 1].
+        fill: what is shown instead: a brightness, a color `(3,)`, an image, one image for each, or "blur". The paper's
             is the mean of ImageNet, which is nearly gray.
-        batch_size: copies of images that are evaluated at once; by default 4 on CPU, where more are slower, else 16.
+        batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
+
+    Returns:
+        `(n, h, w)`, or `(n, k, h, w)` for a score `(n, k)`, in units of the score.
+
+    Raises:
+        ValueError: for a `keep` outside (0, 1], fewer than 1 mask or cell, a fill of another shape; and as for
+            `gradient`, except that the score needs no gradient.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz

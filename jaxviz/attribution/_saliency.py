@@ -1,11 +1,11 @@
 """Gradients of a score with respect to pixels.
 
-A score of `jaxviz.logit`, `probability`, `channel`, `neuron` or `energy` is compiled on its first use, and then for
-every class, channel and position. Any other function runs as it is, for it may read what changes between calls: jit it
-if not.
+A score of `jaxviz.logit`, `probability`, `channel`, `neuron` or `energy` is compiled on its first use, and reused for
+every class, channel and position. Any other function runs as it is, since it may read changing state: jit it
+yourself if it does not.
 
-If a score gives k numbers for each image, all of them are explained from one forward pass, and maps have an axis more:
-`(n, k, h, w, 3)` or `(n, k, h, w)`. Then `batch_size` says how many backward passes are made at once.
+If a score gives k numbers for each image, all of them are explained from one forward pass, and maps have one more axis:
+`(n, k, h, w, 3)` or `(n, k, h, w)`. Then `batch_size` limits how many backward passes run at once.
 """
 
 from collections.abc import Callable
@@ -28,16 +28,16 @@ def gradient(score: Score, params: Any, images: Images, *, batch_size: int | Non
         score: any function `score(params, images) -> (n,)`, one number per image, or `(n, k)`.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
-        batch_size: of a score `(n, k)`, the backward passes at once, over all images; by default 4 on CPU, else 16.
+        batch_size: for a score `(n, k)`, backward passes run at once, over all images; by default 4 on CPU, else 16.
 
     Returns:
-        `(n, h, w, 3)`, for a score `(n, k)`, `(n, k, h, w, 3)`.
+        `(n, h, w, 3)`, or `(n, k, h, w, 3)` for a score `(n, k)`, in units of the score per unit of brightness.
 
     Raises:
         ValueError: if the images are not an array `(n, h, w, 3)` of at least one image, not finite or plainly not in
-            [0, 1], if the score is not one number (or k) per image, for a class, channel or position that there is not,
-            and for a score without a gradient, such as an argmax: its map would be zero whatever the images. Where a
-            gradient merely comes out as zero, as behind ReLUs that are off, the map is zero.
+            [0, 1]; if the score is not one number (or k) per image; for a class, channel or position that does not
+            exist; and for a score without a gradient, such as an argmax, whose map would be zero for any image. Where a
+            gradient merely happens to be zero, as behind inactive ReLUs, the map is zero.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -52,8 +52,14 @@ def gradient(score: Score, params: Any, images: Images, *, batch_size: int | Non
 def saliency(score: Score, params: Any, images: Images, *, batch_size: int | None = None) -> Float[Array, "n *k h w"]:
     """Mark the pixels that change the score most: the largest absolute gradient over RGB.
 
+    Args:
+        score, params, images, batch_size: as for `gradient`.
+
     Returns:
         `(n, h, w)`, or `(n, k, h, w)`, in units of the score per unit of brightness.
+
+    Raises:
+        ValueError: as for `gradient`.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -74,7 +80,16 @@ def saliency(score: Score, params: Any, images: Images, *, batch_size: int | Non
 def input_x_gradient(
     score: Score, params: Any, images: Images, *, batch_size: int | None = None
 ) -> Float[Array, "n *k h w 3"]:
-    """Multiply each pixel with its gradient: its share of the score, were the network linear around zero.
+    """Multiply each pixel by its gradient: its share of the score, if the network were linear around zero.
+
+    Args:
+        score, params, images, batch_size: as for `gradient`.
+
+    Returns:
+        `(n, h, w, 3)`, or `(n, k, h, w, 3)` for a score `(n, k)`, in units of the score.
+
+    Raises:
+        ValueError: as for `gradient`.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -97,7 +112,7 @@ def _gradient(
     rule: Rule | None = None,
     finish: Callable[[Array], Array] = lambda g: g,
 ) -> Array:
-    # A ReLU of parameters alone is none to swap.
+    # A ReLU applied to parameters only does not need swapping.
     changed = score if rule is None else ruled(score, rule, last_only=True)
     return differentiate(accelerate(changed, exact=True), params, images, batch_size=batch_size, finish=finish)
 

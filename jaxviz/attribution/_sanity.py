@@ -17,17 +17,20 @@ from jaxviz.program._trace import Program, Value, trace
 def randomize(net: Net, params: Any, key: Key, images: Images, *, down_to: str) -> PyTree[Any]:
     """Return the parameters with those of the upper layers shuffled, from the outputs down to a layer.
 
-    The entries of each array change places at random: what was learned is gone, but not the scale. Which layers are
+    The entries of each array are permuted at random: what was learned is gone, but not the scale. Which layers are
     upper ones is read from the network; a parameter that is used twice counts where it is used first. With the same
-    key, a lower `down_to` shuffles the upper layers just the same: a cascade.
+    key, a lower `down_to` shuffles the upper layers in the same way: a cascade.
 
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        key: of the shuffling.
+        key: random key for the shuffling.
         images: `(n, h, w, 3)`, or its shape; nothing is run.
         down_to: a name that `layers` lists; the convolution or dense product that makes this value, and whatever
             comes after it, are shuffled.
+
+    Returns:
+        Parameters with the same structure, shapes and dtypes.
 
     Raises:
         ValueError: for an unknown layer.
@@ -78,6 +81,16 @@ def _first_use(value: Value, order: dict[int, int]) -> int | float:
 def rank_correlation(maps: Float[Array, "n h w *c"], others: Float[Array, "n h w *c"]) -> Float[Array, " n"]:
     """Return Spearman's rank correlation of each map with another; 0 where one of them is constant.
 
+    Args:
+        maps: `(n, h, w)` or `(n, h, w, 3)`.
+        others: of the same shape.
+
+    Returns:
+        `(n,)` in [-1, 1].
+
+    Raises:
+        ValueError: if the shapes differ or are not maps'.
+
     Example:
         >>> import jax.numpy as jnp, jaxviz
         >>> maps = jnp.array([[[1.0, 2.0], [3.0, 4.0]]])
@@ -119,7 +132,7 @@ def sanity_check(
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        key: of the shuffling.
+        key: random key for the shuffling.
         images: `(n, h, w, 3)` in [0, 1].
         method: `method(params, images)` gives the maps, `(n, h, w)` or `(n, h, w, 3)`, for a score of your choice. Name
             its class: with `target=None`, another one may come first once the network is shuffled.
