@@ -66,6 +66,7 @@ from jaxviz.models import verify as verify
 from jaxviz.program import ReceptiveField as ReceptiveField
 from jaxviz.program import capture as capture
 from jaxviz.program import layers as layers
+from jaxviz.program import named as named
 from jaxviz.program import receptive_field as receptive_field
 from jaxviz.program import replace as replace
 from jaxviz.program import with_relu as with_relu

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxviz._types import Net
 from jaxviz.program._channels import channel_axis
+from jaxviz.program._modules import named_by_default
 from jaxviz.program._names import _left_out, find, values_by_name
 from jaxviz.program._run import Action, evaluate
 from jaxviz.program._trace import Path, Value, trace
@@ -44,7 +45,7 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
         relu_0 (2, 4)
         dense_1 (2, 10)
     """
-    program = trace(net, params, images)
+    program = trace(named_by_default(net), params, images)
     table = values_by_name(program)
     if left_out := _left_out(program):
         warnings.warn(f"layers lists what can be named{left_out} and named outside", stacklevel=2)
@@ -92,7 +93,7 @@ def capture(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], tuple[
 
 def _taken(net: Net, wanted: Sequence[str], params: Any, images: Any) -> tuple[Any, dict[str, jax.Array], Any]:
     """Return the outputs, and the arrays called `wanted` with what they are in the program."""
-    program = trace(net, params, images)
+    program = trace(named_by_default(net), params, images)
     values = find(program, wanted)
     edits = {name: (value, lambda x: x) for name, value in values.items()}
     outputs, taken = evaluate(program, (params, images), _edit_actions(edits))
@@ -135,7 +136,7 @@ def replace(net: Net, replacements: Mapping[str, Any]) -> Callable[[Any, Any], A
     wanted = _as_names(list(replacements))
 
     def edited(params: Any, images: Any) -> Any:
-        program = trace(net, params, images)
+        program = trace(named_by_default(net), params, images)
         edits = {
             name: (value, functools.partial(_substitute, name, replacements[name]))
             for name, value in find(program, wanted).items()

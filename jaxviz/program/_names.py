@@ -3,6 +3,7 @@
 import difflib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from jax.extend.core import primitives
 
@@ -14,30 +15,79 @@ def longer(shape: Sequence[int]) -> list[int]:
     return [size for size in shape if size > 1]
 
 
+MODULE = "jaxviz module: "
+"""What the names that `named` gives begin with: a user's own come first, and may not be doubled."""
+
+
 def name_of(value: Value) -> str | None:
     """Return the name that `checkpoint_name` gave, None for any other value.
 
     The one place that knows how a name looks: JAX plans another form for it (the flag `jax_remat3`).
     """
+    name = _mark_of(value)
+    return None if name is None or name.startswith(MODULE) else name
+
+
+def module_of(value: Value) -> str | None:
+    """Return the path of the module that returned this value, where `named` has marked it."""
+    name = _mark_of(value)
+    return name.removeprefix(MODULE) if name is not None and name.startswith(MODULE) else None
+
+
+def _mark_of(value: Value) -> str | None:
     if value.eqn is None or value.eqn.primitive is not primitives.name_p:
         return None
     return value.eqn.params["name"]
 
 
-def _named(program: Program) -> Iterator[tuple[str, Value]]:
-    """Yield every name and value in forward order."""
-    explicit = [(name, value) for value in program.values if (name := name_of(value))]
-    covered = {id(source) for _, value in explicit for source in _sources(value)}
+class _Names(NamedTuple):
+    """The names of a program's values."""
+
+    listed: list[tuple[str, Value]]
+    """One for each value, in forward order."""
+    others: list[tuple[str, Value]]
+    """More that some of them answer to; these may be ambiguous."""
+
+
+def _names(program: Program) -> _Names:
+    """Return the names of a program's values: those that users gave, then modules' paths, then kinds by number."""
+    given = [(name, value) for value in program.values if (name := name_of(value))]
+    covered = {id(source) for _, value in given for source in _sources(value)}
+    taken = {name for name, _ in given}
+    modules = _numbered(program)
+    shown = [(name, value) for name, value in modules if name not in taken and id(_origin(value)) not in covered]
+    covered |= {id(source) for _, value in shown for source in _sources(value)}
     found = [(KINDS[v.op], _with_bias(v)) for v in program.values if is_layer(v)]
     found += [("relu", relu.value) for relu in find_relus(program) if relu.value.varies]
     order = {id(value): i for i, value in enumerate(program.values)}
     counts: Counter[str] = Counter()
-    entries = [(order[id(value)], name, value) for name, value in explicit]
+    entries, others = given + shown, [pair for pair in modules if pair not in shown]
     for kind, value in sorted(found, key=lambda item: order[id(item[1])]):
-        if id(value) not in covered:
-            entries.append((order[id(value)], f"{kind}_{counts[kind]}", value))
+        (others if id(value) in covered else entries).append((f"{kind}_{counts[kind]}", value))
         counts[kind] += 1
-    return ((name, value) for _, name, value in sorted(entries, key=lambda entry: entry[0]))
+    return _Names(sorted(entries, key=lambda entry: order[id(entry[1])]), others)
+
+
+def _numbered(program: Program) -> list[tuple[str, Value]]:
+    """Return what modules returned by their paths; calls of a module that is called again are numbered."""
+    found: list[tuple[str, Value]] = []
+    for value in program.values:
+        path = module_of(value)
+        # A framework's transformation of a module may return what the module has returned.
+        if path is not None and not any(module_of(source) == path for source in _sources(value)):
+            found.append((path, value))
+    times = Counter(path for path, _ in found)
+    calls: Counter[str] = Counter()
+    names = []
+    for path, value in found:
+        names.append((path if times[path] == 1 else f"{path}:{calls[path]}", value))
+        calls[path] += 1
+    return names
+
+
+def _origin(value: Value) -> Value:
+    """Return what a name stands for, without names and changes of type."""
+    return [value, *_sources(value)][-1]
 
 
 def _sources(value: Value) -> Iterator[Value]:
@@ -107,7 +157,10 @@ def _paths(program: Program) -> Iterator[tuple[str, Value]]:
 
 def values_by_name(program: Program) -> dict[str, Value]:
     """Return every value that can be named, in forward order; refuse names that mean two values or none."""
-    names = list(_named(program))
+    return _unique(_names(program).listed)
+
+
+def _unique(names: Sequence[tuple[str, Value]]) -> dict[str, Value]:
     for name, count in Counter(name for name, _ in names).items():
         if count > 1:
             raise ValueError(
@@ -144,7 +197,9 @@ def find(program: Program, wanted: Sequence[str]) -> dict[str, Value]:
         for name in {name_of(value) for value in body.values}.intersection(wanted):
             where = _INSIDE.get(loop, "cannot be reached: return it from there and name it outside")
             raise ValueError(f"{name!r} is inside a `{loop}`, where it {where}, or {way_out(loop)}")
-    table = values_by_name(program)
+    names = _names(program)
+    table = _unique(names.listed)
+    table |= {name: value for name, value in names.others if name not in table}
     paths = [(path, value) for path, value in _paths(program) if path not in table]
     times = Counter(path for path, _ in paths)
     for name in wanted:

@@ -17,6 +17,7 @@ from jaxviz._types import Net
 from jaxviz.program._axes import Layout, image_axes, order_of
 from jaxviz.program._channels import channel_axis
 from jaxviz.program._edit import dtype_of
+from jaxviz.program._modules import named_by_default
 from jaxviz.program._names import find
 from jaxviz.program._run import evaluate
 from jaxviz.program._trace import Path, Value, trace
@@ -54,7 +55,7 @@ def read(net: Net, params: Any, images: Any, layers: Sequence[str], *, outputs: 
     """Evaluate a network once; return the values of some layers and, if asked for, its outputs, then one array."""
 
     def called(params: Any, images: Any) -> Any:
-        returned = net(params, images)
+        returned = named_by_default(net)(params, images)
         if outputs:
             return jax.lax.optimization_barrier(one_array(returned))
         # All that it returns all the same: what a value becomes tells whether it is an activation.

@@ -1,0 +1,61 @@
+"""Where a module stands in the model that is being called, for frameworks whose modules do not know it themselves."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+
+class Paths:
+    """The paths of modules in the one that was called first, by identity."""
+
+    def __init__(self, base: type):
+        self._base = base
+        self._known: dict[int, str] = {}
+        self._alive: list[Any] = []  # an identity is another module's once this one is gone
+        self._frames: list[tuple[Any, str]] = []
+
+    def enter(self, module: Any) -> str:
+        """Return the path of a module whose call begins."""
+        if id(module) not in self._known:
+            self._learn(module, self._place(module))
+        path = self._known[id(module)]
+        self._frames.append((module, path))
+        return path or type(module).__name__
+
+    def leave(self, module: Any) -> None:
+        """Note that a module's call is over."""
+        self._frames.pop()
+
+    def _learn(self, module: Any, path: str) -> None:
+        for inner, at in self._modules(module, path):
+            self._known.setdefault(id(inner), at)
+            self._alive.append(inner)
+
+    def _place(self, module: Any) -> str:
+        """Return where a module stands that is none of those known: a copy, made by a transformation; or the first."""
+        if not self._frames:
+            return ""
+        owner, path = self._frames[-1]
+        alike = [at for other, at in self._modules(owner, path) if other is not owner and _is_alike(other, module)]
+        if len(alike) == 1:
+            return alike[0]
+        return "/".join(filter(None, (path, type(module).__name__)))
+
+    def _modules(self, x: Any, path: str) -> Iterator[tuple[Any, str]]:
+        """Yield every module in a module, with its path."""
+        if isinstance(x, self._base):
+            yield x, path
+            parts = {key: part for key, part in vars(x).items() if not key.startswith("_pytree")}
+        elif isinstance(x, Mapping):
+            parts = x
+        elif isinstance(x, list | tuple):
+            parts = dict(enumerate(x))
+        else:
+            return
+        for key, part in parts.items():
+            yield from self._modules(part, f"{path}/{key}" if path else str(key))
+
+
+def _is_alike(first: Any, second: Any) -> bool:
+    return type(first) is type(second) and jax.tree.structure(first) == jax.tree.structure(second)

@@ -1,0 +1,207 @@
+"""Name what the modules of a Linen, NNX, Equinox, Haiku or Keras model return, from outside, while the model runs.
+
+No framework is imported here: a model of one can only run where its user has imported it.
+"""
+
+import contextlib
+import functools
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.xla_metadata import set_xla_metadata
+
+from jaxviz._types import Net
+from jaxviz.program._names import MODULE
+from jaxviz.program._module_paths import Paths
+
+_LOCK = threading.RLock()  # classes are everyone's: one thread at a time wraps their calls
+
+
+def named(net: Net) -> Net:
+    """Return the network with every module's output named by the module's path, such as `"blocks/3/attention"`.
+
+    For models of Flax (Linen and NNX), Equinox, Haiku and Keras on JAX: whatever modules run while `net` is called.
+    `layers`, `capture`, `replace`, scores and `grad_cam` find these names beside all others; values and gradients stay
+    the same. The bound method of a Linen module, `model.apply`, has them without this function.
+
+    A module that returns several arrays has a name for each: `"attention[0]"`, `"head['logits']"`. One that is called
+    several times has its calls numbered, `"shared:0"` and `"shared:1"`. The whole model is called by its class. Where a
+    transformation of the framework has made a copy of a module whose place cannot be told for sure, its class stands
+    in the path.
+
+    While `net` is called, `__call__` of the modules' classes is wrapped; it is put back afterwards. In another thread
+    the wrapped ones do what they always do.
+
+    Args:
+        net: any JAX function `net(params, images)`, such as `lambda state, images: nnx.merge(graph, state)(images)`.
+
+    Raises:
+        ValueError: when called, if no module of these frameworks runs in it.
+
+    Example:
+        >>> import flax, jax, jax.numpy as jnp, jaxviz
+        >>> model = flax.linen.Sequential([flax.linen.Dense(4), flax.linen.LayerNorm()])
+        >>> images = jnp.ones((2, 3, 3, 3))
+        >>> params = model.init(jax.random.key(0), images)
+        >>> net = jaxviz.named(lambda params, images: model.apply(params, images).mean((1, 2)))
+        >>> list(jaxviz.layers(net, params, images))
+        ['layers_0', 'layers_1', 'Sequential']
+    """
+    inner = _without_jit(net)
+
+    @functools.wraps(net)
+    def with_names(params: Any, images: Any) -> Any:
+        tags = _Tags()
+        with _LOCK, contextlib.ExitStack() as stack:
+            # What the model jits by itself may have been traced before, without names: metadata makes JAX trace it anew.
+            stack.enter_context(set_xla_metadata(jaxviz="named"))
+            for watch in (_linen, _haiku, _nnx, _equinox, _keras):
+                stack.enter_context(watch(tags))
+            result = inner(params, images)
+        if not tags.count:
+            raise ValueError(
+                "named: no module of Flax, Equinox, Haiku or Keras ran in this network, so that there is nothing to "
+                "name; give values of plain functions names with jax.ad_checkpoint.checkpoint_name"
+            )
+        return result
+
+    with_names.__jaxviz_named__ = True  # type: ignore[attr-defined]
+    return with_names
+
+
+def named_by_default(net: Net) -> Net:
+    """Return a network with its modules named, if it certainly is a model's own method: `model.apply` of Linen."""
+    linen = sys.modules.get("flax.linen")
+    if linen and isinstance(net, types.MethodType) and isinstance(net.__self__, linen.Module):
+        return named(net)
+    return net
+
+
+def _without_jit(net: Net) -> Net:
+    """Return what is jitted: that may have been traced before, without names."""
+    while hasattr(net, "lower") and hasattr(net, "__wrapped__") and not hasattr(net, "__jaxviz_named__"):
+        net = net.__wrapped__  # type: ignore[attr-defined]
+    return net
+
+
+class _Tags:
+    """What one call of a network has named."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.thread = threading.get_ident()
+        self.running: list[int] = []  # the modules whose calls have not returned
+
+    def __call__(self, path: str, returned: Any) -> Any:
+        """Name each array that a module returned."""
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(returned)
+        self.count += 1
+        return jax.tree.unflatten(treedef, [self._tagged(path + jax.tree_util.keystr(at), leaf) for at, leaf in leaves])
+
+    def _tagged(self, name: str, leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return checkpoint_name(leaf, MODULE + name)
+
+    @property
+    def is_mine(self) -> bool:
+        return threading.get_ident() == self.thread
+
+
+def _linen(tags: _Tags) -> Any:
+    linen = sys.modules.get("flax.linen")
+    if linen is None:
+        return contextlib.nullcontext()
+
+    def interceptor(call: Callable, args: Any, options: Any, context: Any) -> Any:
+        returned = call(*args, **options)
+        module = context.module
+        if context.method_name != "__call__" or module.scope is None:
+            return returned
+        return tags("/".join(module.path) or type(module).__name__, returned)
+
+    return linen.intercept_methods(interceptor)
+
+
+def _haiku(tags: _Tags) -> Any:
+    haiku = sys.modules.get("haiku")
+    if haiku is None:
+        return contextlib.nullcontext()
+
+    def interceptor(call: Callable, args: Any, options: Any, context: Any) -> Any:
+        returned = call(*args, **options)
+        return tags(context.module.module_name, returned) if context.method_name == "__call__" else returned
+
+    return haiku.intercept_methods(interceptor)
+
+
+def _keras(tags: _Tags) -> Any:
+    keras = sys.modules.get("keras")
+    if keras is None or keras.config.backend() != "jax":
+        return contextlib.nullcontext()
+    wrap = lambda call: _wrapped(call, tags, lambda layer: layer.path, lambda *_: None)
+    return _exchanged([keras.layers.Layer], wrap)
+
+
+def _nnx(tags: _Tags) -> Any:
+    nnx = sys.modules.get("flax.nnx")
+    return contextlib.nullcontext() if nnx is None else _watched(nnx.Module, tags)
+
+
+def _equinox(tags: _Tags) -> Any:
+    equinox = sys.modules.get("equinox")
+    return contextlib.nullcontext() if equinox is None else _watched(equinox.Module, tags)
+
+
+def _watched(base: type, tags: _Tags) -> Any:
+    paths = Paths(base)
+    wrap = lambda call: _wrapped(call, tags, paths.enter, paths.leave)
+    return _exchanged([cls for cls in _subclasses(base) if callable(cls.__dict__.get("__call__"))], wrap)
+
+
+def _wrapped(call: Any, tags: _Tags, enter: Callable, leave: Callable) -> Any:
+    """Return a `__call__` that names what it returns; of a class and those it is derived from, the outermost does."""
+    @functools.wraps(call)
+    def with_name(self: Any, *args: Any, **options: Any) -> Any:
+        if not tags.is_mine or id(self) in tags.running:
+            return call(self, *args, **options)
+        path = enter(self)
+        tags.running.append(id(self))
+        try:
+            returned = call(self, *args, **options)
+        finally:
+            tags.running.pop()
+            leave(self)
+        return tags(path, returned)
+
+    return with_name
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    seen = {base}
+    stack = [base]
+    while stack:
+        cls = stack.pop()
+        yield cls
+        new = [each for each in cls.__subclasses__() if each not in seen]
+        seen.update(new)
+        stack += new
+
+
+@contextlib.contextmanager
+def _exchanged(classes: list[type], wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Exchange the `__call__` of classes for a while."""
+    before = [(cls, cls.__dict__["__call__"]) for cls in classes]
+    try:
+        for cls, call in before:
+            type.__setattr__(cls, "__call__", wrap(call))
+        yield
+    finally:
+        for cls, call in before:
+            type.__setattr__(cls, "__call__", call)
