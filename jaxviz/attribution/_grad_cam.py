@@ -90,7 +90,7 @@ def _cam(score: Score, params: Any, images: Images, *, layer: str, batch_size: i
     if nets_of(score) > 1:
         raise ValueError("grad_cam: expected scores of one network to be added, got some of several")
     score = fixed(score, params, images)
-    value = find(trace(score, params, images), [layer])[layer]
+    value = find(trace(score, params, images, turns=True), [layer])[layer]
     shape, order = value.aval, order_of(value, layer, "map", "grad_cam")
 
     def from_layer(delta: Array) -> tuple[Array, Array]:

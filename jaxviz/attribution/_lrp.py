@@ -132,7 +132,7 @@ def _relevance(
 
 def _with_rule(score: Score, epsilon: Array, gamma: Array, rule: str) -> Callable[..., Any]:
     def ruled(params: Any, images: Any) -> Any:
-        program = trace(score, params, images)
+        program = trace(score, params, images, turns=True)
         layers = [value for value in program.values if is_layer(value)]
         _refuse(program, layers)
         read, live = constants(program, (params, images)), used(program)

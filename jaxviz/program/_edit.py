@@ -45,7 +45,7 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
         relu_0 (2, 4)
         dense_1 (2, 10)
     """
-    program = trace(named_by_default(net), params, images)
+    program = trace(named_by_default(net), params, images, turns=True)
     table = values_by_name(program)
     if left_out := _left_out(program):
         warnings.warn(f"layers lists what can be named{left_out} and named outside", stacklevel=2)
@@ -93,7 +93,7 @@ def capture(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], tuple[
 
 def _taken(net: Net, wanted: Sequence[str], params: Any, images: Any) -> tuple[Any, dict[str, jax.Array], Any]:
     """Return the outputs, and the arrays called `wanted` with what they are in the program."""
-    program = trace(named_by_default(net), params, images)
+    program = trace(named_by_default(net), params, images, turns=True)
     values = find(program, wanted)
     edits = {name: (value, lambda x: x) for name, value in values.items()}
     outputs, taken = evaluate(program, (params, images), _edit_actions(edits))
@@ -136,7 +136,7 @@ def replace(net: Net, replacements: Mapping[str, Any]) -> Callable[[Any, Any], A
     wanted = _as_names(list(replacements))
 
     def edited(params: Any, images: Any) -> Any:
-        program = trace(named_by_default(net), params, images)
+        program = trace(named_by_default(net), params, images, turns=True)
         edits = {
             name: (value, functools.partial(_substitute, name, replacements[name]))
             for name, value in find(program, wanted).items()

@@ -30,8 +30,9 @@ def named(net: Net) -> Net:
     `layers`, `capture`, `replace`, scores and `grad_cam` find these names beside all others; values and gradients stay
     the same. The bound method of a Linen module, `model.apply`, has them without this function.
 
-    A module that returns several arrays has a name for each: `"attention[0]"`, `"head['logits']"`. One that is called
-    several times has its calls numbered, `"shared:0"` and `"shared:1"`. The whole model is called by its class. Where a
+    A module that returns several arrays has a name for each: `"attention.0"`, `"head.logits"`. One that is called
+    several times has its calls numbered, `"shared:0"` and `"shared:1"`; one in the turns of a `scan` has the turn in its
+    path, `"blocks[3]/attention"`. The whole model is called by its class. Where a
     transformation of the framework has made a copy of a module whose place cannot be told for sure, its class stands
     in the path.
 
@@ -102,16 +103,25 @@ class _Tags:
         """Name each array that a module returned."""
         leaves, treedef = jax.tree_util.tree_flatten_with_path(returned)
         self.count += 1
-        return jax.tree.unflatten(treedef, [self._tagged(path + jax.tree_util.keystr(at), leaf) for at, leaf in leaves])
-
-    def _tagged(self, name: str, leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return leaf
-        return checkpoint_name(leaf, MODULE + name)
+        several = sum(_is_value(leaf) for _, leaf in leaves) > 1
+        names = [path + "".join(f".{_word(key)}" for key in at) * several for at, _ in leaves]
+        tagged = [
+            checkpoint_name(leaf, MODULE + name) if _is_value(leaf) else leaf
+            for name, (_, leaf) in zip(names, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(treedef, tagged)
 
     @property
     def is_mine(self) -> bool:
         return threading.get_ident() == self.thread
+
+
+def _is_value(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _word(key: Any) -> str:
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
 
 
 def _linen(tags: _Tags) -> Any:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from jax.extend.core import primitives
 
+from jaxviz.program._loop_names import place_in_loops, turns_around, with_turns
 from jaxviz.program._relus import find_relus, relus_in_loops
 from jaxviz.program._trace import KINDS, MOVES, Program, Value, loop_bodies
 
@@ -51,7 +52,7 @@ class _Names(NamedTuple):
 
 def _names(program: Program) -> _Names:
     """Return the names of a program's values: those that users gave, then modules' paths, then kinds by number."""
-    given = [(name, value) for value in program.values if (name := name_of(value))]
+    given = with_turns(program, [(name, value) for value in program.values if (name := name_of(value))])
     covered = {id(source) for _, value in given for source in _sources(value)}
     taken = {name for name, _ in given}
     modules = _numbered(program)
@@ -62,10 +63,22 @@ def _names(program: Program) -> _Names:
     order = {id(value): i for i, value in enumerate(program.values)}
     counts: Counter[str] = Counter()
     entries, others = given + shown, [pair for pair in modules if pair not in shown]
+    paths = _paths_in_loops(program)
     for kind, value in sorted(found, key=lambda item: order[id(item[1])]):
-        (others if id(value) in covered else entries).append((f"{kind}_{counts[kind]}", value))
+        kind = place_in_loops(program, value) + kind
+        path = paths.get(id(value), "")
+        name = f"{kind}_{counts[kind]}"
+        others += [(name, value)] if path or id(value) in covered else []
+        entries += [(path or name, value)] if id(value) not in covered else []
         counts[kind] += 1
     return _Names(sorted(entries, key=lambda entry: order[id(entry[1])]), others)
+
+
+def _paths_in_loops(program: Program) -> dict[int, str]:
+    """Return what the layers in loops are called by: their module paths, where these mean one value each."""
+    found = with_turns(program, list(_paths(program)))
+    times = Counter(path for path, _ in found)
+    return {id(value): path for path, value in found if times[path] == 1 and turns_around(program, value)}
 
 
 def _numbered(program: Program) -> list[tuple[str, Value]]:
@@ -76,6 +89,7 @@ def _numbered(program: Program) -> list[tuple[str, Value]]:
         # A framework's transformation of a module may return what the module has returned.
         if path is not None and not any(module_of(source) == path for source in _sources(value)):
             found.append((path, value))
+    found = with_turns(program, found)
     times = Counter(path for path, _ in found)
     calls: Counter[str] = Counter()
     names = []
@@ -194,13 +208,13 @@ def way_out(primitive: str) -> str:
 def find(program: Program, wanted: Sequence[str]) -> dict[str, Value]:
     """Return the values called `wanted`; raise ValueError for a name that is unknown, doubled or inside a loop."""
     for loop, body in loop_bodies(program):
-        for name in {name_of(value) for value in body.values}.intersection(wanted):
+        for name in {name_of(value) or module_of(value) for value in body.values}.intersection(wanted):
             where = _INSIDE.get(loop, "cannot be reached: return it from there and name it outside")
             raise ValueError(f"{name!r} is inside a `{loop}`, where it {where}, or {way_out(loop)}")
     names = _names(program)
     table = _unique(names.listed)
     table |= {name: value for name, value in names.others if name not in table}
-    paths = [(path, value) for path, value in _paths(program) if path not in table]
+    paths = [(path, value) for path, value in with_turns(program, list(_paths(program))) if path not in table]
     times = Counter(path for path, _ in paths)
     for name in wanted:
         if times[name] > 1:

@@ -61,7 +61,7 @@ def read(net: Net, params: Any, images: Any, layers: Sequence[str], *, outputs: 
         # All that it returns all the same: what a value becomes tells whether it is an activation.
         return [part for _, part in _parts(returned, "") if hasattr(part, "shape")]
 
-    program = trace(called, params, images)
+    program = trace(called, params, images, turns=True)
     found = find(program, layers) if layers else {}
     actions: dict[Path, Any] = taking(found)
     chances = False

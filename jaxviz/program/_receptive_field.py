@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxviz._types import Net
 from jaxviz.program._channels import channel_axis
+from jaxviz.program._modules import named_by_default
 from jaxviz.program._names import find
 from jaxviz.program._reach import Kept, Reach, edges, seen_by
 from jaxviz.program._reach_windows import UnknownOperationError
@@ -133,7 +134,7 @@ def unit_edges(net: Net, params: Any, images: Any, layer: str, *, strict: bool =
 
 
 def _read(net: Net, params: Any, images: Any, layer: str, strict: bool) -> tuple[Program, Value, Reach, Kept]:
-    program = trace(net, params, images)
+    program = trace(named_by_default(net), params, images, turns=True)
     value = find(program, [layer])[layer]
     if not value.varies:
         raise ValueError(f"the layer {layer!r} does not depend on the images, so it has no receptive field")

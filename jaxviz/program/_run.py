@@ -8,6 +8,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, primitives
 
 from jaxviz.program._trace import MAP_OPTIONS, Path, Program, call_body, is_map
+from jaxviz.program._turns import called, name_of_call
 
 Action = Callable[[list[Any], Callable[[], list[Any]]], tuple[list[Any], dict[str, Any]]]
 """What to do at one equation: `(operands, run) -> (results, taken)`, where `run()` gives the ordinary results."""
@@ -65,11 +66,14 @@ def _enter(eqn: JaxprEqn, operands: list[Any], actions: Mapping[Path, Action], p
     """Run the body of a call instead of the call; a remat stays one, for the memory that it saves."""
     if is_map(eqn):
         return _enter_map(eqn, operands, actions, path)
-    body = call_body(eqn)
+    body = call_body(eqn, turns=True)
     assert body is not None  # actions stand on inlined equations only
     run = functools.partial(_run, body, actions, path)
     if eqn.primitive is primitives.remat_p:
         run = jax.checkpoint(run, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
+    name = name_of_call(eqn)
+    if name and any(isinstance(x, jax.core.Tracer) for x in operands):  # else nobody will read the program
+        run = called(run, name)
     return run(operands)
 
 

@@ -6,8 +6,9 @@ convolution's or dense layer's value includes its bias. They also answer to the 
 parameters (`"Block_0/Conv_1"`), which Linen and NNX name after the module.
 
 The functions here take a function and return a function. They do not jit: values inside a jitted part are reached by
-inlining that part, so jit the result. Values inside `scan` and `while` exist once a turn, those inside `cond` in one
-branch only, those inside `shard_map` in parts, one on each device: they are refused.
+inlining that part, so jit the result. So are those in the turns of a `scan` (`scan_0[3]/dense_0`,
+`"blocks[3]/Dense_0"`), which is written out where one of them is asked for. Values inside `while` exist once a turn,
+those inside `cond` in one branch only, those inside `shard_map` in parts, one on each device: they are refused.
 """
 
 import dataclasses
@@ -19,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, jaxprs_in_params, primitives
+
+from jaxviz.program._turns import has_turns, is_loop, turn_of, written_out
 
 CUSTOM_RULES = {primitives.custom_jvp_call_p, primitives.custom_vjp_call_p}
 _CALLS = CUSTOM_RULES | {primitives.jit_p, primitives.closed_call_p, primitives.call_p, primitives.remat_p}
@@ -77,15 +80,19 @@ class Program:
     inputs: Sequence[Value] = ()
     outputs: Sequence[Value] = ()
     maps: bool = False  # are functions for each device (shard_map) inlined too?
+    writes_out: bool = False  # are loops of a fixed number of turns written out, and inlined too?
+    scans: list[Path] = dataclasses.field(default_factory=list)  # where such loops stand
+    turns: dict[Path, int] = dataclasses.field(default_factory=dict)  # the calls of their bodies, and which turn it is
     values: list[Value] = dataclasses.field(default_factory=list)
     loops: list[JaxprEqn] = dataclasses.field(default_factory=list)
 
 
-def trace(fn: Callable, *args: Any, last_only: bool = True, maps: bool = False) -> Program:
+def trace(fn: Callable, *args: Any, last_only: bool = True, maps: bool = False, turns: bool = False) -> Program:
     """Trace `fn(*args)` without running it; what depends on its last argument (or on any) is marked as varying.
 
     With `maps`, what `shard_map` runs on each device is inlined too. It can be changed then, but not taken out: a value
-    there is a part of an array, and there are as many as devices.
+    there is a part of an array, and there are as many as devices. With `turns`, loops of a fixed number of turns are
+    written out and inlined too.
     """
     jaxpr, shape = jax.make_jaxpr(lambda *args: _of_arrays(fn(*args)), return_shape=True)(*args)
     leaves = [
@@ -97,7 +104,7 @@ def trace(fn: Callable, *args: Any, last_only: bool = True, maps: bool = False) 
         Value("input", var.aval, varies=varies and not _is_key(var.aval), key=_module_path(path))
         for var, (path, varies) in zip(jaxpr.jaxpr.invars, leaves, strict=True)
     ]
-    program = Program(jaxpr, jax.tree.structure(shape), inputs, maps=maps)
+    program = Program(jaxpr, jax.tree.structure(shape), inputs, maps=maps, writes_out=turns)
     program.outputs = _inline(program, jaxpr, inputs, (), None)
     return program
 
@@ -123,8 +130,13 @@ def _is_key(aval: Any) -> bool:
     return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
 
 
-def call_body(eqn: JaxprEqn) -> ClosedJaxpr | None:
-    """Return the jaxpr of an equation that does nothing but call it (jit, remat, a custom derivative), else None."""
+def call_body(eqn: JaxprEqn, *, turns: bool = False) -> ClosedJaxpr | None:
+    """Return the jaxpr of an equation that does nothing but call it (jit, remat, a custom derivative), else None.
+
+    With `turns`, also what a loop of a fixed number of turns calls when it is written out.
+    """
+    if turns and has_turns(eqn):
+        return written_out(eqn)
     if eqn.primitive not in _CALLS:
         return None
     body = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
@@ -143,7 +155,8 @@ def _inline(
 
     for index, eqn in enumerate(jaxpr.eqns):
         operands, here = [read(atom) for atom in eqn.invars], (*path, index)
-        if body := call_body(eqn):
+        if body := call_body(eqn, turns=program.writes_out):
+            _note_turn(program, eqn, here)
             outer = rule_at or (here if eqn.primitive in CUSTOM_RULES else None)
             made = _inline(program, body, operands, here, outer)
             _lift(body, made, here)
@@ -156,6 +169,14 @@ def _inline(
             program.values += made
         env.update(zip(eqn.outvars, made, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _note_turn(program: Program, eqn: JaxprEqn, path: Path) -> None:
+    if is_loop(eqn):
+        program.scans.append(path)
+    turn = turn_of(eqn)
+    if turn is not None:
+        program.turns[path] = turn
 
 
 def is_map(eqn: JaxprEqn) -> bool:

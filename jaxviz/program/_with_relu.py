@@ -72,7 +72,7 @@ def ruled(fn: Callable[..., Any], rule: Rule, *, last_only: bool) -> Callable[..
     apply = rule if callable(rule) else _RULES[rule]
 
     def swapped(*args: Any) -> Any:
-        program = trace(fn, *args, last_only=last_only, maps=True)
+        program = trace(fn, *args, last_only=last_only, maps=True, turns=True)
         flow = Flow(program)
         relus = find_relus(program, flow)
         _refuse_unswappable(program, relus, rule)
@@ -122,7 +122,7 @@ def revived(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def swapped(*args: Any) -> Any:
-        program = trace(fn, *args, last_only=False, maps=True)
+        program = trace(fn, *args, last_only=False, maps=True, turns=True)
         relus = [relu for relu in find_relus(program) if relu.spelling != "leaky_relu" and not relu.mixed]
         return _evaluate(program, args, relus, _revive)
 

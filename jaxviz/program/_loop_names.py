@@ -1,0 +1,55 @@
+"""Names of values in the turns of loops: `blocks[3]/mlp/dense_0`."""
+
+from collections.abc import Sequence
+
+from jaxviz.program._trace import Path, Program, Value
+
+
+def turns_around(program: Program, value: Value) -> list[tuple[Path, int]]:
+    """Return the loops that a value is in, from the outermost, each with the turn."""
+    starts = [value.path[:end] for end in range(1, len(value.path))]
+    return [(start[:-1], program.turns[start]) for start in starts if start in program.turns]
+
+
+def with_turns(program: Program, names: Sequence[tuple[str, Value]]) -> list[tuple[str, Value]]:
+    """Put the turn into the names of values in loops: behind the path that all names in a loop have in common."""
+    around = [turns_around(program, value) for _, value in names]
+    inside: dict[Path, list[str]] = {}
+    for (name, _), loops in zip(names, around, strict=True):
+        for loop, _ in loops:
+            inside.setdefault(loop, []).append(name)
+    common = {loop: _common_path(found) for loop, found in inside.items()}
+    return [
+        (_indexed(name, [(common[loop], turn) for loop, turn in loops]), value)
+        for (name, value), loops in zip(names, around, strict=True)
+    ]
+
+
+def place_in_loops(program: Program, value: Value) -> str:
+    """Return what the numbers of values in a loop begin with: `scan_0[3]/`; "" outside of loops."""
+    place, outer = "", None
+    for loop, turn in turns_around(program, value):
+        beside = [other for other in program.scans if _loop_around(program, other) == outer]
+        place += f"scan_{beside.index(loop)}[{turn}]/"
+        outer = (loop, turn)
+    return place
+
+
+def _loop_around(program: Program, path: Path) -> tuple[Path, int] | None:
+    starts = [path[:end] for end in range(1, len(path))]
+    return next(((at[:-1], program.turns[at]) for at in reversed(starts) if at in program.turns), None)
+
+
+def _common_path(names: Sequence[str]) -> str:
+    shared = names[0]
+    while shared and not all(name == shared or name.startswith((f"{shared}/", f"{shared}.")) for name in names):
+        shared = shared.rpartition("/")[0]
+    return shared
+
+
+def _indexed(name: str, turns: Sequence[tuple[str, int]]) -> str:
+    """Insert turns behind parts of a name, of loops in loops the innermost last."""
+    ends = [(len(common) or len(name.partition("/")[0]), f"[{turn}]") for common, turn in turns]
+    for end in sorted({end for end, _ in ends}, reverse=True):
+        name = name[:end] + "".join(text for at, text in ends if at == end) + name[end:]
+    return name
