@@ -36,9 +36,15 @@ def filled(value: Value, operands: Sequence[Operand]) -> list[Axes]:
 
 
 def pointwise(value: Value, operands: list[Operand]) -> Operand:
+    """Follow what is done position by position; an operand may be of length 1 where another is longer."""
     shape = value.aval.shape
-    same = [axes for axes in operands if axes is not None and tuple(map(size_of, axes)) == shape]
-    return tuple(functools.reduce(met, axes) for axes in zip(*same, strict=True)) if same else unknown(shape, "nhw")
+    ranked = [axes for axes in operands if axes is not None and len(axes) == len(shape)]
+    if not ranked:
+        return unknown(shape, "nhw")
+    found = [[axes[i] for axes in ranked if size_of(axes[i]) == size] for i, size in enumerate(shape)]
+    return tuple(
+        functools.reduce(met, axes) if axes else plain_axis(size) for axes, size in zip(found, shape, strict=True)
+    )
 
 
 def transposed(value: Value, operands: list[Operand]) -> Operand:

@@ -44,6 +44,11 @@ class _Weak:
         return hash(self.same)
 
 
+def original(fn: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Return the function that a stand-in stands for, None if it is gone; any other function itself."""
+    return fn.fn() if isinstance(fn, _Weak) else fn
+
+
 class Compiled:
     """What `compiled` returns: like a function of `jax.jit`."""
 

@@ -15,10 +15,13 @@ class Paths:
         self._alive: list[Any] = []  # an identity is another module's once this one is gone
         self._frames: list[tuple[Any, str]] = []
 
-    def enter(self, module: Any) -> str:
-        """Return the path of a module whose call begins."""
+    def enter(self, module: Any) -> str | None:
+        """Return the path of a module whose call begins; None for a framework's own wrapper around functions."""
         if id(module) not in self._known:
-            self._learn(module, self._place(module))
+            place = self._place(module)
+            if place is None:
+                return None
+            self._learn(module, place)
         path = self._known[id(module)]
         self._frames.append((module, path))
         return path or type(module).__name__
@@ -32,14 +35,17 @@ class Paths:
             self._known.setdefault(id(inner), at)
             self._alive.append(inner)
 
-    def _place(self, module: Any) -> str:
+    def _place(self, module: Any) -> str | None:
         """Return where a module stands that is none of those known: a copy, made by a transformation; or the first."""
+        wrapper = type(module).__name__.startswith("_")
         if not self._frames:
-            return ""
+            return None if wrapper else ""
         owner, path = self._frames[-1]
-        alike = [at for other, at in self._modules(owner, path) if other is not owner and _is_alike(other, module)]
+        alike = [at for other, at in self._modules(owner, path) if _is_alike(other, module)]
         if len(alike) == 1:
             return alike[0]
+        if wrapper:
+            return None
         return "/".join(filter(None, (path, type(module).__name__)))
 
     def _modules(self, x: Any, path: str) -> Iterator[tuple[Any, str]]:

@@ -17,8 +17,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxviz._types import Net
-from jaxviz.program._names import MODULE
+from jaxviz.program._compiled import original
 from jaxviz.program._module_paths import Paths
+from jaxviz.program._names import MODULE
 
 _LOCK = threading.RLock()  # classes are everyone's: one thread at a time wraps their calls
 
@@ -31,10 +32,9 @@ def named(net: Net) -> Net:
     the same. The bound method of a Linen module, `model.apply`, has them without this function.
 
     A module that returns several arrays has a name for each: `"attention.0"`, `"head.logits"`. One that is called
-    several times has its calls numbered, `"shared:0"` and `"shared:1"`; one in the turns of a `scan` has the turn in its
-    path, `"blocks[3]/attention"`. The whole model is called by its class. Where a
-    transformation of the framework has made a copy of a module whose place cannot be told for sure, its class stands
-    in the path.
+    several times has its calls numbered, `"shared:0"` and `"shared:1"`; one in the turns of a `scan` has the turn in
+    its path, `"blocks[3]/attention"`. The whole model is called by its class. Where a transformation of the framework
+    has made a copy of a module whose place cannot be told for sure, its class stands in the path.
 
     While `net` is called, `__call__` of the modules' classes is wrapped; it is put back afterwards. In another thread
     the wrapped ones do what they always do.
@@ -58,10 +58,9 @@ def named(net: Net) -> Net:
 
     @functools.wraps(net)
     def with_names(params: Any, images: Any) -> Any:
-        tags = _Tags()
         with _LOCK, contextlib.ExitStack() as stack:
-            # What the model jits by itself may have been traced before, without names: metadata makes JAX trace it anew.
-            stack.enter_context(set_xla_metadata(jaxviz="named"))
+            tags = _Tags(stack)
+            stack.enter_context(_traced_anew(""))
             for watch in (_linen, _haiku, _nnx, _equinox, _keras):
                 stack.enter_context(watch(tags))
             result = inner(params, images)
@@ -79,7 +78,8 @@ def named(net: Net) -> Net:
 def named_by_default(net: Net) -> Net:
     """Return a network with its modules named, if it certainly is a model's own method: `model.apply` of Linen."""
     linen = sys.modules.get("flax.linen")
-    if linen and isinstance(net, types.MethodType) and isinstance(net.__self__, linen.Module):
+    method = original(net)
+    if linen and isinstance(method, types.MethodType) and isinstance(method.__self__, linen.Module):
         return named(net)
     return net
 
@@ -94,13 +94,18 @@ def _without_jit(net: Net) -> Net:
 class _Tags:
     """What one call of a network has named."""
 
-    def __init__(self) -> None:
+    def __init__(self, stack: contextlib.ExitStack) -> None:
         self.count = 0
+        self._stack = stack
         self.thread = threading.get_ident()
         self.running: list[int] = []  # the modules whose calls have not returned
 
-    def __call__(self, path: str, returned: Any) -> Any:
-        """Name each array that a module returned."""
+    def __call__(self, path: str, call: Callable[[], Any]) -> Any:
+        """Call a module, and name each array that it returns."""
+        with _traced_anew(path):
+            returned = call()
+        # For the next module too: one that is jitted as a whole (flax.linen.jit) is not seen before JAX has looked.
+        self._stack.enter_context(_traced_anew(f"after {path} {self.count}"))
         leaves, treedef = jax.tree_util.tree_flatten_with_path(returned)
         self.count += 1
         several = sum(_is_value(leaf) for _, leaf in leaves) > 1
@@ -114,6 +119,15 @@ class _Tags:
     @property
     def is_mine(self) -> bool:
         return threading.get_ident() == self.thread
+
+
+def _traced_anew(path: str) -> Any:
+    """Return a context in which JAX traces what it has traced elsewhere again, such as what a model jits by itself.
+
+    It would find that without names, or with those of another module of the same kind. What decides is the metadata,
+    which changes no result.
+    """
+    return set_xla_metadata(jaxviz_module=path)
 
 
 def _is_value(leaf: Any) -> bool:
@@ -130,11 +144,10 @@ def _linen(tags: _Tags) -> Any:
         return contextlib.nullcontext()
 
     def interceptor(call: Callable, args: Any, options: Any, context: Any) -> Any:
-        returned = call(*args, **options)
         module = context.module
         if context.method_name != "__call__" or module.scope is None:
-            return returned
-        return tags("/".join(module.path) or type(module).__name__, returned)
+            return call(*args, **options)
+        return tags("/".join(module.path) or type(module).__name__, lambda: call(*args, **options))
 
     return linen.intercept_methods(interceptor)
 
@@ -145,8 +158,9 @@ def _haiku(tags: _Tags) -> Any:
         return contextlib.nullcontext()
 
     def interceptor(call: Callable, args: Any, options: Any, context: Any) -> Any:
-        returned = call(*args, **options)
-        return tags(context.module.module_name, returned) if context.method_name == "__call__" else returned
+        if context.method_name != "__call__":
+            return call(*args, **options)
+        return tags(context.module.module_name, lambda: call(*args, **options))
 
     return haiku.intercept_methods(interceptor)
 
@@ -155,7 +169,7 @@ def _keras(tags: _Tags) -> Any:
     keras = sys.modules.get("keras")
     if keras is None or keras.config.backend() != "jax":
         return contextlib.nullcontext()
-    wrap = lambda call: _wrapped(call, tags, lambda layer: layer.path, lambda *_: None)
+    wrap = lambda call: _wrapped(call, tags, lambda layer: layer.path or layer.name, lambda *_: None)
     return _exchanged([keras.layers.Layer], wrap)
 
 
@@ -177,18 +191,20 @@ def _watched(base: type, tags: _Tags) -> Any:
 
 def _wrapped(call: Any, tags: _Tags, enter: Callable, leave: Callable) -> Any:
     """Return a `__call__` that names what it returns; of a class and those it is derived from, the outermost does."""
+
     @functools.wraps(call)
     def with_name(self: Any, *args: Any, **options: Any) -> Any:
         if not tags.is_mine or id(self) in tags.running:
             return call(self, *args, **options)
         path = enter(self)
+        if path is None:
+            return call(self, *args, **options)
         tags.running.append(id(self))
         try:
-            returned = call(self, *args, **options)
+            return tags(path, lambda: call(self, *args, **options))
         finally:
             tags.running.pop()
             leave(self)
-        return tags(path, returned)
 
     return with_name
 

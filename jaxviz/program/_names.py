@@ -57,7 +57,8 @@ def _names(program: Program) -> _Names:
     taken = {name for name, _ in given}
     modules = _numbered(program)
     shown = [(name, value) for name, value in modules if name not in taken and id(_origin(value)) not in covered]
-    covered |= {id(source) for _, value in shown for source in _sources(value)}
+    marks = [value.inputs[0] if value.op == "transpose" else value for _, value in shown]
+    covered |= {id(source) for mark in marks for source in _sources(mark)}
     found = [(KINDS[v.op], _with_bias(v)) for v in program.values if is_layer(v)]
     found += [("relu", relu.value) for relu in find_relus(program) if relu.value.varies]
     order = {id(value): i for i, value in enumerate(program.values)}
@@ -88,7 +89,7 @@ def _numbered(program: Program) -> list[tuple[str, Value]]:
         path = module_of(value)
         # A framework's transformation of a module may return what the module has returned.
         if path is not None and not any(module_of(source) == path for source in _sources(value)):
-            found.append((path, value))
+            found.append((path, _mapped_first(value)))
     found = with_turns(program, found)
     times = Counter(path for path, _ in found)
     calls: Counter[str] = Counter()
@@ -97,6 +98,17 @@ def _numbered(program: Program) -> list[tuple[str, Value]]:
         names.append((path if times[path] == 1 else f"{path}:{calls[path]}", value))
         calls[path] += 1
     return names
+
+
+def _mapped_first(value: Value) -> Value:
+    """Follow a matrix times mapped vectors, whose images are on the last axis, to where they are first again."""
+    product = _origin(value)
+    if product.op != "dot_general" or product.inputs[0].varies:
+        return value
+    last = value
+    while len(last.users) == 1 and last.users[0].op in ("name", "convert_element_type"):
+        last = last.users[0]
+    return last.users[0] if len(last.users) == 1 and last.users[0].op == "transpose" else value
 
 
 def _origin(value: Value) -> Value:
