@@ -40,10 +40,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from train_fast_style import LOSS, STYLE_PIXELS, WEIGHTS, held_out, styles
+from train_fast_style import LAYERS, LOSS, STYLE_PIXELS, WEIGHTS, held_out, styles
 
 import jaxviz
-from jaxviz.synthesis.fast_style._train import CONTENT_LAYERS, STYLE_LAYERS
 
 FIGURES = Path(__file__).parent / "figures"
 
@@ -97,9 +96,8 @@ def optimize(photo: jax.Array, style: jax.Array, style_pixels: int, **run) -> ja
         "content_weight": LOSS["content_weight"],
         "style_weights": LOSS["style_weight"],
         "smoothness": LOSS["smoothness"],
-        "content_layers": CONTENT_LAYERS,
-        "style_layers": STYLE_LAYERS,
         "style_size": style_pixels / max(photo.shape),
+        **LAYERS,
     }
     return jaxviz.stylize(net, params, jax.random.key(0), photo, style, **options | run)
 

@@ -26,19 +26,19 @@ two cores. Of the first nets made here, with equal layers and Adam, such a one o
 13% above that of one of the paper's width with 24,400 steps on the H200.
 """
 
-import functools
 import math
+import signal
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
 
 import jaxviz
-from jaxviz.cli._train_style import follow_training
-from jaxviz.synthesis.fast_style._steps import Method, Precision
 
 PAINTINGS = {"starry_night": "starry_night_google", "scream": "the_scream"}
 WEIGHTS = Path(__file__).parents[1] / "weights" / "fast_style.safetensors"
@@ -134,6 +134,10 @@ def styles(paintings: Path) -> dict[str, jax.Array]:
 # The loss, which `experiments/fast_style.py` has `stylize` minimize too; and how long a style's longer side is.
 STYLE_PIXELS = 384
 LOSS = {"content_weight": 1.0, "style_weight": 20.0, "smoothness": 8.0}
+LAYERS: dict[str, Any] = {
+    "content_layers": ("relu3_3",),
+    "style_layers": {"relu1_2": 10.0, "relu2_2": 9.0, "relu3_3": 2.0, "relu4_3": 0.05},
+}
 
 
 def main(
@@ -149,10 +153,10 @@ def main(
     width: int = 32,
     size: int = 256,
     batch_size: int = 4,
-    optimizer: Method = "muon",
+    optimizer: Literal["adam", "muon"] = "muon",
     learning_rate: float = 1e-2,
     cooldown: float = 1.0,
-    precision: Precision = "bfloat16",
+    precision: Literal["float32", "bfloat16"] = "bfloat16",
     only: tuple[str, ...] = (),
     every: int = 1000,
 ) -> None:
@@ -169,7 +173,7 @@ def main(
         width: channels of the net's first layer.
         size: side of the crops in pixels.
         batch_size: crops a step.
-        optimizer: see `train_style_net`.
+        optimizer: Adam, or `jaxviz.muon`.
         learning_rate: of the optimizer.
         cooldown: the last part of the steps over which the learning rate falls to zero.
         precision: of the networks; float32 is faster on CPUs.
@@ -181,16 +185,64 @@ def main(
     photos = jnp.stack([jaxviz.load_image(path, size=256) for path in judged[:4]])
     net, params = jaxviz.load("vgg16_features")
     begin = None if start is None else jaxviz.load_style_net(start).params
-    run = functools.partial(
-        jaxviz.train_style_net, net, params, jax.random.key(0), learned, list(chosen.values()), **LOSS, start=begin,
-        width=width, size=size, batch_size=batch_size, steps=steps, style_size=STYLE_PIXELS / size,
-        optimizer=optimizer, learning_rate=learning_rate, cooldown=cooldown, precision=precision, store=out,
-        every=every,
+    how: dict[str, Any] = {"learning_rate": learning_rate, "cooldown": cooldown}
+    if optimizer == "muon":
+        how = {"optimizer": jaxviz.muon(falling(learning_rate, steps, cooldown))}
+    found = jaxviz.train_style_net(
+        net, params, jax.random.key(0), learned, list(chosen.values()), **LOSS, **LAYERS, **how, start=begin,
+        width=width, size=size, batch_size=batch_size, steps=steps, style_size=STYLE_PIXELS / size, precision=precision,
+        store=out, checkpoint_every=every, every=8 if jax.default_backend() == "cpu" else 32,
+        callback=Follow(out, list(chosen), photos, steps, every, 3600 * hours),
     )  # fmt: skip
-    found = follow_training(run, out, list(chosen), photos, steps=steps, every=every, seconds=3600 * hours)
+    draw(out, list(chosen), photos, found)
     jaxviz.save_style_net(weights, found.params, list(chosen))
     content, style, smoothness = found.losses[-500:].mean(0)
     print(f"{weights}: step {len(found.losses)}, content {content:.3f}, style {style:.3f}, smoothness {smoothness:.4f}")
+
+
+def falling(rate: float, steps: int, cooldown: float) -> Any:
+    """Return a learning rate that falls to zero over the last part of the steps."""
+    fall = round(cooldown * steps)
+    if not fall:
+        return rate
+    parts = [optax.constant_schedule(rate), optax.linear_schedule(rate, 0.0, fall)]
+    return optax.join_schedules(parts, [steps - fall])
+
+
+class Follow:
+    """Tells how far a training is, draws it every so many steps, and ends it at Ctrl-C or when its time is up."""
+
+    def __init__(self, out: Path, styles: list[str], photos: jax.Array, steps: int, every: int, seconds: float):
+        self.out, self.styles, self.photos = out, styles, photos
+        self.steps, self.every, self.seconds = steps, every, seconds
+        self.begun, self.first, self.interrupted = time.perf_counter(), -1, False
+        signal.signal(signal.SIGINT, self.interrupt)
+
+    def interrupt(self, *_: Any) -> None:
+        """Let the first Ctrl-C end the training with a checkpoint, and a second one end it at once."""
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def __call__(self, found: jaxviz.StyleTraining) -> bool:
+        """Return whether the training is to end."""
+        done = len(found.losses)
+        if self.first < 0:  # from here on nothing is compiled
+            self.begun, self.first = time.perf_counter(), done
+        spent = time.perf_counter() - self.begun
+        pace = f", {spent / (done - self.first):.3f} s each" if done > self.first else ""
+        print(f"\rstep {done} of {self.steps}, loss {found.losses[-50:].sum(1).mean():.4g}{pace} ", end="", flush=True)
+        if done % self.every == 0:
+            draw(self.out, self.styles, self.photos, found)
+        return self.interrupted or spent > self.seconds
+
+
+def draw(out: Path, styles: list[str], photos: jax.Array, found: jaxviz.StyleTraining) -> None:
+    """Save the net, the losses, and a sheet with a row for each photograph and a column for each style."""
+    jaxviz.save_style_net(out / "net.safetensors", found.params, styles)
+    columns = [photos, *(jaxviz.style_net(found.params, photos, style=i) for i in range(len(styles)))]
+    cells = [column[i] for i in range(len(photos)) for column in columns]
+    jaxviz.save_image(out / f"samples-{len(found.losses):06d}.png", jaxviz.montage(cells, columns=len(columns)))
+    np.save(out / "losses.npy", found.losses)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,15 @@
 """jaxviz shows what a JAX vision network has learned.
 
 Every function takes any network `net(params, images)` and is pure; images are `(n, h, w, 3)` RGB in [0, 1].
+
+What takes long takes a `callback`, called as `callback(found)` with the result so far, of the type that the function
+returns (`dream_zoom` and `sweep`, which return images: of the run they are at). It says `found.what`, and how much is
+`found.done` of `found.total`, in steps or images. If the callback returns true, the run ends with what there is.
+`every`, a whole number of at least 1, is how many steps, or batches of a data set, lie between two calls; it is called
+at the end, too.
+
+What is computed from arrays by a program that composes under `jit` is a `jax.Array`; what is gathered on the host, from
+data sets, files and many runs of a program, is NumPy's.
 """
 
 import typing

@@ -67,9 +67,14 @@ def check_least_zero(name: str, number: Any) -> None:
 def check_run(*, steps: Any, every: Any, tolerance: Any = None, callback: Any = None) -> None:
     """Raise ValueError for options with which no optimization loop can run."""
     check_count("steps", steps, unit="step")
-    check_count("every", every, unit="step")
     if tolerance is not None:
         check_least_zero("tolerance", tolerance)
+    check_watch(every, callback)
+
+
+def check_watch(every: Any, callback: Any) -> None:
+    """Raise ValueError for what no run can be looked at by."""
+    check_count("every", every, unit="step")
     if callback is not None:
         check_function("callback", callback, "a function that takes the result so far")
 

@@ -1,6 +1,7 @@
 """The public names, each once. `jaxviz` imports them when the first of them is used."""
 
 from jaxviz._own_folders import NotOwnError as NotOwnError
+from jaxviz._progress import Progress as Progress
 from jaxviz._types import Net as Net
 from jaxviz.activation import PCA as PCA
 from jaxviz.activation import Features as Features
@@ -40,6 +41,7 @@ from jaxviz.attribution import smoothgrad as smoothgrad
 from jaxviz.data import Source as Source
 from jaxviz.data import open_source as open_source
 from jaxviz.fast import accelerate as accelerate
+from jaxviz.fast import hoist as hoist
 from jaxviz.image import ImageError as ImageError
 from jaxviz.image import blur as blur
 from jaxviz.image import draw as draw
@@ -108,6 +110,7 @@ from jaxviz.synthesis import lbfgs as lbfgs
 from jaxviz.synthesis import load_style_net as load_style_net
 from jaxviz.synthesis import maco as maco
 from jaxviz.synthesis import minimize as minimize
+from jaxviz.synthesis import muon as muon
 from jaxviz.synthesis import pixels as pixels
 from jaxviz.synthesis import recipe as recipe
 from jaxviz.synthesis import restyle as restyle

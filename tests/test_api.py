@@ -165,8 +165,8 @@ def test_the_version_is_the_packages():
 
 
 ORDER = (
-    "_types _files _own_folders image _options program fast models data scores activation attribution synthesis "
-    "_public jaxviz report cli __main__"
+    "_types _progress _files _own_folders image _options program fast models data scores activation attribution "
+    "synthesis _public jaxviz report cli __main__"
 ).split()
 
 
@@ -199,3 +199,56 @@ def test_folders_hand_on_their_public_names():
             continue
         folder = value.__module__.split(".")[1]
         assert getattr(importlib.import_module(f"jaxviz.{folder}"), name) is value, f"{name} of {value.__module__}"
+
+
+ROOT = Path(jaxviz.__file__).parents[1]
+LONG = 400, 40  # lines of a file, and of code in a function's body
+
+
+def used_of_jaxviz(path):
+    """Return what a file uses of jaxviz by dotted names, with the lines, imports within functions too."""
+    tree, found = ast.parse(path.read_text()), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names if alias.name.split(".")[0] == "jaxviz"]
+        elif isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "jaxviz":
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "jaxviz":
+            found.append((node.lineno, f"jaxviz.{node.attr}"))
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module" and node.args:
+            found += [(node.lineno, str(node.args[0].value))] if isinstance(node.args[0], ast.Constant) else []
+    return [(line, name) for line, name in found if name.split(".")[0] == "jaxviz" and name != "jaxviz"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda path: path.stem)
+def test_experiments_use_public_names_alone(path):
+    allowed = {f"jaxviz.{name}" for name in (*PUBLIC, "__version__")}
+    assert [(line, name) for line, name in used_of_jaxviz(path) if name not in allowed] == []
+
+
+def test_the_experiments_are_found_and_use_jaxviz():
+    """Or else the test above would look at nothing."""
+    used = {name for path in (ROOT / "experiments").rglob("*.py") for _, name in used_of_jaxviz(path)}
+    assert {"jaxviz.load", "jaxviz.hoist", "jaxviz.train_style_net", "jaxviz.accelerate"} <= used
+
+
+def code_lines(lines, function):
+    """Return how many lines of code a function's body has: no docstring, no blank lines, no comments."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    inside = lines[body[0].lineno - 1 : body[-1].end_lineno] if body else []
+    return sum(bool(line.strip()) and not line.strip().startswith("#") for line in inside)
+
+
+def test_files_and_functions_are_short():
+    """Or give a reason: a file in its docstring's first line, "long: ...", a function in its own."""
+    long = []
+    for path in sorted(Path(jaxviz.__file__).parent.rglob("*.py")):
+        text = path.read_text()
+        tree = ast.parse(text)
+        nodes = [(tree, len(text.splitlines()), LONG[0])]
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        nodes += [(node, code_lines(text.splitlines(), node), LONG[1]) for node in functions]
+        for node, length, most in nodes:
+            if length > most and "long:" not in (ast.get_docstring(node) or "").split("\n")[0].lower():
+                long.append(f"{path.name}: {getattr(node, 'name', 'the file')}: {length} lines, at most {most}")
+    assert not long

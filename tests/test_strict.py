@@ -207,8 +207,10 @@ CALLS = {
         jaxviz.overlay(x[0], x[0, ..., 0]),
         jaxviz.montage(x),
     ),
-    "accelerate draw": lambda p, x: (
+    "muon": lambda p, x: jaxviz.muon(0.1).update(p, jaxviz.muon(0.1).init(p), p),
+    "accelerate hoist draw": lambda p, x: (
         jaxviz.accelerate(net)(p, x),
+        jaxviz.hoist(jaxviz.accelerate(lambda x: net(p, x)), x)(x),
         jaxviz.draw(x[0, ..., 0], over=x[0]),
         jaxviz.draw(x[0, ..., 0], over=x[0], fine=True),
         jaxviz.draw(x[0] - 0.5),

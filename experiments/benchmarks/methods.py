@@ -42,13 +42,13 @@ import tyro
 
 import jaxviz
 from jaxviz import accelerate
-from jaxviz.synthesis.fast_style._net import BORDER
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 Run = Callable[[], Any]
 CLASSES = 281
 WIDTH = 32
+BORDER = 16  # reflected pixels on each side, which `restyle` adds and cuts off again
 
 
 def picture(size: int, number: int = 1) -> np.ndarray:
@@ -327,16 +327,12 @@ def lbfgs(torch: Any, images: Any, evaluations: int) -> Any:
 
 def their_features(number: int) -> Run:
     """Return the last vectors of EfficientNet-Lite0, 20 images at a time."""
-    from jaxviz.models._fetch import fetch
 
     def make(prepare: Callable[[Any], Any], less: bool) -> Run:
         torch, _ = torch_side()
         package = importlib.import_module("efficientnet_lite_pytorch")
+        # Its weights, of another package, would take as long as these random ones.
         module = package.EfficientNet.from_name("efficientnet-lite0", image_size=None)
-        with tempfile.TemporaryDirectory() as folder:
-            module.load_state_dict(
-                torch.load(fetch("efficientnet_lite0", Path(folder), progress=False).path, weights_only=True)
-            )
         module, images = compiled(prepare(module.eval())), prepare(as_tensor(picture(224, 20)))
 
         def run() -> Any:

@@ -1,6 +1,7 @@
 """Features of a whole data set, streamed: in memory, or into a store on disk that survives interruptions."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxviz._files import alone_in
+from jaxviz._options import check_watch
 from jaxviz._types import Images, Net
 from jaxviz.activation._rows import Features, InMemory, Rows, hash_of
 from jaxviz.activation._store import OnDisk
 from jaxviz.data._batches import Loaded, batches, check_readable, sized
-from jaxviz.data._multihost import agreed, rounds, share
+from jaxviz.data._multihost import agreed, rounds, share, wait_for_all
 from jaxviz.data._sharding import over_devices, whole_shares
 from jaxviz.data._source import open_source
 from jaxviz.fast._swap import accelerate
@@ -40,7 +42,8 @@ def features(
     size: int | tuple[int, int] | None = None,
     batch_size: int = 32,
     store: str | os.PathLike[str] | None = None,
-    callback: Callable[[int, int], Any] | None = None,
+    every: int = 1,
+    callback: Callable[[Features], Any] | None = None,
 ) -> Features:
     """Compute the features of all images of a source at one layer.
 
@@ -75,7 +78,10 @@ def features(
             default arrays that are all of one size keep it, and anything else is scaled to 224.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
         store: folder to keep the features in; None: in memory.
-        callback: called as `callback(done, total)` after each batch; if it returns true, the run stops.
+        every: batches from one callback to the next. Each call assembles the result so far anew: with a million images,
+            call back every hundred batches.
+        callback: called as `callback(features)` with the rows so far, and at the end; if it returns true, the run ends.
+            Its `done` and `total` count images.
 
     Returns:
         `values`, `(n, f)` or `(n, h, w, c)` of float32, a row per readable image; `ids`, their names; and `skipped`.
@@ -99,30 +105,20 @@ def features(
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     check_whole("batch_size", batch_size, least=1)
+    check_watch(every, callback)
     opened, size = sized(open_source(source), size)
     height, width = sides_of(size)
     shape = arranged_shapes(net, params, {layer: _layout(pool)}, (height, width), "features")[layer]
     row = shape[1:] if pool is None else shape[-1:]
     batch_size = whole_shares(batch_size)
-    settings: dict[str, Any] = {"layer": layer, "pool": pool, "size": [height, width], "batch_size": batch_size}
     total = len(opened.ids)
-
-    def computed(wanted: list[int], marks: list[str], hashed: bool) -> Iterator[Rows]:
-        placed, waiting = params, None
-        for batch in batches(opened, share(wanted, batch_size), size=size, batch_size=batch_size):
-            images, placed = over_devices(batch.images, placed)
-            jax.block_until_ready(waiting)  # or else the network may run twice at once, with twice the memory
-            values = _values(net, layer, pool, placed, images)  # runs on while the batch before is written
-            if waiting is not None:
-                yield _rows(opened.ids, marks, *waiting, hashed)
-            waiting = batch, values
-        if waiting is not None:
-            yield _rows(opened.ids, marks, *waiting, hashed)
+    compute = functools.partial(_values, net, layer, pool)
 
     with contextlib.nullcontext() if store is None else alone_in(Path(store), what="store"):
         kept: InMemory | OnDisk = InMemory(row)
         if store is not None:
             image = jax.ShapeDtypeStruct((1, height, width, 3), dtype_of(params))
+            settings: dict[str, Any] = {"layer": layer, "pool": pool, "size": [height, width], "batch_size": batch_size}
             settings |= {"params": digest_of(params)}
             reader = read_arranged(net, {layer: _layout(pool)}, "features")
             settings |= {"program": digest_of_program(reader, params, image)}
@@ -131,15 +127,41 @@ def features(
         marks = [opened.mark(i) if kept.on_disk else "" for i in range(total)]
         wanted = [i for i, name in enumerate(opened.ids) if not kept.has(name, marks[i])]
         done = total - len(wanted)
-        for some in rounds(computed(wanted, marks, kept.on_disk), -(-len(wanted) // batch_size)):
+        read = batches(opened, share(wanted, batch_size), size=size, batch_size=batch_size)
+        computed = _computed(compute, params, opened.ids, read, marks, kept.on_disk)
+        for number, some in enumerate(rounds(computed, -(-len(wanted) // batch_size)), 1):
             for rows in some:
                 kept.add(rows)
                 done += len(rows.names) + len(rows.skipped)
-            if agreed(callback is not None and callback(done, total)):
+            wait_for_all()  # for the first process to have written
+            due = callback is not None and (number % every == 0 or done == total)
+            if agreed(due and callback(kept.so_far(opened.ids).told("features", done, total))):
                 break
         found = kept.found(opened.ids)
     check_readable(opened, len(found.ids), found.skipped)
-    return Features(found.values, found.ids, {**found.skipped, **opened.left_out}, found.labels)
+    skipped = {**found.skipped, **opened.left_out}
+    return Features(found.values, found.ids, skipped, found.labels).told("features", done, total)
+
+
+def _computed(
+    compute: Callable[..., Array],
+    params: Any,
+    ids: Sequence[str],
+    read: Iterator[Loaded],
+    marks: list[str],
+    hashed: bool,
+) -> Iterator[Rows]:
+    """Yield the rows of batches."""
+    placed, waiting = params, None
+    for batch in read:
+        images, placed = over_devices(batch.images, placed)
+        jax.block_until_ready(waiting)  # or else the network may run twice at once, with twice the memory
+        values = compute(placed, images)  # runs on while the batch before is written
+        if waiting is not None:
+            yield _rows(ids, marks, *waiting, hashed)
+        waiting = batch, values
+    if waiting is not None:
+        yield _rows(ids, marks, *waiting, hashed)
 
 
 def _rows(ids: Sequence[str], marks: list[str], batch: Loaded, values: Array, hashed: bool) -> Rows:

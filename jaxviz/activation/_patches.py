@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxviz._options import check_watch
+from jaxviz._progress import Progress
 from jaxviz._types import Images, Net
 from jaxviz.data._batches import batches, check_readable, sized
 from jaxviz.data._multihost import agreed, rounds, share
@@ -43,7 +45,7 @@ class Patches(NamedTuple):
     spatial receptive field (see `receptive_field`), exact at the image's borders too."""
 
 
-class TopPatches(NamedTuple):
+class _TopPatches(NamedTuple):
     """The patches of each layer, what was skipped and why, and the state to go on from."""
 
     layers: dict[str, Patches]
@@ -52,6 +54,10 @@ class TopPatches(NamedTuple):
     """How many images of the source were read, with those that were skipped."""
     state: dict[str, Any]
     """`best` for each layer, `seen`, `skipped`, and `ids` in the order of reading: those to come are at the end."""
+
+
+class TopPatches(Progress, _TopPatches):
+    """The patches of each layer, what was skipped and why, and the state to go on from."""
 
 
 def top_patches(
@@ -64,6 +70,7 @@ def top_patches(
     size: int | tuple[int, int] | None = None,
     batch_size: int = 32,
     resume: dict[str, Any] | None = None,
+    every: int = 1,
     callback: Callable[[TopPatches], Any] | None = None,
 ) -> TopPatches:
     """Find the k images, and the place in each, to which every channel of a layer responds most.
@@ -86,7 +93,9 @@ def top_patches(
         resume: `state` of a run with the same network (its parameters, and the program that it traces to), layers, k
             and size: images that it has not seen are read. A run that was stopped resumes after the last whole batch;
             one that was finished grows with its source. What could not be read is tried again once it has changed.
-        callback: called as `callback(found)` after each batch; if it returns true, the run ends.
+        every: batches from one callback to the next.
+        callback: called as `callback(patches)` with those so far, and at the end; if it returns true, the run ends. Its
+            `done` and `total` count images.
 
     Raises:
         ImageError: for a source without images, or of which none can be read.
@@ -110,6 +119,7 @@ def top_patches(
         raise ValueError(f"expected a k and a batch_size of 1 or more, got {k} and {batch_size}")
     check_whole("k", k, least=1)
     check_whole("batch_size", batch_size, least=1)
+    check_watch(every, callback)
     opened, size = sized(open_source(source), size)
     names = (layer,) if isinstance(layer, str) else tuple(layer)
     places = _Places(net, params, names, sides_of(size))
@@ -138,12 +148,13 @@ def top_patches(
         whole = state | {"best": kept, "ids": reading.source.ids, "marks": marks[: state["seen"]]}
         return _found(whole, places, reading.rows)
 
-    for some in rounds(computed(), -(-len(wanted) // batch_size)):
+    for number, some in enumerate(rounds(computed(), -(-len(wanted) // batch_size)), 1):
         for new in some:
             best = {name: _merge(best[name], new.strongest[name], new.ranks) for name in names}
             seen = min(state["seen"] + batch_size, len(opened.ids))
             state = state | {"seen": seen, "skipped": state["skipped"] | new.skipped}
-        if agreed(callback is not None and callback(found())):
+        due = callback is not None and (number % every == 0 or state["seen"] == len(opened.ids))
+        if agreed(due and callback(found())):
             break
     result = found()
     check_readable(opened, result.seen - len(result.skipped), result.skipped)
@@ -281,4 +292,5 @@ def _found(state: dict[str, Any], places: _Places, rows: dict[str, int]) -> TopP
         names = [[state["ids"][i] if i >= 0 else "" for i in row] for row in numbers.tolist()]
         indices = np.array([[rows.get(name, -1) for name in row] for row in names])
         patches[layer] = Patches(values, names, indices, *places.of(layer, units))
-    return TopPatches(patches, state["skipped"], state["seen"], state)
+    found = TopPatches(patches, state["skipped"], state["seen"], state)
+    return found.told("top_patches", state["seen"], len(state["ids"]))

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxviz._progress import Progress
+
 
 class Rows(NamedTuple):
     """What becomes of a batch."""
@@ -26,7 +28,7 @@ class _ThreeParts(NamedTuple):
     skipped: dict[str, str]
 
 
-class Features(_ThreeParts):
+class Features(Progress, _ThreeParts):
     """A row for each image that could be read; unpacks as `values, ids, skipped`.
 
     Attributes:
@@ -50,7 +52,9 @@ class Features(_ThreeParts):
 
     def _replace(self, **changes: Any) -> "Features":  # type: ignore[override]  # keeps the labels
         labels = changes.pop("labels", self.labels)
-        return Features(*super()._replace(**changes), labels)
+        found = super()._replace(**changes)
+        found.labels = labels
+        return found
 
 
 class Kept:
@@ -97,14 +101,23 @@ class InMemory(Kept):
 
     def __init__(self, row: tuple[int, ...]):
         super().__init__(row)
-        self.parts: list[np.ndarray] = [np.zeros((0, *row), np.float32)]
+        self.values = np.empty((0, *row), np.float32)
 
     def add(self, rows: Rows) -> None:
-        self.parts.append(rows.values)
+        count = self.count + len(rows.names)
+        if count > len(self.values):  # by half, so that each row is copied a few times at most
+            larger = np.empty((max(count, 3 * len(self.values) // 2), *self.row), np.float32)
+            larger[: self.count] = self.values[: self.count]
+            self.values = larger
+        self.values[self.count : count] = rows.values
         self.list_rows(rows.names, rows.skipped, rows.marks, rows.labels)
 
+    def so_far(self, ids: Sequence[str]) -> Features:
+        return self.of_source(self.values[: self.count], ids)
+
     def found(self, ids: Sequence[str]) -> Features:
-        return self.of_source(np.concatenate(self.parts[1:] or self.parts), ids)
+        self.values = self.values[: self.count].copy()  # lets go of what is empty
+        return self.so_far(ids)
 
 
 def hash_of(pixels: np.ndarray) -> str:

@@ -112,6 +112,10 @@ class OnDisk(Kept):
 
     def found(self, ids: Sequence[str]) -> Features:
         wait_for_all()
+        return self.so_far(ids)
+
+    def so_far(self, ids: Sequence[str]) -> Features:
+        """Return what the first process has written, for which others have to wait before."""
         array = self.array if self.writes else _open_array(self.folder, self.row, self.count, self.ahead)
         return self.of_source(StoredRows(array, self.folder), ids)
 

@@ -52,8 +52,8 @@ def _computed(options: Stored, pool: str = "mean") -> tuple[jaxviz.Features, Pic
     opened = open_source(options.source)
     with interrupts() as interrupted:
 
-        def watch(done: int, total: int) -> bool:
-            print(f"{done} of {total} images", flush=True)
+        def watch(found: jaxviz.Features) -> bool:
+            print(f"{found.done} of {found.total} images", flush=True)
             return interrupted()
 
         how: dict[str, Any] = {"pool": None if pool == "none" else pool, "batch_size": options.batch_size}

@@ -40,10 +40,15 @@ def _octaves(options: Octaves) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
+_OF_NETWORKS = ("model", "layers", "octaves", "steps", "smoothness", "optimizer", "learning_rate", "tolerance")
+_OF_OTHERS = {"gatys": ("window",), "efros-leung": _OF_NETWORKS}
+"""Options that a method of making textures ignores."""
+
+
 def texture(options: Texture) -> None:
     """Make an image of the same texture as each sample."""
     paths = files(options.images, options.out)
-    settings, key = settings_of(options), jax.random.key(options.seed)
+    settings, key = settings_of(options, ignored=_OF_OTHERS[options.method]), jax.random.key(options.seed)
 
     def make(path: Path) -> str:
         image = jaxviz.load_image(path, longest=options.sample)

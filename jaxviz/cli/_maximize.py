@@ -38,7 +38,8 @@ def ascend(options: Ascend) -> None:
         score = _classes(options, model, net, params)
     else:
         score = _units(net, options.layer, options.target)
-    settings = settings_of(options, model=model, network=digest_of_network(net, params))
+    ignored = () if options.recipe is None else ("steps", "learning_rate")  # the paper's are taken
+    settings = settings_of(options, ignored=ignored, model=model, network=digest_of_network(net, params))
     run = functools.partial(jaxviz.ascend, score, params, jax.random.key(options.seed), **how)
     at = options.out / f"{file_name('-'.join([options.layer or model, *options.target]))}-ascend"
     print(save_as_it_comes(run, at, settings, options))

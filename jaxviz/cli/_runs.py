@@ -8,7 +8,7 @@ import signal
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -36,10 +36,14 @@ _OF_NETWORK = (
 # Which run it is
 
 
-def settings_of(options: Verb, **more: Any) -> dict[str, Any]:
-    """Return what decides whether two runs make the same: options, files by their content, and the version."""
+def settings_of(options: Verb, *, ignored: Collection[str] = (), **more: Any) -> dict[str, Any]:
+    """Return what decides whether two runs make the same: options, files by their content, and the version.
+
+    Options that another one makes the run ignore decide nothing.
+    """
     assert dataclasses.is_dataclass(options)
-    names = [field.name for field in dataclasses.fields(options) if field.metadata.get("setting", True)]
+    fields = [field for field in dataclasses.fields(options) if field.metadata.get("setting", True)]
+    names = [field.name for field in fields if field.name not in ignored]
     values = {name: _by_content(getattr(options, name)) for name in names}
     return {"verb": options.verb, "jaxviz": jaxviz.__version__} | values | _texts_by_content(values) | more
 
@@ -193,7 +197,8 @@ class _Follow:
         self.first = taken if self.first is None else self.first
         pace = (time.perf_counter() - self.start) / max(taken - self.first, 1)
         loss = f", loss {float(found.losses[-1]):.4g}" if taken else ""
-        self.tell(f"{self.unit} {taken}{loss}" + (f", {pace:.2f} s each" if taken > self.first else ""))
+        at = f"{found.what}: {self.unit} {taken} of {found.total}{loss}"
+        self.tell(at + (f", {pace:.2f} s each" if taken > self.first else ""))
         if stop or found.finished or taken - self.saved >= self.every:
             if self.fresh:  # the numbers of another run would vouch for this picture
                 Path(f"{self.at}.npz").unlink(missing_ok=True)

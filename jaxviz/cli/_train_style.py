@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxviz
 from jaxviz._files import alone_in, printable, write_atomically
@@ -22,12 +22,12 @@ from jaxviz.data._source import Source, open_source
 from jaxviz.image._checks import ImageError
 
 _TRAINING = ("width", "size", "batch_size", "steps", "content_weight", "style_weight", "style_size", "smoothness")
-_TRAINING += ("optimizer", "learning_rate", "cooldown", "precision", "every")
+_TRAINING += ("precision",)
 
 
 def train(options: Train) -> None:
     """Train a net, or continue where its training was stopped."""
-    out, steps = options.out, options.steps
+    out = options.out
     if not options.styles:
         raise ValueError("expected an image for each style, got none")
     styles = {path.stem: jaxviz.load_image(path) for path in options.styles}
@@ -43,14 +43,27 @@ def train(options: Train) -> None:
         raise ImageError(f"{options.source}: expected photographs, got none that can be read")
     net, params = jaxviz.load(options.model)
     given = (net, params, jax.random.key(options.seed), source, list(styles.values()))
-    how = {name: getattr(options, name) for name in _TRAINING}
+    how = {name: getattr(options, name) for name in _TRAINING} | _optimizer(options)
+    how |= {"checkpoint_every": options.every, "every": 8 if jax.default_backend() == "cpu" else 32}
     how |= {"start": start and start.params, "add_to": old and old.params, "store": out}
     run = functools.partial(jaxviz.train_style_net, *given, **how)
-    found = follow_training(run, out, names, jnp.stack(photos), steps=steps, every=options.every)
+    found = _follow(run, out, names, jnp.stack(photos), every=options.every)
     if not found.finished:
         stop(f"Stopped after step {len(found.losses)}: {out}. The same command continues from there.")
     print(f"{out / 'net.safetensors'}: {printable(', '.join(names))}; ", end="")
     print(f"loss {_recent(found):.4g} after {len(found.losses)} steps")
+
+
+def _optimizer(options: Train) -> dict[str, Any]:
+    """Return what trains: Adam, or Muon with the learning rate falling alike."""
+    if options.optimizer == "adam":
+        return {"learning_rate": options.learning_rate, "cooldown": options.cooldown}
+    if not 0 <= options.cooldown <= 1:
+        raise ValueError(f"--cooldown: expected a part in [0, 1], got {options.cooldown}")
+    fall = round(options.cooldown * options.steps)
+    parts = [optax.constant_schedule(options.learning_rate), optax.linear_schedule(options.learning_rate, 0, fall)]
+    falling = optax.join_schedules(parts, [options.steps - fall])
+    return {"optimizer": jaxviz.muon(falling if fall else options.learning_rate)}
 
 
 def _samples(samples: Sequence[Path], source: Source, size: int) -> Iterator[jax.Array]:
@@ -64,17 +77,15 @@ def _samples(samples: Sequence[Path], source: Source, size: int) -> Iterator[jax
             print(f"jaxviz: {printable(str(error))}", file=sys.stderr, flush=True)
 
 
-def follow_training(
+def _follow(
     run: Callable[..., jaxviz.StyleTraining],
     out: Path,
     styles: Sequence[str],
     photos: jax.Array,
     *,
-    steps: int,
     every: int,
-    seconds: float = math.inf,
 ) -> jaxviz.StyleTraining:
-    """Tell how far a training is, save its net, its losses and samples, and end it when interrupted or out of time."""
+    """Tell how far a training is, save its net, its losses and samples, and end it when interrupted."""
     from rich.console import Console
 
     with interrupts() as interrupted, Console(stderr=True).status("Starting") as status:
@@ -87,8 +98,8 @@ def follow_training(
                 begun, first = time.perf_counter(), done
             spent = time.perf_counter() - begun
             pace = f", {spent / (done - first):.2f} s each" if done > first else ""
-            status.update(f"step {done} of {steps}, loss {_recent(found):.4g}{pace} …")
-            stop = interrupted() or spent > seconds
+            status.update(f"step {done} of {found.total}, loss {_recent(found):.4g}{pace} …")
+            stop = interrupted()
             if stop or found.finished or done % every == 0:  # here, where no other training writes to the folder
                 _draw(out, styles, photos, found)
                 drawn = done
@@ -111,7 +122,7 @@ def _draw(out: Path, styles: Sequence[str], photos: jax.Array, found: jaxviz.Sty
     columns = [photos, *(_restyled(found.params, photos, row) for row in jnp.eye(len(styles)))]
     cells = [column[i] for i in range(len(photos)) for column in columns]
     jaxviz.save_image(out / f"samples-{len(found.losses):06d}.png", jaxviz.montage(cells, columns=len(columns)))
-    draw_losses(out / "losses.png", found.losses)
+    _draw_losses(out / "losses.png", found.losses)
 
 
 @jax.jit
@@ -119,7 +130,7 @@ def _restyled(params: Any, images: Any, weights: Any) -> Any:
     return jaxviz.style_net(params, images, style=weights)
 
 
-def draw_losses(path: Path, losses: np.ndarray) -> None:
+def _draw_losses(path: Path, losses: np.ndarray) -> None:
     """Draw the losses, each a mean over as many steps as leave a hundred points."""
     from matplotlib.figure import Figure
 

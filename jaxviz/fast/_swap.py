@@ -66,7 +66,19 @@ def hoist(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     """Return `fn`, the body of a loop, with what its convolutions make of their kernels made here, outside of the loop.
 
     Those are flipped kernels, for gradients; XLA makes them again each turn. `args` are such as the loop will give it;
-    a kernel that depends on them is left inside.
+    a kernel that depends on them is left inside. All methods here do this by themselves; it is for loops of your own.
+
+    Args:
+        fn: an accelerated function (see `accelerate`), the body of a `jax.lax.scan`, `while_loop` or `fori_loop`.
+        args: its arguments, or values of their shapes and types.
+
+    >>> climb = lambda images: images + jax.grad(lambda x: accelerate(net)(kernel, x).sum())(images)
+    >>> net = lambda w, x: jax.lax.conv(x, w, (1, 1), "SAME")
+    >>> kernel, images = jax.numpy.ones((1, 1, 3, 3)), jax.numpy.ones((1, 1, 4, 4))
+    >>> turn = hoist(climb, images)
+    >>> found = jax.lax.fori_loop(0, 3, lambda _, x: turn(x), images)
+    >>> print(jax.numpy.array_equal(found, climb(climb(climb(images)))))
+    True
     """
     program = trace(fn, *args)
     known: dict[int, Any] = {}

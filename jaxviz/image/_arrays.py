@@ -253,7 +253,10 @@ def _cells(images: AnyArray | Sequence[AnyArray], background: ArrayLike) -> Floa
     if len(shapes) > 1:
         height, width = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
         images = [_centered(image, height, width, background) for image in images]
-    cells = jnp.asarray(images) if isinstance(images, AnyArray) else jnp.stack(images)
+    if not isinstance(images, AnyArray):
+        with jax.numpy_dtype_promotion("standard"):  # a photograph of float32 beside what was computed in float64
+            images = jnp.stack(images)
+    cells = jnp.asarray(images)
     return cells if cells.ndim == 4 else jnp.broadcast_to(cells[..., None], (*cells.shape, 3))
 
 

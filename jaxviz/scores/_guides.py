@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jaxviz._options import check_batch
 from jaxviz._types import Images, Net
 from jaxviz.fast._swap import accelerate
+from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import read_layers
 from jaxviz.scores._algebra import Summable
 from jaxviz.scores._likeness import gram
@@ -87,8 +88,13 @@ def resemblance(net: Net, params: Any, images: Images, *, layer: str) -> _Resemb
     Mordvintsev, Olah & Tyka 2015, Inceptionism: Going Deeper into Neural Networks.
     """
     check_batch("images", images)
-    found = jax.jit(accelerate(functools.partial(_maps, net, layer)))(params, images)
+    found = _guide(net, layer, params, images)
     return _Resemblance(net, layer, found.reshape(-1, found.shape[-1]))
+
+
+@compiled(static_argnums=(0, 1))
+def _guide(net: Net, layer: str, params: Any, images: Images) -> Float[Array, "_ _ _ _"]:
+    return accelerate(functools.partial(_maps, net, layer))(params, images)
 
 
 def _maps(net: Net, layer: str, params: Any, images: Images) -> Float[Array, "_ _ _ _"]:

@@ -38,6 +38,7 @@ from jaxviz.synthesis.fast_style import StyleTraining as StyleTraining
 from jaxviz.synthesis.fast_style import export_style_net as export_style_net
 from jaxviz.synthesis.fast_style import init_style_net as init_style_net
 from jaxviz.synthesis.fast_style import load_style_net as load_style_net
+from jaxviz.synthesis.fast_style import muon as muon
 from jaxviz.synthesis.fast_style import restyle as restyle
 from jaxviz.synthesis.fast_style import save_style_net as save_style_net
 from jaxviz.synthesis.fast_style import style_net as style_net

@@ -17,7 +17,7 @@ from jaxviz.program._edit import dtype_of
 from jaxviz.scores._algebra import lengths_of
 from jaxviz.scores._calls import as_data, check_score
 from jaxviz.synthesis._adam import adam
-from jaxviz.synthesis._minimize import Look, Synthesis, Watch, follow
+from jaxviz.synthesis._minimize import Synthesis, Watch, follow
 from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier, parameterized
 from jaxviz.synthesis._penalties import Penalty, Weighted
 from jaxviz.synthesis._render import render
@@ -133,7 +133,7 @@ def ascend(
         every=every,
         resume=resume,
     )
-    return follow(run, callback, Look.synthesis)
+    return follow(run, callback, lambda look: look.synthesis("ascend"))
 
 
 def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -> None:

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from jaxviz._options import check_batch, check_count, check_least_zero, check_run
+from jaxviz._options import check_batch, check_count, check_least_zero, check_run, check_watch
 from jaxviz._types import Images, Key, Score
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._arrays import resize
 from jaxviz.scores._algebra import one_per_image
 from jaxviz.scores._calls import as_data, check_score
-from jaxviz.synthesis._minimize import Look, Synthesis, Watch, follow, in_stages, iterate, looks
+from jaxviz.synthesis._minimize import Look, Part, Synthesis, Watch, follow, in_stages, iterate, looks
 from jaxviz.synthesis._octaves import octave_sizes, resized
 
 
@@ -97,7 +97,7 @@ def dream(
         )
         return looks(lambda dreamt: jnp.clip(dreamt, 0, 1), run)
 
-    return follow(in_stages(octave, octaves, resume), callback, Look.synthesis)
+    return follow(in_stages(octave, octaves, resume), callback, lambda look: look.synthesis("dream"))
 
 
 def dream_zoom(
@@ -109,6 +109,7 @@ def dream_zoom(
     frames: int = 100,
     zoom: float = 0.05,
     first: int = 0,
+    callback: Watch | None = None,
     **options: Any,
 ) -> Iterator[Images]:
     """Dream, step a little closer, dream on: yield the frames of a fall into the dream, one by one.
@@ -121,6 +122,8 @@ def dream_zoom(
         frames: how many there are to be.
         zoom: fraction of each side that is gone from one frame to the next.
         first: number of the first frame to make.
+        callback: called as `callback(synthesis)` with the frame that it is at; if it returns true, the fall ends with
+            the frame before, or with this one if it is finished.
         options: what else `dream` takes.
 
     Raises:
@@ -141,10 +144,16 @@ def dream_zoom(
     check_batch("images", images)
     check_count("frames", frames, least=0)
     check_count("first", first, least=0)
+    check_watch(1, callback)
     for i in range(first, frames):
         seen = _closer(images, zoom) if i else images
-        images = dream(score, params, jax.random.fold_in(key, i), seen, **options).images
-        yield images
+        part = Part(callback, f"frame {i + 1} of {frames}", i, frames)
+        found = dream(score, params, jax.random.fold_in(key, i), seen, **part.options(), **options)
+        images = found.images
+        if found.finished:  # what is half dreamt is no frame to go on from
+            yield images
+        if part.ended:
+            break
 
 
 @jax.jit

@@ -1,5 +1,6 @@
 """Fooling images: a small change, and the network says something else."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxviz._options import check_batch, check_least_zero, check_run, check_untraced
+from jaxviz._progress import Progress
 from jaxviz._types import Images, Net
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import dtype_of
@@ -15,11 +17,12 @@ from jaxviz.scores._algebra import Index
 from jaxviz.scores._calls import check_score
 from jaxviz.scores._units import logit
 from jaxviz.synthesis._ascent import ascend
+from jaxviz.synthesis._minimize import Synthesis
 from jaxviz.synthesis._parameterization import pixels
 from jaxviz.synthesis._steps import normalized_steps
 
 
-class Fooled(NamedTuple):
+class _Fooled(NamedTuple):
     """Images that were changed until a network took them for another class."""
 
     images: Images
@@ -34,6 +37,10 @@ class Fooled(NamedTuple):
     """Of each image, whether the target ranks first now."""
 
 
+class Fooled(Progress, _Fooled):
+    """Images that were changed until a network took them for another class."""
+
+
 def fool(
     net: Net,
     params: Any,
@@ -43,6 +50,8 @@ def fool(
     steps: int = 100,
     step_size: float = 0.225,
     revive: bool = True,
+    every: int = 1,
+    callback: Callable[[Fooled], Any] | None = None,
 ) -> Fooled:
     """Perturb images until the network classifies each as `target`.
 
@@ -58,6 +67,8 @@ def fool(
         steps: at most.
         step_size: length of a step over all pixels and colors together, in units of brightness.
         revive: whether blocked ReLUs pass a gradient, as in `ascend`.
+        every: steps from one callback to the next.
+        callback: called as `callback(fooled)` with the images so far, and at the end; if it returns true, the run ends.
 
     Returns:
         The images; `succeeded` tells of each whether the target ranks first, `finished` whether all `steps` were taken.
@@ -79,7 +90,7 @@ def fool(
     instead = "it looks after each step whether they are fooled, so call it outside of jit, vmap and grad"
     check_untraced("fool", params, images, target, instead=instead)
     check_batch("images", images)
-    check_run(steps=steps, every=1)
+    check_run(steps=steps, every=every, callback=callback)
     check_least_zero("step_size", step_size)
     if np.shape(target) not in ((), (len(images),)) or np.asarray(target).dtype.kind not in "iu":
         raise ValueError(f"target: expected the number of a class, or one for each of {len(images)}, got {target!r}")
@@ -89,7 +100,14 @@ def fool(
     target = target % jax.eval_shape(net, params, images.astype(dtype_of(params))).shape[-1]  # -1 is the last
     fooled = lambda images: _classes(net, params, images) == target
     if jnp.all(succeeded := fooled(images)):
-        return Fooled(jnp.asarray(images), jnp.zeros(0), [], False, succeeded)
+        return Fooled(jnp.asarray(images), jnp.zeros(0), [], False, succeeded).told("fool", 0, steps)
+
+    def look(found: Synthesis) -> bool:
+        succeeded = fooled(found.images)
+        ended = bool(jnp.all(succeeded))
+        due = callback is not None and (ended or found.finished or found.done % every == 0)
+        return bool(due and callback(_made(found, succeeded))) or ended
+
     found = ascend(
         score,
         params,
@@ -102,9 +120,13 @@ def fool(
         optimizer=normalized_steps(step_size),
         steps=steps,
         every=1,
-        callback=lambda found: bool(jnp.all(fooled(found.images))),
+        callback=look,
     )
-    return Fooled(*found, fooled(found.images))
+    return _made(found, fooled(found.images))
+
+
+def _made(found: Synthesis, succeeded: Array) -> Fooled:
+    return Fooled(*found, succeeded).told("fool", found.done, found.total)
 
 
 @compiled(static_argnums=0)

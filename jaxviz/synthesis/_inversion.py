@@ -11,7 +11,7 @@ from jaxviz._options import check_batch, check_least_zero, check_number, check_o
 from jaxviz._types import Images, Key, Net
 from jaxviz.scores._likeness import match_features
 from jaxviz.synthesis._lbfgs import lbfgs
-from jaxviz.synthesis._minimize import Look, Synthesis, Watch, follow
+from jaxviz.synthesis._minimize import Synthesis, Watch, follow
 from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
 from jaxviz.synthesis._penalties import Weighted, alpha_norm, total_variation
 from jaxviz.synthesis._render import render
@@ -108,4 +108,4 @@ def invert(
         every=every,
         resume=resume,
     )
-    return follow(run, callback, Look.synthesis)
+    return follow(run, callback, lambda look: look.synthesis("invert"))

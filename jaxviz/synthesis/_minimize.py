@@ -1,6 +1,7 @@
 """The one loop under every synthesized image."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxviz._options import check_optimizer, check_run
+from jaxviz._progress import Progress
 from jaxviz._types import Images, Key
 from jaxviz.fast._swap import hoist
 from jaxviz.program._compiled import Compiled
@@ -25,7 +27,7 @@ Callback = Callable[["Minimized"], Any]
 """Called between chunks of steps with where the run is; what it returns, if true, ends the run."""
 
 
-class Minimized(NamedTuple):
+class _Minimized(NamedTuple):
     """Where a run is, or how it ended."""
 
     variables: Any
@@ -36,6 +38,10 @@ class Minimized(NamedTuple):
     """All that the next step depends on; given as `resume`, the run continues."""
     finished: bool
     """False if it is still going on, or was ended by its callback."""
+
+
+class Minimized(Progress, _Minimized):
+    """Where a run is, or how it ended."""
 
 
 class DivergedError(FloatingPointError):
@@ -78,8 +84,9 @@ def minimize(
             take all steps, as under `jit` and `vmap`.
         every: steps from one callback to the next.
         resume: the `state` of an earlier run with the same arguments, to go on from where it was.
-        callback: called as `callback(minimized)` every few steps and after the last; if it returns true, the run ends.
-            The memory of the variables and the state is used again after it returns: copy what you keep.
+        callback: called as `callback(minimized)` with the variables so far, and at the end; if it returns true, the run
+            ends (see `Progress`). The memory of the variables and the state is used again after it returns: copy what
+            you keep.
 
     Raises:
         DivergedError: at the chunk where the loss stops being finite, with the step; its `found` is the run before; of
@@ -137,7 +144,7 @@ def iterate(
     done = sum(map(len, losses))
     stalled = done > 0 and not traced and tolerance is not None and _has_stalled(np.asarray(losses[0]), tolerance)
     if done >= steps or stalled:
-        yield _where(state, losses, finished=True)
+        yield _where(state, losses, steps, finished=True)
         return
     bad, finished = None, False
     while bad is None and not finished:
@@ -150,9 +157,9 @@ def iterate(
         stalled = not traced and tolerance is not None and _has_stalled(np.concatenate(losses), tolerance)
         finished = bad is None and (done == steps or stalled)
         if done % every == 0 or finished or bad is not None:
-            yield _where(state, losses, finished=finished)
+            yield _where(state, losses, steps, finished=finished)
     if bad is not None:
-        raise DivergedError(_diverged(bad, done), _where(state, losses, finished=False))
+        raise DivergedError(_diverged(bad, done), _where(state, losses, steps, finished=False))
 
 
 def follow(run: Iterator[Any], callback: Callable[[Any], Any] | None, show: Callable[[Any], Any]) -> Any:
@@ -172,9 +179,10 @@ def follow(run: Iterator[Any], callback: Callable[[Any], Any] | None, show: Call
     return show(last) if shown is None else shown
 
 
-def _where(state: Any, losses: list[Any], *, finished: bool) -> Minimized:
+def _where(state: Any, losses: list[Any], steps: int, *, finished: bool) -> Minimized:
     history = _joined(losses)
-    return Minimized(state[0], history, [*jax.tree.leaves(state), history], finished)
+    found = Minimized(state[0], history, [*jax.tree.leaves(state), history], finished)
+    return found.told("minimize", len(history), steps)
 
 
 def _joined(losses: list[Any]) -> Array:
@@ -290,7 +298,7 @@ def _diverged(value: float, step: int) -> str:
 # Images as what is minimized
 
 
-class Synthesis(NamedTuple):
+class _Synthesis(NamedTuple):
     """Images that were made, or are being made, step by step."""
 
     images: Images
@@ -303,8 +311,34 @@ class Synthesis(NamedTuple):
     """False if it is still going on, or was ended by its callback."""
 
 
+class Synthesis(Progress, _Synthesis):
+    """Images that were made, or are being made, step by step."""
+
+
 Watch = Callable[[Synthesis], Any]
 """Called between chunks of steps with the images so far; what it returns, if true, ends the run."""
+
+
+@dataclasses.dataclass
+class Part:
+    """One of several runs, which are followed as one; a true value of the callback ends all of them."""
+
+    callback: Watch | None
+    what: str
+    number: int
+    count: int
+    ended: bool = False
+
+    def __call__(self, found: Synthesis) -> bool:
+        what, total = f"{self.what}: {found.what}", self.count * found.total
+        self.ended = bool(
+            self.callback and self.callback(found.told(what, self.number * found.total + found.done, total))
+        )
+        return self.ended
+
+    def options(self) -> dict[str, Any]:
+        """Return what to tell the run: nothing, if nobody looks."""
+        return {} if self.callback is None else {"callback": self}
 
 
 class Look(NamedTuple):
@@ -314,15 +348,20 @@ class Look(NamedTuple):
     losses: Float[Array, " steps"]
     state: list[Array]
     finished: bool
+    done: int
+    total: int
+    stage: str = ""
 
-    def synthesis(self) -> Synthesis:
-        return Synthesis(self.show(), *self[1:])
+    def synthesis(self, method: str) -> Synthesis:
+        """Return the images, with the name of the method that makes them."""
+        found = Synthesis(self.show(), self.losses, self.state, self.finished)
+        return found.told(f"{method}, {self.stage}" if self.stage else method, self.done, self.total)
 
 
 def looks(show: Callable[[Any], Images], run: Iterator[Minimized]) -> Iterator[Look]:
     """Yield the looks at a run of variables that `show` makes images of."""
     for found in run:
-        yield Look(functools.partial(show, found.variables), *found[1:])
+        yield Look(functools.partial(show, found.variables), *found[1:], found.done, found.total)
 
 
 Stage = Callable[[int, Images | None, Sequence[Any] | None], Iterator[Look]]
@@ -340,7 +379,9 @@ def in_stages(stage: Stage, count: int, resume: Sequence[Any] | None) -> Iterato
         for look in stage(i, images, state):
             losses = _joined([before, look.losses])
             state = [jnp.asarray(i), before, *look.state]
-            look = look._replace(losses=losses, state=state, finished=look.finished and i == count - 1)
+            done, total = len(before) + look.done, len(before) + (count - i) * look.total
+            where = f"octave {i + 1} of {count}" if count > 1 else ""
+            look = Look(look.show, losses, state, look.finished and i == count - 1, done, total, where)
             yield look
         assert look is not None
         images, earlier, state = look.show(), look.losses, None

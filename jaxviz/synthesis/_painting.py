@@ -27,6 +27,7 @@ STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
 def paint(
+    method: str,
     params: Any,
     key: Key,
     sizes: Sequence[tuple[int, int]],
@@ -52,7 +53,7 @@ def paint(
         )  # fmt: skip
 
     def shown(look: Look) -> Synthesis:
-        found = look.synthesis()
+        found = look.synthesis(method)
         return found._replace(images=finish(found.images))
 
     return follow(in_stages(octave, len(sizes), resume), callback, shown)

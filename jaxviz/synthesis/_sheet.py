@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxviz._options import check_untraced, check_whole
+from jaxviz._options import check_untraced, check_watch, check_whole
+from jaxviz._progress import Progress
 from jaxviz._types import Images, Key, Net
 from jaxviz.data._sharding import whole_shares
 from jaxviz.program._compiled import compiled
@@ -20,7 +21,7 @@ from jaxviz.synthesis._minimize import DivergedError
 from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
 
 
-class Sheet(NamedTuple):
+class _Sheet(NamedTuple):
     """The images of the channels that are done."""
 
     images: Images
@@ -33,6 +34,10 @@ class Sheet(NamedTuple):
     """False if channels are left."""
     channels: Int[np.ndarray, " n"]
     """The number of the channel that each image is of."""
+
+
+class Sheet(Progress, _Sheet):
+    """The images of the channels that are done."""
 
     @property
     def scores(self) -> Float[Array, " n"]:
@@ -70,9 +75,9 @@ def sheet(
         batch_size: images that are optimized at once; rounded up to a multiple of the number of local devices.
         basis: what is optimized: see `ascend`.
         resume: `state` of a run with the same arguments that was stopped: it resumes after the last whole batch.
-        callback: called as `callback(sheet)` every few steps with the images of all batches that are done; if it
-            returns true, the run ends, without the batch it is at.
-        options: what else `ascend` takes, such as `revive`.
+        callback: called as `callback(sheet)` with the images of all batches that are done; if it returns true, the run
+            ends, without the batch it is at.
+        options: what else `ascend` takes, such as `revive`, and `every`: steps from one callback to the next, 8.
 
     Returns:
         The images in the order of `channels`, and of each the last score.
@@ -96,36 +101,23 @@ def sheet(
         check_whole(name, number)
     if batch_size < 1 or size < 1:
         raise ValueError(f"expected a batch_size and a size of 1 or more, got {batch_size} and {size}")
+    check_watch(1, callback)
     wanted = _wanted(net, params, layer, channels, size)
     share = whole_shares(min(batch_size, len(wanted)))
     images, losses = [jnp.asarray(x) for x in resume] if resume else (jnp.zeros((0, size, size, 3)), jnp.zeros(0))
     if len(images) > len(wanted) or images.shape[1:] != (size, size, 3):
         raise ValueError("resume: this state is of a run of another kind or size; start over without it")
     form, start = parameterized(basis, size, size), options.pop("start", None)
-
-    def done(images: Images, losses: Array) -> Sheet:
-        count = len(images)
-        return Sheet(images, losses, [images, losses], count == len(wanted), wanted[:count])
-
-    found = done(images, losses)
+    found = _so_far(images, losses, wanted)
     while not found.finished:
         block = wanted[len(found.images) :][:share]
         padded = np.resize(block, share)  # one program for all batches: the last one repeats itself
         score = channel(net, layer, padded)
         noise = form.images(_noise(form, key, padded)) if start is None else start
-        watch = None if callback is None else functools.partial(_watch, callback, found)
+        watch = None if callback is None else functools.partial(_watch, callback, found, block)
+        how = {"size": size, "steps": steps, "basis": basis, "start": noise, "callback": watch} | options
         try:
-            made = ascend(
-                score,
-                params,
-                key,
-                size=size,
-                steps=steps,
-                basis=basis,
-                start=noise,
-                callback=watch,
-                **options,
-            )
+            made = ascend(score, params, key, **how)
         except DivergedError as error:
             error.found = found  # the batches before
             raise
@@ -134,15 +126,23 @@ def sheet(
         images = jnp.concatenate([found.images, np.asarray(made.images)[: len(block)]])
         scores = _evaluate(score, params, np.asarray(made.images))[: len(block)]
         losses = jnp.concatenate([found.losses, -np.asarray(scores, found.losses.dtype)])
-        found = done(images, losses)
+        found = _so_far(images, losses, wanted)
         if callback is not None and callback(found):
             break
     return found
 
 
-def _watch(callback: Callable[[Sheet], Any], found: Sheet, batch: Any) -> bool:
+def _so_far(images: Images, losses: Array, wanted: np.ndarray) -> Sheet:
+    done, total = len(images), len(wanted)
+    return Sheet(images, losses, [images, losses], done == total, wanted[:done]).told("sheet", done, total)
+
+
+def _watch(callback: Callable[[Sheet], Any], found: Sheet, block: np.ndarray, batch: Any) -> bool:
     """Let a run be ended in the middle of a batch, which is then lost; the last look at it is the sheet's own."""
-    return not batch.finished and bool(callback(found))
+    if batch.finished:
+        return False
+    what = f"sheet, channels {block[0]} to {block[-1]}, step {batch.done} of {batch.total}"
+    return bool(callback(found._replace().told(what, found.done, found.total)))
 
 
 def _wanted(net: Net, params: Any, layer: str, channels: Sequence[int] | None, size: int) -> np.ndarray:

@@ -91,7 +91,7 @@ def blurring(sigma: float, every: int) -> optax.GradientTransformation:
     Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
     check_positive("sigma", sigma)
-    check_count("every", every)
+    check_count("every", every, unit="step")
     return _after(_Blur(float(sigma)), int(every))
 
 

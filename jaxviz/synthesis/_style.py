@@ -133,8 +133,9 @@ def stylize(
         return wanted
 
     return paint(
-        params, key, sizes, goal, lambda i: resized(first, sizes[i]), smoothness=smoothness, optimizer=optimizer,
-        learning_rate=learning_rate, steps=steps, tolerance=tolerance, every=every, resume=resume, callback=callback,
+        "stylize", params, key, sizes, goal, lambda i: resized(first, sizes[i]), smoothness=smoothness,
+        optimizer=optimizer, learning_rate=learning_rate, steps=steps, tolerance=tolerance, every=every, resume=resume,
+        callback=callback,
         **({"finish": functools.partial(with_chroma, shown)} if colors == "luminance" else {}),
     )  # fmt: skip
 

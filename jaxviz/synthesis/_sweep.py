@@ -5,12 +5,19 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxviz._options import check_function
+from jaxviz._options import check_function, check_watch
 from jaxviz._types import Images
-from jaxviz.synthesis._minimize import Synthesis
+from jaxviz.synthesis._minimize import Part, Synthesis, Watch
 
 
-def sweep(method: Callable[..., Synthesis], option: str, values: Sequence[Any], *args: Any, **options: Any) -> Images:
+def sweep(
+    method: Callable[..., Synthesis],
+    option: str,
+    values: Sequence[Any],
+    *args: Any,
+    callback: Watch | None = None,
+    **options: Any,
+) -> Images:
     """Run a synthesis for each of several values of one option, and return the images, a row of a figure.
 
     Weights are data: all runs share one compiled program.
@@ -20,10 +27,12 @@ def sweep(method: Callable[..., Synthesis], option: str, values: Sequence[Any], 
         option: the name of one of its options, such as "style_weights" or "style_size".
         values: what it is to be, in turn.
         args: what the method takes by position.
+        callback: called as `callback(synthesis)` with the run that it is at; if it returns true, that run and the sweep
+            end there.
         options: its other options.
 
     Returns:
-        `(k, h, w, 3)`, an image for each value.
+        `(k, h, w, 3)`, an image for each value; of those up to where the callback ended it.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -39,4 +48,11 @@ def sweep(method: Callable[..., Synthesis], option: str, values: Sequence[Any], 
     check_function("method", method, "a synthesis, such as stylize")
     if not len(values):
         raise ValueError(f"values: expected one or more for {option}, got none")
-    return jnp.concatenate([method(*args, **{option: value}, **options).images for value in values])
+    check_watch(1, callback)
+    images = []
+    for i, value in enumerate(values):
+        part = Part(callback, f"{option} {i + 1} of {len(values)}", i, len(values))
+        images.append(method(*args, **{option: value}, **part.options(), **options).images)
+        if part.ended:
+            break
+    return jnp.concatenate(images)

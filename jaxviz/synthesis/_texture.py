@@ -89,6 +89,6 @@ def texture(
         return jnp.clip(noise_like(sample, key, sizes[i]), 0, 1)
 
     return paint(
-        params, key, sizes, goal, start, smoothness=smoothness, optimizer=optimizer, learning_rate=learning_rate,
-        steps=steps, tolerance=tolerance, every=every, resume=resume, callback=callback,
+        "texture", params, key, sizes, goal, start, smoothness=smoothness, optimizer=optimizer,
+        learning_rate=learning_rate, steps=steps, tolerance=tolerance, every=every, resume=resume, callback=callback,
     )  # fmt: skip

@@ -46,6 +46,10 @@ def test_they_are_the_networks(small_params, batch_size):
     np.testing.assert_allclose(logits, small_net(small_params, IMAGES), rtol=1e-5, atol=1e-6)
 
 
+def telling(told):
+    return lambda found: told.append((found.done, found.total))
+
+
 def test_broken_images_are_skipped_and_listed(folder, small_params, tmp_path):
     for store in (None, tmp_path / "store"):
         with pytest.warns(UserWarning, match=r"2 of 13 images could not be read; `skipped` lists them.*a\.jpg: "):
@@ -93,14 +97,14 @@ def test_stopped_by_the_callback_and_gone_on_with(small_params, tmp_path):
     find(small_params, store=tmp_path / "whole")
     told = []
 
-    def stop(done, total):
-        told.append((done, total))
+    def stop(found):
+        told.append((found.done, found.total))
         return True
 
     part = find(small_params, store=tmp_path / "parts", callback=stop)
     assert told == [(8, 23)]
     assert len(part.ids) == 8
-    find(small_params, store=tmp_path / "parts", callback=lambda *at: told.append(at))
+    find(small_params, store=tmp_path / "parts", callback=telling(told))
     assert told[1:] == [(16, 23), (23, 23)]
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
@@ -159,7 +163,7 @@ def test_what_has_changed_is_computed_again(small_params, tmp_path):
     find(small_params, store=tmp_path / "store")
     others = np.concatenate([IMAGES[:5], 1 - IMAGES[5:9]])
     told = []
-    found = find(small_params, others, store=tmp_path / "store", callback=lambda *at: told.append(at))
+    found = find(small_params, others, store=tmp_path / "store", callback=telling(told))
     assert told == [(9, 9)]  # four of them new, in one batch
     assert found.ids == [str(i) for i in range(9)]
     np.testing.assert_allclose(np.asarray(found.values), find(small_params, others).values, rtol=1e-5, atol=1e-7)
@@ -265,7 +269,7 @@ def test_labels_are_kept(small_params, tmp_path):
     assert find(small_params).labels is None
     told = []
     relabeled = [(image, 7) for image in IMAGES[:3]]
-    found = find(small_params, relabeled, store=tmp_path, callback=lambda *at: told.append(at))
+    found = find(small_params, relabeled, store=tmp_path, callback=telling(told))
     assert found.labels == [7, 7, 7]
     assert find(small_params, [(b"broken", 1), *pairs[:2], *pairs[5:20]]).labels == [0, 1, *range(5, 20)]
 

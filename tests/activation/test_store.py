@@ -152,7 +152,7 @@ def test_a_damaged_chunk_is_not_written_to(store, small_params):
 def test_what_a_kill_leaves_is_gone_on_with(cut, kept, store, small_params):
     lines(cut)(store)
     told = []
-    found = find(small_params, store, callback=lambda *at: told.append(at))
+    found = find(small_params, store, callback=lambda found: told.append((found.done, found.total)))
     assert told == [(23, 23)]
     assert content(store) == content(kept)
     np.testing.assert_array_equal(np.asarray(found.values), find(small_params).values)

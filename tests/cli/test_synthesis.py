@@ -147,6 +147,22 @@ def test_a_verb_makes_what_its_function_makes(case, capsys):
     assert "done before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("line", "ignored", "counts"),
+    [
+        ("ascend --target 3 --size 8 --recipe cs231n", "--steps 7 --learning-rate 0.3", "--seed 1"),
+        ("texture images/cat.png --sample 12 --size 8 --method efros-leung --window 5", "--steps 7", "--window 3"),
+    ],
+)
+def test_an_option_that_another_one_makes_ignored_makes_no_other_run(line, ignored, counts, capsys):
+    cli.main(line.split())
+    assert "done before" not in capsys.readouterr().out
+    cli.main([*line.split(), *ignored.split()])
+    assert "done before" in capsys.readouterr().out
+    cli.main([*line.split(), *counts.split()])
+    assert "done before" not in capsys.readouterr().out
+
+
 def test_every_verb_is_tested():
     assert {line.split()[0] for line, *_ in CASES.values()} == set(VERBS)
 

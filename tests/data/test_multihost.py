@@ -34,7 +34,7 @@ SCRIPT = """
     settings = {"layer": "relu_1", "size": 32, "batch_size": 4}
     seen = []
     if number == 0:  # as in a script that tells of its progress once
-        tell = lambda done, total: seen.append(done)
+        tell = lambda found: seen.append(found.done)
     else:
         tell = None
     kept = jaxviz.features(small_net, params, Some(), store=os.path.join(out, "store"), callback=tell, **settings)

@@ -632,6 +632,16 @@ def test_montage_of_different_sizes_centers_them():
     assert_pixels(montage(pictures, gap=1), expected)
 
 
+@pytest.mark.parametrize("other", [np.float64, jnp.bfloat16])
+def test_montage_of_different_types(x64, other):
+    """What was computed in float64 beside a photograph of float32, also where types are promoted by hand only."""
+    images = [np.full((2, 2, 3), 0.25, np.float32), np.full((2, 2), 0.5, other)]
+    with jax.numpy_dtype_promotion("strict"):
+        grid = montage(images, columns=2, gap=0)
+    assert grid.dtype == np.promote_types(np.float32, other)
+    np.testing.assert_array_equal(grid, np.repeat([[[0.25] * 3, [0.5] * 3]], 2, 0).repeat(2, 1))
+
+
 def test_montage_errors():
     with pytest.raises(ImageError, match="montage: expected at least one image, got none"):
         montage([])

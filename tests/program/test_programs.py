@@ -36,6 +36,12 @@ CALLS = {
     "invert": lambda net: jaxviz.invert(net, {}, KEY, IMAGES, layer="relu_0", steps=1),
     "texture": lambda net: jaxviz.texture(net, {}, KEY, IMAGES[0], layers=["relu_0"], steps=1),
     "fool": lambda net: jaxviz.fool(net, {}, IMAGES, target=1, steps=1),
+    "match_grams": lambda net: jaxviz.match_grams(net, {}, IMAGES, ["relu_0"]),
+    "resemblance": lambda net: jaxviz.resemblance(net, {}, IMAGES, layer="relu_0"),
+    "guided_backprop": lambda net: jaxviz.guided_backprop(jaxviz.logit(net, 0), {}, IMAGES),
+    "lrp": lambda net: jaxviz.lrp(jaxviz.logit(net, 0), {}, IMAGES),
+    "capture": lambda net: jaxviz.capture(net, "relu_0")({}, IMAGES),
+    "receptive_field": lambda net: jaxviz.receptive_field(net, {}, IMAGES, "relu_0"),
     "minimize": lambda net: jaxviz.minimize(
         lambda x, key: jnp.sum(net({}, x)), IMAGES, KEY, steps=1, optimizer=optax.sgd(0.1)
     ),
@@ -66,6 +72,47 @@ def test_many_networks_leave_nothing():
         del net
     gc.collect()
     assert sum(ref() is not None for ref in refs) == 0
+
+
+def test_a_guide_of_the_same_network_compiles_nothing_new():
+    traced = []
+
+    def net(params, images):
+        traced.append(1)
+        return jax.nn.relu(images @ params)
+
+    for scale in (1.0, 2.0):
+        guide = jaxviz.resemblance(net, scale * jnp.eye(3), IMAGES, layer="relu_0").guide
+        assert jnp.allclose(guide, scale * IMAGES.reshape(-1, 3))
+    assert len(traced) == 1
+
+
+CHANGED = {
+    "saliency": lambda net: jaxviz.saliency(jaxviz.logit(net, 0), {}, IMAGES),
+    "features": lambda net: jaxviz.features(net, {}, IMAGES, layer="relu_0", size=16).values,
+    "resemblance": lambda net: jaxviz.resemblance(net, {}, IMAGES, layer="relu_0").guide,
+    "capture": lambda net: jaxviz.capture(net, "relu_0")({}, IMAGES)[1]["relu_0"],
+}
+
+
+@pytest.mark.parametrize("call", CHANGED.values(), ids=CHANGED)
+def test_a_network_made_again_around_other_weights_has_its_own_results(call):
+    first, second = (call(closing_over(jnp.full((3, 4), weight))) for weight in (0.1, 0.2))
+    assert jnp.allclose(2 * jnp.asarray(first), jnp.asarray(second), rtol=1e-5)
+    assert jnp.any(jnp.asarray(first) != 0)
+
+
+@pytest.mark.parametrize("name", ["capture", "layers"])
+def test_what_is_not_compiled_sees_what_a_network_closes_over_now(name):
+    channels = 4
+    net = lambda params, images: jax.nn.relu(images @ jnp.ones((3, channels)))
+    calls = {
+        "capture": lambda: jaxviz.capture(net, "relu_0")({}, IMAGES)[1]["relu_0"].shape[-1],
+        "layers": lambda: jaxviz.layers(net, {}, IMAGES)["relu_0"].shape[-1],
+    }
+    assert calls[name]() == 4
+    channels = 5
+    assert calls[name]() == 5
 
 
 class Model:

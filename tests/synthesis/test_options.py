@@ -109,7 +109,11 @@ OPTIMIZERS = [
     ),
     *(
         (name, {"learning_rate": rate, "optimizer": "adam"}, "learning_rate: expected a finite number of at least")
-        for name in ("texture", "stylize", "train_style_net")
+        for name in ("texture", "stylize")
+        for rate in (-1.0, NAN, "fast")
+    ),
+    *(
+        ("train_style_net", {"learning_rate": rate}, "learning_rate: expected a finite number of at least")
         for rate in (-1.0, NAN, "fast")
     ),
     ("ascend", {"learning_rate": -1.0}, "learning_rate: expected a finite number of at least 0, got -1.0"),
@@ -189,7 +193,7 @@ RANGES = [
     ("total_variation", {"beta": 0.0}, f"beta: {POSITIVE}, got 0.0"),
     ("decay", {"rate": 1.5}, "rate: expected a finite number from 0 to 1, got 1.5"),
     ("blurring", {"sigma": -1.0, "every": 4}, f"sigma: {POSITIVE}, got -1.0"),
-    ("blurring", {"sigma": 1.0, "every": 0}, "every: expected 1 or more, got 0"),
+    ("blurring", {"sigma": 1.0, "every": 0}, "every: expected 1 step or more, got 0"),
     ("small_norms", {"percent": 101.0}, "percent: expected a finite number from 0 to 100, got 101.0"),
     ("small_contributions", {"percent": NAN}, "percent: expected a finite number from 0 to 100, got nan"),
     ("crops", {"least": 0.0}, "least: expected a finite number above 0 and at most 1, got 0.0"),

@@ -12,12 +12,13 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxviz._files import alone_in
+from jaxviz._progress import Progress
 from jaxviz._types import Key
 from jaxviz.activation._store import claim, traced_by
 from jaxviz.program._digest import digest_of
 
 
-class StyleTraining(NamedTuple):
+class _StyleTraining(NamedTuple):
     """Where the training of a net is, or how it ended."""
 
     params: Any
@@ -26,6 +27,10 @@ class StyleTraining(NamedTuple):
     """Content, style and smoothness, each with its weight, of the batch before each step; the loss is their sum."""
     finished: bool
     """False if it is still going on, or was ended by its callback."""
+
+
+class StyleTraining(Progress, _StyleTraining):
+    """Where the training of a net is, or how it ended."""
 
 
 def _alone_in_its_store(train: Any) -> Any:

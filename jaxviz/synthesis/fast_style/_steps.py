@@ -1,4 +1,4 @@
-"""Steps of training a style net: the loss, the optimizers, one compiled loop."""
+"""Steps of training a style net: the loss, one compiled loop."""
 
 import functools
 from typing import Any, Literal, NamedTuple
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from jaxviz._types import Images, Net
 from jaxviz.fast._swap import accelerate, hoist
+from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import read_layers
 from jaxviz.scores._likeness import FeatureMatch, GramMatch
 from jaxviz.synthesis._minimize import by_its_own_rules
@@ -18,7 +19,6 @@ from jaxviz.synthesis._penalties import total_variation
 from jaxviz.synthesis.fast_style._net import apply, count_styles
 
 Precision = Literal["float32", "bfloat16"]
-Method = Literal["adam", "muon"]
 
 
 class Job(NamedTuple):
@@ -43,39 +43,14 @@ def _joined(fixed: Any, trained: Any) -> Any:
     return {name: layer | rows.get(name, {}) for name, layer in fixed.items()}
 
 
-def _muon() -> optax.GradientTransformation:
-    """Return Muon for the 3x3 kernels, all of one shape at once, and NAdam for the rest."""
-    matrix = optax.contrib.MuonDimensionNumbers((1, 2, 3), 4)
-    inner = optax.contrib.muon(
-        -1.0, consistent_rms=0.2, muon_weight_dimension_numbers=lambda stacks: jax.tree.map(
-            lambda x: matrix if x.ndim == 5 and x.shape[1] == 3 else None, stacks
-        ),
-    )  # fmt: skip
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        found: Any
-        found, state = inner.update(_stacks(updates), state, _stacks(params))
-        rows = {shape: iter(stack) for shape, stack in found.items()}
-        return jax.tree.map(lambda x: next(rows[str(x.shape)]), updates), state
-
-    return optax.GradientTransformation(lambda params: inner.init(_stacks(params)), update)
+ADAM = optax.scale_by_adam()
 
 
-def _stacks(tree: Any) -> dict[str, Array]:
-    by_shape: dict[str, list[Array]] = {}
-    for leaf in jax.tree.leaves(tree):
-        by_shape.setdefault(str(leaf.shape), []).append(leaf)
-    return {shape: jnp.stack(leaves) for shape, leaves in by_shape.items()}
-
-
-OPTIMIZERS = {"adam": optax.scale_by_adam(), "muon": _muon()}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@compiled(static_argnums=(0, 1, 2), donate_argnums=3)
 def take_steps(
     net: Net,
     precision: Precision,
-    optimizer: Method,
+    optimizer: optax.GradientTransformation,
     state: Any,
     job: Job,
     images: UInt8[Array, "n steps h w 3"],
@@ -83,7 +58,10 @@ def take_steps(
     rates: Float[Array, " steps"],
     count: Any,
 ) -> tuple[Any, Float[Array, "steps 3"]]:
-    """Take the first `count` of the steps: one program for all counts, and kernels of VGG made ready once for all."""
+    """Take the first `count` of the steps: one program for all counts, and kernels of VGG made ready once for all.
+
+    `rates` multiply what the optimizer says: minus a learning rate for Adam's directions, 1 for whole steps.
+    """
 
     def turn(carry: Any) -> Any:
         state, losses, i = carry
@@ -99,7 +77,7 @@ def take_steps(
 def _step(
     net: Net,
     precision: Precision,
-    optimizer: Method,
+    optimizer: optax.GradientTransformation,
     state: Any,
     job: Job,
     images: Images,
@@ -108,12 +86,13 @@ def _step(
 ) -> tuple[Any, Float[Array, "3"]]:
     """Take a step, unless it would not be finite: then the losses are NaN and the state stays."""
     trained, memory = state
-    (loss, parts), grads = jax.value_and_grad(_loss, argnums=2, has_aux=True)(
-        net, precision, trained, job, images, chosen
-    )
+    wanted = lambda trained: _loss(net, precision, trained, job, images, chosen)
+    (loss, parts), grads = jax.value_and_grad(wanted, has_aux=True)(trained)
+    takes_more = isinstance(optimizer, optax.GradientTransformationExtraArgs)
+    more = {"value": loss, "grad": grads, "value_fn": lambda x: wanted(x)[0]} if takes_more else {}
     with by_its_own_rules():
-        updates, new_memory = OPTIMIZERS[optimizer].update(grads, memory, trained)
-        new = optax.apply_updates(trained, optax.tree.scale(-rate, updates))
+        updates, new_memory = optimizer.update(grads, memory, trained, **more)
+        new = optax.apply_updates(trained, optax.tree.scale(rate, updates))
     finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
     kept = jax.tree.map(lambda x, y: jnp.where(finite, x, y), (new, new_memory), (trained, memory))
     return kept, jnp.where(finite, parts, jnp.nan)

@@ -2,16 +2,25 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from jaxviz._options import check_array, check_batch, check_count, check_least_zero, check_positive
+from jaxviz._options import (
+    check_array,
+    check_batch,
+    check_count,
+    check_least_zero,
+    check_optimizer,
+    check_positive,
+    check_run,
+)
 from jaxviz._types import Images, Key, Net
 from jaxviz.data._sharding import over_devices, whole_shares
 from jaxviz.data._source import open_source
@@ -20,13 +29,13 @@ from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
 from jaxviz.program._edit import read_layers
 from jaxviz.scores._likeness import Layers, grams_of, proportions_of
 from jaxviz.synthesis._colors import Image
-from jaxviz.synthesis._minimize import DivergedError
+from jaxviz.synthesis._minimize import DivergedError, by_its_own_rules
 from jaxviz.synthesis._octaves import resized
 from jaxviz.synthesis._painting import scaled
 from jaxviz.synthesis.fast_style._checkpoints import Keeper, StyleTraining, _alone_in_its_store, entropy_of
 from jaxviz.synthesis.fast_style._net import count_styles, init_style_net
 from jaxviz.synthesis.fast_style._photographs import crops_of, digest_of_source
-from jaxviz.synthesis.fast_style._steps import OPTIMIZERS, Job, Method, Precision, _cast, _falling, _joined, take_steps
+from jaxviz.synthesis.fast_style._steps import ADAM, Job, Precision, _cast, _falling, _joined, take_steps
 
 CONTENT_LAYERS = ("relu3_3",)
 # About what the weights of Johnson et al.'s program come to on Van Gogh's "Starry Night", as is the default
@@ -57,12 +66,13 @@ def train_style_net(
     style_layers: Layers = STYLE_LAYERS,
     style_size: float = 1.0,
     smoothness: float = 8.0,
-    optimizer: Method = "adam",
-    learning_rate: float = 1e-3,
+    optimizer: optax.GradientTransformation | None = None,
+    learning_rate: float | None = None,
     cooldown: float = 0.0,
     precision: Precision = "float32",
     store: str | PathLike[str] | None = None,
-    every: int = 500,
+    checkpoint_every: int = 500,
+    every: int = 8,
     callback: Callable[[StyleTraining], Any] | None = None,
 ) -> StyleTraining:
     """Train a net that shows any image in one of several styles in one pass.
@@ -93,22 +103,24 @@ def train_style_net(
         style_layers: whose Gram matrices; likewise.
         style_size: longer side of the styles, as a multiple of `size`: strokes grow with it.
         smoothness: weight of the total variation.
-        optimizer: "adam", the paper's, or "muon": Muon for the 3x3 kernels and NAdam for the rest. With a good rate for
-            each, 6e-3 and 1e-2, its loss after 600 steps of a small net was 9% lower, with layers of equal weight.
-        learning_rate: of the optimizer.
-        cooldown: the last part of the steps, in [0, 1], over which the learning rate falls to zero.
+        optimizer: any optax transformation, such as `muon(1e-2)`, with its own learning rate; None: Adam, the paper's.
+            A `store` is tied to what it computes; the same object compiles nothing new.
+        learning_rate: of Adam; None: 1e-3.
+        cooldown: of Adam, the last part of the steps, in [0, 1], over which the learning rate falls to zero.
         precision: "bfloat16" computes the net and the network that compares in bfloat16, and the norms, the losses and
             the parameters in float32: meant for accelerators. An H100 took 8.5 ms a step of the default size in place
             of 11.5, and after 400 steps the loss was 0.2% higher; CPUs are slower.
         store: folder for checkpoints; None: the training cannot be resumed.
-        every: steps from one checkpoint to the next.
-        callback: called as `callback(training)` every few steps and at the end; if it returns true, the training is
-            kept in `store` and ends. The memory of its parameters is used again after it returns: copy what you keep.
+        checkpoint_every: steps from one checkpoint to the next; there is one at the end, too.
+        every: steps from one callback to the next.
+        callback: called as `callback(training)` with the net so far; if it returns true, the training is kept in
+            `store` and ends. The memory of its parameters is used again after it returns: copy what you keep.
 
     Raises:
         ImageError: for a source without images, or of which none can be read.
-        ValueError: for layers that are unknown or no maps, images of another shape, or a store of another training, or
-            that another run is writing to.
+        ValueError: for layers that are unknown or no maps, images of another shape, a learning rate or a cooldown
+            beside an optimizer, which would be ignored, or a store of another training, or that another run is writing
+            to.
         DivergedError: if the loss or its gradient stops being finite; its `found` has the last good parameters.
 
     Example:
@@ -125,77 +137,143 @@ def train_style_net(
     & Kudlur 2017, A Learned Representation for Artistic Style.
     """
     _check(
-        styles, precision, optimizer, cooldown=cooldown, size=size, steps=steps, every=every, batch_size=batch_size,
-        width=width,
+        styles, precision, optimizer, learning_rate, cooldown=cooldown, size=size, batch_size=batch_size, width=width,
+        checkpoint_every=checkpoint_every,
     )  # fmt: skip
+    check_run(steps=steps, every=every, callback=callback)
     check_count("blocks", blocks, least=0)
     check_least_zero("smoothness", smoothness)
     check_positive("style_size", style_size)
-    check_least_zero("learning_rate", learning_rate)
     opened, batch_size = open_source(source), whole_shares(batch_size)
     params, styles = jax.tree.map(functools.partial(_cast, "float32"), (params, list(styles)))
-    sample = jnp.zeros((1, size, size, 3), jnp.float32)
     content_of = _weights("content_layers", content_layers, content_weight)
     style_of = _weights("style_layers", style_layers, style_weight)
-    longest = style_size * size
-    grams = [grams_of(net, tuple(style_of), params, _fit(style, longest), None) for style in styles]
+    grams = [grams_of(net, tuple(style_of), params, _fit(style, style_size * size), None) for style in styles]
     job = Job(add_to, params, jax.tree.map(lambda *x: jnp.concatenate(x), *grams), content_of, style_of, smoothness)
     trained = _start(key, start, add_to, width, blocks, len(styles))
-    state = (trained, OPTIMIZERS[optimizer].init(trained))
+    rate = 1e-3 if learning_rate is None and optimizer is None else learning_rate
     told = {
         "styles": [digest_of(style) for style in styles], "add_to": add_to and digest_of(add_to),
         "start": start and digest_of(start), "network": digest_of(params), "source": digest_of_source(opened),
         "key": entropy_of(key), "width": width, "blocks": blocks, "size": size, "batch_size": batch_size,
         "content": content_of, "style": style_of, "style_size": style_size, "smoothness": smoothness,
-        "learning_rate": learning_rate, "precision": precision, "cooldown": cooldown,
+        "learning_rate": rate, "precision": precision, "cooldown": cooldown,
     }  # fmt: skip
     told |= {"steps": steps} if cooldown else {}
-    told |= {"optimizer": optimizer} if optimizer != "adam" else {}
+    told |= {} if optimizer is None else {"optimizer": _digest_of_optimizer(optimizer, trained)}
     if store is not None:
         compared = with_gradient(read_layers(net, tuple(dict.fromkeys([*content_of, *style_of]))))
-        told |= {"program": digest_of_program(compared, params, sample)}
-    keeper = Keeper(store, told)
-    state, losses = keeper.restored(state)
-    state, job = over_devices(np.zeros(batch_size), (state, job))[1]
-    found = StyleTraining(_joined(job.fixed, state[0]), losses, len(losses) >= steps)
-    crops = crops_of(opened, key, len(losses), steps, size, batch_size)
-    look = LOOK if jax.default_backend() == "cpu" else 4 * LOOK
+        told |= {"program": digest_of_program(compared, params, jnp.zeros((1, size, size, 3), jnp.float32))}
+    plan = _Plan(steps, len(styles), batch_size, size, rate, cooldown)
+    step = functools.partial(take_steps, net, precision, ADAM if optimizer is None else optimizer)
+    keeper, watch = Keeper(store, told), _Watch(callback, every, checkpoint_every)
+    fresh = trained, (ADAM if optimizer is None else optimizer).init(trained)
+    return _trained(step, keeper, plan, watch, fresh, job, functools.partial(crops_of, opened, key))
 
-    def chunk(done: int) -> tuple[Any, ...]:
-        """Return what the steps after the first `done` need, on the devices."""
-        count = max(0, min(look - done % look, every - done % every, steps - done))
-        taken = list(itertools.islice(crops, count)) or [np.zeros((batch_size, size, size, 3), np.uint8)]
-        images = np.stack(taken + taken[-1:] * (look - len(taken)), axis=1)
-        numbers = np.arange(done, done + look)
-        chosen = (np.arange(batch_size)[:, None] + numbers * batch_size) % len(styles)
-        rates = np.array([learning_rate * _falling(i / steps, cooldown) for i in numbers], np.float32)
-        return *jax.device_put(over_devices((images, chosen), ())[0]), rates, count
 
+class _Plan(NamedTuple):
+    """What the batches of a training depend on."""
+
+    steps: int
+    styles: int
+    batch_size: int
+    size: int
+    rate: float | None  # of Adam; None: the optimizer has its own
+    cooldown: float
+
+
+class _Watch(NamedTuple):
+    """When a training is looked at, and kept."""
+
+    callback: Callable[[StyleTraining], Any] | None
+    every: int
+    checkpoint_every: int
+
+    def left(self, done: int) -> int:
+        """Return how many steps may be taken at once."""
+        kept = self.checkpoint_every - done % self.checkpoint_every
+        return kept if self.callback is None else min(kept, self.every - done % self.every)
+
+    def ends(self, found: StyleTraining) -> bool:
+        """Show what there is, if it is time to, and return whether the training is to end."""
+        due = found.finished or len(found.losses) % self.every == 0
+        return self.callback is not None and due and bool(self.callback(found))
+
+
+def _trained(
+    step: Callable[..., Any], keeper: Keeper, plan: _Plan, watch: _Watch, fresh: Any, job: Job, crops: Any
+) -> StyleTraining:
+    """Take the steps that are left, kept as they come."""
+    state, losses = keeper.restored(fresh)
+    state, job = over_devices(np.zeros(plan.batch_size), (state, job))[1]
+    found = _where(job, state, losses, plan)
+    batches = crops(len(losses), plan.steps, plan.size, plan.batch_size)
     reader = ThreadPoolExecutor(1)  # reads while the devices compute; what goes wrong is raised when its turn has come
-    ahead = reader.submit(chunk, len(losses))
+    ahead = reader.submit(_chunk, plan, batches, watch, len(losses))
     while not found.finished:
         *given, count = ahead.result()
-        ahead = reader.submit(chunk, len(losses) + count)
-        state, parts = take_steps(net, precision, optimizer, state, job, *given, count)
+        ahead = reader.submit(_chunk, plan, batches, watch, len(losses) + count)
+        state, parts = step(state, job, *given, count)
         losses = np.concatenate([losses, np.asarray(parts)[:count]])
-        found = StyleTraining(_joined(job.fixed, state[0]), losses, len(losses) >= steps)
+        found = _where(job, state, losses, plan)
         _check_finite(found)
-        stopped = callback is not None and callback(found)
-        if stopped or found.finished or len(losses) % every == 0:
+        stopped = watch.ends(found)
+        if stopped or found.finished or len(losses) % watch.checkpoint_every == 0:
             keeper.keep(state, losses)
         if stopped:
             break
     return found
 
 
-def _check(styles: Sequence[Any], precision: str, optimizer: str, *, cooldown: float, **counts: int) -> None:
+def _where(job: Job, state: Any, losses: np.ndarray, plan: _Plan) -> StyleTraining:
+    found = StyleTraining(_joined(job.fixed, state[0]), losses, len(losses) >= plan.steps)
+    return found.told("train_style_net", len(losses), plan.steps)
+
+
+def _chunk(plan: _Plan, crops: Iterator[np.ndarray], watch: _Watch, done: int) -> tuple[Any, ...]:
+    """Return what the steps after the first `done` need, on the devices."""
+    look = LOOK if jax.default_backend() == "cpu" else 4 * LOOK
+    count = max(0, min(look - done % look, watch.left(done), plan.steps - done))
+    nothing = np.zeros((plan.batch_size, plan.size, plan.size, 3), np.uint8)
+    taken = list(itertools.islice(crops, count)) or [nothing]
+    images = np.stack(taken + taken[-1:] * (look - len(taken)), axis=1)
+    numbers = np.arange(done, done + look)
+    chosen = (np.arange(plan.batch_size)[:, None] + numbers * plan.batch_size) % plan.styles
+    rates = np.ones(look, np.float32)
+    if plan.rate is not None:
+        rates = np.array([-plan.rate * _falling(i / plan.steps, plan.cooldown) for i in numbers], np.float32)
+    return *jax.device_put(over_devices((images, chosen), ())[0]), rates, count
+
+
+def _digest_of_optimizer(optimizer: optax.GradientTransformation, trained: Any) -> str:
+    """Tell optimizers apart by what they compute, and by what they start from."""
+    with by_its_own_rules():
+        memory = optimizer.init(trained)
+        step = lambda memory, trained: optimizer.update(trained, memory, trained)
+        return f"{digest_of(memory)} {digest_of_program(step, memory, trained)}"
+
+
+def _check(
+    styles: Sequence[Any], precision: str, optimizer: Any, learning_rate: Any, *, cooldown: float, **counts: int
+) -> None:
     for name, count in counts.items():
         check_count(name, count)
     if not 0 <= cooldown <= 1:
         raise ValueError(f"cooldown: expected a part in [0, 1], got {cooldown}")
-    for name, value, known in (("precision", precision, Precision), ("optimizer", optimizer, Method)):
-        if value not in get_args(known):
-            raise ValueError(f"{name}: expected {' or '.join(map(repr, get_args(known)))}, got {value!r}")
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision: expected {' or '.join(map(repr, get_args(Precision)))}, got {precision!r}")
+    if isinstance(optimizer, str):
+        raise ValueError(
+            "optimizer: expected an optax transformation such as jaxviz.muon(1e-2), or None for Adam, got "
+            f"{optimizer!r}"
+        )
+    if optimizer is not None:
+        check_optimizer(optimizer)
+        for name, given in (("learning_rate", learning_rate is not None), ("cooldown", cooldown > 0)):
+            if given:
+                raise ValueError(f"{name}: expected none beside an optimizer, which has its own: it would be ignored")
+    if learning_rate is not None:
+        check_least_zero("learning_rate", learning_rate)
     if not isinstance(styles, Sequence) or not len(styles):
         got = "none" if isinstance(styles, Sequence) else f"{type(styles).__name__}: list(styles) is one"
         raise ValueError(f"styles: expected a list of images (h, w, 3), one for each style, got {got}")

@@ -29,7 +29,7 @@ PHOTOS = np.asarray(jaxviz.blur(jax.random.uniform(jax.random.key(1), (6, 20, 20
 STYLES = [jax.random.uniform(jax.random.key(i), (12, 14, 3)) for i in (2, 3, 4)]
 SMALL = {
     "content_layers": ["relu_0"], "style_layers": ["relu_0"], "style_weight": 3.0, "width": 2, "blocks": 0, "size": 16,
-    "batch_size": 2, "steps": 11, "every": 4,
+    "batch_size": 2, "steps": 11, "every": 4, "checkpoint_every": 4,
 }  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_what_was_taken_before_a_source_broke_is_kept(tmp_path):
 
     source = open_source(photos)._replace(read=read, labeled=None)
     with pytest.raises(ImageError, match=r"18 of which none can be read, as .*no such disk"):
-        train(source=source, store=tmp_path, every=8)
+        train(source=source, store=tmp_path, checkpoint_every=8)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["8"]
 
 
@@ -169,7 +169,7 @@ class Slow:
 SCRIPT = """
     import sys
     from synthesis.fast_style import test_train
-    test_train.train(source=test_train.Slow(), store=sys.argv[1], steps=100000, every=1)
+    test_train.train(source=test_train.Slow(), store=sys.argv[1], steps=100000, checkpoint_every=1)
 """
 
 
@@ -238,7 +238,7 @@ def test_a_training_with_another_network_is_not_gone_on_with(tmp_path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_told(tmp_path):
     """Zarr reads a chunk that is missing as zeros, and has no checksum for one in which a bit was flipped."""
-    train(store=tmp_path, steps=2, every=1)
+    train(store=tmp_path, steps=2, checkpoint_every=1)
     chunks = sorted(path for path in (tmp_path / "checkpoints" / "2").rglob("state.*/0*") if path.is_file())
     good, damaged = chunks[-1].read_bytes(), "checkpoints/2: this checkpoint is damaged: delete the folder, and the"
     chunks[-1].unlink()
@@ -265,10 +265,9 @@ def test_a_training_starts_from_a_net(whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
-def test_an_added_style_trains_its_own_scales_and_offsets(whole, optimizer):
-    options = {"steps": 30, "optimizer": optimizer, "learning_rate": 0.02}
-    found = train([STYLES[2]], add_to=whole.params, content_weight=0.0, smoothness=0.0, **options)
+@pytest.mark.parametrize("options", [{"learning_rate": 0.02}, {"optimizer": jaxviz.muon(0.02)}], ids=["adam", "muon"])
+def test_an_added_style_trains_its_own_scales_and_offsets(whole, options):
+    found = train([STYLES[2]], add_to=whole.params, content_weight=0.0, smoothness=0.0, steps=30, **options)
     assert found.losses[-4:].sum(1).mean() < 0.8 * found.losses[:2].sum(1).mean()
     for name, layer in found.params.items():
         np.testing.assert_array_equal(layer["kernel"], whole.params[name]["kernel"])
@@ -299,7 +298,7 @@ def test_eight_devices_do_what_one_does():
 
 @pytest.mark.slow
 def test_muon_goes_on_as_if_undisturbed(tmp_path):
-    options = {"blocks": 1, "steps": 60, "smoothness": 0.5, "optimizer": "muon", "learning_rate": 0.01}
+    options = {"blocks": 1, "steps": 60, "smoothness": 0.5, "optimizer": jaxviz.muon(0.01)}
     whole = train(**options)
     assert whole.losses[-8:].sum(1).mean() < 0.6 * whole.losses[:4].sum(1).mean()
     run = functools.partial(train, store=tmp_path, **options)
@@ -307,6 +306,22 @@ def test_muon_goes_on_as_if_undisturbed(tmp_path):
     same(run(), whole)
     with pytest.raises(ValueError, match="another blocks, learning_rate, optimizer, smoothness"):
         train(store=tmp_path)
+    for other in (jaxviz.muon(0.02), optax.adam(0.01)):
+        with pytest.raises(ValueError, match="another optimizer: give the same options"):
+            train(store=tmp_path, **options | {"optimizer": other})
+    same(train(store=tmp_path, **options | {"optimizer": jaxviz.muon(0.01)}), whole)  # the same, made anew
+
+
+@pytest.mark.slow
+def test_any_optimizer_with_a_schedule_of_its_own_goes_on_as_if_undisturbed(whole, tmp_path):
+    """Adam at the rate that is the default takes the default's steps, but for rounding: it multiplies by the rate."""
+    np.testing.assert_allclose(train(optimizer=optax.adam(1e-3)).losses, whole.losses, rtol=1e-5)
+    falls = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(0.02, 0.0, 11)))
+    expected = train(optimizer=falls)
+    run = functools.partial(train, optimizer=falls, store=tmp_path)
+    assert not run(callback=lambda found: len(found.losses) >= 5, every=5).finished
+    same(run(), expected)
+    assert np.any(expected.losses[1:] != whole.losses[1:])
 
 
 @pytest.mark.slow
@@ -314,9 +329,9 @@ def test_muon_evens_out_what_the_gradient_of_a_kernel_consists_of():
     params = jaxviz.init_style_net(KEY, width=8, blocks=2, styles=2)
     grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
     grads = jax.tree.map(lambda x: x * 1e-3 * jnp.geomspace(1, 50, x.shape[-1]), grads)
-    rule = _steps.OPTIMIZERS["muon"]
+    rule = jaxviz.muon(1.0)
     updates = rule.update(grads, rule.init(params), params)[0]
-    rest = optax.nadamw(-1.0, weight_decay=0.0)
+    rest = optax.nadamw(1.0, weight_decay=0.0)
     adam = rest.update(grads, rest.init(params), params)[0]
     for name, layer in updates.items():
         for what, update in layer.items():
@@ -417,10 +432,16 @@ def test_what_diverges_keeps_the_parameters_before():
         ({"styles": []}, "styles: expected a list of images"),
         ({"styles": STYLES[0]}, "styles: expected a list of images"),
         ({"styles": [STYLES[0][..., 0]]}, "expected images"),
-        ({"steps": 0}, "steps: expected 1 or more, got 0"),
+        ({"steps": 0}, "steps: expected 1 step or more, got 0"),
         ({"cooldown": 2.0}, r"cooldown: expected a part in \[0, 1\], got 2"),
         ({"precision": "float8"}, "precision: expected 'float32' or 'bfloat16', got 'float8'"),
-        ({"optimizer": "sgd"}, "optimizer: expected 'adam' or 'muon', got 'sgd'"),
+        ({"optimizer": "adam"}, r"expected an optax .* as jaxviz.muon\(1e-2\), or None for Adam, got 'adam'"),
+        ({"optimizer": "muon"}, r"expected an optax .* as jaxviz.muon\(1e-2\), or None for Adam, got 'muon'"),
+        ({"optimizer": optax.adam}, "optimizer: expected an optax transformation such as"),
+        ({"optimizer": jaxviz.muon(0.1), "learning_rate": 0.1}, "learning_rate: expected none beside an optimizer"),
+        ({"optimizer": jaxviz.muon(0.1), "cooldown": 0.5}, "cooldown: expected none beside an optimizer"),
+        ({"every": 0}, "every: expected 1 step or more, got 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every: expected 1 or more, got 0"),
         ({"content_layers": ["relu_9"]}, "no layer 'relu_9'"),
         ({"style_weight": -1.0}, "expected a number of at least 0, got -1"),
         ({"source": []}, "expected at least one image"),
