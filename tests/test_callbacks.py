@@ -184,7 +184,7 @@ def test_errors(name):
     for every, message in bad.items():
         with pytest.raises(ValueError, match=f"^every: expected {message}"):
             call(every=every)
-    with pytest.raises(ValueError, match=r"^callback: expected a function of what there is so far, got 'print'$"):
+    with pytest.raises(ValueError, match=r"^callback: expected a function that takes the result so far, got 'print'$"):
         call(callback="print")
 
 
