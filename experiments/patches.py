@@ -97,7 +97,7 @@ class Crops:
 def alike(crops: Crops, shape: tuple[int, ...]) -> np.ndarray:
     """Return the mean cosine of the features of each channel's patches, `(c,)`."""
     net, params = jaxviz.load("efficientnet_lite0")
-    report = lambda done, total: print(f"features of {done} of {total} patches", flush=True)
+    report = lambda found: print(f"features of {found.done} of {found.total} patches", flush=True)
     found = jaxviz.features(net, params, crops, layer="pool", size=(96, 96), batch_size=128, callback=report).values
     unit = found / np.linalg.norm(found, axis=1, keepdims=True)
     unit = unit.reshape(*shape, -1)

@@ -9,7 +9,7 @@ returns (`dream_zoom` and `sweep`, which return images: of the run they are at).
 at the end, too.
 
 What is computed from arrays by a program that composes under `jit` is a `jax.Array`; what is gathered on the host, from
-data sets, files and many runs of a program, is NumPy's.
+data sets and files, or computed from features there (`pca`, `tsne`, `umap`, `neighbors`, `grid_layout`), is NumPy's.
 """
 
 import typing

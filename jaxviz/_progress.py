@@ -1,6 +1,6 @@
 """How far a run is: what a callback is told, the same way by all functions that have one."""
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 T = TypeVar("T", bound="Progress")
 
@@ -27,6 +27,7 @@ class Progress:
         self.what, self.done, self.total = what, int(done), int(total)
         return self
 
-    def _replace(self: T, **changes: Any) -> T:
-        found = super()._replace(**changes)  # type: ignore[misc]  # of the named tuple beside it
-        return found.told(self.what, self.done, self.total)
+    if not TYPE_CHECKING:  # type checkers take the one of the named tuple beside it, which knows the fields
+
+        def _replace(self, **changes):
+            return super()._replace(**changes).told(self.what, self.done, self.total)

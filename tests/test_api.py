@@ -60,7 +60,8 @@ def test_documented_arguments_exist_and_in_order(name):
     if "Args:" not in doc:
         return
     section = doc.split("Args:\n")[1].split("\n\n")[0].splitlines()
-    documented = [line.strip().split(":")[0] for line in section if line.startswith("    ") and line[4] != " "]
+    heads = [line.strip().split(":")[0] for line in section if line.startswith("    ") and line[4] != " "]
+    documented = [name for head in heads for name in head.split(", ")]  # "score, params, images: as for `gradient`"
     names = list(parameters(name))
     assert documented, section
     assert [n for n in names if n in documented] == documented

@@ -15,7 +15,7 @@ KEY, EYE = jax.random.key(0), jnp.eye(3)
 IMAGES = jax.random.uniform(KEY, (1, 8, 8, 3))
 PHOTOS = np.asarray(jax.random.uniform(jax.random.key(1), (11, 16, 16, 3)))
 LAYERS = {"content_layers": ["relu_0"], "style_layers": ["relu_0"]}
-GRAY_RED = jnp.ones((1, 8, 8, 3)) * jnp.array([0.6, 0.4, 0.3])
+GRAY_RED = jnp.full((1, 8, 8, 3), jnp.array([0.6, 0.4, 0.3]))
 
 
 def net(params, images):
@@ -184,7 +184,7 @@ def test_errors(name):
     for every, message in bad.items():
         with pytest.raises(ValueError, match=f"^every: expected {message}"):
             call(every=every)
-    with pytest.raises(ValueError, match=r"^callback: expected a function of what there is so far, got 'print'$"):
+    with pytest.raises(ValueError, match=r"^callback: expected a function that takes the result so far, got 'print'$"):
         call(callback="print")
 
 

@@ -134,8 +134,8 @@ def features(
                 kept.add(rows)
                 done += len(rows.names) + len(rows.skipped)
             wait_for_all()  # for the first process to have written
-            due = callback is not None and (number % every == 0 or done == total)
-            if agreed(due and callback(kept.so_far(opened.ids).told("features", done, total))):
+            due = number % every == 0 or done == total
+            if agreed(callback is not None and due and callback(kept.so_far(opened.ids).told("features", done, total))):
                 break
         found = kept.found(opened.ids)
     check_readable(opened, len(found.ids), found.skipped)

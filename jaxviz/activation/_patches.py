@@ -153,8 +153,8 @@ def top_patches(
             best = {name: _merge(best[name], new.strongest[name], new.ranks) for name in names}
             seen = min(state["seen"] + batch_size, len(opened.ids))
             state = state | {"seen": seen, "skipped": state["skipped"] | new.skipped}
-        due = callback is not None and (number % every == 0 or state["seen"] == len(opened.ids))
-        if agreed(due and callback(found())):
+        due = number % every == 0 or state["seen"] == len(opened.ids)
+        if agreed(callback is not None and due and callback(found())):
             break
     result = found()
     check_readable(opened, result.seen - len(result.skipped), result.skipped)

@@ -105,8 +105,8 @@ def fool(
     def look(found: Synthesis) -> bool:
         succeeded = fooled(found.images)
         ended = bool(jnp.all(succeeded))
-        due = callback is not None and (ended or found.finished or found.done % every == 0)
-        return bool(due and callback(_made(found, succeeded))) or ended
+        due = ended or found.finished or found.done % every == 0
+        return bool(callback is not None and due and callback(_made(found, succeeded))) or ended
 
     found = ascend(
         score,

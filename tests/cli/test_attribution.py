@@ -293,7 +293,7 @@ def test_a_broken_image_does_not_keep_the_others(small, capsys, tmp_path):
     broken = tmp_path / "images" / "broken.png"
     broken.write_bytes((tmp_path / "images" / "cat.png").read_bytes()[:500])
     first, last = error_of(capsys, "saliency", "images")
-    assert first.startswith("jaxviz: images/broken.png: expected a whole image")
+    assert first.startswith("jaxviz: images/broken.png: expected a complete image")
     assert last == "jaxviz: 1 of 4 images could not be explained, see above; the others are in out"
     assert len(list((tmp_path / "out").glob("*.npz"))) == 3
     assert not list((tmp_path / "out").glob("broken*"))

@@ -112,7 +112,7 @@ def train_style_net(
             of 11.5, and after 400 steps the loss was 0.2% higher; CPUs are slower.
         store: folder for checkpoints; None: the training cannot be resumed.
         checkpoint_every: steps from one checkpoint to the next; there is one at the end, too.
-        every: steps from one callback to the next.
+        every: steps from one callback to the next; at each checkpoint there is one, too.
         callback: called as `callback(training)` with the net so far; if it returns true, the training is kept in
             `store` and ends. The memory of its parameters is used again after it returns: copy what you keep.
 
@@ -196,7 +196,8 @@ class _Watch(NamedTuple):
 
     def ends(self, found: StyleTraining) -> bool:
         """Show what there is, if it is time to, and return whether the training is to end."""
-        due = found.finished or len(found.losses) % self.every == 0
+        done = len(found.losses)
+        due = found.finished or done % self.every == 0 or done % self.checkpoint_every == 0
         return self.callback is not None and due and bool(self.callback(found))
 
 

@@ -199,7 +199,7 @@ def test_two_trainings_do_not_share_a_folder(tmp_path):
     second = []
 
     def start_another(found):
-        with pytest.raises(ValueError, match="store: another run is writing to this folder; wait for it, or give anot"):
+        with pytest.raises(ValueError, match="store: another run is writing to this folder; wait for it, or use anot"):
             train(store=tmp_path / "store", steps=1)
         second.append(sorted(path.name for path in (tmp_path / "store").iterdir()))
 
