@@ -12,7 +12,7 @@ import numpy as np
 from jaxviz._types import Net
 from jaxviz.program._channels import channel_axis
 from jaxviz.program._modules import named_by_default
-from jaxviz.program._names import _left_out, find, values_by_name
+from jaxviz.program._names import _left_out, find, other_names, values_by_name
 from jaxviz.program._run import Action, evaluate
 from jaxviz.program._trace import Path, Value, trace
 
@@ -26,13 +26,15 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
         images: `(n, h, w, 3)`, or its shape.
 
     Returns:
-        Name to shape and dtype.
+        Name to shape and dtype. Of a Linen model's own method and of a `named` network, modules' paths come before
+        numbers; values in the turns of a `scan` are called as in `"blocks[3]/Dense_0"`. The numbers stay valid.
 
     Raises:
         ValueError: if a name stands for more than one value.
 
     Warns:
-        UserWarning: if there are layers or ReLUs in a loop, a branch or a `shard_map`: they have no name.
+        UserWarning: if there are layers or ReLUs in a `while`, a `scan` of over 128 turns, a branch or a `shard_map`:
+            they have no name.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -49,7 +51,22 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
     table = values_by_name(program)
     if left_out := _left_out(program):
         warnings.warn(f"layers lists what can be named{left_out} and named outside", stacklevel=2)
-    return {name: jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype) for name, value in table.items()}
+    shape = lambda value: jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype)
+    others = {name: shape(value) for name, value in other_names(program).items()}
+    return _Layers({name: shape(value) for name, value in table.items()}, others)
+
+
+class _Layers(dict[str, jax.ShapeDtypeStruct]):
+    """The best name of each value; asked for another name of one, such as its number, it knows that too."""
+
+    def __init__(self, listed: Mapping[str, jax.ShapeDtypeStruct], others: Mapping[str, jax.ShapeDtypeStruct]):
+        super().__init__(listed)
+        self._others = others
+
+    def __missing__(self, name: str) -> jax.ShapeDtypeStruct:
+        if name not in self._others:
+            raise KeyError(name)
+        return self._others[name]
 
 
 def dtype_of(params: Any) -> Any:

@@ -186,6 +186,13 @@ def values_by_name(program: Program) -> dict[str, Value]:
     return _unique(_names(program).listed)
 
 
+def other_names(program: Program) -> dict[str, Value]:
+    """Return further names that mean one value each, such as the numbers of layers that are listed by their paths."""
+    others = _names(program).others
+    times = Counter(name for name, _ in others)
+    return {name: value for name, value in others if times[name] == 1}
+
+
 def _unique(names: Sequence[tuple[str, Value]]) -> dict[str, Value]:
     for name, count in Counter(name for name, _ in names).items():
         if count > 1:
@@ -223,9 +230,8 @@ def find(program: Program, wanted: Sequence[str]) -> dict[str, Value]:
         for name in {name_of(value) or module_of(value) for value in body.values}.intersection(wanted):
             where = _INSIDE.get(loop, "cannot be reached: return it from there and name it outside")
             raise ValueError(f"{name!r} is inside a `{loop}`, where it {where}, or {way_out(loop)}")
-    names = _names(program)
-    table = _unique(names.listed)
-    table |= {name: value for name, value in names.others if name not in table}
+    table = values_by_name(program)
+    table |= {name: value for name, value in other_names(program).items() if name not in table}
     paths = [(path, value) for path, value in with_turns(program, list(_paths(program))) if path not in table]
     times = Counter(path for path, _ in paths)
     for name in wanted:

@@ -337,7 +337,8 @@ def test_errors_of_networks(small_params, images):
         jaxviz.lrp(attention, None, images)
 
     def loop(w, x):
-        return jax.lax.scan(lambda x, w: (jax.nn.relu(convolve(x, w)), None), x, w[None])[0].mean((1, 2))
+        turn = lambda x, _: (jax.nn.relu(convolve(x, w)), None)
+        return jax.lax.scan(turn, x, None, length=200)[0].mean((1, 2))
 
     before = lambda w, x: loop(w, convolve(x, w))
     for net in (loop, before):  # with no other layer, and with one

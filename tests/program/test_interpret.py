@@ -184,8 +184,8 @@ def test_duplicate_name(images):
         jaxviz.layers(net, None, images)
 
 
-def scanned(params, images):
-    return jax.lax.scan(lambda x, _: (checkpoint_name(x * 0.5, "turn"), None), images, None, length=3)[0]
+def scanned(params, images):  # for longer than loops are written out
+    return jax.lax.scan(lambda x, _: (checkpoint_name(x * 0.5, "turn"), None), images, None, length=200)[0]
 
 
 def whiled(params, images):
@@ -229,7 +229,7 @@ def test_layers_says_what_it_cannot_name(kind, small_params, images):
     def net(params, images):
         block = lambda p, x: jax.nn.relu(convolve(x, p))
         first = {
-            "scan": lambda p, x: jax.lax.scan(lambda c, _: (c, block(p, c)), x, None, length=2)[1][0],
+            "scan": lambda p, x: jax.lax.scan(lambda c, _: (c, block(p, c)), x, None, length=200)[1][0],
             "cond": lambda p, x: jax.lax.cond(x.sum() > 0, block, lambda p, x: block(-p, x), p, x),
             "shard_map": of_devices(block),
         }
@@ -322,7 +322,13 @@ def test_linen_modules_by_number_and_by_path(images):
     images = images.astype(jnp.float32)  # as flax makes parameters, whatever x64 says
     module = LinenNet()
     params = module.init(jax.random.key(0), images)
-    assert list(jaxviz.layers(module.apply, params, images)) == ["conv_0", "relu_0", "conv_1", "relu_1", "dense_0"]
+    blocks = [("LinenBlock_0", ("Conv_0", "BatchNorm_0")), ("second", ("Conv_0", "BatchNorm_0"))]
+    expected = [name for block, inner in blocks for name in (*(f"{block}/{each}" for each in inner), block)]
+    listed = jaxviz.layers(module.apply, params, images)
+    assert list(listed) == [*expected, "Dense_0", "LinenNet"]
+    assert listed["conv_1"] == listed["second/Conv_0"]
+    wrapped = lambda params, images: module.apply(params, images)  # may be anyone's: no modules without `named`
+    assert list(jaxviz.layers(wrapped, params, images)) == ["conv_0", "relu_0", "conv_1", "relu_1", "dense_0"]
     names = ["LinenBlock_0/Conv_0", "conv_0", "second/Conv_0", "Dense_0"]
     outputs, values = jaxviz.capture(module.apply, names)(params, images)
     np.testing.assert_array_equal(values["LinenBlock_0/Conv_0"], values["conv_0"])

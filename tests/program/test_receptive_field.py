@@ -248,7 +248,7 @@ def test_it_is_read_while_another_program_is_traced():
 
 
 def spread_by_loop(params, x):
-    return jax.lax.scan(lambda c, _: (convolve(c, params["w"]), None), x, length=2)[0]
+    return jax.lax.scan(lambda c, _: (convolve(c, params["w"]), None), x, length=200)[0]
 
 
 UNKNOWN = {

@@ -103,7 +103,7 @@ def test_nothing_to_swap_raises(images):
 
 def test_a_relu_in_a_loop_is_refused(images):
     def looped(x):
-        return jax.lax.scan(lambda c, _: (jax.nn.relu(c), None), x, None, length=2)[0]
+        return jax.lax.scan(lambda c, _: (jax.nn.relu(c), None), x, None, length=200)[0]
 
     with pytest.raises(ValueError, match="ReLU inside a `scan`"):
         jaxviz.with_relu(lambda x: jax.nn.relu(looped(x)), "guided")(images)
@@ -470,8 +470,12 @@ WARNED = {
     ),
     "a ReLU stem": (of_dense(jax.nn.relu, jax.nn.gelu, jax.nn.gelu, jax.nn.silu), "tanh: 2, logistic: 1"),
     "in a loop": (
-        of_dense(jax.nn.relu, lambda x: jax.lax.scan(lambda c, _: (jnp.tanh(c), None), x, None, 2)[0]),
+        of_dense(jax.nn.relu, lambda x: jax.lax.scan(lambda c, _: (jnp.tanh(c), None), x, None, 200)[0]),
         "tanh in a `scan`: 1",
+    ),
+    "in the turns of a loop": (
+        of_dense(jax.nn.relu, lambda x: jax.lax.scan(lambda c, _: (jnp.tanh(c @ jnp.eye(8)), None), x, None, 2)[0]),
+        "tanh: 2",
     ),
 }
 
