@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen
 
 import jaxviz
 
@@ -81,8 +82,16 @@ PROJECTIONS = (
 )  # fmt: skip
 TRANSFORMS = (jaxviz.crops(), jaxviz.jitter_scale_rotate())
 
+
+def of_modules(x):
+    module = linen.Dense(3, param_dtype=x.dtype)
+    net = jaxviz.named(lambda p, x: module.apply(p, x).mean((1, 2)))
+    return jaxviz.capture(net, "Dense")(module.init(KEY, x), x)
+
+
 CALLS = {
-    "layers capture replace with_relu receptive_field": lambda p, x: (
+    "layers capture replace with_relu receptive_field named": lambda p, x: (
+        of_modules(x),
         jaxviz.layers(net, p, x),
         jaxviz.capture(net, ["conv_0", "relu_1"])(p, x),
         jaxviz.replace(net, {"relu_0": lambda v: 2 * v})(p, x),

@@ -15,12 +15,16 @@ class Paths:
         self._alive: list[Any] = []  # an identity is another module's once this one is gone
         self._frames: list[tuple[Any, str]] = []
 
-    def enter(self, module: Any) -> str | None:
-        """Return the path of a module whose call begins; None for a framework's own wrapper around functions."""
+    def enter(self, module: Any) -> str:
+        """Return the path of a module whose call begins; "" for a framework's own wrapper around functions.
+
+        Where that wraps a module, what it calls is a copy of it.
+        """
         if id(module) not in self._known:
             place = self._place(module)
             if place is None:
-                return None
+                self._frames.append(self._wrapped_by(module))
+                return ""
             self._learn(module, place)
         path = self._known[id(module)]
         self._frames.append((module, path))
@@ -35,10 +39,22 @@ class Paths:
             self._known.setdefault(id(inner), at)
             self._alive.append(inner)
 
+    def _wrapped_by(self, wrapper: Any) -> tuple[Any, str]:
+        """Return the only module in a wrapper, with its path; or what is running, if that cannot be told."""
+        held = [part for part in vars(wrapper).values() if isinstance(part, self._base)]
+        same = [(part, path) for part in held for path in self._of_same_arrays(part)]
+        return same[0] if len(same) == 1 else self._frames[-1] if self._frames else (None, "")
+
+    def _of_same_arrays(self, module: Any) -> set[str]:
+        """Return the paths of known modules that hold the very arrays that this one does."""
+        arrays = _arrays(module)
+        alike = [other for other in self._alive if type(other) is type(module)] if arrays else []
+        return {self._known[id(other)] for other in alike if _arrays(other) == arrays}
+
     def _place(self, module: Any) -> str | None:
         """Return where a module stands that is none of those known: a copy, made by a transformation; or the first."""
         wrapper = type(module).__name__.startswith("_")
-        if not self._frames:
+        if not self._frames or self._frames[-1][0] is None:
             return None if wrapper else ""
         owner, path = self._frames[-1]
         alike = [at for other, at in self._modules(owner, path) if _is_alike(other, module)]
@@ -61,6 +77,10 @@ class Paths:
             return
         for key, part in parts.items():
             yield from self._modules(part, f"{path}/{key}" if path else str(key))
+
+
+def _arrays(module: Any) -> list[int]:
+    return [id(leaf) for leaf in jax.tree.leaves(module) if isinstance(leaf, jax.Array)]
 
 
 def _is_alike(first: Any, second: Any) -> bool:

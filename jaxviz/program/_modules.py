@@ -104,6 +104,8 @@ class _Tags:
         """Call a module, and name each array that it returns."""
         with _traced_anew(path):
             returned = call()
+        if not path:
+            return returned
         # For the next module too: one that is jitted as a whole (flax.linen.jit) is not seen before JAX has looked.
         self._stack.enter_context(_traced_anew(f"after {path} {self.count}"))
         leaves, treedef = jax.tree_util.tree_flatten_with_path(returned)
@@ -197,8 +199,6 @@ def _wrapped(call: Any, tags: _Tags, enter: Callable, leave: Callable) -> Any:
         if not tags.is_mine or id(self) in tags.running:
             return call(self, *args, **options)
         path = enter(self)
-        if path is None:
-            return call(self, *args, **options)
         tags.running.append(id(self))
         try:
             return tags(path, lambda: call(self, *args, **options))
