@@ -237,7 +237,8 @@ def test_other_threads_see_no_names(pictures):
 
     def net(state, images):
         model = nnx.merge(graph, state)
-        other = lambda: found.append(str(jax.make_jaxpr(lambda x: nnx.Linear(3, 3, rngs=nnx.Rngs(0))(x))(jnp.ones(3))))
+        dense = lambda x: nnx.Linear(3, 3, rngs=nnx.Rngs(0))(x)
+        other = lambda: found.append(str(jax.make_jaxpr(dense)(jnp.ones(3, jnp.float32))))
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
