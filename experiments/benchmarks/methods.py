@@ -331,7 +331,7 @@ def their_features(number: int) -> Run:
     def make(prepare: Callable[[Any], Any], less: bool) -> Run:
         torch, _ = torch_side()
         package = importlib.import_module("efficientnet_lite_pytorch")
-        # Its weights, of another package, would take as long as these random ones.
+        # Random weights: only the time is compared.
         module = package.EfficientNet.from_name("efficientnet-lite0", image_size=None)
         module, images = compiled(prepare(module.eval())), prepare(as_tensor(picture(224, 20)))
 

@@ -58,8 +58,10 @@ def _computed(options: Stored, pool: str = "mean") -> tuple[jaxviz.Features, Pic
 
         how: dict[str, Any] = {"pool": None if pool == "none" else pool, "batch_size": options.batch_size}
         how |= {"layer": options.layer, "size": options.size, "store": options.store}
+        # What a callback is given is put together anew each time, of a million images in a second.
+        every = 1 + len(opened.ids) // 20_000
         with listed_below():
-            found = jaxviz.features(net, params, opened, callback=watch, **how)
+            found = jaxviz.features(net, params, opened, every=every, callback=watch, **how)
     total, left = len(opened.ids), len({*opened.ids} - {*found.ids} - {*found.skipped})
     if left:
         stop(f"Stopped after {total - left} of {total} images. The same command continues from there.")
