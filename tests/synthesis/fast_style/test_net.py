@@ -31,7 +31,8 @@ def params():
 
 
 def picture(height, width, n=1, seed=3):
-    return jax.random.uniform(jax.random.key(seed), (n, height, width, 3))
+    # float32 whatever the default: in float64 the generator draws other numbers, on which no bound here was set
+    return jax.random.uniform(jax.random.key(seed), (n, height, width, 3), jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames="style")
