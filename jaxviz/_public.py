@@ -51,6 +51,7 @@ from jaxviz.image import normalize as normalize
 from jaxviz.image import overlay as overlay
 from jaxviz.image import resize as resize
 from jaxviz.image import save_image as save_image
+from jaxviz.models import Network as Network
 from jaxviz.models import Pretrained as Pretrained
 from jaxviz.models import Provenance as Provenance
 from jaxviz.models import RefusedWeightsError as RefusedWeightsError

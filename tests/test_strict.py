@@ -83,6 +83,11 @@ PROJECTIONS = (
 TRANSFORMS = (jaxviz.crops(), jaxviz.jitter_scale_rotate())
 
 
+def normalized(p, x):
+    network = jaxviz.Network(net, p, mean=(0.5, 0.4, 0.3), std=0.25)
+    return jaxviz.saliency(jaxviz.logit(network.net, 1), network.params, x)
+
+
 def of_modules(x):
     module = linen.Dense(3, param_dtype=x.dtype)
     net = jaxviz.named(lambda p, x: module.apply(p, x).mean((1, 2)))
@@ -117,6 +122,7 @@ CALLS = {
             jaxviz.deconvnet,
         )
     ],
+    "Network": normalized,
     "grad_cam guided_grad_cam": lambda p, x: (
         jaxviz.grad_cam(jaxviz.logit(net, 1), p, x, **LAYER),
         jaxviz.guided_grad_cam(jaxviz.logit(net, 1), p, x, **LAYER),
