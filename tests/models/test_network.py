@@ -89,5 +89,5 @@ def test_errors(options, message, users_view):
 )
 def test_images_that_it_would_normalize_wrongly(small_params, images):
     net, params = jaxviz.Network(small_net, small_params, mean=MEAN, std=STD)
-    with pytest.raises(ValueError, match="expected images of floats in .0, 1. with 3 channels, last, got"):
+    with pytest.raises(ValueError, match=r"expected images of floats in \[0, 1\] with 3 channels, last, got"):
         net(params, images)
