@@ -22,7 +22,7 @@ from jaxviz.data._multihost import agreed, rounds, share, wait_for_all
 from jaxviz.data._sharding import over_devices, whole_shares
 from jaxviz.data._source import open_source
 from jaxviz.fast._swap import accelerate
-from jaxviz.image._checks import check_whole, sides_of
+from jaxviz.image._checks import check_whole
 from jaxviz.program._axes import Layout
 from jaxviz.program._compiled import compiled
 from jaxviz.program._digest import digest_of, digest_of_program
@@ -39,7 +39,7 @@ def features(
     *,
     layer: str,
     pool: Pool | None = "mean",
-    size: int | tuple[int, int] | None = None,
+    size: int | tuple[int, ...] | None = None,
     batch_size: int = 32,
     store: str | os.PathLike[str] | None = None,
     every: int = 1,
@@ -74,8 +74,10 @@ def features(
             are of uint8 or of floats in [0, 1], with the channels last or first.
         layer: a name that `layers` lists.
         pool: "mean" or "max" over the positions of a map; None: whole maps. A vector stays as it is.
-        size: an int scales an image's shorter side to it and cuts out the center; (h, w) scales to exactly that. By
-            default arrays that are all of one size keep it, and anything else is scaled to 224.
+        size: an int scales an image's shorter side to it and cuts out the center; (h, w) scales to exactly that,
+            and so does (h, w, c), with c channels. By default arrays that are all of one size keep it, and anything
+            else is scaled to 224. Where the size does not say it, images are read as RGB, or with as many channels as a
+            network takes that does not take RGB; gray ones become RGB, and colors gray, as `load_image` does it.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
         store: folder to keep the features in; None: in memory.
         every: batches from one callback to the next. The rows so far are put together anew for each: with a million
@@ -107,8 +109,9 @@ def features(
     check_whole("batch_size", batch_size, least=1)
     check_watch(every, callback)
     opened, size = sized(open_source(source), size)
-    height, width = sides_of(size)
-    shape = arranged_shapes(net, params, {layer: _layout(pool)}, (height, width), "features")[layer]
+    image, shapes = arranged_shapes(net, params, {layer: _layout(pool)}, size, "features")
+    (_, height, width, channels), shape = image.shape, shapes[layer]
+    read_at = {"size": size if jnp.ndim(size) == 0 else (height, width), "channels": channels}
     row = shape[1:] if pool is None else shape[-1:]
     batch_size = whole_shares(batch_size)
     total = len(opened.ids)
@@ -117,17 +120,16 @@ def features(
     with contextlib.nullcontext() if store is None else alone_in(Path(store), what="store"):
         kept: InMemory | OnDisk = InMemory(row)
         if store is not None:
-            image = jax.ShapeDtypeStruct((1, height, width, 3), dtype_of(params))
             settings: dict[str, Any] = {"layer": layer, "pool": pool, "size": [height, width], "batch_size": batch_size}
             settings |= {"params": digest_of(params)}
             reader = read_arranged(net, {layer: _layout(pool)}, "features")
             settings |= {"program": digest_of_program(reader, params, image)}
             kept = OnDisk(Path(store), row, settings)
-            kept.check_same(opened, size)
+            kept.check_same(opened, **read_at)
         marks = [opened.mark(i) if kept.on_disk else "" for i in range(total)]
         wanted = [i for i, name in enumerate(opened.ids) if not kept.has(name, marks[i])]
         done = total - len(wanted)
-        read = batches(opened, share(wanted, batch_size), size=size, batch_size=batch_size)
+        read = batches(opened, share(wanted, batch_size), **read_at, batch_size=batch_size)
         computed = _computed(compute, params, opened.ids, read, marks, kept.on_disk)
         for number, some in enumerate(rounds(computed, -(-len(wanted) // batch_size)), 1):
             for rows in some:

@@ -20,7 +20,7 @@ from jaxviz.scores._algebra import some_per_image
 from jaxviz.scores._calls import check_score, is_pytree, one_by_one
 
 Fill = ArrayLike | tuple[float, float, float] | Literal["blur"]
-"""What is put instead of pixels: a brightness, a color `(3,)`, an image, an image each; or the image, blurred."""
+"""What is put instead of pixels: a brightness, a color `(c,)`, an image, an image each; or the image, blurred."""
 
 
 def run(
@@ -145,7 +145,8 @@ def filled(name: str, fill: Any, images: Images) -> Images:
         return jnp.broadcast_to(values, images.shape)
     except ValueError:
         raise ValueError(
-            f"{name}: expected 'blur', a number, a color (3,) or an image {images.shape[1:]}, got shape {values.shape}"
+            f"{name}: expected 'blur', a number, a color ({images.shape[-1]},) or an image "
+            f"{images.shape[1:]}, got shape {values.shape}"
         ) from None
 
 

@@ -1,6 +1,6 @@
 """Which axis of a value inside a network is the images, and which are an image's rows and columns.
 
-Read from the traced program, from the images `(n, h, w, 3)` on, and never guessed from a shape: attention's
+Read from the traced program, from the images `(n, h, w, c)` on, and never guessed from a shape: attention's
 `(n, tokens, heads, dim)` and windowed attention's `(n * windows, h, w, c)` look like image maps and are none.
 
 An axis is a sequence of parts, the outermost first, as a reshape merges and splits them. A part is a digit, in a mixed

@@ -23,7 +23,7 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters, or their shapes (`jax.ShapeDtypeStruct`).
-        images: `(n, h, w, 3)`, or its shape.
+        images: `(n, h, w, c)`, or its shape.
 
     Returns:
         Name to shape and dtype. Of a Linen model's own method and of a `named` network, modules' paths come before
@@ -75,13 +75,6 @@ def dtype_of(params: Any) -> Any:
     floats = [t for t in types if jnp.issubdtype(t, jnp.floating)] or [jnp.result_type(float)]
     with jax.numpy_dtype_promotion("standard"):  # nothing is promoted here but a question answered
         return jnp.result_type(*floats)
-
-
-def shapes_of(net: Net, params: Any, names: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of some layers, channels last, for one image of this size."""
-    image = jax.ShapeDtypeStruct((1, *size, 3), dtype_of(params))
-    values = jax.eval_shape(read_layers(net, names), params, image)
-    return {name: values[name].shape for name in names}
 
 
 def capture(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:

@@ -16,7 +16,7 @@ from jaxtyping import Array
 from jaxviz._types import Net
 from jaxviz.program._axes import Layout, image_axes, order_of
 from jaxviz.program._channels import channel_axis
-from jaxviz.program._edit import dtype_of
+from jaxviz.program._image_channels import Size, accepted
 from jaxviz.program._modules import named_by_default
 from jaxviz.program._names import find
 from jaxviz.program._run import evaluate
@@ -85,12 +85,12 @@ def read_arranged(net: Net, layers: Mapping[str, Layout], who: str) -> Callable[
 
 
 def arranged_shapes(
-    net: Net, params: Any, layers: Mapping[str, Layout], size: tuple[int, int], who: str
-) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of layers so arranged, for one image of this size."""
-    image = jax.ShapeDtypeStruct((1, *size, 3), dtype_of(params))
-    values = jax.eval_shape(read_arranged(net, layers, who), params, image)
-    return {name: value.shape for name, value in values.items()}
+    net: Net, params: Any, layers: Mapping[str, Layout], size: Size, who: str
+) -> tuple[jax.ShapeDtypeStruct, dict[str, tuple[int, ...]]]:
+    """Return the shape of one image of this size, and those of layers so arranged."""
+    use = functools.partial(jax.eval_shape, read_arranged(net, layers, who), params)
+    image, values = accepted(use, params, size)
+    return image, {name: value.shape for name, value in values.items()}
 
 
 def taking(values: Mapping[str, Value]) -> dict[Path, Any]:

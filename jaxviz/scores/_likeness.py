@@ -150,7 +150,7 @@ def match_features(net: Net, params: Any, images: Images, layers: Layers) -> Fea
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        images: `(n, h, w, 3)` in [0, 1]: one for all images that are scored, or one for each. They are of one size,
+        images: `(n, h, w, c)` in [0, 1]: one for all images that are scored, or one for each. They are of one size,
             unless the layers have the same shape at any.
         layers: whose features: names, or a weight for each name, for a weighted mean. They are any layers with an axis
             of images.
@@ -192,7 +192,7 @@ def match_grams(
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        images: `(n, h, w, 3)` in [0, 1], of any size: one for all images that are scored, or one for each.
+        images: `(n, h, w, c)` in [0, 1], of any size: one for all images that are scored, or one for each.
         layers: whose Gram matrices: names, or a weight for each name, for a weighted mean. They are layers of maps.
         masks: which part of the given images counts, in [0, 1]: `(h, w)`, or `(n, h, w)`; None: all.
         where: where in the images that are scored their texture belongs, in [0, 1]: `(h, w)` or `(n, h, w)`, resized to

@@ -26,7 +26,7 @@ class _Fooled(NamedTuple):
     """Images that were changed until a network took them for another class."""
 
     images: Images
-    """`(n, h, w, 3)` in [0, 1]."""
+    """`(n, h, w, c)` in [0, 1]."""
     losses: Float[Array, " steps"]
     """Before each step: minus the sum of the logits of the target."""
     state: list[Array]
@@ -62,7 +62,7 @@ def fool(
     Args:
         net: a classifier, `(n, classes)` out.
         params: its parameters.
-        images: `(n, h, w, 3)` in [0, 1].
+        images: `(n, h, w, c)` in [0, 1].
         target: the class to be taken for, or one for each image; a negative one counts from the end.
         steps: at most.
         step_size: length of a step over all pixels and colors together, in units of brightness.
@@ -112,7 +112,7 @@ def fool(
         score,
         params,
         jax.random.key(0),  # nothing here is random
-        size=(images.shape[1], images.shape[2]),
+        size=images.shape[1:],
         basis=pixels,
         start=images,
         transform=None,

@@ -59,9 +59,9 @@ def stylize(
         net: any JAX function `net(params, images)`; the default layers are VGG's.
         params: its parameters.
         key: of the noise, if it starts there.
-        content: what to show, `(h, w, 3)` in [0, 1]; the result has its size. Or several, `(n, h, w, 3)`, each painted
+        content: what to show, `(h, w, c)` in [0, 1]; the result has its size. Or several, `(n, h, w, c)`, each painted
             by itself.
-        styles: the manner: an image of any size `(h, w, 3)`, or a list of several; each may also be `(n, h, w, 3)`, one
+        styles: the manner: an image of any size `(h, w, c)`, or a list of several; each may also be `(n, h, w, c)`, one
             for each content.
         content_weight: of the relative error of features.
         style_weights: of the relative error of Gram matrices; one for each of several styles, or one that they share.
@@ -119,6 +119,9 @@ def stylize(
     parts = _masks("style_masks", style_masks, manners)
     for what, several in (("styles", manners), ("masks", regions)):
         _check_counts(what, several, len(shown))
+    for manner in manners:
+        if manner.shape[-1] != shown.shape[-1]:
+            raise ValueError(f"styles: expected {shown.shape[-1]} channels, as the content has, got {manner.shape[-1]}")
     painted, manners = colored(colors, shown, manners)
     sizes = octave_sizes(shown.shape[1:3], octaves, 2.0)
     first = _start(start, key, painted, manners)
