@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +30,8 @@ class Network:
         mean, std: with these, `net` of this value is the given one of `(images - mean) / std`. A number, or one for
             each channel, of images in [0, 1]; one alone leaves the other 0 or 1. None: `net` normalizes by itself.
         classes: the names of its outputs, in order.
-        channels: of its images: 3 is RGB, 1 is gray.
+        channels: of its images: 3 is RGB, 1 is gray. With another number than 3, `net` of this value refuses images of
+            any other, so that nothing else is mistaken for one of its images.
 
     Raises:
         ValueError: for options that are no such numbers or names.
@@ -67,7 +68,7 @@ class Network:
         assign("classes", _as_names(self.classes))
         assign("mean", _of_channels("mean", self.mean, self.channels))
         assign("std", _of_channels("std", self.std, self.channels))
-        assign("net", _normalizing(self.net, self.mean, self.std))
+        assign("net", _of_images(self.net, _Taken(self.channels, self.mean, self.std)))
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.net, self.params))
@@ -102,35 +103,39 @@ def _of_channels(name: str, numbers: Any, channels: int) -> tuple[float, ...] | 
     return tuple(np.broadcast_to(each, channels).tolist())
 
 
-class _Marked:
-    """What a normalizing function normalizes, and by what: a copy of a `Network` does not normalize twice."""
+class _Taken(NamedTuple):
+    """What is done to images before a network gets them."""
 
-    def __init__(self, net: Net, mean: tuple[float, ...] | None, std: tuple[float, ...] | None):
-        self.net, self.numbers = net, (mean, std)
+    channels: int
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
 
 
-def _normalizing(net: Any, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Net:
-    """Return a network of images in [0, 1], of one of images that are normalized."""
-    mark = getattr(net, "__jaxviz_normalizes__", None)
-    if mark is not None and mark.numbers == (mean, std):
+def _of_images(net: Any, taken: _Taken) -> Net:
+    """Return a network of images in [0, 1], of one of images that are normalized; what is one already is no part of it.
+
+    A copy of a `Network` with other parameters has the same function, so that its programs are found again.
+    """
+    inner, before = getattr(net, "__jaxviz_takes__", (net, _Taken(3, None, None)))
+    if before == taken:
         return net
-    inner = net if mark is None else mark.net
-    if mean is None and std is None:
+    if taken == _Taken(3, None, None):
         return inner
-    normalized = _composed(named_by_default(inner), mean or (0.0,), std or (1.0,))
-    normalized.__jaxviz_normalizes__ = _Marked(inner, mean, std)  # type: ignore[attr-defined]
-    return normalized
+    outer = _composed(named_by_default(inner), taken)
+    outer.__jaxviz_takes__ = (inner, taken)  # type: ignore[attr-defined]
+    return outer
 
 
-def _composed(net: Net, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Any, Any], Any]:
+def _composed(net: Net, taken: _Taken) -> Callable[[Any, Any], Any]:
     def normalized(params: Any, images: Any) -> Any:
-        if not jnp.issubdtype(images.dtype, jnp.floating) or images.shape[-1] != max(len(mean), len(std)):
+        if not jnp.issubdtype(images.dtype, jnp.floating) or images.shape[-1] != taken.channels:
             raise ValueError(
-                f"expected images of floats in [0, 1] with {max(len(mean), len(std))} channels, last, got "
-                f"{images.dtype} of shape {images.shape}"
+                f"expected images of floats in [0, 1] with {taken.channels} channels, last, got {images.dtype} of "
+                f"shape {images.shape}"
             )
         wide = lambda numbers: jnp.asarray(numbers, images.dtype).reshape(1, 1, 1, -1)
-        return net(params, (images - wide(mean)) / wide(std))
+        images = images if taken.mean is None else images - wide(taken.mean)
+        return net(params, images if taken.std is None else images / wide(taken.std))
 
     normalized.__name__ = normalized.__qualname__ = getattr(net, "__name__", type(net).__name__)
     return normalized
