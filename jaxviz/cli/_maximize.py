@@ -20,7 +20,6 @@ from jaxviz.cli._runs import interrupts, read, save_as_it_comes, settings_of, st
 from jaxviz.cli._synthesis import Ascend, Dream, Sheet
 from jaxviz.data._folder import check_writable
 
-
 SHEET_SIZE = 96  # of images that are many, where the network has no size that it must have
 
 

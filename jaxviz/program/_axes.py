@@ -32,9 +32,12 @@ class ImageAxes(NamedTuple):
         return self.images is not None and self.rows is not None and self.columns is not None
 
 
-def image_axes(value: Value) -> ImageAxes:
-    """Return which of a value's axes are the images, and which one image's rows and columns."""
-    axes = follow([value], {})[0]
+def image_axes(value: Value, known: dict[int, Any] | None = None) -> ImageAxes:
+    """Return which of a value's axes are the images, and which one image's rows and columns.
+
+    What is found of other values on the way is kept in `known`, for the next one of the same program.
+    """
+    axes = follow([value], {} if known is None else known)[0]
     if axes is None:
         return ImageAxes(None, None, None, ("",) * len(value.aval.shape))
     count = next(source.aval.shape[0] for source in ancestors_of(value) if source.op == "input" and source.varies)

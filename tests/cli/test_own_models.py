@@ -7,7 +7,6 @@ import textwrap
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from skimage import data
@@ -158,7 +157,6 @@ def test_every_verb_with_a_network_takes_yours():
 @pytest.mark.parametrize(
     "verb", [pytest.param(v, marks=[] if v in ("cam", "invert", "patches") else pytest.mark.slow) for v in VERBS]
 )
-@pytest.mark.filterwarnings("ignore:texture|ignore:.*perplexity")
 def test_verbs(verb, capsys):
     cli.main([verb, *VERBS[verb].split(), "--model", "my.py:load"])
     assert capsys.readouterr().out
@@ -219,33 +217,41 @@ def raising(text):
     return "import jax.numpy as jnp\n\ndef load():\n" + textwrap.indent(textwrap.dedent(text), "    ")
 
 
-@pytest.mark.parametrize(
-    ("model", "text", "messages"),
-    [
-        ("none.py:load", "", ["--model none.py:load: expected a Python file at none.py, got no such file"]),
-        ("images/:load", "", ["expected a Python file at images, got a folder"]),
-        ("my.py", FILE, ["expected FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got 'my.py'; my.py has net, pair, load"]),
-        ("my.py:", FILE, ["got 'my.py:'; my.py has net, pair, load"]),
-        (":load", FILE, ["expected FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got ':load'"]),
-        ("my.py:lod", FILE, ["expected a function 'lod' in ", "my.py, got none of this name (did you mean 'load'?); it has"]),
-        ("my.py:params", FILE, ["expected a function 'params' in ", "got a dict"]),
-        ("none_such.nets:load", "", ["expected a module that Python finds here or installed, got 'none_such.nets'"]),
-        ("vgg61_features", "", ["did you mean 'vgg16_features'?", "a network of your own is FILE.py:FUNCTION or"]),
-        ("my.py:load", "import no_such_package", ["my.py:load raised ModuleNotFoundError: No module named 'no_such_", "my.py\", line 1"]),
-        ("my.py:load", "def load(:", ["raised", "my.py\", line 1", "SyntaxError: invalid syntax"]),
-        ("my.py:load", "import sys\nsys.exit('no arguments')", ["raised SystemExit: no arguments", "my.py\", line 2"]),
-        ("my.py:load", raising("return jnp.ones(3).reshape(2)"), ["raised TypeError: cannot reshape", "my.py\", line 4, in load\n", "jnp.ones(3).reshape(2)"]),
-        ("my.py:load", "def load(path): pass", ["raised TypeError: load() missing 1 required positional argument"]),
-        ("my.py:load", raising("return None"), ["expected (net, params) or a jaxviz.Network(net, params, ...) to be returned, got a NoneType"]),
-        ("my.py:load", raising("return load, 1, 2"), ["to be returned, got a tuple of 3"]),
-        ("my.py:load", raising("return {}, load"), ["got (dict, function); the network comes first"]),
-        ("my.py:load", "import flax.linen\ndef load(): return flax.linen.Dense(3)", ["got a Dense; its method is the network: (model.apply, variables)"]),
-        ("my.py:load", "import flax.linen\ndef load(): return flax.linen.Dense(3), {}", ["raised CallCompactUnboundModuleError", "its method is the network"]),
-        ("my.py:load", raising("return lambda p, x: x.mean((1, 2)) @ p, jnp.ones((1, 3))"), ["net(params, images) of images (1, 224, 224, 3) raised TypeError", "my.py\", line 4", "If it takes images of another size or with other channels, say so: --size, or jaxviz.Network("]),
-        ("my.py:load", FILE.replace('"cat", ', ""), ["expected a name for each of 3 outputs, got 2 classes"]),
-        ("my.py:load", FILE.replace('@ params["w2"]', '@ params["w2"], 1'), ["my.py:load returns a tuple and not one array: return its logits alone"]),
-    ],
-)  # fmt: skip
+LINEN = "import flax.linen\ndef load(): return "
+NEITHER = "expected (net, params) or a jaxviz.Network(net, params, ...) to be returned"
+OTHER_SIZE = raising("return lambda p, x: x.mean((1, 2)) @ p, jnp.ones((1, 3))")
+
+ERRORS = [
+    ("none.py:load", "", ["--model none.py:load: expected a Python file at none.py, got no such file"]),
+    ("images/:load", "", ["expected a Python file at images, got a folder"]),
+    ("my.py", FILE, ["expected FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got 'my.py'", "my.py has net, pair, load"]),
+    ("my.py:", FILE, ["got 'my.py:'; my.py has net, pair, load"]),
+    (":load", FILE, ["expected FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, got ':load'"]),
+    ("my.py:lod", FILE, ["expected a function 'lod' in ", "got none of this name (did you mean 'load'?); it has net"]),
+    ("my.py:params", FILE, ["expected a function 'params' in ", "got a dict"]),
+    ("none_such.nets:load", "", ["expected a module that Python finds here or installed, got 'none_such.nets'"]),
+    ("vgg61_features", "", ["did you mean 'vgg16_features'?", "a network of your own is FILE.py:FUNCTION or"]),
+    ("my.py:load", "import no_such", ["my.py:load raised ModuleNotFoundError: No module named", 'my.py", line 1']),
+    ("my.py:load", "def load(:", ["raised", 'my.py", line 1', "SyntaxError: invalid syntax"]),
+    ("my.py:load", "import sys\nsys.exit('no')", ["raised SystemExit: no", 'my.py", line 2']),
+    ("my.py:load", raising("return jnp.ones(3).reshape(2)"), ["raised TypeError: cannot", 'my.py", line 4, in load\n']),
+    ("my.py:load", "def load(path): pass", ["raised TypeError: load() missing 1 required positional argument"]),
+    ("my.py:load", raising("return None"), [f"{NEITHER}, got a NoneType"]),
+    ("my.py:load", raising("return load, 1, 2"), [f"{NEITHER}, got a tuple of 3"]),
+    ("my.py:load", raising("return {}, load"), [f"{NEITHER}, got (dict, function); the network comes first"]),
+    ("my.py:load", LINEN + "flax.linen.Dense(3)", ["got a Dense; its method is the network: (model.apply, variables)"]),
+    ("my.py:load", LINEN + "flax.linen.Dense(3), {}", ["CallCompactUnboundModuleError", "its method is the network"]),
+    ("my.py:load", OTHER_SIZE, ["of images (1, 224, 224, 3) raised TypeError", 'my.py", line 4', "say so: --size, or"]),
+    ("my.py:load", FILE.replace('"cat", ', ""), ["expected a name for each of 3 outputs, got 2 classes"]),
+    (
+        "my.py:load",
+        FILE.replace('@ params["w2"]', '@ params["w2"], 1'),
+        ["my.py:load returns a tuple and not one array"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "text", "messages"), ERRORS, ids=range(len(ERRORS)))
 def test_errors(model, text, messages, capsys):
     write(text=text)
     said = refused(capsys, f"saliency images/cat.png --model {model}")
