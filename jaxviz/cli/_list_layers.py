@@ -61,5 +61,5 @@ def _field(net: Any, params: Any, model: Model, layer: Listed) -> str:
     return f"{field.size[0]} x {field.size[1]}, {_each(field.stride)} apart"
 
 
-def _each(stride: tuple[float, float]) -> str:
+def _each(stride: tuple[int | float, ...]) -> str:
     return f"{stride[0]:g}" if stride[0] == stride[1] else f"{stride[0]:g} x {stride[1]:g}"

@@ -23,6 +23,12 @@ class Listed(NamedTuple):
     place: tuple[int, int] | None
     """Of a map, which axes are the rows and the columns."""
 
+    @property
+    def channels(self) -> int:
+        """How many channels a map, or tokens, or a vector has."""
+        at = 1 if self.layout == "map" and self.place == (2, 3) else -1
+        return self.shape[at]
+
 
 def listed(net: Net, params: Any, images: Any) -> list[Listed]:
     """Return what `layers` lists, in the same order, with what it is; runs nothing."""
