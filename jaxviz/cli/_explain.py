@@ -111,7 +111,8 @@ def _score(options: Attribution, model: Model) -> tuple[Score, _Describe]:
     count = model.class_count("choose another --model" if options.weighs else unit)
     wanted = None if options.target is None else model.class_index(options.target, count)
     net, params = model.network
-    probabilities = jax.jit(lambda params, images: jax.nn.softmax(net(params, images)))
+    every = jaxviz.probability(net, jnp.arange(count)[None])
+    probabilities = jax.jit(lambda params, images: every(params, images))
 
     def describe(images: Any) -> str:
         chances = probabilities(params, images)[0]

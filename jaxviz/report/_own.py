@@ -31,7 +31,7 @@ class Own(NamedTuple):
     """Early, middle and late: three, or fewer where there are not as many."""
     rows: str | None
     """The last layer of one vector for each image, in front of the outputs."""
-    count: int
+    class_count: int
     """Of classes; 0 if it is no classifier."""
     gives_chances: bool
     """Whether it returns probabilities."""
@@ -53,7 +53,7 @@ class Own(NamedTuple):
 
     def score(self, target: Any = None) -> Any:
         """Return the score of a class: by default the one that is ranked first, or the late layer's energy."""
-        if not self.count:
+        if not self.class_count:
             if not self.layers:
                 raise LeftOut("the network has neither classes nor a layer of maps or tokens")
             return jaxviz.energy(self.net, self.layers[-1].name)
@@ -64,12 +64,18 @@ class Own(NamedTuple):
         if "score" not in inspect.signature(call).parameters:
             return self.code
         last = repr(self.layers[-1].name) if self.layers else ""
-        kind = f"energy(net, {last})" if not self.count else "probability(net)" if self.gives_chances else "logit(net)"
-        return f"{self.code}\nscore = jaxviz.{kind}{'  # of the class ranked first' if self.count else ''}"
+        kind = (
+            f"energy(net, {last})"
+            if not self.class_count
+            else "probability(net)"
+            if self.gives_chances
+            else "logit(net)"
+        )
+        return f"{self.code}\nscore = jaxviz.{kind}{'  # of the class ranked first' if self.class_count else ''}"
 
     def what(self) -> str:
         """Say what is explained."""
-        return "the class ranked first" if self.count else f"everything that {self.layers[-1].name} responds to"
+        return "the class ranked first" if self.class_count else f"everything that {self.layers[-1].name} responds to"
 
     def maps(self) -> tuple[Listed, ...]:
         """Return those of the layers that have rows and columns."""
@@ -77,8 +83,8 @@ class Own(NamedTuple):
 
     def ranked(self, images: Any) -> list[tuple[int, float]]:
         """Return the classes of an image, the most probable one first, with their probabilities."""
-        every = jaxviz.probability(self.net, jnp.arange(self.count)[None])
-        chances = jax.jit(every)(self.params, images)[0]
+        every = jaxviz.probability(self.net, jnp.arange(self.class_count)[None])
+        chances = jax.jit(lambda params, images: every(params, images))(self.params, images)[0]
         order = jnp.argsort(chances, descending=True).tolist()
         return [(index, float(chances[index])) for index in order]
 
@@ -94,8 +100,7 @@ def looked_at(name: str, code: str, network: jaxviz.Network, size: int | tuple[i
     outputs = jax.eval_shape(network.net, network.params, shape)
     classes = outputs.shape[1] if len(getattr(outputs, "shape", ())) == 2 else 0
     found = listed(network.net, network.params, shape)
-    vectors = [layer.name for layer in found if layer.layout == "vector" and layer.shape[1] > 1]
-    rows = vectors[:-1] if classes and vectors and _is_output(found, vectors[-1], classes) else vectors
+    vectors = [layer.name for layer in found if layer.layout == "vector" and layer.shape[1] not in (1, classes)]
     return Own(
         name=name,
         code=code,
@@ -103,8 +108,8 @@ def looked_at(name: str, code: str, network: jaxviz.Network, size: int | tuple[i
         size=size,
         digest=digest,
         layers=chosen(found),
-        rows=_before_outputs(found, rows, classes),
-        count=classes,
+        rows=vectors[-1] if vectors else None,
+        class_count=classes,
         gives_chances=bool(classes) and _gives_chances(network, shape),
         any_size=_takes_other_sizes(network, sides_of(size)),
     )
@@ -133,17 +138,6 @@ def chosen(found: Sequence[Listed], count: int = 3) -> tuple[Listed, ...]:
 def _places(layer: Listed) -> int:
     assert layer.place is not None
     return layer.shape[layer.place[0]] * layer.shape[layer.place[1]]
-
-
-def _is_output(found: Sequence[Listed], name: str, classes: int) -> bool:
-    return next(layer.shape[1] for layer in found if layer.name == name) == classes
-
-
-def _before_outputs(found: Sequence[Listed], names: list[str], classes: int) -> str | None:
-    """Return the last vector that is not the outputs themselves under another name."""
-    shapes = {layer.name: layer.shape[1] for layer in found if layer.layout == "vector"}
-    wide = [name for name in names if shapes[name] != classes]
-    return wide[-1] if wide else None
 
 
 def _gives_chances(network: jaxviz.Network, shape: Any) -> bool:

@@ -56,9 +56,7 @@ def neighbors(tour: Tour) -> Pictures:
         nearest = jaxviz.neighbors(found.values[queries], found.values, k=1)
         queries.append(int(nearest.distances.argmax()))
     near, small = near[queries], small_pictures(album, found.ids, 64)
-    caption = (
-        f"Among {len(small)} images: {len(near)} of them, and after each those with the nearest features at {layer}"
-    )
+    caption = f"Of {len(small)} images {len(near)}, and after each those with the nearest features at {layer}"
     yield "neighbors-features", caption, jaxviz.montage(small[near.ravel()], columns=near.shape[1])
     points = jaxviz.tsne(found.values, tour.key, perplexity=min(30.0, (len(small) - 1) / 3))
     thumbnails = dict(zip(found.ids, jnp.clip(jaxviz.resize(small, (48, 48)), 0, 1), strict=True))
@@ -87,10 +85,9 @@ def top_patches(tour: Tour) -> Pictures:
             for name, (top, left, bottom, right) in zip(patches.ids[channel], patches.boxes[channel], strict=True):
                 crop = read(name)[top:bottom, left:right] if name else jnp.ones((8, 8, 3))
                 crops.append(enlarged(crop[None], max(1, 80 // max(crop.shape)))[0])
+        numbers = ", ".join(map(str, channels))
         if crops:
-            caption = (
-                f"{layer.name}: channels {', '.join(map(str, channels))}, and the patches that each responds to most"
-            )
+            caption = f"{layer.name}: channels {numbers}, and the patches that each responds to most"
             yield f"patches-{i}", caption, jaxviz.montage(crops, columns=len(crops) // len(channels))
 
 
@@ -113,7 +110,7 @@ def _sides(tour: Tour, most: int) -> tuple[int, ...]:
 def ascend(tour: Tour) -> Pictures:
     own, steps = tour.own, 384 if tour.full else 72
     size = _sides(tour, 144 if tour.full else 128)
-    if own.count and not own.gives_chances:
+    if own.class_count and not own.gives_chances:
         ranked = [index for index, _ in own.ranked(tour.own_images())[:6]]
         score, progress = jaxviz.logit(own.net, jnp.array(ranked)), tour.progress(steps)
         images = jaxviz.ascend(score, own.params, tour.key, size=size, steps=steps, callback=progress).images
@@ -155,9 +152,7 @@ def dream(tour: Tour) -> Pictures:
 
 def _check_colors(tour: Tour) -> None:
     if tour.own.network.channels != 3:
-        raise LeftOut(
-            f"it is for photographs in color, and this network's images have {tour.own.network.channels} channel"
-        )
+        raise LeftOut("it is for photographs in color, and this network's images have other channels than RGB")
 
 
 # Feature inversion
@@ -177,15 +172,9 @@ def invert(tour: Tour) -> Pictures:
     if height == width:
         images = jaxviz.load_image(tour.photo, size=height, channels=channels)[None]
     yield ("invert-photo", "The photograph", large(images[0]))
-    for i, (layer, depth) in enumerate(
-        zip(own.layers, ("early", "in the middle", "late")[-len(own.layers) :], strict=True)
-    ):
+    for i, layer in enumerate(own.layers):
         found = call_invert(own.net, own.params, tour.key, images, layer.name, steps, tour.progress(steps))
-        yield (
-            f"invert-{i}",
-            f"Made from noise and the features of {layer.name}, {depth} in the network",
-            large(found[0]),
-        )
+        yield f"invert-{i}", f"Made from noise and the features of {layer.name}", large(found[0])
 
 
 # Gram matrices

@@ -17,8 +17,8 @@ OWN_METHODS = (
     _own("filters", _BUILT_IN["filters"].text, images.call_filters, images.filters),
     _own(
         "neighbors",
-        "A layer turns an image into numbers. Images whose numbers are alike show the same kind of thing to the network, "
-        "whatever their pixels are like.",
+        "A layer turns an image into numbers. Images whose numbers are alike show the same kind of thing to the "
+        "network, whatever their pixels are like.",
         images.call_neighbors,
         images.neighbors,
     ),
@@ -36,8 +36,8 @@ OWN_METHODS = (
         title="SmoothGrad",
         question=PIXELS,
         paper="Smilkov et al. 2017",
-        text="The gradient of noisy copies of the photograph, on average: what the noise does not change stays. It needs "
-        "no ReLUs, so it works on any network.",
+        text="The gradient of noisy copies of the photograph, on average: what the noise does not change stays. It "
+        "needs no ReLUs, so it works on any network.",
         call=pixels.call_smoothgrad,
         pictures=pixels.smoothgrad,
     ),
@@ -51,15 +51,16 @@ OWN_METHODS = (
     _own("deconvnet", _BUILT_IN["deconvnet"].text, pixels.call_deconvnet, pixels.deconvnet),
     _own(
         "grad-cam",
-        "The values of a late layer that still knows where things are, each channel weighted by how much the class score "
-        "rises with it. As coarse as that layer, but it tells classes apart.",
+        "The values of a late layer that still knows where things are, each channel weighted by how much the class "
+        "score rises with it. As coarse as that layer, but it tells classes apart.",
         pixels.call_grad_cam,
         pixels.grad_cam,
     ),
     _own(
         "ascend",
-        "Images that a class or a channel responds to most, found by climbing the gradient from noise. They are optimized "
-        "in a Fourier basis and shifted, scaled and turned at each step, so that only robust patterns survive.",
+        "Images that a class or a channel responds to most, found by climbing the gradient from noise. They are "
+        "optimized in a Fourier basis and shifted, scaled and turned at each step, so that only robust patterns "
+        "survive.",
         images.call_ascend,
         images.ascend,
     )._replace(title="Classes and channels by gradient ascent"),

@@ -27,7 +27,7 @@ def drawn(map: Any, image: Any = None, *, fine: bool = False) -> jax.Array:
 def photograph(tour: Tour) -> tuple[str, jax.Array]:
     """Return the caption of the photograph as the network gets it, and its picture."""
     images = tour.own_images()
-    says = f"; it says {tour.own.says(images)}" if tour.own.count else ""
+    says = f"; it says {tour.own.says(images)}" if tour.own.class_count else ""
     return f"The photograph as the network gets it{says}", large(images[0])
 
 
@@ -41,7 +41,7 @@ def call_occlusion(net, params, images, window, stride):
 
 
 def occlusion(tour: Tour) -> Pictures:
-    if not tour.own.count:
+    if not tour.own.class_count:
         raise LeftOut("the network has no classes whose probability could drop")
     images, side = tour.own_images(), min(sides_of(tour.own.size))
     window = max(2, side // 4)
@@ -124,7 +124,7 @@ def grad_cam(tour: Tour) -> Pictures:
     own, images = tour.own, tour.own_images()
     if not own.layers:
         raise LeftOut("the network has no layer of maps or tokens")
-    if not own.count:
+    if not own.class_count:
         raise LeftOut("the network has no classes to tell apart")
     layer = own.layers[-1].name
     for rank, (index, chance) in zip(("first", "second"), own.ranked(images)[:2], strict=False):

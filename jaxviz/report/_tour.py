@@ -205,7 +205,10 @@ def _facts_of(own: Own) -> dict[str, str]:
     numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(own.params))
     layers = "; ".join(f"{layer.name} ({layer.kind}, {' x '.join(map(str, layer.shape[1:]))})" for layer in own.layers)
     return {
-        "Network": f"{numbers:,} parameters, for images of {width} x {height} pixels and {own.network.channels} channels",
-        "Outputs": f"{own.count} classes" if own.count else "no classes, (n, classes), were found in what it returns",
+        "Network": f"{numbers:,} parameters",
+        "Its images": f"{width} x {height} pixels, channels: {own.network.channels}",
+        "Outputs": f"{own.class_count} classes"
+        if own.class_count
+        else "no classes, (n, classes), were found in what it returns",
         "Layers shown": layers or "none: it has no maps and no tokens",
     }
