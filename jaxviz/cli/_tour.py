@@ -53,7 +53,7 @@ class Tour(Seed):
             own = None if self.model is None else _own(self.model, self.image)
             image, full = _photograph(self.image), self.size == "full"
             options = {"only": self.only, "seed": self.seed, "report": report, "album": self.images, "own": own}
-            out = self.out or Path("tour" if own is None else f"tour-{file_name(own.name)}")
+            out = self.out or Path("tour" if own is None else f"tour-{file_name(_short(own.name))}")
             try:
                 page = _tour.run_tour(image, out, full=full, **options)
             except KeyboardInterrupt:
@@ -69,6 +69,11 @@ def _photograph(image: Path | None) -> object:
     from skimage import data
 
     return data.chelsea()
+
+
+def _short(model: str) -> str:
+    """Return the name of a file or module without its folders and its function."""
+    return Path(model.rpartition(":")[0] or model).name.removesuffix(".py")
 
 
 def _own(name: str, image: Path | None) -> Any:
