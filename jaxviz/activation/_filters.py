@@ -36,11 +36,10 @@ def filters(params: Any, *, channels: int = 3, normalize: bool = True) -> Float[
     every = {jax.tree_util.keystr(path): _channels_last(leaf) for path, leaf in leaves if jnp.ndim(leaf) == 4}
     kernels = {path: kernel for path, kernel in every.items() if path == "" or kernel.shape[2] == channels}
     if len(kernels) != 1:
-        found = ", ".join(f"{path} {leaf.shape}" for path, leaf in (kernels or every).items()) or "none"
-        advice = "pass the kernel itself" if kernels else "pass the kernel itself, or the images' number of `channels`"
-        raise ValueError(
-            f"expected one kernel (kh, kw, {channels}, out) in the parameters, found {found}; {advice}"
-        )
+        listed = lambda some: ", ".join(f"{path} {leaf.shape}" for path, leaf in some.items())
+        others = f" among {listed(every)}, or say how many channels the images have, channels=..." if every else ""
+        found = f"{listed(kernels)}; pass the kernel itself" if kernels else f"none; pass the kernel itself{others}"
+        raise ValueError(f"expected one kernel (kh, kw, {channels}, out) in the parameters, found {found}")
     tiles = jnp.moveaxis(next(iter(kernels.values())), -1, 0)
     if not normalize:
         return tiles

@@ -30,10 +30,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
 def per_color(colors: float | tuple[float, ...], images: Any) -> Float[Array, "1 1 1 c"]:
-    """Return numbers for red, green and blue as images need them: of those that are no RGB, each channel has the mean."""
+    """Return numbers for red, green and blue as images need them; where these are no RGB, each has the mean."""
+    return jnp.asarray(colors_for(colors, images), images.dtype).reshape(1, 1, 1, -1)
+
+
+def colors_for(colors: float | tuple[float, ...], images: Any) -> tuple[float, ...]:
     given, count = np.ravel(colors), images.shape[-1]
-    each = given if count == len(given) else np.full(count, given.mean())
-    return jnp.asarray(each, images.dtype).reshape(1, 1, 1, count)
+    return tuple((given if count == len(given) else np.full(count, given.mean())).tolist())
 
 
 def largest(values: Any, axis: int | None = None) -> Array:

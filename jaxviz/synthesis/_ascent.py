@@ -173,8 +173,8 @@ def _start(form: Parameterization, start: Any, key: Key, shape: tuple[int, ...])
         images = jnp.broadcast_to(jnp.asarray(start, jnp.result_type(float)), shape)
     except ValueError:
         raise ValueError(
-            f"start: expected a brightness, a color ({shape[-1]},), an image {shape[1:]} or {shape[0]} of them, got shape "
-            f"{jnp.shape(start)}; resize it, or give its size as `size`"
+            f"start: expected a brightness, a color ({shape[-1]},), an image {shape[1:]} or {shape[0]} of them, got "
+            f"shape {jnp.shape(start)}; resize it, or give its size as `size`"
         ) from None
     return form.variables(images)
 

@@ -162,8 +162,8 @@ SCORES = {
     "no class 5: expected 0 to 4": score(5),
 }
 IMAGES = {
-    r"images \(n, h, w, 3\), got shape \(12, 10, 3\); one image is image\[None\]": lambda x: x[0],
-    r"images \(n, h, w, 3\), got shape \(2, 12, 10, 1\)": lambda x: x[..., :1],
+    r"images \(n, h, w, c\), got shape \(12, 10, 3\); one image is image\[None\]": lambda x: x[0],
+    r"images \(n, h, w, 3\), which this network takes, got shape \(2, 12, 10, 1\)": lambda x: x[..., :1],
     r"images of floats in \[0, 1\], got uint8; divide bytes by 255": lambda x: (255 * x).astype(jnp.uint8),
     "images: expected finite numbers, got 1 that are NaN or infinite": lambda x: x.at[0, 1, 2, 0].set(jnp.nan),
     "images: expected finite numbers, got 3 that are NaN or infinite": lambda x: x.at[1, 1, 2].set(-jnp.inf),
