@@ -115,7 +115,7 @@ def features(
     chosen = layer_or_output(layer, output)
     image, shapes = arranged_shapes(net, params, {chosen: _layout(pool)}, size, "features")
     (_, height, width, channels), shape = image.shape, shapes[chosen]
-    read_at = {"size": size if jnp.ndim(size) == 0 else (height, width), "channels": channels}
+    read_at = {"size": size if np.ndim(size) == 0 else (height, width), "channels": channels}
     row = shape[1:] if pool is None else shape[-1:]
     batch_size = whole_shares(batch_size)
     total = len(opened.ids)

@@ -20,7 +20,7 @@ from jaxviz.program._image_channels import known_channels
 from jaxviz.scores._algebra import some_per_image
 from jaxviz.scores._calls import check_score, is_pytree, one_by_one
 
-Fill = ArrayLike | tuple[float, float, float] | Literal["blur"]
+Fill = ArrayLike | tuple[float, ...] | Literal["blur"]
 """What is put instead of pixels: a brightness, a color `(c,)`, an image, an image each; or the image, blurred."""
 
 

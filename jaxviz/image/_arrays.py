@@ -2,9 +2,10 @@
 
 The data contract for the whole package: images are `(n, h, w, c)` and one image is `(h, w, c)`, floats in `[0, 1]`,
 row 0 at the top, RGB where c is 3. Pictures show one channel as gray, the mean of two as gray, and of more than three
-the first three as RGB (`as_rgb` in `_channels.py`). Files are converted when they are read to float32, and rounded to 8
-bits when they are written. Maps (gradients, saliency) keep their absolute values until `normalize` or `overlay` scales them for display.
-Only `load_image` and `save_image` touch files; the other functions work under `jit`, `vmap` and `grad`.
+the first three as RGB (`as_rgb` in `_channels.py`). Files are converted to float32 when they are read, and rounded to 8
+bits when they are written. Maps (gradients, saliency) keep their absolute values until `normalize` or `overlay` scales
+them for display. Only `load_image` and `save_image` touch files; the other functions work under `jit`, `vmap` and
+`grad`.
 """
 
 import functools
@@ -272,7 +273,7 @@ def _cells(images: AnyArray | Sequence[AnyArray], background: ArrayLike) -> Floa
     return as_rgb(cells if cells.ndim == 4 else cells[..., None])
 
 
-def _colored(image: AnyArray) -> Float[Array, "h w 3"]:
+def _colored(image: AnyArray) -> Float[AnyArray, "h w 3"]:
     return as_rgb(image if image.ndim == 3 else image[..., None])
 
 

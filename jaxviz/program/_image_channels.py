@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxviz.image._checks import ImageError, advice_on_shape, sides_of
 from jaxviz.program._edit import dtype_of
@@ -19,7 +20,7 @@ _USUAL = range(1, 17)  # numbers of channels that are tried; and those that kern
 
 def split_size(size: Any) -> tuple[tuple[int, int], int | None]:
     """Return height and width, and the number of channels if the size says it."""
-    if jnp.ndim(size) == 1 and len(size) == 3:
+    if np.ndim(size) == 1 and len(size) == 3:
         *sides, channels = (sides_of(side)[0] for side in size)
         return (sides[0], sides[1]), channels
     try:

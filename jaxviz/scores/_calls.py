@@ -66,7 +66,7 @@ def checked(read: Callable[..., Any], part: Callable[[Any], Array] = lambda valu
 
 
 def fixed(score: Score, params: Any, images: Any) -> Score:
-    """Return a score that keeps the class which `images` are ranked as, and where, when it is asked about changed ones."""
+    """Return a score that keeps the class, and the pixels, of `images` when it is asked about changed ones."""
     if isinstance(score, Logit) and (score.target is None or score.predicted):
         return score.held(score.read(params, images))
     if isinstance(score, Sum):
