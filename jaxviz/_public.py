@@ -73,6 +73,7 @@ from jaxviz.program import replace as replace
 from jaxviz.program import with_relu as with_relu
 from jaxviz.scores import Summable as Summable
 from jaxviz.scores import channel as channel
+from jaxviz.scores import direction as direction
 from jaxviz.scores import diversity as diversity
 from jaxviz.scores import energy as energy
 from jaxviz.scores import gram as gram

@@ -28,6 +28,7 @@ from jaxviz.program._compiled import compiled
 from jaxviz.program._digest import digest_of, digest_of_program
 from jaxviz.program._edit import dtype_of
 from jaxviz.program._outputs import arranged_shapes, read_arranged
+from jaxviz.program._returned import Layer, layer_or_output
 
 Pool = Literal["mean", "max"]
 
@@ -37,7 +38,8 @@ def features(
     params: Any,
     source: Any,
     *,
-    layer: str,
+    layer: str | None,
+    output: Any = None,
     pool: Pool | None = "mean",
     size: int | tuple[int, ...] | None = None,
     batch_size: int = 32,
@@ -72,7 +74,8 @@ def features(
             such as those of Grain, PyTorch and Hugging Face, or PyTorch's `DataLoader`, which stands for its data set,
             in the data set's order. An element is an image, an image and its label, or a dictionary. Arrays and tensors
             are of uint8 or of floats in [0, 1], with the channels last or first.
-        layer: a name that `layers` lists.
+        layer: a name that `layers` lists; None: what the network returns.
+        output: with `layer=None`, which part the network returns: a key, an attribute, an index, or a tuple of them.
         pool: "mean" or "max" over the positions of a map; None: whole maps. A vector stays as it is.
         size: an int scales an image's shorter side to it and cuts out the center; (h, w) scales to exactly that,
             and so does (h, w, c), with c channels. By default arrays that are all of one size keep it, and anything
@@ -109,20 +112,22 @@ def features(
     check_whole("batch_size", batch_size, least=1)
     check_watch(every, callback)
     opened, size = sized(open_source(source), size)
-    image, shapes = arranged_shapes(net, params, {layer: _layout(pool)}, size, "features")
-    (_, height, width, channels), shape = image.shape, shapes[layer]
-    read_at = {"size": size if jnp.ndim(size) == 0 else (height, width), "channels": channels}
+    chosen = layer_or_output(layer, output)
+    image, shapes = arranged_shapes(net, params, {chosen: _layout(pool)}, size, "features")
+    (_, height, width, channels), shape = image.shape, shapes[chosen]
+    read_at = {"size": size if np.ndim(size) == 0 else (height, width), "channels": channels}
     row = shape[1:] if pool is None else shape[-1:]
     batch_size = whole_shares(batch_size)
     total = len(opened.ids)
-    compute = functools.partial(_values, net, layer, pool)
+    compute = functools.partial(_values, net, chosen, pool)
 
     with contextlib.nullcontext() if store is None else alone_in(Path(store), what="store"):
         kept: InMemory | OnDisk = InMemory(row)
         if store is not None:
-            settings: dict[str, Any] = {"layer": layer, "pool": pool, "size": [height, width], "batch_size": batch_size}
+            settings: dict[str, Any] = {"layer": str(chosen), "pool": pool, "size": [height, width]}
+            settings |= {"batch_size": batch_size}
             settings |= {"params": digest_of(params)}
-            reader = read_arranged(net, {layer: _layout(pool)}, "features")
+            reader = read_arranged(net, {chosen: _layout(pool)}, "features")
             settings |= {"program": digest_of_program(reader, params, image)}
             kept = OnDisk(Path(store), row, settings)
             kept.check_same(opened, **read_at)
@@ -176,7 +181,7 @@ def _rows(ids: Sequence[str], marks: list[str], batch: Loaded, values: Array, ha
 
 
 @compiled(static_argnums=(0, 1, 2))
-def _values(net: Net, layer: str, pool: Pool | None, params: Any, images: Images) -> Array:
+def _values(net: Net, layer: Layer, pool: Pool | None, params: Any, images: Images) -> Array:
     read = accelerate(read_arranged(net, {layer: _layout(pool)}, "features"))
     values = read(params, images.astype(dtype_of(params)))[layer]
     return _pooled(values, pool=pool).astype(jnp.float32)

@@ -12,7 +12,7 @@ def filters(params: Any, *, channels: int = 3, normalize: bool = True) -> Float[
 
     Args:
         params: a network's parameters, of which the one kernel with so many input channels is taken; or that kernel
-            itself, `(kh, kw, c, out)`, or in PyTorch's order `(out, c, k, k)`, with any number of them.
+            itself, `(kh, kw, c, out)`, or in PyTorch's order `(out, c, k, k)`.
         channels: of the images, 3 for RGB.
         normalize: scale each tile to [0, 1] by its largest absolute weight, zero becoming gray; otherwise the weights.
 
@@ -34,13 +34,12 @@ def filters(params: Any, *, channels: int = 3, normalize: bool = True) -> Float[
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     every = {jax.tree_util.keystr(path): _channels_last(leaf) for path, leaf in leaves if jnp.ndim(leaf) == 4}
-    kernels = {path: kernel for path, kernel in every.items() if path == "" or kernel.shape[2] == channels}
+    kernels = {path: kernel for path, kernel in every.items() if kernel.shape[2] == channels}
     if len(kernels) != 1:
-        found = ", ".join(f"{path} {leaf.shape}" for path, leaf in (kernels or every).items()) or "none"
-        advice = "pass the kernel itself" if kernels else "pass the kernel itself, or the images' number of `channels`"
-        raise ValueError(
-            f"expected one kernel (kh, kw, {channels}, out) in the parameters, found {found}; {advice}"
-        )
+        listed = lambda some: ", ".join(f"{path} {leaf.shape}" for path, leaf in some.items())
+        others = f" among {listed(every)}, or say how many channels the images have, channels=..." if every else ""
+        found = f"{listed(kernels)}; pass the kernel itself" if kernels else f"none; pass the kernel itself{others}"
+        raise ValueError(f"expected one kernel (kh, kw, {channels}, out) in the parameters, found {found}")
     tiles = jnp.moveaxis(next(iter(kernels.values())), -1, 0)
     if not normalize:
         return tiles

@@ -127,7 +127,7 @@ def top_patches(
     places = _Places(net, params, names, size)
     batch_size = whole_shares(batch_size)
     image = places.image
-    read_at = {"size": size if jnp.ndim(size) == 0 else places.size, "channels": image.shape[-1]}
+    read_at = {"size": size if np.ndim(size) == 0 else places.size, "channels": image.shape[-1]}
     reader = read_arranged(net, dict.fromkeys(names, "units"), "top_patches")
     made_by = {"params": digest_of(params), "program": digest_of_program(reader, params, image)}
     state = _begin(places, k, made_by)

@@ -82,7 +82,10 @@ class OnDisk(Kept):
         for at in dict.fromkeys(np.linspace(0, len(there) - 1, min(len(there), _LOOKED_AT)).astype(int).tolist()):
             i, name = there[at]
             try:
-                same = hash_of(read_pixels(channels_last(source.read(i), channels), size, channels)) == self.hashes[name].hex()
+                same = (
+                    hash_of(read_pixels(channels_last(source.read(i), channels), size, channels))
+                    == self.hashes[name].hex()
+                )
             except ImageError:
                 same = False
             if not same:

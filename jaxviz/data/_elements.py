@@ -93,7 +93,7 @@ def pixels_of(image: Any) -> Any:
 
 
 def channels_last(image: Any, channels: int) -> Any:
-    """Return an image that can only have so many channels first, such as 5, with the channels last; others as they are."""
+    """Return an image that can only have so many channels first, such as 5, with these last; others as they are."""
     if channels in CHANNELS or not isinstance(image, np.ndarray | jax.Array) or image.ndim != 3:
         return image
     first = image.shape[0] == channels != image.shape[-1]

@@ -2,9 +2,10 @@
 
 The data contract for the whole package: images are `(n, h, w, c)` and one image is `(h, w, c)`, floats in `[0, 1]`,
 row 0 at the top, RGB where c is 3. Pictures show one channel as gray, the mean of two as gray, and of more than three
-the first three as RGB (`as_rgb` in `_channels.py`). Files are converted to that form when they are read, and rounded to 8 bits when they are
-written. Maps (gradients, saliency) keep their absolute values until `normalize` or `overlay` scales them for display.
-Only `load_image` and `save_image` touch files; the other functions work under `jit`, `vmap` and `grad`.
+the first three as RGB (`as_rgb` in `_channels.py`). Files are converted to float32 when they are read, and rounded to 8
+bits when they are written. Maps (gradients, saliency) keep their absolute values until `normalize` or `overlay` scales
+them for display. Only `load_image` and `save_image` touch files; the other functions work under `jit`, `vmap` and
+`grad`.
 """
 
 import functools
@@ -30,10 +31,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
 def per_color(colors: float | tuple[float, ...], images: Any) -> Float[Array, "1 1 1 c"]:
-    """Return numbers for red, green and blue as images need them: of those that are no RGB, each channel has the mean."""
+    """Return numbers for red, green and blue as images need them; where these are no RGB, each has the mean."""
+    return jnp.asarray(colors_for(colors, images), images.dtype).reshape(1, 1, 1, -1)
+
+
+def colors_for(colors: float | tuple[float, ...], images: Any) -> tuple[float, ...]:
     given, count = np.ravel(colors), images.shape[-1]
-    each = given if count == len(given) else np.full(count, given.mean())
-    return jnp.asarray(each, images.dtype).reshape(1, 1, 1, count)
+    return tuple((given if count == len(given) else np.full(count, given.mean())).tolist())
 
 
 def largest(values: Any, axis: int | None = None) -> Array:
@@ -269,7 +273,7 @@ def _cells(images: AnyArray | Sequence[AnyArray], background: ArrayLike) -> Floa
     return as_rgb(cells if cells.ndim == 4 else cells[..., None])
 
 
-def _colored(image: AnyArray) -> Float[Array, "h w 3"]:
+def _colored(image: AnyArray) -> Float[AnyArray, "h w 3"]:
     return as_rgb(image if image.ndim == 3 else image[..., None])
 
 

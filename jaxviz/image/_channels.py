@@ -31,7 +31,7 @@ def is_picture(shape: tuple[int, ...]) -> bool:
 
 
 def as_rgb(images: Any) -> Any:
-    """Return images `(..., h, w, c)` as RGB: one channel as gray, two as the gray of their mean, of more the first three.
+    """Return images `(..., h, w, c)` as RGB: one channel as gray, two as their mean, of more than 3 the first three.
 
     So transparency is dropped. Other bands than the first three are shown by choosing them: `images[..., [3, 2, 1]]`.
     """

@@ -25,7 +25,7 @@ def check_images(images: Any, *, channels: int | None = None) -> None:
     shape = jnp.shape(images)
     if len(shape) != 4 or has_channels_first(shape) or shape[-1] != (channels or shape[-1]):
         raise ValueError(
-            f"expected images (n, h, w, {channels or 'c'}), got shape {shape}; {_advice(shape, channels or 3)}"
+            f"expected images (n, h, w, {channels or 'c'}), got shape {shape}; {advice_on_shape(shape, channels or 3)}"
         )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"expected images of floats in [0, 1], got {images.dtype}; divide bytes by 255")
@@ -55,7 +55,7 @@ def has_channels_first(shape: tuple[int, ...]) -> bool:
     return (shape[1] in (3, 4) and shape[2] > 4) or (shape[1] == 1 and shape[2] == shape[3] > 4)
 
 
-def _advice(shape: tuple[int, ...], channels: int) -> str:
+def advice_on_shape(shape: tuple[int, ...], channels: int) -> str:
     """Return what to do with an array that is not a batch of images of so many channels."""
     if len(shape) == 3 and shape[-1] in (1, channels):
         return "one image is image[None]"
@@ -67,6 +67,8 @@ def _advice(shape: tuple[int, ...], channels: int) -> str:
         return "drop transparency with images[..., :3]"
     if len(shape) == 4 and (shape[-1], channels) == (1, 3):
         return "gray as RGB is jnp.repeat(images, 3, axis=-1)"
+    if len(shape) == 4 and channels == 1:
+        return "colors as gray are images @ jnp.array([[0.299], [0.587], [0.114]])"
     if len(shape) in (2, 3):
         some = "image[None, :, :, None]" if len(shape) == 2 else "images[..., None]"
         return f"with an axis of channels, gray images are {some}; as RGB, jnp.repeat({some}, 3, axis=-1)"

@@ -79,7 +79,7 @@ _EXPECTED = {
 }
 
 
-def order_of(value: Value, name: str, layout: Layout, who: str) -> tuple[int, ...]:
+def order_of(value: Value, name: Any, layout: Layout, who: str) -> tuple[int, ...]:
     """Return the order of axes that puts the images first, then rows and columns, and channels last.
 
     Raises ValueError, in the name of the function `who`, for a layer that does not have what the layout asks for.

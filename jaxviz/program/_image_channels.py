@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxviz.image._checks import ImageError, sides_of
+from jaxviz.image._checks import ImageError, advice_on_shape, sides_of
 from jaxviz.program._edit import dtype_of
 
 T = TypeVar("T")
@@ -19,7 +20,7 @@ _USUAL = range(1, 17)  # numbers of channels that are tried; and those that kern
 
 def split_size(size: Any) -> tuple[tuple[int, int], int | None]:
     """Return height and width, and the number of channels if the size says it."""
-    if jnp.ndim(size) == 1 and len(size) == 3:
+    if np.ndim(size) == 1 and len(size) == 3:
         *sides, channels = (sides_of(side)[0] for side in size)
         return (sides[0], sides[1]), channels
     try:
@@ -67,6 +68,42 @@ def accepted(use: Callable[[Any], T], params: Any, size: Any, *, count: int = 1)
             "network is for images of another size, say which: size=(height, width, channels)"
         ):
             raise
+
+
+@contextlib.contextmanager
+def known_channels(fn: Callable[[Any, Any], Any], params: Any, images: Any) -> Iterator[None]:
+    """Where `fn(params, images)` fails for these images, but not for others of so many channels, say so instead."""
+    try:
+        yield
+    except Exception as error:
+        if (channels := _channels_instead(fn, params, images)) is None:
+            raise
+        shape, own = jnp.shape(images), jnp.shape(images)[-1]
+        raise ValueError(
+            f"expected images (n, h, w, {channels}), which this network takes, got shape {shape} with {own} "
+            f"channel{'s' * (own > 1)}; {advice_on_shape(shape, channels)}"
+        ) from error
+
+
+def _channels_instead(fn: Callable[[Any, Any], Any], params: Any, images: Any) -> int | None:
+    """Return how many channels images must have instead, if it is that and one other number would do."""
+    shape = jnp.shape(images)
+    if len(shape) != 4 or not hasattr(images, "dtype"):
+        return None
+
+    def takes(channels: int) -> bool:
+        try:
+            jax.eval_shape(fn, params, jax.ShapeDtypeStruct((*shape[:3], channels), images.dtype))
+        except Exception:
+            return False
+        return True
+
+    if takes(shape[-1]):
+        return None
+    if takes(3):
+        return 3
+    found = [c for c in _candidates(params) if takes(c)]
+    return found[-1] if len(found) == 1 or (len(found) == 2 and found[0] == 1) else None
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def ascend(
     steps: int = 512,
     learning_rate: float | None = None,
     basis: Basis = fourier,
-    start: ArrayLike | tuple[float, float, float] | None = None,
+    start: ArrayLike | tuple[float, ...] | None = None,
     penalties: Sequence[tuple[ArrayLike, Penalty]] = (),
     transform: Transform | None = _ROBUST,
     revive: bool = True,
@@ -157,7 +157,7 @@ def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -
 def _sized_as(size: Size, start: Any) -> Size:
     """Return a size with the number of channels that a start has, if that is an image or a color."""
     sides, channels = split_size(size)
-    shape = () if start is None or isinstance(start, str) else jnp.shape(start)
+    shape = () if start is None or isinstance(start, str) else np.shape(start)
     told = len(shape) == 1 or shape[-3:-1] == sides
     return (*sides, shape[-1]) if channels is None and told and shape[-1] > 1 else size
 
@@ -173,8 +173,8 @@ def _start(form: Parameterization, start: Any, key: Key, shape: tuple[int, ...])
         images = jnp.broadcast_to(jnp.asarray(start, jnp.result_type(float)), shape)
     except ValueError:
         raise ValueError(
-            f"start: expected a brightness, a color ({shape[-1]},), an image {shape[1:]} or {shape[0]} of them, got shape "
-            f"{jnp.shape(start)}; resize it, or give its size as `size`"
+            f"start: expected a brightness, a color ({shape[-1]},), an image {shape[1:]} or {shape[0]} of them, got "
+            f"shape {jnp.shape(start)}; resize it, or give its size as `size`"
         ) from None
     return form.variables(images)
 

@@ -17,7 +17,8 @@ from jaxviz._options import check_least_zero, check_positive, check_run
 from jaxviz._types import Key, Net
 from jaxviz.image._checks import check_not_negative
 from jaxviz.scores._algebra import Summable
-from jaxviz.scores._likeness import GramMatch, Layers, grams_of, mask_of, match_features, proportions_of
+from jaxviz.scores._likeness import GramMatch, Layers, grams_of, match_features, proportions_of
+from jaxviz.scores._masks import mask_of
 from jaxviz.synthesis._colors import Batch, Pictures, colored, with_chroma
 from jaxviz.synthesis._minimize import Synthesis, Watch
 from jaxviz.synthesis._octaves import octave_sizes, resized
