@@ -1,6 +1,7 @@
 """jaxviz shows what a JAX vision network has learned.
 
-Every function takes any network `net(params, images)` and is pure; images are `(n, h, w, 3)` RGB in [0, 1].
+Every function takes any network `net(params, images)` and is pure; images are `(n, h, w, c)` in [0, 1], RGB where c is
+3.
 
 What takes long takes a `callback`, called as `callback(found)` with the result so far, of the type that the function
 returns (`dream_zoom` and `sweep`, which return images: of the run they are at). It says `found.what`, and how much is

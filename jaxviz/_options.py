@@ -97,22 +97,22 @@ def check_function(name: str, function: Any, what: str) -> None:
         raise ValueError(f"{name}: expected {what}, got {function!r}")
 
 
-def check_batch(name: str, images: Any) -> None:
-    """Raise ValueError unless `images` is an array of one or more RGB images in [0, 1]."""
+def check_batch(name: str, images: Any, *, channels: int | None = None) -> None:
+    """Raise ValueError unless `images` is an array of one or more images in [0, 1]."""
     check_array(name, images)
     if 0 in images.shape:
         raise ValueError(f"{name}: expected at least one image of at least one pixel, got shape {images.shape}")
-    check_images(images)
+    check_images(images, channels=channels)
     check_range(name, images)
 
 
-def check_image(name: str, image: Any) -> None:
-    """Raise ValueError unless `image` is an array of one RGB image in [0, 1]."""
+def check_image(name: str, image: Any, *, channels: int | None = None) -> None:
+    """Raise ValueError unless `image` is an array of one image in [0, 1]."""
     check_array(name, image)
     if image.ndim != 3:
-        raise ValueError(f"{name}: expected an image (h, w, 3), got shape {image.shape}")
+        raise ValueError(f"{name}: expected an image (h, w, {channels or 'c'}), got shape {image.shape}")
     try:
-        check_batch(name, image[None])
+        check_batch(name, image[None], channels=channels)
     except ValueError as error:
         told = str(error)
         raise ValueError(told if told.startswith(f"{name}: ") else f"{name}: {told}") from None
@@ -121,7 +121,7 @@ def check_image(name: str, image: Any) -> None:
 def check_rank(images: Any) -> None:
     """Raise ValueError unless `images` has four axes: with three, colors would be mistaken for a side."""
     if jnp.ndim(images) != 4:
-        raise ValueError(f"expected images (n, h, w, 3), got shape {jnp.shape(images)}; one image is image[None]")
+        raise ValueError(f"expected images (n, h, w, c), got shape {jnp.shape(images)}; one image is image[None]")
 
 
 def check_untraced(name: str, *arguments: Any, instead: str) -> None:

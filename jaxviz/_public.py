@@ -51,6 +51,7 @@ from jaxviz.image import normalize as normalize
 from jaxviz.image import overlay as overlay
 from jaxviz.image import resize as resize
 from jaxviz.image import save_image as save_image
+from jaxviz.models import Network as Network
 from jaxviz.models import Pretrained as Pretrained
 from jaxviz.models import Provenance as Provenance
 from jaxviz.models import RefusedWeightsError as RefusedWeightsError
@@ -72,6 +73,7 @@ from jaxviz.program import replace as replace
 from jaxviz.program import with_relu as with_relu
 from jaxviz.scores import Summable as Summable
 from jaxviz.scores import channel as channel
+from jaxviz.scores import direction as direction
 from jaxviz.scores import diversity as diversity
 from jaxviz.scores import energy as energy
 from jaxviz.scores import gram as gram

@@ -9,8 +9,8 @@ from jaxtyping import Key as PRNGKey
 Params = PyTree[Any]
 """A network's parameters, its first argument: any pytree of arrays."""
 
-Images = Float[Array, "n h w 3"]
-"""A batch of RGB images in [0, 1]; networks apply their own normalization."""
+Images = Float[Array, "n h w c"]
+"""A batch of images in [0, 1], RGB where c is 3; networks apply their own normalization."""
 
 Maps = Float[Array, "n h w"]
 """One number per pixel of each image, in absolute units: only plotting normalizes."""
@@ -24,7 +24,7 @@ class Net(Protocol):
     """Any JAX function from parameters and images to outputs; nothing else about it is assumed."""
 
     def __call__(self, params: Any, images: Any, /) -> Any:
-        """Return the outputs (a classifier's: logits, `(n, classes)`) for `images`, `(n, h, w, 3)` in [0, 1]."""
+        """Return the outputs (a classifier's: logits, `(n, classes)`) for `images`, `(n, h, w, c)` in [0, 1]."""
         ...
 
 

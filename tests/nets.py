@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+import jaxviz
+
 
 def convolve(x, w, stride=1, padding="SAME", **options):
     return lax.conv_general_dilated(
@@ -49,10 +51,10 @@ def stand_in(name="efficientnet_lite0"):
     }
     params = {key: jnp.asarray(value, jnp.float32) for key, value in params.items()}
     if name == "headless":
-        return lambda params, images: jax.nn.relu(images @ params["w1"][0, 0]), params
+        return jaxviz.Network(lambda params, images: jax.nn.relu(images @ params["w1"][0, 0]), params, size=224)
     if name == "flat":
-        return lambda params, images: images.mean((1, 2)) @ params["w2"][0, 0, :3], params
-    return small_net, params
+        return jaxviz.Network(lambda params, images: images.mean((1, 2)) @ params["w2"][0, 0, :3], params, size=224)
+    return jaxviz.Network(small_net, params, size=224, classes=jaxviz.class_names())
 
 
 # ReLUs whose backward rule is written by hand: what a swapped one must equal.

@@ -83,10 +83,30 @@ PROJECTIONS = (
 TRANSFORMS = (jaxviz.crops(), jaxviz.jitter_scale_rotate())
 
 
+def normalized(p, x):
+    network = jaxviz.Network(net, p, mean=(0.5, 0.4, 0.3), std=0.25)
+    return jaxviz.saliency(jaxviz.logit(network.net, 1), network.params, x)
+
+
 def of_modules(x):
     module = linen.Dense(3, param_dtype=x.dtype)
     net = jaxviz.named(lambda p, x: module.apply(p, x).mean((1, 2)))
     return jaxviz.capture(net, "Dense")(module.init(KEY, x), x)
+
+
+def of_gray(p, x):
+    """Do with images of one channel what has a rule of its own for them."""
+    p = p | {"w1": p["w1"][:, :, :1]}
+    maps = jaxviz.gradient(jaxviz.logit(net, 1), p, x)[0]
+    return (
+        jaxviz.ascend(CHANNEL, p, KEY, **FEW).images,
+        jaxviz.texture(net, p, KEY, x[0], layers=["relu_0"], steps=2).images,
+        jaxviz.efros_leung(KEY, x[0], size=4, window=5),
+        jaxviz.filters(p, channels=1),
+        jaxviz.draw(maps, over=x[0]),
+        jaxviz.draw(maps),
+        jaxviz.montage([x[0], x[0, ..., 0], maps]),
+    )
 
 
 CALLS = {
@@ -107,6 +127,19 @@ CALLS = {
             jaxviz.energy(net, "relu_0"),
         )
     ],
+    "direction": lambda p, x: [
+        jaxviz.gradient(score, p, x)
+        for score in (
+            jaxviz.direction(net, "relu_1", np.ones(6, np.float32)),
+            jaxviz.direction(net, None, np.ones((1, 2, 5)), cosine=True),
+            jaxviz.direction(net, "relu_0", np.ones(8), power=2),
+            jaxviz.logit(lambda p, x: (None, x @ p["w1"][0, 0]), 2, output=1, where=np.eye(16)),
+            jaxviz.probability(lambda p, x: x @ p["w1"][0, 0], where="predicted"),
+            jaxviz.logit(lambda p, x: (x @ p["w1"][0, 0]).reshape(len(x), -1, 8), 2, position=3),
+            jaxviz.channel(net, "relu_0", 2, where=np.eye(16)),
+        )
+    ],
+    "ascend filters montage draw efros_leung texture": lambda p, x: of_gray(p, x[..., :1]),
     "gradient saliency input_x_gradient guided_backprop deconvnet": lambda p, x: [
         method(jaxviz.logit(net, jnp.array([[1, 2, 3]])), p, x)
         for method in (
@@ -117,6 +150,7 @@ CALLS = {
             jaxviz.deconvnet,
         )
     ],
+    "Network": normalized,
     "grad_cam guided_grad_cam": lambda p, x: (
         jaxviz.grad_cam(jaxviz.logit(net, 1), p, x, **LAYER),
         jaxviz.guided_grad_cam(jaxviz.logit(net, 1), p, x, **LAYER),

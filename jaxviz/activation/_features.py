@@ -22,12 +22,13 @@ from jaxviz.data._multihost import agreed, rounds, share, wait_for_all
 from jaxviz.data._sharding import over_devices, whole_shares
 from jaxviz.data._source import open_source
 from jaxviz.fast._swap import accelerate
-from jaxviz.image._checks import check_whole, sides_of
+from jaxviz.image._checks import check_whole
 from jaxviz.program._axes import Layout
 from jaxviz.program._compiled import compiled
 from jaxviz.program._digest import digest_of, digest_of_program
 from jaxviz.program._edit import dtype_of
 from jaxviz.program._outputs import arranged_shapes, read_arranged
+from jaxviz.program._returned import Layer, layer_or_output
 
 Pool = Literal["mean", "max"]
 
@@ -37,9 +38,10 @@ def features(
     params: Any,
     source: Any,
     *,
-    layer: str,
+    layer: str | None,
+    output: Any = None,
     pool: Pool | None = "mean",
-    size: int | tuple[int, int] | None = None,
+    size: int | tuple[int, ...] | None = None,
     batch_size: int = 32,
     store: str | os.PathLike[str] | None = None,
     every: int = 1,
@@ -72,10 +74,13 @@ def features(
             such as those of Grain, PyTorch and Hugging Face, or PyTorch's `DataLoader`, which stands for its data set,
             in the data set's order. An element is an image, an image and its label, or a dictionary. Arrays and tensors
             are of uint8 or of floats in [0, 1], with the channels last or first.
-        layer: a name that `layers` lists.
+        layer: a name that `layers` lists; None: what the network returns.
+        output: with `layer=None`, which part the network returns: a key, an attribute, an index, or a tuple of them.
         pool: "mean" or "max" over the positions of a map; None: whole maps. A vector stays as it is.
-        size: an int scales an image's shorter side to it and cuts out the center; (h, w) scales to exactly that. By
-            default arrays that are all of one size keep it, and anything else is scaled to 224.
+        size: an int scales an image's shorter side to it and cuts out the center; (h, w) scales to exactly that,
+            and so does (h, w, c), with c channels. By default arrays that are all of one size keep it, and anything
+            else is scaled to 224. Where the size does not say it, images are read as RGB, or with as many channels as a
+            network takes that does not take RGB; gray ones become RGB, and colors gray, as `load_image` does it.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
         store: folder to keep the features in; None: in memory.
         every: batches from one callback to the next. The rows so far are put together anew for each: with a million
@@ -107,27 +112,29 @@ def features(
     check_whole("batch_size", batch_size, least=1)
     check_watch(every, callback)
     opened, size = sized(open_source(source), size)
-    height, width = sides_of(size)
-    shape = arranged_shapes(net, params, {layer: _layout(pool)}, (height, width), "features")[layer]
+    chosen = layer_or_output(layer, output)
+    image, shapes = arranged_shapes(net, params, {chosen: _layout(pool)}, size, "features")
+    (_, height, width, channels), shape = image.shape, shapes[chosen]
+    read_at = {"size": size if np.ndim(size) == 0 else (height, width), "channels": channels}
     row = shape[1:] if pool is None else shape[-1:]
     batch_size = whole_shares(batch_size)
     total = len(opened.ids)
-    compute = functools.partial(_values, net, layer, pool)
+    compute = functools.partial(_values, net, chosen, pool)
 
     with contextlib.nullcontext() if store is None else alone_in(Path(store), what="store"):
         kept: InMemory | OnDisk = InMemory(row)
         if store is not None:
-            image = jax.ShapeDtypeStruct((1, height, width, 3), dtype_of(params))
-            settings: dict[str, Any] = {"layer": layer, "pool": pool, "size": [height, width], "batch_size": batch_size}
+            settings: dict[str, Any] = {"layer": str(chosen), "pool": pool, "size": [height, width]}
+            settings |= {"batch_size": batch_size}
             settings |= {"params": digest_of(params)}
-            reader = read_arranged(net, {layer: _layout(pool)}, "features")
+            reader = read_arranged(net, {chosen: _layout(pool)}, "features")
             settings |= {"program": digest_of_program(reader, params, image)}
             kept = OnDisk(Path(store), row, settings)
-            kept.check_same(opened, size)
+            kept.check_same(opened, **read_at)
         marks = [opened.mark(i) if kept.on_disk else "" for i in range(total)]
         wanted = [i for i, name in enumerate(opened.ids) if not kept.has(name, marks[i])]
         done = total - len(wanted)
-        read = batches(opened, share(wanted, batch_size), size=size, batch_size=batch_size)
+        read = batches(opened, share(wanted, batch_size), **read_at, batch_size=batch_size)
         computed = _computed(compute, params, opened.ids, read, marks, kept.on_disk)
         for number, some in enumerate(rounds(computed, -(-len(wanted) // batch_size)), 1):
             for rows in some:
@@ -174,7 +181,7 @@ def _rows(ids: Sequence[str], marks: list[str], batch: Loaded, values: Array, ha
 
 
 @compiled(static_argnums=(0, 1, 2))
-def _values(net: Net, layer: str, pool: Pool | None, params: Any, images: Images) -> Array:
+def _values(net: Net, layer: Layer, pool: Pool | None, params: Any, images: Images) -> Array:
     read = accelerate(read_arranged(net, {layer: _layout(pool)}, "features"))
     values = read(params, images.astype(dtype_of(params)))[layer]
     return _pooled(values, pool=pool).astype(jnp.float32)

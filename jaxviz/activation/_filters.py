@@ -7,31 +7,39 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def filters(params: Any, *, normalize: bool = True) -> Float[Array, "out kh kw 3"]:
+def filters(params: Any, *, channels: int = 3, normalize: bool = True) -> Float[Array, "out kh kw c"]:
     """Return the kernels of the first layer as tiles.
 
     Args:
-        params: a network's parameters, of which the one kernel with three input channels is taken; or that kernel
-            itself, `(kh, kw, 3, out)`, or in PyTorch's order `(out, 3, k, k)`.
+        params: a network's parameters, of which the one kernel with so many input channels is taken; or that kernel
+            itself, `(kh, kw, c, out)`, or in PyTorch's order `(out, c, k, k)`.
+        channels: of the images, 3 for RGB.
         normalize: scale each tile to [0, 1] by its largest absolute weight, zero becoming gray; otherwise the weights.
 
     Raises:
-        ValueError: if no kernel, or more than one, has three input channels.
+        ValueError: if no kernel, or more than one, has so many input channels.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
         >>> params = {"conv1": {"kernel": jnp.ones((7, 7, 3, 64)), "bias": jnp.zeros(64)}}
         >>> print(jaxviz.filters(params).shape)
         (64, 7, 7, 3)
+
+    Tiles of three channels are pictures in color, those of one are gray. Of others a picture shows each channel by
+    itself, a row of them for each filter:
+
+        >>> tiles = jaxviz.filters({"kernel": jnp.ones((5, 5, 4, 8))}, channels=4)
+        >>> jaxviz.montage(jnp.moveaxis(tiles, -1, 1).reshape(-1, 5, 5), columns=4).shape
+        (54, 26, 3)
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    kernels = {jax.tree_util.keystr(path): _channels_last(leaf) for path, leaf in leaves if jnp.ndim(leaf) == 4}
-    kernels = {path: kernel for path, kernel in kernels.items() if kernel.shape[2] == 3}
+    every = {jax.tree_util.keystr(path): _channels_last(leaf) for path, leaf in leaves if jnp.ndim(leaf) == 4}
+    kernels = {path: kernel for path, kernel in every.items() if kernel.shape[2] == channels}
     if len(kernels) != 1:
-        found = ", ".join(f"{path} {leaf.shape}" for path, leaf in kernels.items()) or "none"
-        raise ValueError(
-            f"expected one kernel (kh, kw, 3, out) in the parameters, found {found}; pass the kernel itself"
-        )
+        listed = lambda some: ", ".join(f"{path} {leaf.shape}" for path, leaf in some.items())
+        others = f" among {listed(every)}, or say how many channels the images have, channels=..." if every else ""
+        found = f"{listed(kernels)}; pass the kernel itself" if kernels else f"none; pass the kernel itself{others}"
+        raise ValueError(f"expected one kernel (kh, kw, {channels}, out) in the parameters, found {found}")
     tiles = jnp.moveaxis(next(iter(kernels.values())), -1, 0)
     if not normalize:
         return tiles

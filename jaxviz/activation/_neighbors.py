@@ -39,7 +39,7 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
 
     Args:
         bank: `(n, ...)`, an array in memory, memory-mapped, or of tensorstore; a vector, a map or an image a row:
-            `(n, h, w, 3)` compares pixels.
+            `(n, h, w, c)` compares pixels.
         queries: `(q, ...)`, rows of the same shape.
         k: neighbors of each query, at most n. A query that is itself in the bank is its own first neighbor.
         metric: "cosine", `1 - x.y / |x||y|`, where a row of zeros is at distance 1; or "l2", `|x - y|`.

@@ -16,10 +16,11 @@ from jaxviz.data._multihost import agreed, rounds, share
 from jaxviz.data._sharding import over_devices, whole_shares
 from jaxviz.data._source import Source, open_source
 from jaxviz.fast._swap import accelerate
-from jaxviz.image._checks import check_whole, sides_of
+from jaxviz.image._checks import check_whole
 from jaxviz.program._compiled import compiled
 from jaxviz.program._digest import digest_of, digest_of_program
 from jaxviz.program._edit import dtype_of
+from jaxviz.program._image_channels import Size
 from jaxviz.program._outputs import arranged_shapes, read_arranged
 from jaxviz.program._receptive_field import unit_edges
 
@@ -67,7 +68,7 @@ def top_patches(
     *,
     layer: str | Sequence[str],
     k: int = 9,
-    size: int | tuple[int, int] | None = None,
+    size: int | tuple[int, ...] | None = None,
     batch_size: int = 32,
     resume: dict[str, Any] | None = None,
     every: int = 1,
@@ -87,8 +88,9 @@ def top_patches(
         source: a folder; a list of files; an array of images; "tfds:NAME[SPLIT]"; or a data set, as for `features`.
         layer: a name that `layers` lists, or several; an image map, or a vector, whose units see the whole image.
         k: patches of each channel.
-        size: an int scales an image's shorter side to it and cuts out the center; (h, w) scales to exactly that. By
-            default arrays that are all of one size keep it, and anything else is scaled to 224.
+        size: an int scales an image's shorter side to it and cuts out the center; (h, w) or (h, w, c)
+            scales to exactly that. By default arrays that are all of one size keep it, and anything else is scaled to
+            224. How many channels images are read with is as for `features`.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
         resume: `state` of a run with the same network (its parameters, and the program that it traces to), layers, k
             and size: images that it has not seen are read. A run that was stopped resumes after the last whole batch;
@@ -122,9 +124,10 @@ def top_patches(
     check_watch(every, callback)
     opened, size = sized(open_source(source), size)
     names = (layer,) if isinstance(layer, str) else tuple(layer)
-    places = _Places(net, params, names, sides_of(size))
+    places = _Places(net, params, names, size)
     batch_size = whole_shares(batch_size)
-    image = jax.ShapeDtypeStruct((1, *sides_of(size), 3), dtype_of(params))
+    image = places.image
+    read_at = {"size": size if np.ndim(size) == 0 else places.size, "channels": image.shape[-1]}
     reader = read_arranged(net, dict.fromkeys(names, "units"), "top_patches")
     made_by = {"params": digest_of(params), "program": digest_of_program(reader, params, image)}
     state = _begin(places, k, made_by)
@@ -138,7 +141,7 @@ def top_patches(
 
     def computed() -> Iterator[_Responses]:
         placed = params
-        for batch in batches(reading.source, share(wanted, batch_size), size=size, batch_size=batch_size):
+        for batch in batches(reading.source, share(wanted, batch_size), **read_at, batch_size=batch_size):
             ranks = np.where(batch.live, reading.ranks[batch.indices], _NONE)
             (images, ranks), placed = over_devices((batch.images, ranks), placed)
             yield _Responses(_strongest(net, names, placed, images), ranks, batch.skipped)
@@ -195,12 +198,11 @@ class _Reading:
 class _Places:
     """Where the units of some layers are, and what they see."""
 
-    def __init__(self, net: Net, params: Any, names: Sequence[str], size: tuple[int, int]):
-        shapes = arranged_shapes(net, params, dict.fromkeys(names, "units"), size, "top_patches")
-        images = jax.ShapeDtypeStruct((1, *size, 3), dtype_of(params))
-        self.size = size
+    def __init__(self, net: Net, params: Any, names: Sequence[str], size: Size):
+        self.image, shapes = arranged_shapes(net, params, dict.fromkeys(names, "units"), size, "top_patches")
+        self.size = self.image.shape[1:3]
         self.shapes = {name: shape[1:] for name, shape in shapes.items()}
-        self.edges = {name: unit_edges(net, params, images, name) for name in names}
+        self.edges = {name: unit_edges(net, params, self.image, name) for name in names}
 
     def of(self, name: str, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions of units of a layer's channels, `(c, k, 2)`, and the boxes they see, `(c, k, 4)`."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxviz._files import write_atomically
 from jaxviz.activation._rows import Features, Kept, Rows, hash_of
+from jaxviz.data._elements import channels_last
 from jaxviz.data._multihost import wait_for_all
 from jaxviz.data._source import Source
 from jaxviz.image._checks import ImageError
@@ -72,7 +73,7 @@ class OnDisk(Kept):
         self.list_rows(batch["hashes"], batch["skipped"], batch["marks"], batch["labels"])
         self.hashes |= {name: bytes.fromhex(hash) for name, hash in batch["hashes"].items() if name not in self.marks}
 
-    def check_same(self, source: Source, size: Any) -> None:
+    def check_same(self, source: Source, size: Any, channels: int) -> None:
         """Raise ValueError if some images, which a source tells by their names alone, are not those that rows are of.
 
         A data set's images are called by their numbers, and so are another one's.
@@ -81,7 +82,10 @@ class OnDisk(Kept):
         for at in dict.fromkeys(np.linspace(0, len(there) - 1, min(len(there), _LOOKED_AT)).astype(int).tolist()):
             i, name = there[at]
             try:
-                same = hash_of(read_pixels(source.read(i), size)) == self.hashes[name].hex()
+                same = (
+                    hash_of(read_pixels(channels_last(source.read(i), channels), size, channels))
+                    == self.hashes[name].hex()
+                )
             except ImageError:
                 same = False
             if not same:

@@ -16,11 +16,12 @@ from jaxviz.image._arrays import blur
 from jaxviz.image._checks import check_finite, check_images, check_range, check_whole
 from jaxviz.program._compiled import Compiled
 from jaxviz.program._differentiable import check_reaches
+from jaxviz.program._image_channels import known_channels
 from jaxviz.scores._algebra import some_per_image
 from jaxviz.scores._calls import check_score, is_pytree, one_by_one
 
-Fill = ArrayLike | tuple[float, float, float] | Literal["blur"]
-"""What is put instead of pixels: a brightness, a color `(3,)`, an image, an image each; or the image, blurred."""
+Fill = ArrayLike | tuple[float, ...] | Literal["blur"]
+"""What is put instead of pixels: a brightness, a color `(c,)`, an image, an image each; or the image, blurred."""
 
 
 def run(
@@ -45,10 +46,11 @@ def run(
         batch_size = 4 if jax.default_backend() == "cpu" else 16
     check_positive(batch_size=batch_size)
     options |= {"batch_size": batch_size}
-    if not is_pytree(score):
-        return method(score, params, images, *arrays, **options)
-    check_score(score, params, images, differentiable=False)  # those that need a gradient look for it themselves
-    return _compiled(method, tuple(sorted(options)))(score, params, images, *arrays, **options)
+    with known_channels(score, params, images):
+        if not is_pytree(score):
+            return method(score, params, images, *arrays, **options)
+        check_score(score, params, images, differentiable=False)  # those that need a gradient look for it themselves
+        return _compiled(method, tuple(sorted(options)))(score, params, images, *arrays, **options)
 
 
 @functools.cache
@@ -145,7 +147,8 @@ def filled(name: str, fill: Any, images: Images) -> Images:
         return jnp.broadcast_to(values, images.shape)
     except ValueError:
         raise ValueError(
-            f"{name}: expected 'blur', a number, a color (3,) or an image {images.shape[1:]}, got shape {values.shape}"
+            f"{name}: expected 'blur', a number, a color ({images.shape[-1]},) or an image "
+            f"{images.shape[1:]}, got shape {values.shape}"
         ) from None
 
 

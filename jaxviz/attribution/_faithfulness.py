@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Num
 from jaxviz._types import Images, Maps, Score
 from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, loop_over, run
 from jaxviz.fast._swap import accelerate
-from jaxviz.image._arrays import IMAGENET_MEAN
+from jaxviz.image._arrays import IMAGENET_MEAN, per_color
 from jaxviz.image._checks import check_finite, check_images
 from jaxviz.scores._algebra import one_per_image
 from jaxviz.scores._calls import fixed
@@ -44,10 +44,10 @@ def deletion(
     Args:
         score: any function `score(params, images) -> (n,)`.
         params: the network's parameters.
-        images: `(n, h, w, 3)` in [0, 1].
+        images: `(n, h, w, c)` in [0, 1].
         maps: `(n, h, w)`; of pixels with equal values, the upper left goes first.
         step: pixels deleted from one point to the next.
-        fill: what replaces them: a brightness, a color `(3,)`, an image, one image for each, or "blur".
+        fill: what replaces them: a brightness, a color `(c,)`, an image, one image for each, or "blur".
         batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Returns:
@@ -89,10 +89,10 @@ def insertion(
     Args:
         score: any function `score(params, images) -> (n,)`.
         params: the network's parameters.
-        images: `(n, h, w, 3)` in [0, 1].
+        images: `(n, h, w, c)` in [0, 1].
         maps: `(n, h, w)`; of pixels with equal values, the upper left comes first.
         step: pixels inserted from one point to the next.
-        fill: what is there before: a brightness, a color `(3,)`, an image, one image for each, "blur" or "rise".
+        fill: what is there before: a brightness, a color `(c,)`, an image, one image for each, "blur" or "rise".
         batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Returns:
@@ -122,7 +122,7 @@ def _blurred_as_rise(images: Images) -> Images:
     from scipy.ndimage import gaussian_filter1d
 
     along = jnp.asarray(gaussian_filter1d(np.eye(1, 11, 5)[0], 5), images.dtype)  # symmetric, in two ways
-    mean = jnp.asarray(IMAGENET_MEAN, images.dtype).reshape(1, 1, 1, 3)
+    mean = per_color(IMAGENET_MEAN, images)
     apart = images - mean
     for axis in (1, 2):
         padding = [(5, 5) if i == axis else (0, 0) for i in range(4)]

@@ -30,7 +30,7 @@ def grad_cam(
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)` that passes through the layer.
         params: the network's parameters.
-        images: `(n, h, w, 3)` in [0, 1].
+        images: `(n, h, w, c)` in [0, 1].
         layer: a name that `layers` lists, with maps: usually the last one. Which axes are images, rows and columns
             is read from the traced program, so that their order does not matter.
         batch_size: for a score `(n, k)`, backward passes run at once, over all images; by default 4 on CPU, else 16.
@@ -58,14 +58,14 @@ def grad_cam(
 
 def guided_grad_cam(
     score: Score, params: Any, images: Images, *, layer: str, batch_size: int | None = None
-) -> Float[Array, "n *k h w 3"]:
+) -> Float[Array, "n *k h w c"]:
     """Multiply guided backprop, which is sharp, by Grad-CAM, which tells classes apart.
 
     Args:
         score, params, images, layer, batch_size: as for `grad_cam`.
 
     Returns:
-        `(n, h, w, 3)`, or `(n, k, h, w, 3)` for a score `(n, k)`, signed.
+        `(n, h, w, c)`, or `(n, k, h, w, c)` for a score `(n, k)`, signed.
 
     Raises:
         ValueError: as for `grad_cam` and `guided_backprop`.

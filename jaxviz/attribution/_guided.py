@@ -11,14 +11,14 @@ from jaxviz.attribution._saliency import _gradient
 
 def guided_backprop(
     score: Score, params: Any, images: Images, *, batch_size: int | None = None
-) -> Float[Array, "n *k h w 3"]:
+) -> Float[Array, "n *k h w c"]:
     """Differentiate a score with every ReLU passing only positive gradients of active units.
 
     Args:
         score, params, images, batch_size: as for `gradient`.
 
     Returns:
-        `(n, h, w, 3)`, or `(n, k, h, w, 3)` for a score `(n, k)`, signed.
+        `(n, h, w, c)`, or `(n, k, h, w, c)` for a score `(n, k)`, signed.
 
     Raises:
         ValueError: if the score has no ReLU, or one that cannot be swapped (see `with_relu`); and as for `gradient`.
@@ -37,14 +37,14 @@ def guided_backprop(
 
 def deconvnet(
     score: Score, params: Any, images: Images, *, batch_size: int | None = None
-) -> Float[Array, "n *k h w 3"]:
+) -> Float[Array, "n *k h w c"]:
     """Project a score back to pixels with every ReLU passing positive gradients, whether its unit is active or not.
 
     Args:
         score, params, images, batch_size: as for `gradient`.
 
     Returns:
-        `(n, h, w, 3)`, or `(n, k, h, w, 3)` for a score `(n, k)`, signed.
+        `(n, h, w, c)`, or `(n, k, h, w, c)` for a score `(n, k)`, signed.
 
     Raises:
         ValueError: if the score has no ReLU, or one that cannot be swapped (see `with_relu`); and as for `gradient`.

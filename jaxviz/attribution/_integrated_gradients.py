@@ -31,7 +31,7 @@ WIDE = 0.05
 class IntegratedGradients(NamedTuple):
     """What `integrated_gradients` returns."""
 
-    maps: Float[Array, "n *k h w 3"]
+    maps: Float[Array, "n *k h w c"]
     """Each color's share of the difference between the image's score and the baseline's."""
     gap: Float[Array, "n ..."]
     """How far the shares are from adding up to that difference, as a fraction of it."""
@@ -51,13 +51,13 @@ def integrated_gradients(
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
         params: the network's parameters.
-        images: `(n, h, w, 3)` in [0, 1].
-        baseline: a brightness (0: black), a color `(3,)`, an image, one image for each, or "blur".
+        images: `(n, h, w, c)` in [0, 1].
+        baseline: a brightness (0: black), a color `(c,)`, an image, one image for each, or "blur".
         steps: points on the line; 50 is usual, 20 to 300 the paper's range. Time and, roughly, accuracy grow with it.
         batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Returns:
-        `maps`, `(n, h, w, 3)` or `(n, k, h, w, 3)`, in units of the score; and `gap`, `(n,)` or `(n, k)`.
+        `maps`, `(n, h, w, c)` or `(n, k, h, w, c)`, in units of the score; and `gap`, `(n,)` or `(n, k)`.
 
     Raises:
         ValueError: for a baseline of another shape or fewer than 1 step; and as for `gradient`.

@@ -34,7 +34,7 @@ from jaxviz.program._trace import KINDS, Program, Value, loop_bodies, trace
 class Relevance(NamedTuple):
     """What `lrp` returns."""
 
-    maps: Float[Array, "n *k h w 3"]
+    maps: Float[Array, "n *k h w c"]
     """Each color's share of the score."""
     gap: Float[Array, "n ..."]
     """How far the shares are from adding up to the score, as a fraction of it."""
@@ -71,15 +71,15 @@ def lrp(
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
         params: the network's parameters.
-        images: `(n, h, w, 3)` in [0, 1].
+        images: `(n, h, w, c)` in [0, 1].
         rule: "epsilon" or "gamma".
         epsilon: what keeps the denominator from zero; a larger one removes weak and contradictory evidence.
         gamma: how much positive weights are favored; used by the gamma rule.
-        baseline: where the network's own normalization has its zero: a brightness, a color `(3,)` or images.
+        baseline: where the network's own normalization has its zero: a brightness, a color `(c,)` or images.
         batch_size: for a score `(n, k)`, backward passes run at once, over all images; by default 4 on CPU, else 16.
 
     Returns:
-        `maps`, `(n, h, w, 3)` or `(n, k, h, w, 3)`; and `gap`, `(n,)` or `(n, k)`: `|sum of a map - score| / |score|`.
+        `maps`, `(n, h, w, c)` or `(n, k, h, w, c)`; and `gap`, `(n,)` or `(n, k)`: `|sum of a map - score| / |score|`.
 
     Raises:
         ValueError: for a network without a convolution or dense product, or with one in a loop or in a function with a

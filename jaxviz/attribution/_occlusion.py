@@ -31,10 +31,10 @@ def occlusion(
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
         params: the network's parameters.
-        images: `(n, h, w, 3)` in [0, 1].
+        images: `(n, h, w, c)` in [0, 1].
         window: height and width in pixels, or one number for both.
         stride: from one window to the next, in pixels, at most `window`.
-        fill: what hides: a brightness, a color `(3,)`, an image, one image for each, or "blur", the image blurred.
+        fill: what hides: a brightness, a color `(c,)`, an image, one image for each, or "blur", the image blurred.
         batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Returns:

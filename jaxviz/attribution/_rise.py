@@ -34,11 +34,11 @@ def rise(
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
         params: the network's parameters.
         key: random key for the masks.
-        images: `(n, h, w, 3)` in [0, 1].
+        images: `(n, h, w, c)` in [0, 1].
         masks: how many; the paper uses 4000 for VGG-16, 8000 for ResNet-50.
         cells: along each side of a mask.
         keep: probability that a cell is visible, in (0, 1].
-        fill: what is shown instead: a brightness, a color `(3,)`, an image, one image for each, or "blur". The paper's
+        fill: what is shown instead: a brightness, a color `(c,)`, an image, one image for each, or "blur". The paper's
             is the mean of ImageNet, which is nearly gray.
         batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 

@@ -5,7 +5,7 @@ every class, channel and position. Any other function runs as it is, since it ma
 yourself if it does not.
 
 If a score gives k numbers for each image, all of them are explained from one forward pass, and maps have one more axis:
-`(n, k, h, w, 3)` or `(n, k, h, w)`. Then `batch_size` limits how many backward passes run at once.
+`(n, k, h, w, c)` or `(n, k, h, w)`. Then `batch_size` limits how many backward passes run at once.
 """
 
 from collections.abc import Callable
@@ -21,20 +21,20 @@ from jaxviz.image._arrays import largest
 from jaxviz.program._with_relu import Rule, ruled
 
 
-def gradient(score: Score, params: Any, images: Images, *, batch_size: int | None = None) -> Float[Array, "n *k h w 3"]:
+def gradient(score: Score, params: Any, images: Images, *, batch_size: int | None = None) -> Float[Array, "n *k h w c"]:
     """Differentiate each image's score with respect to its pixels, signed.
 
     Args:
         score: any function `score(params, images) -> (n,)`, one number per image, or `(n, k)`.
         params: the network's parameters.
-        images: `(n, h, w, 3)` in [0, 1].
+        images: `(n, h, w, c)` in [0, 1].
         batch_size: for a score `(n, k)`, backward passes run at once, over all images; by default 4 on CPU, else 16.
 
     Returns:
-        `(n, h, w, 3)`, or `(n, k, h, w, 3)` for a score `(n, k)`, in units of the score per unit of brightness.
+        `(n, h, w, c)`, or `(n, k, h, w, c)` for a score `(n, k)`, in units of the score per unit of brightness.
 
     Raises:
-        ValueError: if the images are not an array `(n, h, w, 3)` of at least one image, not finite or plainly not in
+        ValueError: if the images are not an array `(n, h, w, c)` of at least one image, not finite or plainly not in
             [0, 1]; if the score is not one number (or k) per image; for a class, channel or position that does not
             exist; and for a score without a gradient, such as an argmax, whose map would be zero for any image. Where a
             gradient merely happens to be zero, as behind inactive ReLUs, the map is zero.
@@ -50,7 +50,7 @@ def gradient(score: Score, params: Any, images: Images, *, batch_size: int | Non
 
 
 def saliency(score: Score, params: Any, images: Images, *, batch_size: int | None = None) -> Float[Array, "n *k h w"]:
-    """Mark the pixels that change the score most: the largest absolute gradient over RGB.
+    """Mark the pixels that change the score most: the largest absolute gradient over the channels.
 
     Args:
         score, params, images, batch_size: as for `gradient`.
@@ -79,14 +79,14 @@ def saliency(score: Score, params: Any, images: Images, *, batch_size: int | Non
 
 def input_x_gradient(
     score: Score, params: Any, images: Images, *, batch_size: int | None = None
-) -> Float[Array, "n *k h w 3"]:
+) -> Float[Array, "n *k h w c"]:
     """Multiply each pixel by its gradient: its share of the score, if the network were linear around zero.
 
     Args:
         score, params, images, batch_size: as for `gradient`.
 
     Returns:
-        `(n, h, w, 3)`, or `(n, k, h, w, 3)` for a score `(n, k)`, in units of the score.
+        `(n, h, w, c)`, or `(n, k, h, w, c)` for a score `(n, k)`, in units of the score.
 
     Raises:
         ValueError: as for `gradient`.

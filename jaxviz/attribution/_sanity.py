@@ -25,7 +25,7 @@ def randomize(net: Net, params: Any, key: Key, images: Images, *, down_to: str) 
         net: any JAX function `net(params, images)`.
         params: its parameters.
         key: random key for the shuffling.
-        images: `(n, h, w, 3)`, or its shape; nothing is run.
+        images: `(n, h, w, c)`, or its shape; nothing is run.
         down_to: a name that `layers` lists; the convolution or dense product that makes this value, and whatever
             comes after it, are shuffled.
 
@@ -82,7 +82,7 @@ def rank_correlation(maps: Float[Array, "n h w *c"], others: Float[Array, "n h w
     """Return Spearman's rank correlation of each map with another; 0 where one of them is constant.
 
     Args:
-        maps: `(n, h, w)` or `(n, h, w, 3)`.
+        maps: `(n, h, w)` or `(n, h, w, c)`.
         others: of the same shape.
 
     Returns:
@@ -99,7 +99,7 @@ def rank_correlation(maps: Float[Array, "n h w *c"], others: Float[Array, "n h w
     """
     if jnp.shape(maps) != jnp.shape(others) or jnp.ndim(maps) < 3:
         raise ValueError(
-            f"expected maps of one shape, (n, h, w) or (n, h, w, 3), got {jnp.shape(maps)} and {jnp.shape(others)}"
+            f"expected maps of one shape, (n, h, w) or (n, h, w, c), got {jnp.shape(maps)} and {jnp.shape(others)}"
         )
     check_finite("maps", maps)
     check_finite("others", others)
@@ -133,8 +133,8 @@ def sanity_check(
         net: any JAX function `net(params, images)`.
         params: its parameters.
         key: random key for the shuffling.
-        images: `(n, h, w, 3)` in [0, 1].
-        method: `method(params, images)` gives the maps, `(n, h, w)` or `(n, h, w, 3)`, for a score of your choice. Name
+        images: `(n, h, w, c)` in [0, 1].
+        method: `method(params, images)` gives the maps, `(n, h, w)` or `(n, h, w, c)`, for a score of your choice. Name
             its class: with `target=None`, another one may come first once the network is shuffled.
         layers: names that `layers` lists, in any order.
         absolute: compare absolute values; signs that flip at random say little.

@@ -24,21 +24,21 @@ def smoothgrad(
     samples: int = 32,
     statistic: Literal["mean", "squared", "variance"] = "mean",
     batch_size: int | None = None,
-) -> Float[Array, "n *k h w 3"]:
+) -> Float[Array, "n *k h w c"]:
     """Average the gradients of noisy copies of an image, which keeps what the noise does not change.
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
         params: the network's parameters.
         key: random key for the noise; an image's noise does not depend on the others.
-        images: `(n, h, w, 3)` in [0, 1].
+        images: `(n, h, w, c)` in [0, 1].
         noise: standard deviation, as a fraction of the image's own range of values.
         samples: noisy copies of each image.
         statistic: "mean" of the gradients, signed; mean of their squares; or their variance (VarGrad).
         batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Returns:
-        `(n, h, w, 3)`, or `(n, k, h, w, 3)` for a score `(n, k)`.
+        `(n, h, w, c)`, or `(n, k, h, w, c)` for a score `(n, k)`.
 
     Raises:
         ValueError: for an unknown statistic, fewer than 1 sample or negative noise; and as for `gradient`.

@@ -59,6 +59,7 @@ _STYLE = {
     "fast-style": Entry("", "", "nets that show any image in a style in one pass"),
 }
 _OTHERS = {
+    "layers": Entry("_layers", "Layers", "what can be named inside a network, in a table"),
     "weights": Entry("", "", "list, fetch, verify or import pretrained weights"),
     "tour": Entry("_tour", "Tour", "every method on one photograph: a web page"),
 }

@@ -31,8 +31,8 @@ class Attribution(Images, Network):
     """Folder for the results: the map over the image (NAME-VERB.png) and alone (NAME-VERB-map.png).
     The numbers are in NAME-VERB.npz: "map", "explained", and "settings" as JSON.
     What was made with the same settings is not made again: after Ctrl-C, the same command continues."""
-    size: int = 224
-    """Height and width in pixels to which images are resized and cropped."""
+    size: int | None = None
+    """Height and width in pixels to which images are resized and cropped; by default the network's own, or 224."""
 
     def run(self) -> None:
         """Explain each image."""

@@ -15,8 +15,9 @@ class OfSource(Network):
 
     source: Source
     """A folder, with the folders in it, or tfds:NAME[SPLIT]."""
-    size: int = 224
-    """Side in pixels to which the shorter side of an image is scaled, and to which its center is cropped."""
+    size: int | None = None
+    """Side in pixels to which the shorter side of an image is scaled, and to which its center is cropped.
+    By default the network's own, or 224."""
     batch_size: int = aside(32)
     """Images at once."""
 

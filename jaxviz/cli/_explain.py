@@ -19,7 +19,8 @@ from jaxviz._types import Score
 from jaxviz.attribution._integrated_gradients import WIDE
 from jaxviz.cli._attribution import Attribution
 from jaxviz.cli._files import digest, files, make_each
-from jaxviz.cli._runs import UNREADABLE, digest_of_network, ended_by_interrupts, settings_of
+from jaxviz.cli._models import Model, load_model
+from jaxviz.cli._runs import UNREADABLE, ended_by_interrupts, settings_of
 
 _Describe = Callable[[Any], str]
 """Says what is explained in an image."""
@@ -29,20 +30,19 @@ def explain(options: Attribution) -> None:
     """Explain each image by the verb's method."""
     paths = files(options.images, options.out)
     own = options.own()
-    own |= {name: _replacement(name, own[name], options.size) for name in ("fill", "baseline") if name in own}
-    net, params = jaxviz.load(options.model)
+    model = load_model(options.model, options.size)
+    own |= {name: _replacement(name, own[name], model) for name in ("fill", "baseline") if name in own}
     with ended_by_interrupts():
-        shape = jax.ShapeDtypeStruct((1, options.size, options.size, 3), jnp.float32)
-        score, describe = _score(options, net, params, shape)
+        score, describe = _score(options, model)
         if options.weighs:
-            own["layer"] = options.layer or _last_maps(net, params, shape)
-        more = {"network": digest_of_network(net, params, options.size), "layer": own.get("layer", options.layer)}
+            own["layer"] = options.layer or _last_maps(model)
+        more = {"network": model.digest(), "layer": own.get("layer", options.layer), "size": model.size}
         settings = {"position": None, "seed": None} | settings_of(options, **more)
         key = [] if settings["seed"] is None else [jax.random.key(settings["seed"])]
-        method = functools.partial(getattr(jaxviz, options.method), score, params, *key, **own)
+        method = functools.partial(getattr(jaxviz, options.method), score, model.network.params, *key, **own)
 
         def make(path: Path) -> str:
-            result = _explained(options, path, method, describe, settings)
+            result = _explained(options, model, path, method, describe, settings)
             return f"{printable(str(path))}: {printable(result)}"
 
         def said(failed: int, total: int) -> str:
@@ -53,11 +53,16 @@ def explain(options: Attribution) -> None:
 
 
 def _explained(
-    options: Attribution, path: Path, method: Callable[[Any], Any], describe: _Describe, settings: dict[str, Any]
+    options: Attribution,
+    model: Model,
+    path: Path,
+    method: Callable[[Any], Any],
+    describe: _Describe,
+    settings: dict[str, Any],
 ) -> str:
     """Explain one image, save it, and return what is to be said of it."""
     at = options.out / f"{file_name(path.stem)}-{options.verb}"
-    image = jaxviz.load_image(path, size=options.size)
+    image = model.read(path)
     told = json.dumps(settings | {"image_sha256": digest(path)}, sort_keys=True)
     overlay, alone, numbers = (Path(f"{at}{ending}") for ending in (".png", "-map.png", ".npz"))
     if overlay.exists() and alone.exists() and _is_done(numbers, told):
@@ -95,24 +100,24 @@ def _is_done(path: Path, settings: str) -> bool:
         return False
 
 
-def _score(options: Attribution, net: Any, params: Any, shape: Any) -> tuple[Score, _Describe]:
+def _score(options: Attribution, model: Model) -> tuple[Score, _Describe]:
     """Return the score that was asked for, and a function that says what it is for an image."""
     position = getattr(options, "position", None)
     if options.layer is not None and not options.weighs:
-        return _unit_score(net, options.layer, options.target, position)
+        return _unit_score(model.network.net, options.layer, options.target, position)
     if position is not None:
         raise ValueError("--position: expected together with --layer and --target, since classes have none")
-    outputs = jax.eval_shape(net, params, shape)
-    if len(outputs.shape) != 2:
-        unit = "say which --layer to explain, and which channel as --target"
-        raise ValueError(f"{options.model} has no classes: {'choose another --model' if options.weighs else unit}")
-    wanted = None if options.target is None else jaxviz.class_index(options.target)
-    probabilities = jax.jit(lambda params, images: jax.nn.softmax(net(params, images)))
+    unit = "say which --layer to explain, and which channel as --target"
+    count = model.class_count("choose another --model" if options.weighs else unit)
+    wanted = None if options.target is None else model.class_index(options.target, count)
+    net, params = model.network
+    every = jaxviz.probability(net, jnp.arange(count)[None])
+    probabilities = jax.jit(lambda params, images: every(params, images))
 
     def describe(images: Any) -> str:
         chances = probabilities(params, images)[0]
         index = int(jnp.argmax(chances)) if wanted is None else wanted
-        return f"{jaxviz.class_names()[index]} ({chances[index]:.1%})"
+        return f"{model.class_name(index)} ({chances[index]:.1%})"
 
     return (jaxviz.probability if options.hides else jaxviz.logit)(net, wanted), describe
 
@@ -130,22 +135,22 @@ def _unit_score(net: Any, layer: str, target: str | None, position: tuple[int, i
     return jaxviz.neuron(net, layer, int(target), position), lambda images: f"{where} at {position}"
 
 
-def _last_maps(net: Any, params: Any, shape: Any) -> str:
-    names = [name for name, value in jaxviz.layers(net, params, shape).items() if len(value.shape) == 4]
+def _last_maps(model: Model) -> str:
+    names = [name for name, value in model.layers().items() if len(value.shape) == 4]
     if not names:
         raise ValueError("this network has no layer of image maps: Grad-CAM is not for it")
     return names[-1]
 
 
-def _replacement(option: str, text: str, size: int) -> Any:
+def _replacement(option: str, text: str, model: Model) -> Any:
     """Return what --fill or --baseline says: "blur", a brightness, three numbers, or an image file."""
     if text == "blur":
         return text
     if Path(text).is_file():
-        return jaxviz.load_image(text, size=size)
+        return model.read(text)
     with contextlib.suppress(ValueError):
         numbers = [float(part) for part in text.split(",")]
-        if len(numbers) in (1, 3) and all(0 <= number <= 1 for number in numbers):
+        if len(numbers) in (1, model.network.channels) and all(0 <= number <= 1 for number in numbers):
             return numbers[0] if len(numbers) == 1 else jnp.array(numbers)
     raise ValueError(
         f"--{option}: expected a brightness in [0, 1], three as R,G,B, the name of an image file, or blur, got {text!r}"

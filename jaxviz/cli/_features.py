@@ -15,6 +15,7 @@ import numpy as np
 import jaxviz
 from jaxviz._files import printable, write_atomically
 from jaxviz.cli._datasets import Embed, Features, Neighbors, Stored
+from jaxviz.cli._models import Model, check_layers, load_model
 from jaxviz.cli._runs import interrupts, stop
 from jaxviz.data._folder import check_apart, check_writable
 from jaxviz.data._source import Source, open_source
@@ -33,7 +34,7 @@ class Pictures:
         self._source = source
         self._rows = {name: i for i, name in enumerate(source.ids)}
 
-    def __call__(self, name: str, size: int) -> jax.Array:
+    def __call__(self, name: str, size: int | tuple[int, int]) -> jax.Array:
         """Read an image at a size."""
         return jaxviz.load_image(self._source.read(self._rows[name]), size=size)
 
@@ -41,14 +42,15 @@ class Pictures:
 def features(options: Features) -> None:
     """Compute the features of a source into a store."""
     check_writable(options.store, "--store")
-    found, _ = _computed(options, options.pool)
+    found, _ = _computed(options, load_model(options.model, options.size), options.pool)
     print(f"{options.store}: features {found.values.shape} of {options.layer}")
     list_skipped(found.skipped)
 
 
-def _computed(options: Stored, pool: str = "mean") -> tuple[jaxviz.Features, Pictures]:
+def _computed(options: Stored, model: Model, pool: str = "mean") -> tuple[jaxviz.Features, Pictures]:
     """Return the features of all images of the source that can be read; what the store has is not computed again."""
-    net, params = jaxviz.load(options.model)
+    check_layers(options, model, "layer")
+    net, params = model.network
     opened = open_source(options.source)
     with interrupts() as interrupted:
 
@@ -57,7 +59,7 @@ def _computed(options: Stored, pool: str = "mean") -> tuple[jaxviz.Features, Pic
             return interrupted()
 
         how: dict[str, Any] = {"pool": None if pool == "none" else pool, "batch_size": options.batch_size}
-        how |= {"layer": options.layer, "size": options.size, "store": options.store}
+        how |= {"layer": options.layer, "size": model.size, "store": options.store}
         # What a callback is given is put together anew each time, of a million images in a second.
         every = 1 + len(opened.ids) // 20_000
         with listed_below():
@@ -99,8 +101,9 @@ def neighbors(options: Neighbors) -> None:
     """Find the images of a source that are most like some others."""
     check_apart(Path(options.source), options.out, recursive=True)
     check_writable(options.out)
-    found, picture = _computed(options)
-    queries = _given(options) if options.queries else _drawn(options, found, picture)
+    model = load_model(options.model, options.size)
+    found, picture = _computed(options, model)
+    queries = _given(options, model) if options.queries else _drawn(options, found, picture)
     k = min(options.k + queries.own, len(found.ids))
     near = jaxviz.neighbors(found.values, queries.values, k=k, metric=options.metric)
     told, shown = {}, []
@@ -118,10 +121,10 @@ def neighbors(options: Neighbors) -> None:
     list_skipped(found.skipped | queries.skipped)
 
 
-def _given(options: Neighbors) -> _Queries:
+def _given(options: Neighbors, model: Model) -> _Queries:
     """Return the features of the images that were named."""
-    net, params = jaxviz.load(options.model)
-    how: dict[str, Any] = {"layer": options.layer, "size": options.size, "batch_size": options.batch_size}
+    net, params = model.network
+    how: dict[str, Any] = {"layer": options.layer, "size": model.size, "batch_size": options.batch_size}
     with listed_below():
         asked = jaxviz.features(net, params, list(options.queries), **how)
     if not asked.ids:
@@ -147,7 +150,8 @@ def embed(options: Embed) -> None:
     start = time.perf_counter()
     check_apart(Path(options.source), options.out, recursive=True)
     check_writable(options.out)
-    found, picture = _computed(options)
+    model = load_model(options.model, options.size)
+    found, picture = _computed(options, model)
     side, perplexity = options.thumbnail, options.perplexity
     if perplexity is None:
         perplexity = min(30.0, (len(found.ids) - 1) / 3)
@@ -156,19 +160,19 @@ def embed(options: Embed) -> None:
     jaxviz.save_image(options.out / "embedding.png", layout.picture)
     arrays: dict[str, Any] = {"ids": np.array(found.ids), "points": points, "cells": layout.cells}
     write_atomically(options.out / "embedding.npz", lambda file: np.savez(file, **arrays))
-    section = _section(options, len(found.ids), perplexity, layout, time.perf_counter() - start)
+    section = _section(options, model, len(found.ids), perplexity, layout, time.perf_counter() - start)
     write_page(options.out, [section], title="Images by similarity", facts={}, name="embedding.html")
     print(f"{options.out / 'embedding.html'}: {len(found.ids)} images")
     list_skipped(found.skipped)
 
 
-def _section(options: Embed, count: int, perplexity: float, layout: Layout, seconds: float) -> Section:
+def _section(options: Embed, model: Model, count: int, perplexity: float, layout: Layout, seconds: float) -> Section:
     """Return what the page shows, with the code that makes it."""
-    layer, model = options.layer, options.model
-    code = f"net, params = jaxviz.load({model!r})\n"
-    code += f"found = jaxviz.features(net, params, {options.source!r}, layer={layer!r}, size={options.size})\n"
+    layer = options.layer
+    code = f"{model.code}\n"
+    code += f"found = jaxviz.features(net, params, {options.source!r}, layer={layer!r}, size={model.size})\n"
     code += f"points = jaxviz.tsne(found.values, jax.random.key({options.seed}), perplexity={perplexity!r})"
-    caption = f"t-SNE of the features at {layer} of {model}; in the grid, moved to squares of their own"
+    caption = f"t-SNE of the features at {layer} of {model.name}; in the grid, moved to squares of their own"
     return Section(
         id="embedding",
         title=f"{count} images of {Path(options.source).name}",

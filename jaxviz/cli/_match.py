@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import jaxviz
 from jaxviz._files import file_name
 from jaxviz.cli._files import digest, files, make_each
+from jaxviz.cli._models import Model, check_layers, load_model
 from jaxviz.cli._options import Octaves
-from jaxviz.cli._runs import digest_of_network, save_as_it_comes, settings_of
+from jaxviz.cli._runs import save_as_it_comes, settings_of
 from jaxviz.cli._synthesis import Invert, Style, Texture
 from jaxviz.data._folder import check_writable
 from jaxviz.synthesis import Synthesis
@@ -21,12 +22,14 @@ from jaxviz.synthesis import Synthesis
 def invert(options: Invert) -> None:
     """Find an image that has the same features as another."""
     paths = files(options.images, options.out)
-    net, params = jaxviz.load(options.model)
-    settings = settings_of(options, network=digest_of_network(net, params))
+    model = load_model(options.model, options.size)
+    check_layers(options, model, "layer")
+    net, params = model.network
+    settings = settings_of(options, network=model.digest(), size=model.size)
     how = {name: getattr(options, name) for name in ("layer", "steps", "smoothness", "tolerance")}
 
     def make(path: Path) -> str:
-        image = jaxviz.load_image(path, size=options.size)[None]
+        image = model.read(path)[None]
         run = functools.partial(jaxviz.invert, net, params, jax.random.key(options.seed), image, **how)
         at = options.out / f"{file_name(f'{path.stem}-{options.layer}')}-invert"
         return save_as_it_comes(run, at, settings | {"image": digest(path)}, options)
@@ -49,18 +52,22 @@ def texture(options: Texture) -> None:
     """Make an image of the same texture as each sample."""
     paths = files(options.images, options.out)
     settings, key = settings_of(options, ignored=_OF_OTHERS[options.method]), jax.random.key(options.seed)
+    model = None
+    if options.method == "gatys":
+        model = load_model(options.model)
+        check_layers(options, model, "layers")
+        settings |= {"network": model.digest()}
 
     def make(path: Path) -> str:
-        image = jaxviz.load_image(path, longest=options.sample)
+        read = jaxviz.load_image if model is None else model.read
+        image = read(path, longest=options.sample)
         at, told = options.out / f"{file_name(path.stem)}-texture", settings | {"image": digest(path)}
-        if options.method == "efros-leung":
+        if model is None:
             size = 128 if options.size is None else options.size
             run = functools.partial(_grow, key, image, size=size, window=options.window)
         else:
-            net, params = jaxviz.load(options.model)
-            told |= {"network": digest_of_network(net, params)}
             how = {"layers": options.layers, "size": options.size} | _octaves(options)
-            run = functools.partial(jaxviz.texture, net, params, key, image, **how)
+            run = functools.partial(jaxviz.texture, *model.network, key, image, **how)
         return save_as_it_comes(run, at, told, options)
 
     make_each(make, paths)
@@ -79,11 +86,13 @@ def style(options: Style) -> None:
     if options.sweep and options.sweep_size:
         raise ValueError("--sweep and --sweep-size: expected one of them")
     check_writable(options.out)
-    net, params = jaxviz.load(options.model)
-    content = jaxviz.load_image(options.content, longest=options.size)
-    styles = [jaxviz.load_image(path) for path in options.styles]
-    how = _style_options(options, content, styles)
-    settings = settings_of(options, network=digest_of_network(net, params))
+    model = load_model(options.model)
+    check_layers(options, model, "content_layers", "style_layers")
+    net, params = model.network
+    content = model.read(options.content, longest=options.size)
+    styles = [model.read(path, size=None) for path in options.styles]
+    how = _style_options(options, model, content, styles)
+    settings = settings_of(options, network=model.digest())
     run = functools.partial(jaxviz.stylize, net, params, jax.random.key(options.seed), content, styles, **how)
     at = options.out / f"{file_name('-'.join(path.stem for path in (options.content, *options.styles)))}-style"
     if not (options.sweep or options.sweep_size):
@@ -99,14 +108,14 @@ def style(options: Style) -> None:
     print(f"{at}-sweep.png: {option} {', '.join(f'{value:g}' for value in values)}")
 
 
-def _style_options(options: Style, content: jax.Array, styles: Sequence[jax.Array]) -> dict[str, Any]:
+def _style_options(options: Style, model: Model, content: jax.Array, styles: Sequence[jax.Array]) -> dict[str, Any]:
     """Return the options as `stylize` takes them: files are read, and resized to the image that they belong to."""
     names = ("content_weight", "content_layers", "style_layers", "style_size", "colors", "start")
     how = {name: getattr(options, name) for name in names} | _octaves(options)
     weights = options.style_weights
     how["style_weights"] = weights[0] if len(weights) == 1 else list(weights)
     if Path(options.start).is_file():
-        start = jaxviz.load_image(options.start)
+        start = model.read(options.start, size=None)
         how["start"] = jnp.clip(jaxviz.resize(start, (content.shape[0], content.shape[1])), 0, 1)
     if options.masks:
         how["masks"] = _masks("masks", options.masks, [content] * len(styles))

@@ -15,44 +15,42 @@ import numpy as np
 import jaxviz
 from jaxviz._files import alone_at, file_name, plain, write_atomically
 from jaxviz.cli._files import digest, files, make_each
-from jaxviz.cli._runs import digest_of_network, interrupts, read, save_as_it_comes, settings_of, stop
+from jaxviz.cli._models import Model, check_layers, load_model
+from jaxviz.cli._runs import interrupts, read, save_as_it_comes, settings_of, stop
 from jaxviz.cli._synthesis import Ascend, Dream, Sheet
 from jaxviz.data._folder import check_writable
-from jaxviz.image._checks import sides_of
+
+SHEET_SIZE = 96  # of images that are many, where the network has no size that it must have
 
 
 def ascend(options: Ascend) -> None:
     """Find the image that a class, a channel or a layer responds to most."""
     check_writable(options.out)
     model = options.model or ("efficientnet_lite0" if options.layer is None else "vgg16_features")
-    net, params = jaxviz.load(model)
-    how: dict[str, Any] = {"size": options.size, "tolerance": options.tolerance}
+    loaded = load_model(model, options.size)
+    net, params = loaded.network
+    how: dict[str, Any] = {"size": loaded.full_size, "tolerance": options.tolerance}
     if options.recipe is None:
         how |= {"steps": options.steps, "learning_rate": options.learning_rate}
     else:
         how |= jaxviz.recipe(options.recipe)
     if options.start is not None:
-        how["start"] = jaxviz.load_image(options.start, size=options.size)
-    sides_of(options.size)
-    if options.layer is None:
-        score = _classes(options, model, net, params)
-    else:
-        score = _units(net, options.layer, options.target)
+        how["start"] = loaded.read(options.start)
+    score = _classes(options, loaded) if options.layer is None else _units(net, options.layer, options.target)
     ignored = () if options.recipe is None else ("steps", "learning_rate")  # the paper's are taken
-    settings = settings_of(options, ignored=ignored, model=model, network=digest_of_network(net, params))
+    more = {"model": model, "network": loaded.digest(), "size": loaded.size}
+    settings = settings_of(options, ignored=ignored, **more)
     run = functools.partial(jaxviz.ascend, score, params, jax.random.key(options.seed), **how)
     at = options.out / f"{file_name('-'.join([options.layer or model, *options.target]))}-ascend"
     print(save_as_it_comes(run, at, settings, options))
 
 
-def _classes(options: Ascend, model: str, net: Any, params: Any) -> Any:
+def _classes(options: Ascend, model: Model) -> Any:
     """Return the scores of classes."""
-    image = jax.ShapeDtypeStruct((1, options.size, options.size, 3), jnp.float32)
-    if len(jax.eval_shape(net, params, image).shape) != 2:
-        raise ValueError(f"{model} has no classes: choose another --model, or say which --layer to maximize")
+    count = model.class_count("choose another --model, or say which --layer to maximize")
     if not options.target:
         raise ValueError("--target: expected a class, or several, by name or number")
-    return jaxviz.logit(net, np.array([jaxviz.class_index(name) for name in options.target]))
+    return jaxviz.logit(model.network.net, np.array([model.class_index(name, count) for name in options.target]))
 
 
 def _channels(layer: str, target: Sequence[str]) -> np.ndarray:
@@ -75,10 +73,12 @@ def _together(net: Any, layer: str, target: Sequence[str]) -> Any:
 def sheet(options: Sheet) -> None:
     """Find the image that each channel of a layer responds to most."""
     check_writable(options.out)
-    net, params = jaxviz.load(options.model)
-    settings = settings_of(options, network=digest_of_network(net, params))
+    model = load_model(options.model, options.size, default=SHEET_SIZE)
+    check_layers(options, model, "layer")
+    net, params = model.network
+    settings = settings_of(options, network=model.digest(), size=model.size)
     channels = _channels(options.layer, options.target).tolist() if options.target else None
-    how = {"layer": options.layer, "channels": channels, "size": options.size, "steps": options.steps}
+    how = {"layer": options.layer, "channels": channels, "size": model.full_size, "steps": options.steps}
     how["batch_size"] = options.batch_size
 
     def run(*, every: int, **more: Any) -> jaxviz.Sheet:
@@ -96,15 +96,17 @@ def dream(options: Dream) -> None:
     if options.zoom < 0:
         raise ValueError(f"--zoom: expected a number of frames, got {options.zoom}")
     paths = files(options.images, options.out)
-    net, params = jaxviz.load(options.model)
+    model = load_model(options.model)
+    check_layers(options, model, "layer")
+    net, params = model.network
     score = _together(net, options.layer, options.target)
     if guide is not None:
-        score = jaxviz.resemblance(net, params, jaxviz.load_image(guide, longest=224)[None], layer=options.layer)
-    settings = settings_of(options, network=digest_of_network(net, params))
+        score = jaxviz.resemblance(net, params, model.read(guide, longest=224)[None], layer=options.layer)
+    settings = settings_of(options, network=model.digest())
     how = {name: getattr(options, name) for name in ("octaves", "octave_scale", "steps", "step_size", "jitter")}
 
     def make(path: Path) -> str:
-        image = jaxviz.load_image(path, longest=options.size)[None]
+        image = model.read(path, longest=options.size)[None]
         given = (score, params, jax.random.key(options.seed), image)
         at, told = options.out / f"{file_name(path.stem)}-dream", settings | {"image": digest(path)}
         if options.zoom:

@@ -44,7 +44,8 @@ class Network(Verb):
     """Which network."""
 
     model: str = "efficientnet_lite0"
-    """A network that `jaxviz weights list` shows."""
+    """A network that `jaxviz weights list` shows, or yours: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION.
+    That runs the file, and the function, which returns (net, params) or a jaxviz.Network."""
 
 
 @dataclass(frozen=True, kw_only=True)

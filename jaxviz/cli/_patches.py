@@ -16,6 +16,7 @@ from jaxviz._files import alone_at, file_name, write_atomically
 from jaxviz.activation._patches import OtherRunError
 from jaxviz.cli._datasets import Patches
 from jaxviz.cli._features import Pictures, list_skipped, listed_below
+from jaxviz.cli._models import Model, check_layers, load_model
 from jaxviz.cli._runs import UNREADABLE, interrupts, settings_of, stop
 from jaxviz.data._folder import check_apart, check_writable
 from jaxviz.data._source import Source, open_source
@@ -27,25 +28,27 @@ def patches(options: Patches) -> None:
     check_apart(Path(options.source), options.out, recursive=True)
     check_writable(options.out)
     with alone_at(options.out / "patches"):  # whose state another run with other settings would replace
-        net, params = jaxviz.load(options.model)
-        shapes = jaxviz.layers(net, params, jax.ShapeDtypeStruct((1, options.size, options.size, 3), jnp.float32))
+        model = load_model(options.model, options.size)
+        check_layers(options, model, "layer")
+        shapes = model.layers()
         for name in set(options.layer) & set(shapes):  # others are for top_patches to complain about
             _check_channels(name, options.target, shapes[name].shape[-1])
         opened = open_source(options.source)
-        found = _found(options, net, params, opened)
+        found = _found(options, model, opened)
         total = len(opened.ids)
         if found.seen < total:
             stop(f"Stopped after {found.seen} of {total} images. The same command continues from there.")
         for name, of_layer in found.layers.items():
-            _show(options, name, of_layer, Pictures(opened))
+            _show(options, name, of_layer, Pictures(opened), model.size)
         list_skipped(found.skipped)
 
 
-def _found(options: Patches, net: Any, params: Any, source: Source) -> jaxviz.TopPatches:
+def _found(options: Patches, model: Model, source: Source) -> jaxviz.TopPatches:
     """Look through the source, from where an earlier run of the same settings was."""
     kept = options.out / "patches-state.npz"
-    settings = json.dumps(settings_of(options, params=digest_of(params)), sort_keys=True)
-    how: dict[str, Any] = {"layer": options.layer, "k": options.k, "size": options.size}
+    net, params = model.network
+    settings = json.dumps(settings_of(options, params=digest_of(params), size=model.size), sort_keys=True)
+    how: dict[str, Any] = {"layer": options.layer, "k": options.k, "size": model.size}
     how["batch_size"] = options.batch_size
     with interrupts() as interrupted, listed_below():
         how["callback"] = _follow(kept, settings, len(source.ids), interrupted)
@@ -74,12 +77,12 @@ def _follow(
     return watch
 
 
-def _show(options: Patches, name: str, found: jaxviz.Patches, picture: Pictures) -> None:
+def _show(options: Patches, name: str, found: jaxviz.Patches, picture: Pictures, size: int | tuple[int, int]) -> None:
     """Save the patches of a layer, and a picture of some channels'."""
     alive = np.flatnonzero(found.values[:, 0] > 0)
     some = np.random.default_rng(options.seed).choice(alive, min(9, len(alive)), replace=False)
     chosen = [channel % len(found.values) for channel in options.target] or sorted(some.tolist())
-    crops = [crop for channel in chosen for crop in _crops(found, channel, picture, options.size)]
+    crops = [crop for channel in chosen for crop in _crops(found, channel, picture, size)]
     at = options.out / f"{file_name(name)}-patches.png"
     if crops:
         jaxviz.save_image(at, jaxviz.montage(crops, columns=options.k))
@@ -87,7 +90,7 @@ def _show(options: Patches, name: str, found: jaxviz.Patches, picture: Pictures)
     print(f"{at}: channels {', '.join(map(str, chosen)) or 'none, for none responds'}")
 
 
-def _crops(found: jaxviz.Patches, channel: int, picture: Pictures, size: int) -> list[jax.Array]:
+def _crops(found: jaxviz.Patches, channel: int, picture: Pictures, size: int | tuple[int, int]) -> list[jax.Array]:
     crops = []
     for name, (top, left, bottom, right) in zip(found.ids[channel], found.boxes[channel], strict=True):
         if not name:  # there are fewer images than patches

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxviz
@@ -21,15 +20,14 @@ from jaxviz._files import alone_at, plain, write_atomically
 from jaxviz.cli._files import digest
 from jaxviz.cli._options import Run, Steps, Verb
 from jaxviz.data._folder import check_writable
-from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
 from jaxviz.synthesis import DivergedError, Sheet, Synthesis
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading an .npz raises if there is none, or one that was cut short or is of something else."""
 
 _OF_NETWORK = (
-    "; the network is another one when other weights were imported under its name, and may be when JAX has another "
-    "version"
+    "; the network is another one when other weights were imported under its name or its file has changed, and may be "
+    "when JAX has another version"
 )
 
 
@@ -61,15 +59,6 @@ def _texts_by_content(values: dict[str, Any]) -> dict[str, str]:
     """Return digests of files that are named where something else may be said too."""
     texts = {name: values.get(name) for name in ("fill", "baseline", "start")}
     return {f"{name}_sha256": digest(Path(text)) for name, text in texts.items() if text and Path(text).is_file()}
-
-
-def digest_of_network(net: Any, params: Any, size: int = 224) -> str:
-    """Return a hash of a network's parameters, and of what it and its gradient compute.
-
-    Its name says less: `jaxviz weights import` puts other weights under it.
-    """
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return f"{digest_of(params)} {digest_of_program(with_gradient(net), params, image)}"
 
 
 # How it is stopped

@@ -44,10 +44,11 @@ class Ascend(Steps, Tolerance):
     start: File = None
     """An image to start from, instead of noise."""
     model: Name = None
-    """A network that `jaxviz weights list` shows.
+    """A network that `jaxviz weights list` shows, or yours: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION.
+    That runs the file, and the function, which returns (net, params) or a jaxviz.Network.
     By default efficientnet_lite0 for classes, vgg16_features for layers."""
-    size: int = 224
-    """Height and width in pixels."""
+    size: int | None = None
+    """Height and width in pixels; by default the network's own, or 224."""
     steps: int = 512
     """How many."""
     learning_rate: float | None = None
@@ -67,8 +68,8 @@ class Sheet(Unit, Run):
     verb = "sheet"
     target: Names = ()
     """Channels of the layer by number; by default all."""
-    size: int = 96
-    """Of each image, in pixels."""
+    size: int | None = None
+    """Of each image, in pixels; by default 96, or what a network of yours says."""
     steps: int = 256
     """For each image."""
     batch_size: int = 16
@@ -115,8 +116,8 @@ class Invert(Images, Layer, Steps, Tolerance):
     """Find images whose features at a layer match those of the given images: what the layer has kept of them."""
 
     verb = "invert"
-    size: int = 224
-    """Height and width in pixels to which images are resized and cropped."""
+    size: int | None = None
+    """Height and width in pixels to which images are resized and cropped; by default the network's own, or 224."""
     steps: int = 200
     """How many. 250 leave 0.2% to 0.3% at VGG-16's relu3_3 and 1% to 3% at relu5_3."""
     smoothness: float = 0.5

@@ -3,11 +3,11 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxviz.cli._options import Seed
+from jaxviz.cli._options import Name, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,12 @@ class Tour(Seed):
 
     image: Annotated[Path | None, tyro.conf.Positional] = None
     """The photograph; by default scikit-image's cat."""
-    out: Path = Path("tour")
-    """Folder for the page and its pictures."""
+    model: Name = None
+    """The network to show: FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION or one that `jaxviz weights list` shows.
+    That runs the file, and the function, which returns (net, params) or a jaxviz.Network.
+    By default vgg16_features and efficientnet_lite0, each where it does best."""
+    out: Path | None = None
+    """Folder for the page and its pictures; by default tour, with --model tour-NAME."""
     size: Literal["small", "full"] = "small"
     """About 5 minutes on two cores (small), or several times that for better pictures (full)."""
     only: tuple[str, ...] = ()
@@ -33,7 +37,7 @@ class Tour(Seed):
         """Make the page, or bring it up to date."""
         from rich.console import Console
 
-        from jaxviz._files import plain
+        from jaxviz._files import file_name, plain
         from jaxviz.cli._runs import stop
         from jaxviz.report import _tour
 
@@ -46,14 +50,16 @@ class Tour(Seed):
                 else:
                     console.print(plain(line))
 
+            own = None if self.model is None else _own(self.model, self.image)
             image, full = _photograph(self.image), self.size == "full"
-            options = {"only": self.only, "seed": self.seed, "report": report, "album": self.images}
+            options = {"only": self.only, "seed": self.seed, "report": report, "album": self.images, "own": own}
+            out = self.out or Path("tour" if own is None else f"tour-{file_name(_short(own.name))}")
             try:
-                page = _tour.run_tour(image, self.out, full=full, **options)
+                page = _tour.run_tour(image, out, full=full, **options)
             except KeyboardInterrupt:
                 page = None
         if page is None:
-            stop(f"Stopped. {self.out / 'index.html'} has what was done; the same command continues from there.")
+            stop(f"Stopped. {out / 'index.html'} has what was done; the same command continues from there.")
         console.print(plain(f"{page} after {time.perf_counter() - start:.0f} s: open it in a browser."))
 
 
@@ -63,3 +69,24 @@ def _photograph(image: Path | None) -> object:
     from skimage import data
 
     return data.chelsea()
+
+
+def _short(model: str) -> str:
+    """Return the name of a file or module without its folders and its function."""
+    return Path(model.rpartition(":")[0] or model).name.removesuffix(".py")
+
+
+def _own(name: str, image: Path | None) -> Any:
+    from jaxviz.cli._models import load_model
+    from jaxviz.report._own import looked_at
+
+    model = load_model(name)
+    channels = model.network.channels
+    if channels not in (1, 3):
+        raise ValueError(
+            f"--model {name}: expected a network of photographs, which have 3 channels, or 1, got one of {channels}: "
+            "use the functions from Python"
+        )
+    if channels == 1 and image is None:
+        raise ValueError(f"--model {name}: expected an image of the kind that it knows, as in jaxviz tour IMAGE")
+    return looked_at(name, model.code, model.network, model.size, model.digest())

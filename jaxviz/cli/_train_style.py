@@ -16,6 +16,7 @@ import optax
 import jaxviz
 from jaxviz._files import alone_in, printable, write_atomically
 from jaxviz.cli._fast_style import Train
+from jaxviz.cli._models import load_model
 from jaxviz.cli._runs import interrupts, stop
 from jaxviz.data._folder import check_apart, check_writable
 from jaxviz.data._source import Source, open_source
@@ -41,7 +42,7 @@ def train(options: Train) -> None:
     photos = list(itertools.islice(_samples(options.samples, source, options.size), len(options.samples) or 4))
     if not photos:
         raise ImageError(f"{options.source}: expected photographs, got none that can be read")
-    net, params = jaxviz.load(options.model)
+    net, params = load_model(options.model, options.size).network
     given = (net, params, jax.random.key(options.seed), source, list(styles.values()))
     how = {name: getattr(options, name) for name in _TRAINING} | _optimizer(options)
     how |= {"checkpoint_every": options.every, "every": 8 if jax.default_backend() == "cpu" else 32}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from jaxviz.data._elements import check_not_normalized
+from jaxviz.data._elements import CHANNELS, channels_last, check_not_normalized
 from jaxviz.data._source import Source
 from jaxviz.image._arrays import as_bytes
 from jaxviz.image._checks import ImageError, sides_of
@@ -24,7 +24,7 @@ class Loaded(NamedTuple):
     """A batch, as long as all others: what is not live is no image."""
 
     indices: Int[np.ndarray, " b"]
-    images: Shaped[np.ndarray, "b h w 3"]
+    images: Shaped[np.ndarray, "b h w c"]
     live: Bool[np.ndarray, " b"]
     skipped: dict[str, str]
     """Of images that could not be read: why."""
@@ -32,8 +32,10 @@ class Loaded(NamedTuple):
     """Of images that have one."""
 
 
-def sized(source: Source, size: int | tuple[int, int] | None) -> tuple[Source, int | tuple[int, int]]:
+def sized(source: Source, size: int | tuple[int, ...] | None) -> tuple[Source, int | tuple[int, ...]]:
     """Return the size to read images at, and the source; by default arrays have their own and all else has 224.
+
+    Their own has the number of channels too, `(h, w, c)`, where they can be nothing but that.
 
     That arrays are of one size is seen in memory, and of a data set taken from some; an image that is of another one
     after all is not scaled to it but skipped.
@@ -48,8 +50,8 @@ def sized(source: Source, size: int | tuple[int, int] | None) -> tuple[Source, i
     (own,) = sizes
 
     def check(image: Any) -> Any:
-        got = getattr(image, "shape", ())[:2]
-        if tuple(got) != own:
+        got = _shape_of(image)
+        if got != own:
             raise ImageError(f"expected an image of size {own}, as others of {source.name} are, got {got}: say a size")
         return image
 
@@ -68,8 +70,13 @@ def _own_size(source: Source, i: int) -> tuple[int, ...] | None:
         image = source.read(i)
     except ImageError:
         return ()
-    is_array = isinstance(image, np.ndarray | jax.Array) and image.ndim in (2, 3)
-    return tuple(image.shape[:2]) if is_array else None
+    return _shape_of(image) or None
+
+
+def _shape_of(image: Any) -> tuple[int, ...]:
+    """Return the height and width of an array, with its channels unless these are gray, RGB or RGBA; () of all else."""
+    shape = image.shape if isinstance(image, np.ndarray | jax.Array) and image.ndim in (2, 3) else ()
+    return tuple(shape[:2] if shape[2:] in ((), *((c,) for c in CHANNELS)) else shape)
 
 
 def batches(
@@ -77,6 +84,7 @@ def batches(
     indices: Sequence[int],
     *,
     size: int | tuple[int, int],
+    channels: int = 3,
     batch_size: int,
     threads: int = 0,
     dtype: Any = np.float32,
@@ -93,7 +101,7 @@ def batches(
         try:
             image, label = source.labeled(int(index)) if source.labeled else (source.read(int(index)), None)
             check_not_normalized(image)
-            pixels = read_pixels(image, size)
+            pixels = read_pixels(channels_last(image, channels), size, channels)
             return int(index), pixels if dtype == np.float32 else as_bytes(pixels), label
         except ImageError as error:
             return int(index), str(error), None
@@ -104,7 +112,7 @@ def batches(
     shape = sides_of(size)
     for first in range(0, len(indices), batch_size):
         batch = [next(loaded) for _ in indices[first : first + batch_size]]
-        images = np.zeros((batch_size, *shape, 3), dtype)
+        images = np.zeros((batch_size, *shape, channels), dtype)
         live = np.zeros(batch_size, bool)
         skipped, labels = {}, {}
         for i, (index, image, label) in enumerate(batch):

@@ -16,7 +16,7 @@ from jaxviz.image._checks import ImageError
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "images", "picture", "photo", "jpg", "jpeg", "png", "webp", "x")
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "class", "cls", "category", "y")
-_CHANNELS = (1, 3, 4)
+CHANNELS = (1, 3, 4)
 
 
 def parts_of(element: Any) -> tuple[Any, Any]:
@@ -74,7 +74,8 @@ def pixels_of(image: Any) -> Any:
     """Return what `load_image` takes: tensors as arrays, channels last; paths, files and PIL's images as they are.
 
     Channels come first in an array whose first axis can be channels and whose last cannot; in a tensor of PyTorch
-    whose first axis can be.
+    whose first axis can be. Other numbers of channels than those of gray, RGB and RGBA are known by being fewer than
+    the pixels of a side, which in an array that is no tensor must be two equal ones.
     """
     tensor = is_tensor(image)
     pixels = as_array(image) if tensor else image
@@ -85,8 +86,18 @@ def pixels_of(image: Any) -> Any:
             f"expected one image, got a batch of shape {pixels.shape}: give the images one by one, as in "
             "[image for batch in batches for image in batch]"
         )
-    first = pixels.ndim == 3 and pixels.shape[0] in _CHANNELS and (tensor or pixels.shape[2] not in _CHANNELS)
+    first = pixels.ndim == 3 and pixels.shape[0] in CHANNELS and (tensor or pixels.shape[2] not in CHANNELS)
+    if pixels.ndim == 3 and pixels.shape[2] not in CHANNELS and pixels.shape[0] < min(pixels.shape[1:]):
+        first |= tensor or pixels.shape[1] == pixels.shape[2]
     return np.moveaxis(np.asarray(pixels), 0, -1) if first else pixels
+
+
+def channels_last(image: Any, channels: int) -> Any:
+    """Return an image that can only have so many channels first, such as 5, with these last; others as they are."""
+    if channels in CHANNELS or not isinstance(image, np.ndarray | jax.Array) or image.ndim != 3:
+        return image
+    first = image.shape[0] == channels != image.shape[-1]
+    return np.moveaxis(np.asarray(image), 0, -1) if first else image
 
 
 def check_not_normalized(pixels: Any) -> None:

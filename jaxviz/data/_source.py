@@ -40,7 +40,7 @@ def open_source(source: Any) -> Source:
     Args:
         source: a folder, whose image files are taken with those of the folders in it, in the order of their names; a
             list of what `load_image` takes; `"tfds:NAME[SPLIT]"`, as `tfds.data_source` names it; an array
-            `(n, h, w, 3)`, with or without an array of labels, `(images, labels)`; a dictionary of such columns; or
+            `(n, h, w, c)`, with or without an array of labels, `(images, labels)`; a dictionary of such columns; or
             anything with a length and elements at its numbers, such as the data sets of Grain, PyTorch and Hugging
             Face. An element is an image, an image and its label, or a dictionary with an "image" or "img" (and a
             "label"); channels may come first. PyTorch's `DataLoader` stands for its data set, in the data set's order.
@@ -124,8 +124,8 @@ def _check_numbered(source: Any) -> None:
             f"{type(source).__name__}, which gives them one after another; if they fit in memory, give a list of them, "
             "as in list(source)"
         )
-    if isinstance(source, np.ndarray | jax.Array) and source.ndim == 3 and source.shape[-1] == 3:
-        raise ImageError(f"source: expected images (n, h, w, 3), got one of shape {source.shape}: give image[None]")
+    if isinstance(source, np.ndarray | jax.Array) and source.ndim == 3 and source.shape[-1] in (1, 3):
+        raise ImageError(f"source: expected images (n, h, w, c), got one of shape {source.shape}: give image[None]")
 
 
 def _one_by_one(tensor: Any) -> np.ndarray:

@@ -1,9 +1,11 @@
 """Images in, pictures out: functions that scale, blur, color and arrange arrays.
 
-The data contract for the whole package: images are `(n, h, w, 3)` and one image is `(h, w, 3)`, float32 RGB in
-`[0, 1]`, row 0 at the top. Files are converted to that form when they are read, and rounded to 8 bits when they are
-written. Maps (gradients, saliency) keep their absolute values until `normalize` or `overlay` scales them for display.
-Only `load_image` and `save_image` touch files; the other functions work under `jit`, `vmap` and `grad`.
+The data contract for the whole package: images are `(n, h, w, c)` and one image is `(h, w, c)`, floats in `[0, 1]`,
+row 0 at the top, RGB where c is 3. Pictures show one channel as gray, the mean of two as gray, and of more than three
+the first three as RGB (`as_rgb` in `_channels.py`). Files are converted to float32 when they are read, and rounded to 8
+bits when they are written. Maps (gradients, saliency) keep their absolute values until `normalize` or `overlay` scales
+them for display. Only `load_image` and `save_image` touch files; the other functions work under `jit`, `vmap` and
+`grad`.
 """
 
 import functools
@@ -19,14 +21,23 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxviz._types import at_least_float32
-from jaxviz.image._checks import ImageError, check_array, check_not_negative
+from jaxviz.image._channels import as_rgb, is_picture, luminance
+from jaxviz.image._checks import ImageError, check_array, check_not_negative, has_channels_first
 
 AnyArray = Array | np.ndarray
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """The mean color of ImageNet's photographs: RGB in [0, 1]."""
-LUMINANCE = (0.299, 0.587, 0.114)
-"""The weights of red, green and blue in brightness (ITU-R BT.601)."""
+
+
+def per_color(colors: float | tuple[float, ...], images: Any) -> Float[Array, "1 1 1 c"]:
+    """Return numbers for red, green and blue as images need them; where these are no RGB, each has the mean."""
+    return jnp.asarray(colors_for(colors, images), images.dtype).reshape(1, 1, 1, -1)
+
+
+def colors_for(colors: float | tuple[float, ...], images: Any) -> tuple[float, ...]:
+    given, count = np.ravel(colors), images.shape[-1]
+    return tuple((given if count == len(given) else np.full(count, given.mean())).tolist())
 
 
 def largest(values: Any, axis: int | None = None) -> Array:
@@ -159,8 +170,9 @@ def montage(
     """Arrange images in rows, left to right and top to bottom, as one image.
 
     Args:
-        images: `(n, h, w, 3)`, gray `(n, h, w)`, or a sequence of `(h, w, 3)` and `(h, w)` of any sizes: each is
-            centered in a cell as high as the highest image and as wide as the widest.
+        images: `(n, h, w, c)`, gray `(n, h, w)`, or a sequence of `(h, w, c)` and `(h, w)` of any sizes: each is
+            centered in a cell as high as the highest image and as wide as the widest. One channel is gray, of two the
+            mean is, and of more than three the first three are shown, as RGB.
         columns: images per row; None makes the grid about square.
         gap: pixels between images, but not around them.
         background: brightness of gaps and empty cells, in [0, 1].
@@ -202,7 +214,7 @@ def overlay(
     image, negative values count as zero, and for an all-zero map the image is returned unchanged.
 
     Args:
-        image: `(h, w, 3)` in [0, 1].
+        image: `(h, w, c)` in [0, 1]; if it is no RGB, as `montage` shows it.
         map: `(h, w)`, of any height and width.
         alpha: weight of the colors, in [0, 1].
         colormap: the name of one of matplotlib's colormaps.
@@ -220,13 +232,13 @@ def overlay(
     check_array("map", map, ImageError)
     if not isinstance(alpha, Tracer) and not np.all((np.asarray(alpha) >= 0) & (np.asarray(alpha) <= 1)):
         raise ImageError(f"alpha: expected a weight in [0, 1], got {alpha}")
-    if image.ndim != 3 or image.shape[2] != 3 or map.ndim != 2:
+    if image.ndim != 3 or not is_picture(image.shape) or map.ndim != 2:
         raise ImageError(
-            f"overlay: expected one image (h, w, 3) and one map (h, w), got shapes {image.shape} and {map.shape}"
+            f"overlay: expected one image (h, w, c) and one map (h, w), got shapes {image.shape} and {map.shape}"
         )
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise ImageError(f"overlay: expected an image of floats in [0, 1], got {image.dtype}; divide 0 to 255 by 255")
-    image, heat = jnp.asarray(image), jnp.maximum(map, 0)
+    image, heat = jnp.asarray(as_rgb(image)), jnp.maximum(map, 0)
     if heat.shape != image.shape[:2]:
         heat = jax.image.resize(heat, image.shape[:2], "linear", antialias=True)
     peak = largest(heat)
@@ -235,7 +247,7 @@ def overlay(
     # Interpolated rather than indexed, so that a NaN in the map stays NaN.
     lookup = jax.vmap(jnp.interp, in_axes=(None, None, 1), out_axes=-1)
     colors = lookup((heat / jnp.where(peak == 0, 1, peak)).astype(image.dtype), levels, table)
-    gray = jnp.matmul(image, jnp.asarray(LUMINANCE, image.dtype), precision="highest")
+    gray = luminance(image)
     return jnp.where(peak == 0, image, (1 - alpha) * gray[..., None] + alpha * colors)
 
 
@@ -243,25 +255,29 @@ def _cells(images: AnyArray | Sequence[AnyArray], background: ArrayLike) -> Floa
     """Images of any sizes, each centered in a cell of the same size."""
     if isinstance(images, AnyArray):  # kept as one array: there may be a thousand images
         shapes = {images.shape[1:]} if images.size else set()
+        wrong = {shape for shape in shapes if len(shape) not in (2, 3) or has_channels_first(images.shape)}
     else:
         shapes = {image.shape for image in images}
+        wrong = {shape for shape in shapes if not is_picture(shape)}
     if not shapes:
         raise ImageError("montage: expected at least one image, got none")
-    for shape in shapes:
-        if not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
-            raise ImageError(f"montage: expected images (h, w, 3) or (h, w), got one of shape {shape}")
+    for shape in wrong:
+        raise ImageError(f"montage: expected images (h, w, c) or (h, w), got one of shape {shape}")
     if len(shapes) > 1:
         height, width = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
-        images = [_centered(image, height, width, background) for image in images]
+        images = [_centered(_colored(image), height, width, background) for image in images]
     if not isinstance(images, AnyArray):
         with jax.numpy_dtype_promotion("standard"):  # a photograph of float32 beside what was computed in float64
             images = jnp.stack(images)
     cells = jnp.asarray(images)
-    return cells if cells.ndim == 4 else jnp.broadcast_to(cells[..., None], (*cells.shape, 3))
+    return as_rgb(cells if cells.ndim == 4 else cells[..., None])
+
+
+def _colored(image: AnyArray) -> Float[AnyArray, "h w 3"]:
+    return as_rgb(image if image.ndim == 3 else image[..., None])
 
 
 def _centered(image: AnyArray, height: int, width: int, background: ArrayLike) -> Float[Array, "h w 3"]:
-    image = image if image.ndim == 3 else jnp.broadcast_to(image[..., None], (*image.shape, 3))
     top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
     padding = ((top, height - image.shape[0] - top), (left, width - image.shape[1] - left), (0, 0))
     return jnp.pad(image, padding, constant_values=background)

@@ -15,12 +15,18 @@ class ImageError(ValueError):
     """An image that cannot be read, written or drawn; the message says what was expected, what came and what to do."""
 
 
-def check_images(images: Any) -> None:
-    """Raise ValueError unless `images` is a batch of at least one RGB image of floats."""
+def check_images(images: Any, *, channels: int | None = None) -> None:
+    """Raise ValueError unless `images` is a batch of at least one image of floats, of so many channels if that is set.
+
+    Images of 3 or 4 rows and more than 4 channels, and those of one row that are square across columns and channels,
+    are taken for what they nearly always are: arrays with the channels first.
+    """
     check_array("images", images)
     shape = jnp.shape(images)
-    if len(shape) != 4 or shape[-1] != 3:
-        raise ValueError(f"expected images (n, h, w, 3), got shape {shape}; {_advice(shape)}")
+    if len(shape) != 4 or has_channels_first(shape) or shape[-1] != (channels or shape[-1]):
+        raise ValueError(
+            f"expected images (n, h, w, {channels or 'c'}), got shape {shape}; {advice_on_shape(shape, channels or 3)}"
+        )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"expected images of floats in [0, 1], got {images.dtype}; divide bytes by 255")
     if 0 in shape:
@@ -42,24 +48,31 @@ def check_array(name: str, values: Any, error: type[ValueError] = ValueError) ->
     raise error(f"{name}: expected a JAX or NumPy array, got a {kind}; {advice}")
 
 
-def _advice(shape: tuple[int, ...]) -> str:
-    """Return what to do with an array that is not a batch of RGB images."""
-    if len(shape) == 3 and shape[-1] == 3:
+def has_channels_first(shape: tuple[int, ...]) -> bool:
+    """Tell a batch whose channels come first by its shape: as an image, it would be a strip of many channels."""
+    if len(shape) != 4 or shape[-1] in (1, 3, 4):
+        return False
+    return (shape[1] in (3, 4) and shape[2] > 4) or (shape[1] == 1 and shape[2] == shape[3] > 4)
+
+
+def advice_on_shape(shape: tuple[int, ...], channels: int) -> str:
+    """Return what to do with an array that is not a batch of images of so many channels."""
+    if len(shape) == 3 and shape[-1] in (1, channels):
         return "one image is image[None]"
-    if len(shape) == 4 and shape[1] == 3:
+    if len(shape) == 4 and (has_channels_first(shape) or shape[1] == channels):
         return "channels come last, images.transpose(0, 2, 3, 1)"
-    if len(shape) == 3 and shape[0] == 3:
+    if len(shape) == 3 and shape[0] in (1, channels):
         return "channels come last, image.transpose(1, 2, 0)[None]"
-    if len(shape) == 4 and shape[-1] == 4:
+    if len(shape) == 4 and (shape[-1], channels) == (4, 3):
         return "drop transparency with images[..., :3]"
-    gray = "for a network of gray images, average the colors inside it: net(params, images.mean(-1, keepdims=True))"
-    if len(shape) == 4 and shape[-1] == 1:
-        return f"gray as RGB is jnp.repeat(images, 3, axis=-1); {gray}"
+    if len(shape) == 4 and (shape[-1], channels) == (1, 3):
+        return "gray as RGB is jnp.repeat(images, 3, axis=-1)"
+    if len(shape) == 4 and channels == 1:
+        return "colors as gray are images @ jnp.array([[0.299], [0.587], [0.114]])"
     if len(shape) in (2, 3):
         some = "image[None, :, :, None]" if len(shape) == 2 else "images[..., None]"
-        some = "image[None]" if len(shape) == 3 and shape[-1] == 1 else some
-        return f"gray as RGB is jnp.repeat({some}, 3, axis=-1); {gray}"
-    return "that is n RGB images of height h and width w, channels last"
+        return f"with an axis of channels, gray images are {some}; as RGB, jnp.repeat({some}, 3, axis=-1)"
+    return "that is n images of height h and width w, channels last"
 
 
 OVERSHOOT = 0.3  # bicubic resizing along both axes can leave [0, 1] by at most 0.28

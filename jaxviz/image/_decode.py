@@ -131,6 +131,13 @@ def from_array(values: np.ndarray, name: str) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
+def of_channels(values: np.ndarray, name: str, channels: int) -> np.ndarray:
+    """Return an array `(h, w, channels)` as float32 in [0, 1]."""
+    if values.size == 0 or values.ndim != 3 or values.shape[2] != channels:
+        raise ImageError(f"{name}: expected shape (h, w, {channels}), got {values.shape}; images have channels last")
+    return np.ascontiguousarray(_unit_range(values, name))
+
+
 def _unit_range(values: np.ndarray, name: str) -> np.ndarray:
     """Values of any accepted dtype as float32 in [0, 1]."""
     if values.dtype == np.bool_:

@@ -4,18 +4,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz.image._arrays import AnyArray, blur, largest, normalize, overlay
+from jaxviz.image._channels import as_rgb
 
 
 def draw(
-    map: Float[AnyArray, "h w *c"], *, over: Float[AnyArray, "h w 3"] | None = None, fine: bool = False
+    map: Float[AnyArray, "h w *c"], *, over: Float[AnyArray, "h w _"] | None = None, fine: bool = False
 ) -> Float[Array, "h w 3"]:
     """Draw one map as a picture, alone or over its image.
 
     Args:
-        map: `(h, w)`, or `(h, w, 3)` with colors or signs, in absolute units. Its largest value becomes white; a map
-            with colors or negative values is drawn around middle gray.
-        over: an image `(h, w, 3)` in [0, 1], to draw the map over as a heat map; for a map with colors, the heat is the
-            largest absolute value among them.
+        map: `(h, w)`, or `(h, w, c)` with colors or signs, in absolute units. Its largest value becomes white; a map
+            with colors or negative values is drawn around middle gray. RGB is drawn in color, and of any other number
+            of channels the sum: to first order what they all change together.
+        over: an image `(h, w, c)` in [0, 1], to draw the map over as a heat map; for a map with channels, the heat is
+            the largest absolute value among them.
         fine: whether the map consists of single pixels, as gradients do. These would not be visible over an image, so
             such a map is blurred by 3 pixels. A map of regions, such as Grad-CAM's or RISE's, is drawn from its least
             value up instead, if that is positive.
@@ -32,8 +34,10 @@ def draw(
         heat = largest(abs(map), -1) if map.ndim == 3 else map
         return overlay(over, blur(heat[None, ..., None], 3.0)[0, ..., 0] if fine else _above_least(heat))
     map = map if fine else _above_least(map)
-    shown = normalize(map[None], signed=map.ndim == 3 or bool(map.min() < 0))[0]
-    return shown if shown.ndim == 3 else jnp.repeat(shown[..., None], 3, axis=-1)
+    signed = map.ndim == 3 or bool(map.min() < 0)
+    map = map if map.shape[2:] in ((), (3,)) else map.sum(-1)
+    shown = normalize(map[None], signed=signed)[0]
+    return as_rgb(shown if shown.ndim == 3 else shown[..., None])
 
 
 def _above_least(map: Float[Array, "h w *c"]) -> Float[Array, "h w *c"]:

@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Float32
 
 from jaxviz._files import write_atomically
 from jaxviz.image._arrays import AnyArray, as_bytes
-from jaxviz.image._checks import ImageError, checked_size
-from jaxviz.image._decode import _too_large, check_area, from_array, from_pil
+from jaxviz.image._channels import as_rgb, gray_of, is_picture
+from jaxviz.image._checks import ImageError, check_whole, checked_size
+from jaxviz.image._decode import _too_large, check_area, from_array, from_pil, of_channels
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _OPENED = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")  # by their names in PIL
@@ -25,9 +26,9 @@ _JPEG = {"quality": 95, "subsampling": 0}  # single pixels matter: colors are no
 
 
 def load_image(
-    source: object, *, size: int | tuple[int, int] | None = None, longest: int | None = None
-) -> Float32[Array, "h w 3"]:
-    """Read an image as float32 RGB in [0, 1].
+    source: object, *, size: int | tuple[int, int] | None = None, longest: int | None = None, channels: int = 3
+) -> Float32[Array, "h w c"]:
+    """Read an image as float32 in [0, 1]: RGB, gray, or an array of any number of channels.
 
     Files are JPEG (also MPO), PNG, WebP, GIF, BMP, TIFF, PPM or AVIF, and HEIF once pillow-heif is registered. Nothing
     else is opened, even if Pillow could: PostScript disguised as a photograph would start a program.
@@ -47,19 +48,21 @@ def load_image(
 
     Args:
         source: a path, the bytes of a file, a binary file object, a PIL image, or an array `(h, w)` or
-            `(h, w, 1 | 3 | 4)` of uint8, uint16, bool, or floats in [0, 1].
+            `(h, w, 1 | 3 | 4)` of uint8, uint16, bool, or floats in [0, 1]; or with as many channels as are asked for.
         size: in pixels. None keeps the image's own; an int scales the shorter side to it and crops the center
             `(size, size)`; `(height, width)` scales to exactly that.
         longest: instead of `size`, scales an image whose longer side exceeds this many pixels down to it, uncropped.
+        channels: 3: RGB; 1: gray, of colors their brightness `0.299 r + 0.587 g + 0.114 b`; any other number: that of
+            an array, which is not changed.
 
     Returns:
-        The image, `(h, w, 3)` of float32 in [0, 1].
+        The image, `(h, w, channels)` of float32 in [0, 1].
 
     Raises:
         ImageError: no such file; a folder, pipe or device; not an image, or one in another format; a damaged or
             truncated image (never padded, unless the program has set PIL's `LOAD_TRUNCATED_IMAGES`); one above PIL's
-            limit against decompression bombs, or of more than 2 GiB; an array of another shape, dtype or range; a size
-            below 1; or both `size` and `longest`.
+            limit against decompression bombs, or of more than 2 GiB; an array of another shape, dtype or range, or
+            anything but an array for other channels than 1 and 3; a size below 1; or both `size` and `longest`.
 
     >>> load_image(np.array([[0, 255]], np.uint8)).tolist()
     [[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]]
@@ -69,10 +72,10 @@ def load_image(
     (192, 256, 3)
     """
     if longest is None:
-        return jnp.asarray(read_pixels(source, size))
+        return jnp.asarray(read_pixels(source, size, channels))
     if size is not None or longest < 1:
         raise ImageError(f"longest: expected at least 1 pixel, and no size as well, got {longest} and size {size}")
-    pixels = _pixels(source)
+    pixels = _pixels(source, channels)
     scale = min(1.0, longest / max(pixels.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     return jnp.asarray(_fit(pixels, (height, width) if scale < 1 else None))
@@ -86,7 +89,7 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
 
     Args:
         path: ends in .png, .jpg or .jpeg.
-        image: `(h, w, 3)` or gray `(h, w)`, floats in [0, 1].
+        image: `(h, w, c)` or gray `(h, w)`, floats in [0, 1]; if it is neither gray nor RGB, as `montage` shows it.
 
     Raises:
         ImageError: another suffix or shape, integers, or values that are NaN or infinite; nothing is written then.
@@ -105,26 +108,41 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
     values = values.astype(np.float32)
     if path.suffix.lower() not in FORMATS:
         raise ImageError(f"{path}: expected a name ending in {', '.join(FORMATS)}, got {path.suffix!r}")
-    if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)) or values.size == 0:
+    if not is_picture(values.shape) or values.size == 0:
         raise ImageError(
-            f"{path}: expected one image (h, w, 3) or (h, w), got shape {values.shape}; montage arranges several in one"
+            f"{path}: expected one image (h, w, c) or (h, w), got shape {values.shape}; montage arranges several in one"
         )
     if not np.isfinite(values).all():
         raise ImageError(f"{path}: expected finite values, got {np.sum(~np.isfinite(values))} that are NaN or infinite")
     format = FORMATS[path.suffix.lower()]
     buffer = io.BytesIO()
-    picture = Image.fromarray(as_bytes(values))
+    shown = values[..., 0] if values.shape[2:] == (1,) else values if values.ndim == 2 else as_rgb(values)
+    picture = Image.fromarray(as_bytes(shown))
     picture.save(buffer, format, **(_JPEG if format == "JPEG" else {}))
     write_atomically(path, buffer.getvalue())
 
 
-def read_pixels(source: object, size: int | tuple[int, int] | None) -> np.ndarray:
+def read_pixels(source: object, size: int | tuple[int, int] | None, channels: int = 3) -> np.ndarray:
     """Return what `load_image` does, before it is put on a device."""
     sides = checked_size(size)
-    return _fit(_pixels(source), sides)
+    return _fit(_pixels(source, channels), sides)
 
 
-def _pixels(source: object) -> np.ndarray:
+def _pixels(source: object, channels: int) -> np.ndarray:
+    """Return any source as `(h, w, channels)` float32 in [0, 1]."""
+    check_whole("channels", channels, least=1)
+    if channels in (1, 3):
+        pixels = _rgb(source)
+        return pixels if channels == 3 else gray_of(pixels)
+    if not hasattr(source, "__array__") or isinstance(source, str | bytes) or hasattr(source, "convert"):
+        raise ImageError(
+            f"channels: an image of {channels} channels is read from an array (h, w, {channels}), got "
+            f"{type(source).__module__}.{type(source).__qualname__}; files are read with 1 channel or 3"
+        )
+    return of_channels(np.asarray(source), "the array", channels)
+
+
+def _rgb(source: object) -> np.ndarray:
     """Return any source as `(h, w, 3)` float32 in [0, 1]."""
     from PIL import Image
 

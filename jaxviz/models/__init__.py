@@ -10,5 +10,6 @@ from jaxviz.models._load import available as available
 from jaxviz.models._load import import_weights as import_weights
 from jaxviz.models._load import load as load
 from jaxviz.models._load import verify as verify
+from jaxviz.models._network import Network as Network
 from jaxviz.models._pickles import UnsafeFileError as UnsafeFileError
 from jaxviz.models._trees import TensorFileError as TensorFileError

@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib.util
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -41,38 +42,52 @@ def _literal(path: Path, name: str) -> list[str]:
     raise LookupError(f"no {name}")
 
 
-def class_index(name_or_index: str | int) -> int:
-    """Return the index of an ImageNet class, given as a name, one of its synonyms, or the index itself.
+def class_index(name_or_index: str | int, *, classes: Sequence[str] | None = None) -> int:
+    """Return the index of a class, given as a name, one of its synonyms, or the index itself.
 
     Case does not matter. A class's whole name comes before another's synonym: `maillot` is 638, though 639 is
     `maillot, tank suit`. A negative index counts from the end: -1 is the last class, 999.
 
+    Args:
+        name_or_index: as above.
+        classes: the names of a network's classes, in order (`Network.classes`); None: ImageNet's.
+
     >>> class_index("Tabby"), class_index("tabby, tabby cat"), class_index("281")
     (281, 281, 281)
+    >>> class_index("dog", classes=["cat", "dog"])
+    1
 
     Raises:
-        ValueError: No class has this name (the text has similar ones), or several have it.
+        ValueError: No class has this name (the text has similar ones), or several have it. So has a number, as text, if
+            it is the name of another class than the one with this index.
     """
+    names = class_names() if classes is None else tuple(classes)
+    what = "an ImageNet class" if classes is None else f"one of {len(names)} classes"
     text = str(name_or_index).strip().casefold()
+    folded = [name.casefold() for name in names]
+    indices = [index for index, name in enumerate(folded) if text == name]
+    indices = indices or [index for index, name in enumerate(folded) if text in _synonyms(name)]
     if text.removeprefix("-").isdecimal():
-        return _checked(int(text))
-    names = [name.casefold() for name in class_names()]
-    if text in names:
-        return names.index(text)
-    indices = [index for index, name in enumerate(names) if text in _synonyms(name)]
+        number = int(text)
+        if not indices or not isinstance(name_or_index, str):
+            return _checked(number, len(names), what)
+        if -len(names) <= number < len(names):
+            indices = sorted({number % len(names), *indices})
     if len(indices) == 1:
         return indices[0]
     if indices:
-        raise ValueError(f"expected the name of one class, got {name_or_index!r}, which may be {_listing(indices)}")
-    raise ValueError(f"expected the name or index of an ImageNet class, got {name_or_index!r}{_similar(text, names)}")
-
-
-def _checked(index: int) -> int:
-    if not -1000 <= index < 1000:
         raise ValueError(
-            f"expected the index of an ImageNet class, 0 to 999, got {index}; -1 to -1000 count from the end"
+            f"expected the name of one class, got {name_or_index!r}, which may be {_listing(indices, names)}"
         )
-    return index % 1000
+    raise ValueError(f"expected the name or index of {what}, got {name_or_index!r}{_similar(text, names)}")
+
+
+def _checked(index: int, count: int, what: str) -> int:
+    if not -count <= index < count:
+        raise ValueError(
+            f"expected the index of {what}, 0 to {count - 1}, got {index}; -1 to -{count} count from the end"
+        )
+    return index % count
 
 
 def _synonyms(name: str) -> set[str]:
@@ -81,13 +96,13 @@ def _synonyms(name: str) -> set[str]:
     return synonyms | {synonym.partition(" (")[0] for synonym in synonyms}
 
 
-def _similar(text: str, names: list[str]) -> str:
-    owners = {synonym: index for index, name in enumerate(names) for synonym in _synonyms(name)}
+def _similar(text: str, names: Sequence[str]) -> str:
+    owners = {synonym: index for index, name in enumerate(names) for synonym in _synonyms(name.casefold())}
     containing = [synonym for synonym in owners if text in synonym.split()]
     similar = containing + get_close_matches(text, owners, n=5)
     indices = list(dict.fromkeys(owners[synonym] for synonym in similar))[:8]
-    return f"; similar: {_listing(indices)}" if indices else ""
+    return f"; similar: {_listing(indices, names)}" if indices else ""
 
 
-def _listing(indices: list[int]) -> str:
-    return "; ".join(f"{index} {class_names()[index]!r}" for index in indices)
+def _listing(indices: list[int], names: Sequence[str]) -> str:
+    return "; ".join(f"{index} {names[index]!r}" for index in indices)

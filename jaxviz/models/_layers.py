@@ -18,7 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def normalized(images: Array, mean: tuple[float, ...], std: tuple[float, ...], smallest: int) -> Array:
     """Return `(images - mean) / std`; refuse what is no batch of RGB images, or too small for the network."""
-    check_images(images)
+    check_images(images, channels=3)
     if min(images.shape[1:3]) < smallest:
         raise ValueError(f"images of {images.shape[1]}x{images.shape[2]} px: this network needs {smallest} px or more")
     wide = lambda numbers: jnp.asarray(numbers, images.dtype).reshape(1, 1, 1, 3)

@@ -20,9 +20,10 @@ import numpy as np
 import platformdirs
 
 from jaxviz._own_folders import read_own_file
-from jaxviz._types import Net, Params
+from jaxviz.models._class_names import class_names
 from jaxviz.models._conversion import check_shapes, converted, network_of
 from jaxviz.models._fetch import Fetched, fetch, identify, read_manifest
+from jaxviz.models._network import Network
 from jaxviz.models._tensors import read_tensors
 
 _CONVERTER = "1"  # To be raised when a conversion's result changes: what earlier ones stored is then fetched again.
@@ -54,11 +55,12 @@ class Provenance(NamedTuple):
     by_hand: bool
 
 
-def load(name: str) -> tuple[Net, Params]:
+def load(name: str) -> Network:
     """Return a pretrained network and its parameters, fetched on first use.
 
     The net takes `(params, images)` with images `(n, h, w, 3)` in [0, 1] and normalizes inside; the parameters are
-    float32 arrays in nested dicts. `available()` lists the names. Weights are kept in the folder that the environment
+    float32 arrays in nested dicts. What is returned also knows the `size` of the images that the network was trained on
+    and the names of its `classes`. `available()` lists the names. Weights are kept in the folder that the environment
     variable `JAXVIZ_CACHE` names, by default the platform's cache folder.
 
     ```python
@@ -74,7 +76,8 @@ def load(name: str) -> tuple[Net, Params]:
 
     network = network_of(name)
     params = unflatten_dict(cached_or_fetched(name), sep="/")
-    return network.net, jax.tree.map(jnp.asarray, params)
+    classes = class_names() if network.classifies else None
+    return Network(network.net, jax.tree.map(jnp.asarray, params), size=224, classes=classes)
 
 
 def available() -> dict[str, Pretrained]:

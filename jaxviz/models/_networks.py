@@ -14,8 +14,8 @@ from jaxviz.models import _alexnet, _efficientnet, _vgg
 from jaxviz.models._layers import IMAGENET_MEAN, IMAGENET_STD, as_net
 
 
-class Network(NamedTuple):
-    """A network, the conversion of its weight files, and the shapes that must come out."""
+class Published(NamedTuple):
+    """A network whose weights are published, the conversion of its weight files, and the shapes that must come out."""
 
     net: Net
     convert: Callable[[Mapping[str, np.ndarray]], Any]
@@ -23,6 +23,7 @@ class Network(NamedTuple):
     mean: tuple[float, ...]  # of the images that it subtracts, and what it divides them by
     std: tuple[float, ...]
     leaves_out: bool = False  # whether its files may hold more, such as a head
+    classifies: bool = True  # into the classes of ImageNet
 
 
 def _network(
@@ -32,7 +33,7 @@ def _network(
     std: tuple[float, ...] = IMAGENET_STD,
     *,
     leaves_out: bool = False,
-) -> Network:
+) -> Published:
     def converted(tensors: Mapping[str, np.ndarray]) -> Any:
         return jax.tree.map(lambda x: np.ascontiguousarray(x, np.float32), convert(tensors))
 
@@ -40,10 +41,10 @@ def _network(
         images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
         return jax.eval_shape(module.init, jax.random.key(0), images)["params"]
 
-    return Network(as_net(module), converted, shapes, mean, std, leaves_out)
+    return Published(as_net(module), converted, shapes, mean, std, leaves_out, classifies=not leaves_out)
 
 
-def _vggs() -> dict[str, Network]:
+def _vggs() -> dict[str, Published]:
     return {
         name: _network(_vgg.VGG(depths), functools.partial(_vgg.from_torch, depths=depths))
         for name, depths in _vgg.DEPTHS.items()
@@ -52,7 +53,7 @@ def _vggs() -> dict[str, Network]:
 
 _VGG16 = _vgg.DEPTHS["vgg16"]
 
-NETWORKS: dict[str, Network] = {
+NETWORKS: dict[str, Published] = {
     "vgg16_features": _network(
         _vgg.VGG(_VGG16, classes=None, mean=_vgg.KERAS_MEAN, std=_vgg.KERAS_STD),
         functools.partial(_vgg.from_keras, depths=_VGG16),

@@ -1,6 +1,6 @@
 """Which axis of a value inside a network is the images, and which are an image's rows and columns.
 
-Read from the traced program, from the images `(n, h, w, 3)` on, and never guessed from a shape: attention's
+Read from the traced program, from the images `(n, h, w, c)` on, and never guessed from a shape: attention's
 `(n, tokens, heads, dim)` and windowed attention's `(n * windows, h, w, c)` look like image maps and are none.
 
 An axis is a sequence of parts, the outermost first, as a reshape merges and splits them. A part is a digit, in a mixed
@@ -32,9 +32,12 @@ class ImageAxes(NamedTuple):
         return self.images is not None and self.rows is not None and self.columns is not None
 
 
-def image_axes(value: Value) -> ImageAxes:
-    """Return which of a value's axes are the images, and which one image's rows and columns."""
-    axes = follow([value], {})[0]
+def image_axes(value: Value, known: dict[int, Any] | None = None) -> ImageAxes:
+    """Return which of a value's axes are the images, and which one image's rows and columns.
+
+    What is found of other values on the way is kept in `known`, for the next one of the same program.
+    """
+    axes = follow([value], {} if known is None else known)[0]
     if axes is None:
         return ImageAxes(None, None, None, ("",) * len(value.aval.shape))
     count = next(source.aval.shape[0] for source in ancestors_of(value) if source.op == "input" and source.varies)
@@ -76,7 +79,7 @@ _EXPECTED = {
 }
 
 
-def order_of(value: Value, name: str, layout: Layout, who: str) -> tuple[int, ...]:
+def order_of(value: Value, name: Any, layout: Layout, who: str) -> tuple[int, ...]:
     """Return the order of axes that puts the images first, then rows and columns, and channels last.
 
     Raises ValueError, in the name of the function `who`, for a layer that does not have what the layout asks for.

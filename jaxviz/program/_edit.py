@@ -11,23 +11,26 @@ import numpy as np
 
 from jaxviz._types import Net
 from jaxviz.program._channels import channel_axis
+from jaxviz.program._listed import Layers
 from jaxviz.program._modules import named_by_default
 from jaxviz.program._names import _left_out, find, other_names, values_by_name
 from jaxviz.program._run import Action, evaluate
 from jaxviz.program._trace import Path, Value, trace
 
 
-def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct]:
+def layers(net: Net, params: Any, images: Any) -> Layers:
     """List the values inside a network that can be named, in forward order; runs nothing.
 
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters, or their shapes (`jax.ShapeDtypeStruct`).
-        images: `(n, h, w, 3)`, or its shape.
+        images: `(n, h, w, c)`, or its shape.
 
     Returns:
-        Name to shape and dtype. Of a Linen model's own method and of a `named` network, modules' paths come before
-        numbers; values in the turns of a `scan` are called as in `"blocks[3]/Dense_0"`. The numbers stay valid.
+        A mapping of name to shape and dtype. Printed, and in a notebook, it is a table, also of kinds and of how many
+        rows and columns of the image each layer's units see. Of a Linen model's own method and of a `named` network,
+        modules' paths come before numbers; values in the turns of a `scan` are called as in `"blocks[3]/Dense_0"`. The
+        numbers stay valid.
 
     Raises:
         ValueError: if a name stands for more than one value.
@@ -46,27 +49,17 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
         dense_0 (2, 4)
         relu_0 (2, 4)
         dense_1 (2, 10)
+        >>> print(jaxviz.layers(net, params, jnp.ones((2, 8, 8, 3))))
+        name     kind   shape   sees
+        dense_0  dense  2 x 4   8 x 8
+        relu_0   relu   2 x 4   8 x 8
+        dense_1  dense  2 x 10  8 x 8
     """
     program = trace(named_by_default(net), params, images, turns=True)
     table = values_by_name(program)
     if left_out := _left_out(program):
         warnings.warn(f"layers lists what can be named{left_out} and named outside", stacklevel=2)
-    shape = lambda value: jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype)
-    others = {name: shape(value) for name, value in other_names(program).items()}
-    return _Layers({name: shape(value) for name, value in table.items()}, others)
-
-
-class _Layers(dict[str, jax.ShapeDtypeStruct]):
-    """The best name of each value; asked for another name of one, such as its number, it knows that too."""
-
-    def __init__(self, listed: Mapping[str, jax.ShapeDtypeStruct], others: Mapping[str, jax.ShapeDtypeStruct]):
-        super().__init__(listed)
-        self._others = others
-
-    def __missing__(self, name: str) -> jax.ShapeDtypeStruct:
-        if name not in self._others:
-            raise KeyError(name)
-        return self._others[name]
+    return Layers(program, table, other_names(program))
 
 
 def dtype_of(params: Any) -> Any:
@@ -75,13 +68,6 @@ def dtype_of(params: Any) -> Any:
     floats = [t for t in types if jnp.issubdtype(t, jnp.floating)] or [jnp.result_type(float)]
     with jax.numpy_dtype_promotion("standard"):  # nothing is promoted here but a question answered
         return jnp.result_type(*floats)
-
-
-def shapes_of(net: Net, params: Any, names: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of some layers, channels last, for one image of this size."""
-    image = jax.ShapeDtypeStruct((1, *size, 3), dtype_of(params))
-    values = jax.eval_shape(read_layers(net, names), params, image)
-    return {name: values[name].shape for name in names}
 
 
 def capture(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:

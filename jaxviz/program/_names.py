@@ -1,6 +1,7 @@
 """Names of the values of a program: module paths, `checkpoint_name`s, kinds by number."""
 
 import difflib
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -175,10 +176,29 @@ def _paths(program: Program) -> Iterator[tuple[str, Value]]:
     for value in program.values:
         if is_layer(value):
             kernel = next(operand for operand in value.inputs if not operand.varies)
-            while len(kernel.inputs) == 1:
-                kernel = kernel.inputs[0]
-            if kernel.key:
-                yield kernel.key, _with_bias(value)
+            if path := _parameter_of(kernel).key:
+                yield path, _with_bias(value)
+
+
+def _parameter_of(kernel: Value) -> Value:
+    """Return the parameter that a kernel is, or is made from by whatever operations: weight standardization, a mask.
+
+    Of several, such as a kernel and what scales it, the only one that has as many numbers as the kernel.
+    """
+    while len(kernel.inputs) == 1:
+        kernel = kernel.inputs[0]
+    if not kernel.inputs:
+        return kernel
+    seen, stack, sources = {id(kernel)}, [kernel], []
+    while stack:
+        for operand in stack.pop().inputs:
+            if id(operand) not in seen:
+                seen.add(id(operand))
+                stack.append(operand)
+                sources += [operand] if operand.op == "input" else []
+    size = math.prod(kernel.aval.shape)
+    alike = [source for source in sources if len(sources) == 1 or math.prod(source.aval.shape) == size]
+    return alike[0] if len(alike) == 1 else kernel
 
 
 def values_by_name(program: Program) -> dict[str, Value]:

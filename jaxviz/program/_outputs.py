@@ -1,10 +1,9 @@
 """What a network returns, and the layers that a score reads of it, from one evaluation."""
 
-import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +15,10 @@ from jaxtyping import Array
 from jaxviz._types import Net
 from jaxviz.program._axes import Layout, image_axes, order_of
 from jaxviz.program._channels import channel_axis
-from jaxviz.program._edit import dtype_of
+from jaxviz.program._image_channels import Size, accepted
 from jaxviz.program._modules import named_by_default
 from jaxviz.program._names import find
+from jaxviz.program._returned import Layer, Output, array_of, arrays_in
 from jaxviz.program._run import evaluate
 from jaxviz.program._trace import Path, Value, trace
 
@@ -26,58 +26,61 @@ from jaxviz.program._trace import Path, Value, trace
 class Reading(NamedTuple):
     """What was read of a network."""
 
-    outputs: Array | None
-    """None if nobody asked."""
-    are_chances: bool
-    """Whether the network ends in a softmax or a sigmoid, so that its outputs are probabilities."""
-    layers: dict[str, tuple[Array, Value]]
-    """The arrays, and what they are in the program."""
+    layers: dict[Layer, tuple[Array, Value]]
+    """The arrays, and what they are in the program; of what the network returns, too."""
 
-    def arranged(self, name: str, layout: Layout, who: str) -> Array:
+    def arranged(self, name: Layer, layout: Layout, who: str) -> Array:
         """Return a layer, the images on its first axis and channels on its last; an error names `who` asked."""
         array, value = self.layers[name]
         return jnp.transpose(array, order_of(value, name, layout, who))
 
-    def by_image(self, name: str) -> Array:
+    def by_image(self, name: Layer) -> Array:
         """Return a layer with the images on its first axis, where the program tells which one that is."""
         array, value = self.layers[name]
         return jnp.moveaxis(array, image_axes(value).images or 0, 0)
 
-    def as_map(self, name: str) -> Array:
+    def as_map(self, name: Layer) -> Array:
         """Return a layer in the order of a map `(n, h, w, c)`, or as far as the program tells, with channels last."""
         array, value = self.layers[name]
         if array.ndim == 4 and image_axes(value).is_map:
             return self.arranged(name, "map", "")
         return jnp.moveaxis(array, channel_axis(value), -1)
 
+    def classes(self, output: Output) -> tuple[Array, bool]:
+        """Return what the network returns, and whether it ends in a softmax or a sigmoid, so that it is chances."""
+        array, value = self.layers[output]
+        _check_first_axis(value)
+        return array, gives_chances(value)
 
-def read(net: Net, params: Any, images: Any, layers: Sequence[str], *, outputs: bool = False) -> Reading:
-    """Evaluate a network once; return the values of some layers and, if asked for, its outputs, then one array."""
+
+def read(net: Net, params: Any, images: Any, layers: Sequence[Layer]) -> Reading:
+    """Evaluate a network once; return the values of some layers, or of parts of what it returns."""
+    names = [layer for layer in layers if isinstance(layer, str)]
+    outputs = [layer for layer in layers if isinstance(layer, Output)]
 
     def called(params: Any, images: Any) -> Any:
         returned = named_by_default(net)(params, images)
         if outputs:
-            return jax.lax.optimization_barrier(one_array(returned))
+            return jax.lax.optimization_barrier([array_of(returned, output) for output in outputs])
         # All that it returns all the same: what a value becomes tells whether it is an activation.
-        return [part for _, part in _parts(returned, "") if hasattr(part, "shape")]
+        return arrays_in(returned)
 
     program = trace(called, params, images, turns=True)
-    found = find(program, layers) if layers else {}
-    actions: dict[Path, Any] = taking(found)
-    chances = False
+    found: dict[Layer, Value] = dict(find(program, names)) if names else {}
+    actions: dict[Path, Any] = taking({name: value for name, value in found.items() if isinstance(name, str)})
     if outputs:
-        last = program.values[-1]  # the barrier, which shows what value is returned, and is not run
-        chances = gives_chances(last.inputs[0])
-        _check_first_axis(last.inputs[0])
-        actions[last.path] = lambda operands, _: (operands, {})
+        ends = program.values[-len(outputs) :]  # the barrier, which shows what values are returned, and is not run
+        found |= {output: end.inputs[i] for i, (output, end) in enumerate(zip(outputs, ends, strict=True))}
+        actions[ends[0].path] = lambda operands, _: (operands, {})
     result, taken = evaluate(program, (params, images), actions)
-    return Reading(result if outputs else None, chances, {name: (taken[name], value) for name, value in found.items()})
+    taken |= dict(zip(outputs, result, strict=True)) if outputs else {}
+    return Reading({name: (taken[name], value) for name, value in found.items()})
 
 
-def read_arranged(net: Net, layers: Mapping[str, Layout], who: str) -> Callable[[Any, Any], dict[str, Array]]:
+def read_arranged(net: Net, layers: Mapping[Layer, Layout], who: str) -> Callable[[Any, Any], dict[Layer, Array]]:
     """Return a function that gives the values of layers, the images on the first axis and channels on the last."""
 
-    def arranged(params: Any, images: Any) -> dict[str, Array]:
+    def arranged(params: Any, images: Any) -> dict[Layer, Array]:
         reading = read(net, params, images, list(layers))
         return {name: reading.arranged(name, layout, who) for name, layout in layers.items()}
 
@@ -85,12 +88,12 @@ def read_arranged(net: Net, layers: Mapping[str, Layout], who: str) -> Callable[
 
 
 def arranged_shapes(
-    net: Net, params: Any, layers: Mapping[str, Layout], size: tuple[int, int], who: str
-) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of layers so arranged, for one image of this size."""
-    image = jax.ShapeDtypeStruct((1, *size, 3), dtype_of(params))
-    values = jax.eval_shape(read_arranged(net, layers, who), params, image)
-    return {name: value.shape for name, value in values.items()}
+    net: Net, params: Any, layers: Mapping[Layer, Layout], size: Size, who: str
+) -> tuple[jax.ShapeDtypeStruct, dict[Layer, tuple[int, ...]]]:
+    """Return the shape of one image of this size, and those of layers so arranged."""
+    use = functools.partial(jax.eval_shape, read_arranged(net, layers, who), params)
+    image, values = accepted(use, params, size)
+    return image, {name: value.shape for name, value in values.items()}
 
 
 def taking(values: Mapping[str, Value]) -> dict[Path, Any]:
@@ -115,51 +118,6 @@ def _check_first_axis(value: Value) -> None:
             f"a class score needs a network that returns (n, classes), got shape {shape} with the images on the last "
             "axis: wrap it, as in lambda params, images: net(params, images).T"
         )
-
-
-# What a network returns
-
-
-def one_array(returned: Any) -> Array:
-    """Return what a network returned if it is one array; raise ValueError that says what else it is."""
-    if isinstance(returned, jax.Array | np.ndarray):
-        return jnp.asarray(returned)
-    parts = dict(_parts(returned, ""))
-    arrays = {place: part for place, part in parts.items() if hasattr(part, "shape")}
-    logits = next((place for place, part in arrays.items() if len(part.shape) == 2), next(iter(arrays), ""))
-    listed = ", ".join(f"{place or 'itself'}: {_shown(part)}" for place, part in parts.items())
-    advice = f"; wrap it, as in lambda params, images: net(params, images){logits}" if arrays else ""
-    raise ValueError(
-        f"a class score needs a network that returns one array (n, classes), got a {type(returned).__name__} "
-        f"({listed}){advice}"
-    )
-
-
-def _parts(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Yield what a nested result is made of, each with the Python that takes it out."""
-    if hasattr(tree, "shape"):
-        yield place, tree
-    elif isinstance(tree, Mapping):
-        for key, part in tree.items():
-            yield from _parts(part, f'{place}["{key}"]' if isinstance(key, str) else f"{place}[{key!r}]")
-    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        for name, part in zip(tree._fields, tree, strict=True):
-            yield from _parts(part, f"{place}.{name}")
-    elif isinstance(tree, list | tuple):
-        for i, part in enumerate(tree):
-            yield from _parts(part, f"{place}[{i}]")
-    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        for field in dataclasses.fields(tree):
-            yield from _parts(getattr(tree, field.name), f"{place}.{field.name}")
-    elif getattr(tree, "__dict__", None):
-        for name, part in vars(tree).items():
-            yield from _parts(part, f"{place}.{name}")
-    else:
-        yield place, tree
-
-
-def _shown(part: Any) -> str:
-    return str(tuple(part.shape)) if hasattr(part, "shape") else type(part).__name__
 
 
 # Logits or probabilities?

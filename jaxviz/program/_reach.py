@@ -6,6 +6,7 @@ it meets what is not: in operations on single values (a mean that is subtracted,
 that sum over nothing, and where channels are joined.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -32,24 +33,55 @@ Kept = dict[int, list[tuple[bool, bool]]]
 
 def reach(program: Program, value: Value, image_size: Sequence[int], *, strict: bool) -> tuple[Reach, Kept]:
     """Return what a value's elements see, and which operands of the values before it count for that."""
-    constants, kept = Constants(program), {}
+    kept: Kept = {}
+    for current, seen in _reaches(program, ancestors(value), image_size, kept, strict=strict):
+        if current is value:
+            return seen, kept
+    raise AssertionError("a program does not have this value")
+
+
+def _reaches(
+    program: Program, needed: set[int], image_size: Sequence[int], kept: Kept, *, strict: bool, skips: bool = False
+) -> Iterator[tuple[Value, Reach]]:
+    """Yield what the elements of some values see, in forward order, and note which operands count.
+
+    Where `skips` is set, what cannot be followed is left out, and all that depends on it.
+    """
+    constants = Constants(program)
     uniform = Uniform(constants)
     known: dict[int, Reach] = {}
     order = [v for v in program.inputs if v.varies]
-    needed = ancestors(value)
     order += [v for v in program.values if id(v) in needed]
     uses = Counter(id(operand) for v in order for operand in v.inputs if operand.varies)
     for current in order:
-        if current.eqn is None:
-            known[id(current)] = _pixels(current, image_size)
-        else:
-            parts = {i: known[id(x)] for i, x in enumerate(current.inputs) if x.varies}
-            known[id(current)], kept[id(current)] = _passed(Call(current, constants), parts, uniform, strict)
+        with contextlib.suppress(*(UnknownOperationError, KeyError) if skips else ()):
+            if current.eqn is None:
+                known[id(current)] = _pixels(current, image_size)
+            else:
+                parts = {i: known[id(x)] for i, x in enumerate(current.inputs) if x.varies}
+                known[id(current)], kept[id(current)] = _passed(Call(current, constants), parts, uniform, strict)
+            yield current, known[id(current)]
         for operand in current.inputs:
             uses[id(operand)] -= 1
-            if operand.varies and not uses[id(operand)] and operand is not value:
-                del known[id(operand)]  # attention's weights, (tokens, tokens), are large
-    return known[id(value)], kept
+            if operand.varies and not uses[id(operand)]:
+                known.pop(id(operand), None)  # attention's weights, (tokens, tokens), are large
+
+
+def windows_seen(
+    program: Program, values: Sequence[Value], image_size: Sequence[int]
+) -> dict[int, tuple[int, int] | None]:
+    """Return how many rows and columns of an image the elements of some values see at most, all by one pass.
+
+    By a value's id; None for one that sees only gates, or that cannot be followed.
+    """
+    wanted, kept = {id(value) for value in values}, {}
+    found: dict[int, tuple[int, int] | None] = dict.fromkeys(wanted)
+    needed = set().union(*(ancestors(value) for value in values)) if values else set()
+    for value, seen in _reaches(program, needed, image_size, kept, strict=False, skips=True):
+        if id(value) in wanted and not any((plane == NOTHING).all() for plane in seen):
+            sides = [max(0, int((last - first).max())) for first, last in (edges(plane) for plane in seen)]
+            found[id(value)] = (sides[0], sides[1])
+    return found
 
 
 def ancestors(value: Value) -> set[int]:

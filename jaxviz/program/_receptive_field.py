@@ -87,7 +87,7 @@ def receptive_field(net: Net, params: Any, images: Any, layer: str, *, strict: b
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters, or their shapes.
-        images: `(n, h, w, 3)`, or its shape.
+        images: `(n, h, w, c)`, or its shape.
         layer: a name that `layers` lists.
         strict: count gates and normalizations.
 

@@ -223,12 +223,21 @@ def _lift(body: ClosedJaxpr, results: Sequence[Value], path: Path) -> None:
 
 
 def _module_path(keys: Sequence[Any]) -> str:
-    """Return a parameter's path without what only holds or labels it: `params/Conv_0/kernel` is of `Conv_0`."""
-    words = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys]
+    """Return a parameter's path without what only holds or labels it: `params/Conv_0/kernel` is of `Conv_0`.
+
+    The keys of a flat dictionary are paths themselves: `layer1.0.conv1.weight` is of `layer1.0.conv1`.
+    """
+    found = [getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in keys]
+    words = [str(word) for key in found for word in (key if isinstance(key, tuple) else (key,))]
     while words and words[-1] in ("value", "raw_value"):  # NNX's Param wraps its array
         words.pop()
-    words = words[1:] if words[:1] == ["params"] else words
-    return "/".join(words[:-1])
+    *owner, label = words or [""]
+    for separator in "/.":
+        if len(inner := label.rsplit(separator, 1)) == 2 and inner[0]:
+            owner.append(inner[0])
+            break
+    path = "/".join(owner)
+    return path.removeprefix("params/") if path.startswith("params/") else "" if path == "params" else path
 
 
 MOVES = ("reshape", "squeeze", "broadcast_in_dim", "transpose")

@@ -24,10 +24,15 @@ class Tour(NamedTuple):
     full: bool
     report: Callable[[str], None] = lambda line: None
     album: Any = None  # a source of images; None: crops of scikit-image's and scikit-learn's photographs
+    own: Any = None  # the user's network, `Own`; None: the two that come with jaxviz
 
     def crop(self) -> jax.Array:
         """Return what ImageNet classifiers are tested on: the shorter side resized to 256, the middle 224 pixels."""
         return jaxviz.load_image(self.photo, size=256)[None, 16:240, 16:240]
+
+    def own_images(self) -> jax.Array:
+        """Return the photograph as a batch of one, as the user's network takes it."""
+        return jaxviz.load_image(self.photo, size=self.own.size, channels=self.own.network.channels)[None]
 
     def progress(self, steps: int) -> Callable[[Any], None]:
         """Return a callback that reports how far an optimization is."""

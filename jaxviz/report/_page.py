@@ -38,6 +38,7 @@ class Section(NamedTuple):
     seed: int | None
     paper: str
     settings: dict[str, str]
+    left_out: str = ""  # why there is none of this method; the page says so in a line
 
 
 def save_section(folder: Path, section: Section, fingerprint: str) -> None:
@@ -106,12 +107,15 @@ def write_page(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["duration"] = _duration
     template = environment.from_string(Path(__file__).with_name("template.html").read_text("utf-8"))
+    left_out = [(section.title, section.left_out) for section in sections if section.left_out]
+    sections = [section for section in sections if not section.left_out]
     figures = [figure for section in sections for figure in section.figures]
     maps = any(figure.map for figure in figures)
     html = template.render(
         title=title,
         facts=facts,
         pending=pending,
+        left_out=left_out,
         groups=[(question, list(group)) for question, group in itertools.groupby(sections, lambda each: each.question)],
         pictures={figure.file: _picture(folder / figure.file) for figure in figures},
         map_script=Path(__file__).with_name("map.js").read_text("utf-8") if maps else "",

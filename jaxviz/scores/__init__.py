@@ -2,6 +2,9 @@
 
 from jaxviz.scores._algebra import Summable as Summable
 from jaxviz.scores._algebra import score as score
+from jaxviz.scores._classes import logit as logit
+from jaxviz.scores._classes import probability as probability
+from jaxviz.scores._direction import direction as direction
 from jaxviz.scores._guides import diversity as diversity
 from jaxviz.scores._guides import resemblance as resemblance
 from jaxviz.scores._likeness import gram as gram
@@ -9,6 +12,4 @@ from jaxviz.scores._likeness import match_features as match_features
 from jaxviz.scores._likeness import match_grams as match_grams
 from jaxviz.scores._units import channel as channel
 from jaxviz.scores._units import energy as energy
-from jaxviz.scores._units import logit as logit
 from jaxviz.scores._units import neuron as neuron
-from jaxviz.scores._units import probability as probability

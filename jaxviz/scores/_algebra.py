@@ -24,6 +24,7 @@ from jaxviz._types import Net, Score
 from jaxviz.program._axes import Layout
 from jaxviz.program._compiled import HoldsFunctions
 from jaxviz.program._outputs import Reading, read
+from jaxviz.program._returned import Layer
 
 Index = int | np.integer | np.ndarray | Array | Sequence[Any]
 
@@ -195,7 +196,7 @@ def _read_together(terms: Sequence[Any], params: Any, images: Any) -> list[Array
 def _reading(terms: Sequence[Any], params: Any, images: Any) -> Reading:
     """Read what some scores of one network want of it."""
     names = dict.fromkeys(name for term in terms for name in term.layers)
-    return read(terms[0].net, params, images, list(names), outputs=any(term.reads_outputs for term in terms))
+    return read(terms[0].net, params, images, list(names))
 
 
 def lengths_of(score: Score) -> set[int]:
@@ -216,11 +217,10 @@ class Read(Summable):
     net: Net
     taken: Callable[[Reading, Any], Any]
     pick: Callable[[Any], Array]
-    reads_outputs: ClassVar[bool] = False
 
     @property
-    def layers(self) -> tuple[str, ...]:
-        """The names of the layers that it reads."""
+    def layers(self) -> tuple[Layer, ...]:
+        """What it reads: names of layers, or what the network returns."""
         return ()
 
     def measured(self, values: Any) -> Array:
@@ -238,12 +238,12 @@ class OfLayer(Read):
     """A score that takes a layer, its axes in the order that its layout says."""
 
     net: Net
-    layer: str
+    layer: Layer
     layout: ClassVar[Layout]
     name: ClassVar[str]
 
     @property
-    def layers(self) -> tuple[str, ...]:
+    def layers(self) -> tuple[Layer, ...]:
         """The one layer."""
         return (self.layer,)
 

@@ -13,7 +13,7 @@ from jaxviz._types import Score
 from jaxviz.program._compiled import compiled
 from jaxviz.program._differentiable import check_reaches
 from jaxviz.scores._algebra import Function, Read, Sum, as_numbers
-from jaxviz.scores._units import Logit
+from jaxviz.scores._classes import Logit
 
 
 def is_pytree(score: Any) -> bool:
@@ -66,9 +66,9 @@ def checked(read: Callable[..., Any], part: Callable[[Any], Array] = lambda valu
 
 
 def fixed(score: Score, params: Any, images: Any) -> Score:
-    """Return a score that keeps the class which `images` are ranked as, when it is asked about changed ones."""
-    if isinstance(score, Logit) and score.target is None:
-        return dataclasses.replace(score, target=score.read(params, images).best())
+    """Return a score that keeps the class, and the pixels, of `images` when it is asked about changed ones."""
+    if isinstance(score, Logit) and (score.target is None or score.predicted):
+        return score.held(score.read(params, images))
     if isinstance(score, Sum):
         return dataclasses.replace(score, scores=tuple(fixed(part, params, images) for part in score.scores))
     return score

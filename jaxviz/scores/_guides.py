@@ -74,7 +74,7 @@ def resemblance(net: Net, params: Any, images: Images, *, layer: str) -> _Resemb
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        images: the guide, `(n, h, w, 3)` in [0, 1], of any size.
+        images: the guide, `(n, h, w, c)` in [0, 1], of any size.
         layer: a layer of image maps.
 
     Example:

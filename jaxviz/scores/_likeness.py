@@ -10,8 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxviz._options import check_batch
@@ -19,8 +17,10 @@ from jaxviz._types import Images, Net
 from jaxviz.fast._swap import accelerate
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import layers as layers_of
+from jaxviz.program._image_channels import known_channels
 from jaxviz.program._outputs import Reading, read
 from jaxviz.scores._algebra import Read, as_numbers, static
+from jaxviz.scores._masks import fitted, mask_of
 
 Layers = str | Sequence[str] | Mapping[str, float]
 """Names, of equal weight, or a weight for each name."""
@@ -137,7 +137,7 @@ class GramMatch(_Match):
         return {name: reading.as_map(name) for name in self.layers}
 
     def found(self, name: str, value: Array) -> Array:
-        return gram(value, mask=_fitted(self.where, value))
+        return gram(value, mask=fitted(self.where, value))
 
 
 def match_features(net: Net, params: Any, images: Images, layers: Layers) -> FeatureMatch:
@@ -150,7 +150,7 @@ def match_features(net: Net, params: Any, images: Images, layers: Layers) -> Fea
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        images: `(n, h, w, 3)` in [0, 1]: one for all images that are scored, or one for each. They are of one size,
+        images: `(n, h, w, c)` in [0, 1]: one for all images that are scored, or one for each. They are of one size,
             unless the layers have the same shape at any.
         layers: whose features: names, or a weight for each name, for a weighted mean. They are any layers with an axis
             of images.
@@ -171,7 +171,8 @@ def match_features(net: Net, params: Any, images: Images, layers: Layers) -> Fea
     """
     check_batch("images", images)
     weights = proportions_of("layers", layers)
-    return FeatureMatch(net, weights, _features(net, tuple(weights), params, images))
+    with known_channels(net, params, images):
+        return FeatureMatch(net, weights, _features(net, tuple(weights), params, images))
 
 
 def match_grams(
@@ -192,7 +193,7 @@ def match_grams(
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        images: `(n, h, w, 3)` in [0, 1], of any size: one for all images that are scored, or one for each.
+        images: `(n, h, w, c)` in [0, 1], of any size: one for all images that are scored, or one for each.
         layers: whose Gram matrices: names, or a weight for each name, for a weighted mean. They are layers of maps.
         masks: which part of the given images counts, in [0, 1]: `(h, w)`, or `(n, h, w)`; None: all.
         where: where in the images that are scored their texture belongs, in [0, 1]: `(h, w)` or `(n, h, w)`, resized to
@@ -220,7 +221,8 @@ def match_grams(
     weights = proportions_of("layers", layers)
     mask = None if masks is None else mask_of("masks", masks, images.shape[1:3])
     region = None if where is None else mask_of("where", where)
-    return GramMatch(net, weights, grams_of(net, tuple(weights), params, images, mask), region)
+    with known_channels(net, params, images):
+        return GramMatch(net, weights, grams_of(net, tuple(weights), params, images, mask), region)
 
 
 @compiled(static_argnums=(0, 1))
@@ -253,15 +255,7 @@ def grams_of(
             )
         return {name: reading.as_map(name) for name in names}
 
-    return {name: gram(value, mask=_fitted(mask, value)) for name, value in accelerate(maps)(params, images).items()}
-
-
-def _fitted(mask: Array | None, value: Array) -> Array | None:
-    """Return a mask at the size of a layer."""
-    if mask is None:
-        return None
-    size = (len(mask), *value.shape[1:3])
-    return jnp.clip(jax.image.resize(mask, size, "linear", antialias=True), 0, 1).astype(value.dtype)
+    return {name: gram(value, mask=fitted(mask, value)) for name, value in accelerate(maps)(params, images).items()}
 
 
 def proportions_of(what: str, names: Layers) -> dict[str, float]:
@@ -275,21 +269,3 @@ def proportions_of(what: str, names: Layers) -> dict[str, float]:
     if not total > 0 or min(proportions.values()) < 0:
         raise ValueError(f"{what}: expected weights of at least 0, not all of them 0, got {proportions}")
     return {name: share / total for name, share in proportions.items()}
-
-
-def mask_of(name: str, mask: Any, size: tuple[int, ...] | None = None) -> Float[Array, "n h w"]:
-    """Return a mask of one image or of several as floats; raise ValueError for what is none, or of another size."""
-    shape = jnp.shape(mask)
-    if len(shape) not in (2, 3) or (size is not None and shape[-2:] != size):
-        expected = "(h, w) or (n, h, w)" if size is None else f"the size of its image, {size}"
-        raise ValueError(f"{name}: expected {expected}, got shape {shape}")
-    if not isinstance(mask, Tracer):
-        values = np.asarray(mask, np.float32)  # not a jax.Array: under an outer jit, what one computes of it is traced
-        low, high = float(values.min()), float(values.max())  # NaN if there is one
-        told = f"{name}: expected finite numbers in [0, 1]"
-        if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise ValueError(f"{told}, got {low:g} to {high:g}; divide 0 to 255 by 255")
-        if not (values.reshape(-1, *shape[-2:]).max((1, 2)) > 0).all():
-            raise ValueError(f"{told}, some above 0, got a mask that matches nothing")
-    array = jnp.asarray(mask).reshape(-1, *shape[-2:])
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)

@@ -1,5 +1,6 @@
 """Gradient ascent: the image that a unit, a channel, a class responds to most."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from jax.typing import ArrayLike
 from jaxviz._options import check_function, check_least_zero, check_number, check_optimizer, check_run
 from jaxviz._types import Key, Score
 from jaxviz.data._sharding import over_devices
-from jaxviz.image._checks import check_finite, check_range, sides_of
+from jaxviz.image._checks import check_finite, check_range
 from jaxviz.program._edit import dtype_of
+from jaxviz.program._image_channels import Size, accepted, split_size
 from jaxviz.scores._algebra import lengths_of
 from jaxviz.scores._calls import as_data, check_score
 from jaxviz.synthesis._adam import adam
@@ -31,11 +33,11 @@ def ascend(
     params: Any,
     key: Key,
     *,
-    size: int | tuple[int, int] = 224,
+    size: int | tuple[int, ...] = 224,
     steps: int = 512,
     learning_rate: float | None = None,
     basis: Basis = fourier,
-    start: ArrayLike | tuple[float, float, float] | None = None,
+    start: ArrayLike | tuple[float, ...] | None = None,
     penalties: Sequence[tuple[ArrayLike, Penalty]] = (),
     transform: Transform | None = _ROBUST,
     revive: bool = True,
@@ -57,12 +59,13 @@ def ascend(
             images, optimized side by side.
         params: the network's parameters.
         key: of the start and of the transformations. The same key gives the same bits.
-        size: of the images in pixels: one side, or (h, w).
+        size: of the images in pixels: one side, (h, w), or (h, w, c) with the number of channels. Where it does not say
+            that, images are RGB, or what a network takes that does not take RGB: colors are decorrelated in RGB only.
         steps: how many.
         learning_rate: of Adam; None: 0.05.
         basis: what is optimized: `fourier`, `pixels`, `maco` (phases only), or a function `(height, width) ->
-            Parameterization` of your own.
-        start: where to begin: a brightness, a color `(3,)`, an image or one image for each, in [0, 1]; None: the
+            Parameterization` of your own; for images that are no RGB it takes `channels=c`, too.
+        start: where to begin: a brightness, a color `(c,)`, an image or one image for each, in [0, 1]; None: the
             basis's noise.
         penalties: pairs of a weight and a function `images -> (n,)` that is to be small, such as `l2` and
             `total_variation`.
@@ -83,7 +86,8 @@ def ascend(
 
     Raises:
         DivergedError: if the score stops being finite; its `found` has the last good images.
-        ValueError: for a start that is no image of this size, for options that are out of range or of another kind,
+        ValueError: for a start that is no image of this size, for a network that takes several numbers of channels but
+            not 3, if the size has none, for options that are out of range or of another kind,
             and for a learning rate beside an optimizer, which would be ignored.
 
     Example:
@@ -109,12 +113,11 @@ def ascend(
     """
     check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
     _check(transform, optimizer, learning_rate, penalties)
-    height, width = sides_of(size)
-    form = parameterized(basis, height, width)
+    check = functools.partial(check_score, score, params)
+    shape = accepted(check, params, _sized_as(size, start), count=_batch(score))[0].shape
+    form = parameterized(basis, *shape[1:])
     start_key, step_key = jax.random.split(key)
-    shape = (_batch(score), height, width, 3)
     first = _start(form, start, start_key, shape)
-    check_score(score, params, jax.ShapeDtypeStruct(shape, dtype_of(params)))
     weighted = tuple(Weighted(weight, penalty) for weight, penalty in penalties)
     first, (step_key, score, params, weighted) = over_devices(first, (step_key, as_data(score), params, weighted))
     run = render(
@@ -151,6 +154,14 @@ def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -
         check_number("the weight of a penalty", pair[0], "", np.isfinite)
 
 
+def _sized_as(size: Size, start: Any) -> Size:
+    """Return a size with the number of channels that a start has, if that is an image or a color."""
+    sides, channels = split_size(size)
+    shape = () if start is None or isinstance(start, str) else np.shape(start)
+    told = len(shape) == 1 or shape[-3:-1] == sides
+    return (*sides, shape[-1]) if channels is None and told and shape[-1] > 1 else size
+
+
 def _start(form: Parameterization, start: Any, key: Key, shape: tuple[int, ...]) -> Any:
     if start is None:
         return form.init(key, shape[0])
@@ -162,8 +173,8 @@ def _start(form: Parameterization, start: Any, key: Key, shape: tuple[int, ...])
         images = jnp.broadcast_to(jnp.asarray(start, jnp.result_type(float)), shape)
     except ValueError:
         raise ValueError(
-            f"start: expected a brightness, a color (3,), an image {shape[1:]} or {shape[0]} of them, got shape "
-            f"{jnp.shape(start)}; resize it, or give its size as `size`"
+            f"start: expected a brightness, a color ({shape[-1]},), an image {shape[1:]} or {shape[0]} of them, got "
+            f"shape {jnp.shape(start)}; resize it, or give its size as `size`"
         ) from None
     return form.variables(images)
 

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._types import Images, at_least_float32
-from jaxviz.image._arrays import LUMINANCE
+from jaxviz.image._channels import luminance
 from jaxviz.synthesis._octaves import resized
 
-Image = Float[Array, "_ _ 3"]
-Pictures = Float[Array, "*_ _ _ 3"]
-"""An image `(h, w, 3)`, or several of one size, `(n, h, w, 3)`."""
-Batch = Float[Array, "_ _ _ 3"]
+Image = Float[Array, "_ _ c"]
+Pictures = Float[Array, "*_ _ _ _"]
+"""An image `(h, w, c)`, or several of one size, `(n, h, w, c)`."""
+Batch = Float[Array, "_ _ _ _"]
 """Images whose number and size need not be those of another argument."""
 
 
@@ -26,13 +26,11 @@ def colored(colors: str, content: Batch, styles: list[Batch]) -> tuple[Batch, li
     if colors == "match":
         return content, [color_matched(style, content) for style in each]
     if colors == "luminance":
-        gray = _luminance(content)
-        return _gray(gray), [_gray(_same_moments(_luminance(style), gray)) for style in each]
+        if content.shape[-1] != 3:
+            raise ValueError(f"colors: 'luminance' is of RGB, expected 3 channels, got {content.shape[-1]}")
+        gray = luminance(content)
+        return _gray(gray), [_gray(_same_moments(luminance(style), gray)) for style in each]
     raise ValueError(f"colors: expected 'style', 'luminance' or 'match', got {colors!r}")
-
-
-def _luminance(images: Images) -> Float[Array, "n _ _"]:
-    return jnp.matmul(images, jnp.asarray(LUMINANCE, images.dtype), precision="highest")
 
 
 def _gray(luminance: Float[Array, "n _ _"]) -> Images:
@@ -50,7 +48,7 @@ def _same_moments(values: Array, others: Array) -> Array:
 def with_chroma(content: Batch, painted: Batch) -> Batch:
     """Return the brightness of images in the colors of others."""
     original = resized(content, painted.shape[1:3])
-    return jnp.clip(original + (_luminance(painted) - _luminance(original))[..., None], 0, 1)
+    return jnp.clip(original + (luminance(painted) - luminance(original))[..., None], 0, 1)
 
 
 @jax.vmap
@@ -59,14 +57,16 @@ def color_matched(style: Image, content: Image) -> Image:
     wide = style.astype(at_least_float32(style.dtype))
     (mean, root), (wanted_mean, wanted_root) = (_color_moments(x.astype(wide.dtype)) for x in (style, content))
     change = jnp.matmul(wanted_root, jnp.linalg.inv(root), precision="highest")
-    row = lambda color: color.reshape(1, 1, 3)
+    row = lambda color: color.reshape(1, 1, -1)
     matched = jnp.matmul(wide - row(mean), change.T, precision="highest") + row(wanted_mean)
     return jnp.clip(matched, 0, 1).astype(style.dtype)
 
 
 def _color_moments(image: Image) -> tuple[Array, Array]:
     """Return the mean color and the square root of the covariance, a little larger so that it can be inverted."""
-    pixels = image.reshape(-1, 3)
-    covariance = jnp.cov(pixels, rowvar=False) + 1e-5 * jnp.eye(3, dtype=image.dtype)
+    channels = image.shape[-1]
+    pixels = image.reshape(-1, channels)
+    covariance = jnp.cov(pixels, rowvar=False).reshape(channels, channels)
+    covariance += 1e-5 * jnp.eye(channels, dtype=image.dtype)
     values, vectors = jnp.linalg.eigh(covariance)
     return pixels.mean(0), (vectors * jnp.sqrt(values)[None]) @ vectors.T

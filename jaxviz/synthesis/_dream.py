@@ -12,6 +12,7 @@ from jaxviz._options import check_batch, check_count, check_least_zero, check_ru
 from jaxviz._types import Images, Key, Score
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._arrays import resize
+from jaxviz.program._image_channels import known_channels
 from jaxviz.scores._algebra import one_per_image
 from jaxviz.scores._calls import as_data, check_score
 from jaxviz.synthesis._minimize import Look, Part, Synthesis, Watch, follow, in_stages, iterate, looks
@@ -42,7 +43,7 @@ def dream(
         score: what to have more of; `energy(net, layer)` is DeepDream's.
         params: the network's parameters.
         key: of the jitter. The same key gives the same bits.
-        images: `(n, h, w, 3)` in [0, 1].
+        images: `(n, h, w, c)` in [0, 1].
         octaves: sizes to dream at, the last being the images' own.
         octave_scale: ratio between them.
         steps: in each octave.
@@ -73,9 +74,10 @@ def dream(
     check_run(steps=steps, every=every, callback=callback)
     check_least_zero("step_size", step_size)
     check_count("jitter", jitter, least=0)
-    check_score(score, params, images)
+    with known_channels(score, params, images):
+        check_score(score, params, images)
     sizes = octave_sizes(images.shape[1:3], octaves, octave_scale)
-    smallest = jax.ShapeDtypeStruct((len(images), *sizes[0], 3), images.dtype)
+    smallest = jax.ShapeDtypeStruct((len(images), *sizes[0], images.shape[-1]), images.dtype)
     try:
         check_score(score, params, smallest)
     except (ValueError, TypeError) as error:  # a network of one size only may fail in any way
@@ -118,7 +120,7 @@ def dream_zoom(
         score: what to have more of, as for `dream`.
         params: the network's parameters.
         key: of the jitter; frame i gets `jax.random.fold_in(key, i)`.
-        images: `(n, h, w, 3)` in [0, 1]: before the first frame, or to go on, the last frame that was made.
+        images: `(n, h, w, c)` in [0, 1]: before the first frame, or to go on, the last frame that was made.
         frames: how many there are to be.
         zoom: fraction of each side that is gone from one frame to the next.
         first: number of the first frame to make.

@@ -11,9 +11,10 @@ from jaxtyping import Key as PRNGKey
 
 from jaxviz._options import check_array
 from jaxviz._types import Key, at_least_float32
+from jaxviz.image._channels import is_picture
 from jaxviz.image._checks import check_finite, check_range, sides_of
 
-# The authors' constants. Errors are means over the three channels, so that a gray sample has those of the paper.
+# The authors' constants. Errors are means over channels, so that a gray sample has those of the paper.
 _TOLERANCE = 0.1  # how much worse than the best match a match may be
 _MAX_ERROR = 0.3  # beyond it a pixel waits for more of its neighbors to be known
 _GROWTH = 1.1  # of the largest error, when all pixels wait
@@ -26,7 +27,7 @@ _BATCH = 8  # how many are: enough for a convolution to be efficient, few enough
 class _Sample(NamedTuple):
     """Colors about their mean, for accuracy, with the sum of their squares; and what every row of a window holds."""
 
-    pixels: Float[Array, "h w 4"]
+    pixels: Float[Array, "h w c+1"]
     strips: Float[Array, "h across strip"]
 
 
@@ -56,8 +57,8 @@ class _Round(NamedTuple):
 
 
 def efros_leung(
-    key: Key, image: Float[Array, "h w 3"], *, size: int | tuple[int, int], window: int = 11
-) -> Float[Array, "height width 3"]:
+    key: Key, image: Float[Array, "h w c"], *, size: int | tuple[int, int], window: int = 11
+) -> Float[Array, "height width c"]:
     """Grow a texture outward from a seed, each pixel copied from where the sample's surroundings look most alike.
 
     A patch of 3x3 pixels of the sample is put in the middle. Each pass lists the unknown pixels beside known ones,
@@ -72,16 +73,16 @@ def efros_leung(
 
     Args:
         key: of the seed, the order and the picks. The same key gives the same bits.
-        image: the sample, `(h, w, 3)` in [0, 1], with at least one whole window.
+        image: the sample, `(h, w, c)` in [0, 1], with at least one whole window.
         size: of the result, `(height, width)` in pixels, one number if they are equal.
         window: side of the square neighborhood in pixels, odd and at least 3. It should span what repeats in the
             texture: a smaller one loses the order, a much larger one copies whole pieces of the sample.
 
     Returns:
-        `(height, width, 3)`, every pixel one of the sample's.
+        `(height, width, c)`, every pixel one of the sample's.
 
     Raises:
-        ValueError: for an image that is not `(h, w, 3)` of floats in [0, 1] or smaller than the window, an even window,
+        ValueError: for an image that is not `(h, w, c)` of floats in [0, 1] or smaller than the window, an even window,
             and a size of no pixels.
 
     Example:
@@ -99,11 +100,11 @@ def efros_leung(
     image = jnp.asarray(image)
     # Which pixels are picked has no slope; their colors have.
     source = _grown(key, jax.lax.stop_gradient(image), size=sides_of(size), window=int(window))
-    return image.reshape(-1, 3)[source]
+    return image.reshape(-1, image.shape[-1])[source]
 
 
 @functools.partial(jax.jit, static_argnames=("size", "window"))
-def _grown(key: Key, image: Float[Array, "h w 3"], *, size: tuple[int, int], window: int) -> Int[Array, "height width"]:
+def _grown(key: Key, image: Float[Array, "h w c"], *, size: tuple[int, int], window: int) -> Int[Array, "height width"]:
     """Return which pixel of the sample each pixel of the result is, counted row by row."""
     sample = _sample(image, window)
     reach = window // 2
@@ -128,7 +129,7 @@ def _grown(key: Key, image: Float[Array, "h w 3"], *, size: tuple[int, int], win
     return jax.lax.while_loop(unfinished, one_pass, start).source[inside]
 
 
-def _sample(image: Float[Array, "h w 3"], window: int) -> _Sample:
+def _sample(image: Float[Array, "h w c"], window: int) -> _Sample:
     values = image.astype(at_least_float32(image.dtype))
     values -= values.mean((0, 1), keepdims=True)
     pixels = jnp.concatenate([values, jnp.sum(values**2, -1, keepdims=True)], -1)
@@ -214,18 +215,19 @@ def _errors(sample: _Sample, around: Int[Array, "b window window"]) -> Float[Arr
     offsets = jnp.arange(window, dtype=sample.pixels.dtype) - window // 2
     gaussian = jnp.exp(-0.5 * (offsets / (window / 6.4)) ** 2)
     weights = jnp.where(around >= 0, (gaussian[:, None] * gaussian[None])[None], 0)
-    weights = weights / (3 * weights.sum((1, 2), keepdims=True))
-    values = sample.pixels.reshape(-1, 4)[jnp.maximum(around, 0)]
-    kernels = weights[..., None] * jnp.concatenate([-2 * values[..., :3], jnp.ones_like(values[..., :1])], -1)
+    channels = sample.pixels.shape[-1] - 1
+    weights = weights / (channels * weights.sum((1, 2), keepdims=True))
+    values = sample.pixels.reshape(-1, channels + 1)[jnp.maximum(around, 0)]
+    kernels = weights[..., None] * jnp.concatenate([-2 * values[..., :-1], jnp.ones_like(values[..., :1])], -1)
     products = jax.lax.conv_general_dilated(
-        sample.strips[None],  # whole rows of a window as channels: several times as fast as 4 channels on a CPU
-        jnp.moveaxis(kernels, 0, -1).reshape(window, 1, 4 * window, -1),
+        sample.strips[None],  # whole rows of a window as channels: several times as fast as a pixel's channels on a CPU
+        jnp.moveaxis(kernels, 0, -1).reshape(window, 1, (channels + 1) * window, -1),
         window_strides=(1, 1),
         padding="VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=jax.lax.Precision.HIGHEST,  # the terms nearly cancel
     )
-    squares = jnp.sum(weights * values[..., 3], axis=(1, 2))
+    squares = jnp.sum(weights * values[..., -1], axis=(1, 2))
     return jnp.maximum(jnp.moveaxis(products[0], -1, 0) + squares[:, None, None], 0)
 
 
@@ -241,10 +243,10 @@ def _picked(key: Key, errors: Float[Array, "down across"]) -> tuple[Int[Array, "
     return row, jnp.argmax(jnp.cumsum(line) > rank - ends[row] + line.sum())
 
 
-def _check(image: Float[Array, "h w 3"], window: int) -> None:
+def _check(image: Float[Array, "h w c"], window: int) -> None:
     check_array("image", image)
-    if jnp.ndim(image) != 3 or image.shape[-1] != 3:
-        raise ValueError(f"expected one image (h, w, 3), got shape {jnp.shape(image)}; of a batch take images[0]")
+    if jnp.ndim(image) != 3 or not is_picture(image.shape):
+        raise ValueError(f"expected one image (h, w, c), got shape {jnp.shape(image)}; of a batch take images[0]")
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise ValueError(f"expected an image of floats in [0, 1], got {image.dtype}; divide bytes by 255")
     check_finite("image", image)

@@ -1,5 +1,6 @@
 """Fooling images: a small change, and the network says something else."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,9 +14,11 @@ from jaxviz._progress import Progress
 from jaxviz._types import Images, Net
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import dtype_of
+from jaxviz.program._image_channels import known_channels
+from jaxviz.program._returned import Output, array_of
 from jaxviz.scores._algebra import Index
 from jaxviz.scores._calls import check_score
-from jaxviz.scores._units import logit
+from jaxviz.scores._classes import logit
 from jaxviz.synthesis._ascent import ascend
 from jaxviz.synthesis._minimize import Synthesis
 from jaxviz.synthesis._parameterization import pixels
@@ -26,7 +29,7 @@ class _Fooled(NamedTuple):
     """Images that were changed until a network took them for another class."""
 
     images: Images
-    """`(n, h, w, 3)` in [0, 1]."""
+    """`(n, h, w, c)` in [0, 1]."""
     losses: Float[Array, " steps"]
     """Before each step: minus the sum of the logits of the target."""
     state: list[Array]
@@ -47,6 +50,7 @@ def fool(
     images: Images,
     *,
     target: Index,
+    output: Any = None,
     steps: int = 100,
     step_size: float = 0.225,
     revive: bool = True,
@@ -62,8 +66,9 @@ def fool(
     Args:
         net: a classifier, `(n, classes)` out.
         params: its parameters.
-        images: `(n, h, w, 3)` in [0, 1].
+        images: `(n, h, w, c)` in [0, 1].
         target: the class to be taken for, or one for each image; a negative one counts from the end.
+        output: which part the network returns are the logits, as for `logit`.
         steps: at most.
         step_size: length of a step over all pixels and colors together, in units of brightness.
         revive: whether blocked ReLUs pass a gradient, as in `ascend`.
@@ -95,10 +100,12 @@ def fool(
     if np.shape(target) not in ((), (len(images),)) or np.asarray(target).dtype.kind not in "iu":
         raise ValueError(f"target: expected the number of a class, or one for each of {len(images)}, got {target!r}")
     target = np.broadcast_to(np.asarray(target), len(images))
-    score = logit(net, target)
-    check_score(score, params, images)
-    target = target % jax.eval_shape(net, params, images.astype(dtype_of(params))).shape[-1]  # -1 is the last
-    fooled = lambda images: _classes(net, params, images) == target
+    score, part = logit(net, target, output=output), Output.of(output)
+    with known_channels(score, params, images):
+        check_score(score, params, images)
+    logits = functools.partial(_logits, net, part)
+    target = target % jax.eval_shape(logits, params, images).shape[-1]  # -1 is the last
+    fooled = lambda images: _classes(net, part, params, images) == target
     if jnp.all(succeeded := fooled(images)):
         return Fooled(jnp.asarray(images), jnp.zeros(0), [], False, succeeded).told("fool", 0, steps)
 
@@ -112,7 +119,7 @@ def fool(
         score,
         params,
         jax.random.key(0),  # nothing here is random
-        size=(images.shape[1], images.shape[2]),
+        size=images.shape[1:],
         basis=pixels,
         start=images,
         transform=None,
@@ -129,6 +136,10 @@ def _made(found: Synthesis, succeeded: Array) -> Fooled:
     return Fooled(*found, succeeded).told("fool", found.done, found.total)
 
 
-@compiled(static_argnums=0)
-def _classes(net: Net, params: Any, images: Images) -> Int[Array, " n"]:
-    return jnp.argmax(net(params, images.astype(dtype_of(params))), -1)
+@compiled(static_argnums=(0, 1))
+def _classes(net: Net, output: Output, params: Any, images: Images) -> Int[Array, " n"]:
+    return jnp.argmax(_logits(net, output, params, images), -1)
+
+
+def _logits(net: Net, output: Output, params: Any, images: Images) -> Float[Array, "n k"]:
+    return array_of(net(params, images.astype(dtype_of(params))), output)

@@ -49,7 +49,7 @@ def invert(
         params: its parameters.
         key: of the start. Copies of one image in `images` start from different noise: what they differ in is what the
             layer does not see.
-        images: `(n, h, w, 3)` in [0, 1]; each is inverted by itself.
+        images: `(n, h, w, c)` in [0, 1]; each is inverted by itself.
         layer: whose features.
         steps: how many. 250 leave 0.2% to 0.3% at VGG-16's relu3_3 and 1% to 3% at relu5_3.
         smoothness: weight of the total variation.
@@ -88,7 +88,7 @@ def invert(
     check_positive("beta", beta)
     if optimizer is not None:
         check_optimizer(optimizer)
-    form = parameterized(basis, images.shape[1], images.shape[2])
+    form = parameterized(basis, *images.shape[1:])
     if start is not None and jnp.shape(start) != images.shape:
         raise ValueError(f"start: expected the images' shape {images.shape}, got {jnp.shape(start)}")
     if start is not None:

@@ -302,7 +302,7 @@ class _Synthesis(NamedTuple):
     """Images that were made, or are being made, step by step."""
 
     images: Images
-    """`(n, h, w, 3)` in [0, 1]."""
+    """`(n, h, w, c)` in [0, 1]."""
     losses: Float[Array, " steps"]
     """Before each step."""
     state: list[Array]

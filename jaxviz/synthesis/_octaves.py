@@ -8,7 +8,7 @@ from jaxviz._types import Images
 from jaxviz.image._arrays import resize
 
 
-def resized(images: Images, size: tuple[int, ...]) -> Float[Array, "n _ _ 3"]:
+def resized(images: Images, size: tuple[int, ...]) -> Float[Array, "n _ _ c"]:
     """Return images of another size that are in [0, 1] again: what a cubic overshoots is no detail of theirs."""
     return jnp.clip(resize(images, (size[0], size[1])), 0, 1)
 

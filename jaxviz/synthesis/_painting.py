@@ -102,11 +102,13 @@ def noise_like(sample: Batch, key: Key, size: tuple[int, int]) -> Batch:
     does not have would stand out.
     """
     wide = at_least_float32(sample.dtype)
-    pixels = sample.reshape(len(sample), -1, 3).astype(wide)
-    values, vectors = jnp.linalg.eigh(jax.vmap(lambda x: jnp.cov(x.T, bias=True))(pixels))
+    channels = sample.shape[-1]
+    pixels = sample.reshape(len(sample), -1, channels).astype(wide)
+    covariance = jax.vmap(lambda x: jnp.cov(x.T, bias=True).reshape(channels, channels))(pixels)
+    values, vectors = jnp.linalg.eigh(covariance)
     scaled = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None]
     root = jnp.matmul(scaled, jnp.swapaxes(vectors, 1, 2)).astype(sample.dtype)
-    noise = jax.random.normal(key, (len(sample), *size, 3), sample.dtype)
+    noise = jax.random.normal(key, (len(sample), *size, channels), sample.dtype)
     return sample.mean((1, 2), keepdims=True) + jnp.matmul(noise, root[:, None])
 
 

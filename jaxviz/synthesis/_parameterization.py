@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,14 @@ from jaxviz._types import Images, Key
 # A square root of the covariance of colors over ImageNet, as published with lucid; columns are decorrelated axes.
 _COLOR_SQRT = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
 COLOR_BASIS = _COLOR_SQRT / np.linalg.norm(_COLOR_SQRT, axis=0).max()
+
+
+def color_basis(channels: int) -> np.ndarray:
+    """Return the matrix from decorrelated colors to RGB; other channels count as gray, each by itself.
+
+    Their contrast is that of gray in RGB: the first decorrelated color is nearly gray.
+    """
+    return COLOR_BASIS if channels == 3 else float(COLOR_BASIS[:, 0].mean()) * np.eye(channels)
 
 
 class Parameterization(NamedTuple):
@@ -50,40 +59,56 @@ class _Method:
         return f"{self.of}.{self.name}"
 
 
-Basis = Callable[[int, int], Parameterization]
-"""`basis(height, width)`: `fourier`, `pixels`, `maco` or one of your own.
+Basis = Callable[..., Parameterization]
+"""`basis(height, width)`: `fourier`, `pixels`, `maco` or one of your own. For images that are no RGB it is called with
+`channels=c`, too.
 
 A basis whose functions are equal for equal arguments, such as methods that `Parameterization.of` takes of a frozen
 dataclass, is compiled once.
 """
 
 
-def parameterized(basis: Basis, height: int, width: int) -> Parameterization:
+def parameterized(basis: Basis, height: int, width: int, channels: int = 3) -> Parameterization:
     """Return a basis of a size; raise ValueError for what is none."""
     check_function("basis", basis, "fourier, pixels, maco or a function (height, width) -> Parameterization")
-    form = basis(height, width)
+    if channels != 3 and not _takes_channels(basis):
+        raise ValueError(
+            f"basis: expected a function (height, width, *, channels) for images of {channels} channels, got one that "
+            f"takes no channels, {basis!r}; fourier, pixels and maco take them"
+        )
+    form = basis(height, width) if channels == 3 else basis(height, width, channels=channels)
     if not isinstance(form, Parameterization):
         raise ValueError(f"basis: expected a function that returns a Parameterization, got one that returns {form!r}")
     return form
 
 
-def _check_sides(height: int, width: int) -> None:
-    check_count("height", height)
-    check_count("width", width)
+def _takes_channels(basis: Basis) -> bool:
+    try:
+        inspect.signature(basis).bind(1, 1, channels=1)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_shape(height: int, width: int, channels: int) -> None:
+    for name, count in (("height", height), ("width", width), ("channels", channels)):
+        check_count(name, count)
 
 
 def pixels(
     height: int,
     width: int,
     *,
-    center: float | tuple[float, float, float] = 0.5,
-    spread: float | tuple[float, float, float] = 0.1,
+    channels: int = 3,
+    center: float | tuple[float, ...] = 0.5,
+    spread: float | tuple[float, ...] = 0.1,
 ) -> Parameterization:
     """Parameterize an image by itself: the variables are the pixels, kept in [0, 1].
 
     Args:
         height: of the images, in pixels.
         width: of the images, in pixels.
+        channels: of the images, 3 for RGB.
         center: the brightness or color around which the start is.
         spread: standard deviation of the start, or that of each color.
 
@@ -92,27 +117,32 @@ def pixels(
         >>> basis.images(basis.init(jax.random.key(0), 2)).shape
         (2, 4, 4, 3)
     """
-    _check_sides(height, width)
+    _check_shape(height, width, channels)
     check_number("center", center, "from 0 to 1", lambda x: (x >= 0) & (x <= 1))
     check_least_zero("spread", spread)
 
-    return Parameterization.of(_Pixels(height, width, _numbers(center), _numbers(spread)), bounds=(0.0, 1.0))
+    around = _numbers("center", center, channels), _numbers("spread", spread, channels)
+    return Parameterization.of(_Pixels(height, width, channels, *around), bounds=(0.0, 1.0))
 
 
-def _numbers(values: Any) -> tuple[float, ...]:
-    """Return one number, or one for each color, as what can be compared."""
-    return tuple(np.ravel(np.asarray(values, float)).tolist())
+def _numbers(name: str, values: Any, channels: int) -> tuple[float, ...]:
+    """Return one number, or one for each channel, as what can be compared."""
+    numbers = tuple(np.ravel(np.asarray(values, float)).tolist())
+    if len(numbers) not in (1, channels):
+        raise ValueError(f"{name}: expected one number, or one for each of {channels} channels, got {values!r}")
+    return numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pixels:
     height: int
     width: int
+    channels: int
     center: tuple[float, ...]
     spread: tuple[float, ...]
 
     def init(self, key: Key, n: int) -> Images:
-        noise = jax.random.normal(key, (n, self.height, self.width, 3))
+        noise = jax.random.normal(key, (n, self.height, self.width, self.channels))
         center, spread = (jnp.asarray(x, noise.dtype).reshape(1, 1, 1, -1) for x in (self.center, self.spread))
         return jnp.clip(center + spread * noise, 0, 1)
 
@@ -123,12 +153,15 @@ class _Pixels:
         return jnp.array(images)
 
 
-def fourier(height: int, width: int, *, decay: float = 1.0, spread: float = 0.01) -> Parameterization:
+def fourier(
+    height: int, width: int, *, channels: int = 3, decay: float = 1.0, spread: float = 0.01
+) -> Parameterization:
     """Parameterize by the Fourier transform, its coefficients scaled as in natural images, colors decorrelated.
 
     Args:
         height: of the images, in pixels.
         width: of the images, in pixels.
+        channels: of the images: 3 for RGB; 1 is gray, and others are independent of each other.
         decay: the power of frequency by which coefficients fall.
         spread: standard deviation of the start.
 
@@ -140,16 +173,17 @@ def fourier(height: int, width: int, *, decay: float = 1.0, spread: float = 0.01
 
     Olah, Mordvintsev & Schubert 2017, Feature Visualization.
     """
-    _check_sides(height, width)
+    _check_shape(height, width, channels)
     check_number("decay", decay, "", np.isfinite)
     check_least_zero("spread", spread)
-    return Parameterization.of(_Fourier(height, width, float(decay), float(spread)))
+    return Parameterization.of(_Fourier(height, width, channels, float(decay), float(spread)))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Fourier:
     height: int
     width: int
+    channels: int
     decay: float
     spread: float
 
@@ -158,13 +192,13 @@ class _Fourier:
         scale = np.sqrt(size) / frequencies**self.decay / 4  # lucid's contrast
         return jnp.asarray(scale[None, ..., None, None], dtype)
 
-    def init(self, key: Key, n: int) -> Float[Array, "n h f 3 2"]:
-        return self.spread * jax.random.normal(key, (n, self.height, self.width // 2 + 1, 3, 2))
+    def init(self, key: Key, n: int) -> Float[Array, "n h f c 2"]:
+        return self.spread * jax.random.normal(key, (n, self.height, self.width // 2 + 1, self.channels, 2))
 
-    def images(self, variables: Float[Array, "n h f 3 2"]) -> Images:
+    def images(self, variables: Float[Array, "n h f c 2"]) -> Images:
         return _colored(_inverse(variables * self._scale(variables.dtype), self.width))
 
-    def variables(self, images: Images) -> Float[Array, "n h f 3 2"]:
+    def variables(self, images: Images) -> Float[Array, "n h f c 2"]:
         spectrum = jnp.fft.rfft2(_decorrelated(images), axes=(1, 2))
         parts = jnp.stack([spectrum.real, spectrum.imag], -1)
         return parts / self._scale(parts.dtype)
@@ -178,7 +212,7 @@ class _Fourier:
 MACO_SPECTRUM = ((0.138, 1.258), (0.142, 1.207), (0.221, 1.108))
 
 
-def maco(height: int, width: int) -> Parameterization:
+def maco(height: int, width: int, *, channels: int = 3) -> Parameterization:
     """Parameterize by the phases of the Fourier transform alone: the magnitudes are those of photographs, and stay.
 
     They are a power of the frequency for each decorrelated color, which the mean over 600 photographs follows within
@@ -189,6 +223,8 @@ def maco(height: int, width: int) -> Parameterization:
     Args:
         height: of the images, in pixels.
         width: of the images, in pixels.
+        channels: of the images: 3 for RGB. Any other number of channels, such as 1 for gray, have the magnitudes of the
+            first of those colors, which is nearly gray, and phases of their own.
 
     Example:
         >>> basis = maco(8, 8)
@@ -198,27 +234,30 @@ def maco(height: int, width: int) -> Parameterization:
 
     Fel et al. 2023, Unlocking Feature Visualization for Deep Networks with MAgnitude Constrained Optimization.
     """
-    _check_sides(height, width)
-    return Parameterization.of(_Maco(height, width))
+    _check_shape(height, width, channels)
+    return Parameterization.of(_Maco(height, width, channels))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Maco:
     height: int
     width: int
+    channels: int
 
-    def init(self, key: Key, n: int) -> Float[Array, "n h f 3"]:
-        return jax.random.uniform(key, (n, self.height, self.width // 2 + 1, 3), minval=-np.pi, maxval=np.pi)
+    def init(self, key: Key, n: int) -> Float[Array, "n h f c"]:
+        shape = (n, self.height, self.width // 2 + 1, self.channels)
+        return jax.random.uniform(key, shape, minval=-np.pi, maxval=np.pi)
 
-    def images(self, phases: Float[Array, "n h f 3"]) -> Images:
-        amplitude, decay = (np.array(numbers) for numbers in zip(*MACO_SPECTRUM, strict=True))
+    def images(self, phases: Float[Array, "n h f c"]) -> Images:
+        colors = MACO_SPECTRUM if self.channels == 3 else MACO_SPECTRUM[:1] * self.channels
+        amplitude, decay = (np.array(numbers) for numbers in zip(*colors, strict=True))
         size, frequencies = self.height * self.width, _frequencies(self.height, self.width)
         magnitude = np.sqrt(size) * amplitude / frequencies[..., None] ** decay
         magnitude[0, 0] = 0  # the mean color is gray, whatever the phase
         directions = jnp.stack([jnp.cos(phases), jnp.sin(phases)], -1)
         return _colored(_inverse(directions * jnp.asarray(magnitude[None, ..., None], phases.dtype), self.width))
 
-    def variables(self, images: Images) -> Float[Array, "n h f 3"]:
+    def variables(self, images: Images) -> Float[Array, "n h f c"]:
         return jnp.angle(jnp.fft.rfft2(_decorrelated(images), axes=(1, 2)))
 
 
@@ -251,12 +290,14 @@ def _waves(size: int, frequencies: int, dtype: Any) -> tuple[Float[Array, "h f"]
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def _colored(signal: Float[Array, "n h w 3"]) -> Images:
-    return jax.nn.sigmoid(jnp.matmul(signal, jnp.asarray(COLOR_BASIS.T, signal.dtype), precision="highest"))
+def _colored(signal: Float[Array, "n h w c"]) -> Images:
+    basis = color_basis(signal.shape[-1]).T
+    return jax.nn.sigmoid(jnp.matmul(signal, jnp.asarray(basis, signal.dtype), precision="highest"))
 
 
-def _decorrelated(images: Images) -> Float[Array, "n h w 3"]:
+def _decorrelated(images: Images) -> Float[Array, "n h w c"]:
     """Undo `_colored`; black and white are infinitely far away there, so that the darkest 1/512 is taken for black."""
     inside = jnp.clip(images, 1 / 512, 1 - 1 / 512)
     signal = jnp.log(inside) - jnp.log1p(-inside)
-    return jnp.matmul(signal, jnp.asarray(np.linalg.inv(COLOR_BASIS.T), images.dtype), precision="highest")
+    basis = color_basis(images.shape[-1]).T
+    return jnp.matmul(signal, jnp.asarray(np.linalg.inv(basis), images.dtype), precision="highest")

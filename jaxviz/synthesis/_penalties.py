@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxviz._options import check_positive, check_rank
 from jaxviz._types import Images
-from jaxviz.image._arrays import IMAGENET_MEAN
+from jaxviz.image._arrays import IMAGENET_MEAN, per_color
 from jaxviz.program._compiled import HoldsFunctions
 from jaxviz.scores._algebra import static
 
@@ -20,7 +20,7 @@ def total_variation(images: Images, *, beta: ArrayLike = 2.0) -> Float[Array, " 
     """Return the mean over pixels and colors of `(dx² + dy²)^(beta / 2)`, the differences to the next pixels.
 
     Args:
-        images: `(n, h, w, 3)`.
+        images: `(n, h, w, c)`.
         beta: 2 is smooth; 1, the plain total variation, lets edges stand.
 
     Example:
@@ -62,6 +62,8 @@ class Weighted(HoldsFunctions):
 def l2(images: Images) -> Float[Array, " n"]:
     """Return the mean square of each image's difference from the mean color, for use as a penalty.
 
+    That is ImageNet's; of images that are no RGB, its mean brightness.
+
     Example:
         >>> import jax.numpy as jnp, jaxviz
         >>> print(jaxviz.l2(jnp.stack([jnp.full((4, 4, 3), 0.45), jnp.ones((4, 4, 3))])).round(3))
@@ -83,12 +85,8 @@ def alpha_norm(images: Images, *, alpha: ArrayLike) -> Float[Array, " n"]:
 
 def normalized_l2(images: Images) -> Float[Array, " n"]:
     """Return each image's `|I|²`, the sum of its squares, in the units of networks that normalize as for ImageNet."""
-    return jnp.sum(jnp.square(_centered(images) / _per_color(IMAGENET_STD, images.dtype)), (1, 2, 3))
+    return jnp.sum(jnp.square(_centered(images) / per_color(IMAGENET_STD, images)), (1, 2, 3))
 
 
 def _centered(images: Images) -> Images:
-    return images - _per_color(IMAGENET_MEAN, images.dtype)
-
-
-def _per_color(numbers: float | tuple[float, float, float], dtype: Any) -> Float[Array, "1 1 1 _"]:
-    return jnp.asarray(numbers, dtype).reshape(1, 1, 1, -1)
+    return images - per_color(IMAGENET_MEAN, images)

@@ -1,15 +1,18 @@
 """Options of `ascend` by the name of the paper that published them."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 
 from jaxviz._options import check_positive
-from jaxviz.image._arrays import IMAGENET_MEAN
+from jaxviz.image._arrays import IMAGENET_MEAN, colors_for
 from jaxviz.synthesis._lbfgs import Projected
-from jaxviz.synthesis._parameterization import maco, pixels
+from jaxviz.synthesis._parameterization import Parameterization, maco, pixels
 from jaxviz.synthesis._penalties import IMAGENET_STD, l2, normalized_l2
 from jaxviz.synthesis._steps import (
     blurring,
@@ -25,19 +28,32 @@ from jaxviz.synthesis._transforms import crops, rolls
 
 def _pixelwise(steps: int, *optimizers: optax.GradientTransformation, **options: Any) -> dict[str, Any]:
     """Return what the papers before 2017 share: pixels, from the mean color, that are not transformed."""
-    common = {"basis": pixels, "start": IMAGENET_MEAN, "transform": None, "steps": steps}
+    common = {"basis": Around(IMAGENET_MEAN, 0.0), "transform": None, "steps": steps}
     chained = optax.chain(*optimizers, clipping())
     return common | {"optimizer": Projected(chained.init, chained.update)} | options
 
 
+@dataclasses.dataclass(frozen=True)
+class Around:
+    """Pixels that start around a color of RGB; in images that are no RGB, all channels around its mean."""
+
+    center: tuple[float, ...]
+    spread: float | tuple[float, ...]
+
+    def __call__(self, height: int, width: int, *, channels: int = 3) -> Parameterization:
+        image = jax.ShapeDtypeStruct((height, width, channels), np.float64)
+        center, spread = (colors_for(numbers, image) for numbers in (self.center, self.spread))
+        return pixels(height, width, channels=channels, center=center, spread=spread)
+
+
 # What Yosinski et al. start from: the mean and noise of 10 units of 255. What the assignment starts from: noise of
 # deviation 1 in a network's own, normalized units. (Here it is clipped before the first step, there behind it.)
-_noisy_mean = functools.partial(pixels, center=IMAGENET_MEAN, spread=10 / 255)
-_noise = functools.partial(pixels, center=IMAGENET_MEAN, spread=IMAGENET_STD)
+_noisy_mean = Around(IMAGENET_MEAN, 10 / 255)
+_noise = Around(IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _yosinski(steps: int, first: optax.GradientTransformation, *others: optax.GradientTransformation) -> dict[str, Any]:
-    return _pixelwise(steps, first, *others, start=None, basis=_noisy_mean)
+    return _pixelwise(steps, first, *others, basis=_noisy_mean)
 
 
 # A rate of theirs is for pixels of 0 to 255, where gradients are 255 times smaller and steps 255 times larger.
@@ -50,7 +66,6 @@ RECIPES: dict[str, Callable[[float], dict[str, Any]]] = {
         normalized_steps(25.0 * rate, unit=IMAGENET_STD),
         clipping(),
         blurring(0.5, 10),
-        start=None,
         basis=_noise,
         penalties=((1e-3, normalized_l2),),
         transform=rolls(most=16),
@@ -77,7 +92,8 @@ def recipe(name: str, *, rate: float = 1.0) -> dict[str, Any]:
     """Return the options of `ascend` that a paper published: `ascend(score, params, key, **recipe("cs231n"))`.
 
     What was published for pixels of 0 to 255 or normalized ones is converted to [0, 1]; the mean is ImageNet's mean
-    color. A loop written as the sources' are gives the same images ("maco" excepted).
+    color, and its mean brightness for images that are no RGB. A
+    loop written as the sources' are gives the same images ("maco" excepted).
 
     - "simonyan": the lecture's four steps. From the mean color, steps along the gradient, with an L2 penalty. The
       paper gives no numbers: 200 steps of a length of 2, and a penalty of 10 times the mean square, are ours.

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxviz._options import check_untraced, check_watch, check_whole
+from jaxviz._options import check_count, check_untraced, check_watch
 from jaxviz._progress import Progress
 from jaxviz._types import Images, Key, Net
 from jaxviz.data._sharding import whole_shares
 from jaxviz.program._compiled import compiled
-from jaxviz.program._edit import dtype_of, shapes_of
+from jaxviz.program._edit import dtype_of, read_layers
+from jaxviz.program._image_channels import Size, accepted, split_size
 from jaxviz.scores._units import channel
 from jaxviz.synthesis._ascent import ascend
 from jaxviz.synthesis._minimize import DivergedError
@@ -25,7 +26,7 @@ class _Sheet(NamedTuple):
     """The images of the channels that are done."""
 
     images: Images
-    """`(n, h, w, 3)` in [0, 1]."""
+    """`(n, h, w, c)` in [0, 1]."""
     losses: Float[Array, " n"]
     """Of each image, minus its last score."""
     state: list[Array]
@@ -52,7 +53,7 @@ def sheet(
     *,
     layer: str,
     channels: Sequence[int] | None = None,
-    size: int = 96,
+    size: int | tuple[int, ...] = 96,
     steps: int = 256,
     batch_size: int = 16,
     basis: Basis = fourier,
@@ -70,7 +71,7 @@ def sheet(
         key: of the noise and the transformations. A channel starts from the same noise whatever the others are.
         layer: whose channels.
         channels: which of them, in order, negative ones counted from the end; None: all.
-        size: of each image, in pixels.
+        size: of each image, in pixels: one side, (h, w), or (h, w, c), as for `ascend`.
         steps: for each image.
         batch_size: images that are optimized at once; rounded up to a multiple of the number of local devices.
         basis: what is optimized: see `ascend`.
@@ -97,17 +98,15 @@ def sheet(
     """
     instead = "it puts batches together on the host, so call it outside of jit, vmap and grad"
     check_untraced("sheet", params, key, instead=instead)
-    for name, number in (("batch_size", batch_size), ("size", size)):
-        check_whole(name, number)
-    if batch_size < 1 or size < 1:
-        raise ValueError(f"expected a batch_size and a size of 1 or more, got {batch_size} and {size}")
+    check_count("batch_size", batch_size)
+    split_size(size)
     check_watch(1, callback)
-    wanted = _wanted(net, params, layer, channels, size)
+    shape, wanted = _wanted(net, params, layer, channels, size)
     share = whole_shares(min(batch_size, len(wanted)))
-    images, losses = [jnp.asarray(x) for x in resume] if resume else (jnp.zeros((0, size, size, 3)), jnp.zeros(0))
-    if len(images) > len(wanted) or images.shape[1:] != (size, size, 3):
+    images, losses = [jnp.asarray(x) for x in resume] if resume else (jnp.zeros((0, *shape)), jnp.zeros(0))
+    if len(images) > len(wanted) or images.shape[1:] != shape:
         raise ValueError("resume: this state is of a run of another kind or size; start over without it")
-    form, start = parameterized(basis, size, size), options.pop("start", None)
+    form, start = parameterized(basis, *shape), options.pop("start", None)
     found = _so_far(images, losses, wanted)
     while not found.finished:
         block = wanted[len(found.images) :][:share]
@@ -115,7 +114,7 @@ def sheet(
         score = channel(net, layer, padded)
         noise = form.images(_noise(form, key, padded)) if start is None else start
         watch = None if callback is None else functools.partial(_watch, callback, found, block)
-        how = {"size": size, "steps": steps, "basis": basis, "start": noise, "callback": watch} | options
+        how = {"size": shape, "steps": steps, "basis": basis, "start": noise, "callback": watch} | options
         try:
             made = ascend(score, params, key, **how)
         except DivergedError as error:
@@ -145,13 +144,17 @@ def _watch(callback: Callable[[Sheet], Any], found: Sheet, block: np.ndarray, ba
     return bool(callback(found._replace().told(what, found.done, found.total)))
 
 
-def _wanted(net: Net, params: Any, layer: str, channels: Sequence[int] | None, size: int) -> np.ndarray:
-    there = shapes_of(net, params, (layer,), (size, size))[layer][-1]
+def _wanted(
+    net: Net, params: Any, layer: str, channels: Sequence[int] | None, size: Size
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """Return the shape of each image, and the numbers of the channels."""
+    image, values = accepted(functools.partial(jax.eval_shape, read_layers(net, layer), params), params, size)
+    there = values[layer].shape[-1]
     wanted = np.arange(there) if channels is None else np.asarray(channels)
     whole = wanted.ndim == 1 and wanted.dtype.kind in "iu"
     if not whole or not len(wanted) or wanted.min() < -there or wanted.max() >= there:
         raise ValueError(f"channels: expected some of 0 to {there - 1}, the channels of {layer!r}, got {channels}")
-    return wanted % there  # -1 is the last
+    return image.shape[1:], wanted % there  # -1 is the last
 
 
 def _noise(form: Any, key: Key, channels: np.ndarray) -> Any:

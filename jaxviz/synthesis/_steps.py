@@ -16,8 +16,8 @@ from jaxtyping import Array, Float
 
 from jaxviz._options import check_count, check_number, check_positive
 from jaxviz._types import Images
-from jaxviz.image._arrays import blur
-from jaxviz.synthesis._penalties import _centered, _per_color
+from jaxviz.image._arrays import blur, per_color
+from jaxviz.synthesis._penalties import _centered
 
 
 def _after(change: Callable[[Images, Any], Images], every: int = 1) -> optax.GradientTransformationExtraArgs:
@@ -190,7 +190,7 @@ class _Normalized:
     unit: float | tuple[float, float, float]
 
     def __call__(self, updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
-        units = _per_color(self.unit, updates.dtype)
+        units = per_color(self.unit, updates)
         scaled = units * updates
         size = jnp.sqrt(jnp.sum(jnp.square(scaled), (1, 2, 3), keepdims=True))
         return -self.rate * units * scaled / jnp.where(size > 0, size, 1), state

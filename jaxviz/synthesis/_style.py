@@ -17,7 +17,8 @@ from jaxviz._options import check_least_zero, check_positive, check_run
 from jaxviz._types import Key, Net
 from jaxviz.image._checks import check_not_negative
 from jaxviz.scores._algebra import Summable
-from jaxviz.scores._likeness import GramMatch, Layers, grams_of, mask_of, match_features, proportions_of
+from jaxviz.scores._likeness import GramMatch, Layers, grams_of, match_features, proportions_of
+from jaxviz.scores._masks import mask_of
 from jaxviz.synthesis._colors import Batch, Pictures, colored, with_chroma
 from jaxviz.synthesis._minimize import Synthesis, Watch
 from jaxviz.synthesis._octaves import octave_sizes, resized
@@ -59,9 +60,9 @@ def stylize(
         net: any JAX function `net(params, images)`; the default layers are VGG's.
         params: its parameters.
         key: of the noise, if it starts there.
-        content: what to show, `(h, w, 3)` in [0, 1]; the result has its size. Or several, `(n, h, w, 3)`, each painted
+        content: what to show, `(h, w, c)` in [0, 1]; the result has its size. Or several, `(n, h, w, c)`, each painted
             by itself.
-        styles: the manner: an image of any size `(h, w, 3)`, or a list of several; each may also be `(n, h, w, 3)`, one
+        styles: the manner: an image of any size `(h, w, c)`, or a list of several; each may also be `(n, h, w, c)`, one
             for each content.
         content_weight: of the relative error of features.
         style_weights: of the relative error of Gram matrices; one for each of several styles, or one that they share.
@@ -119,6 +120,9 @@ def stylize(
     parts = _masks("style_masks", style_masks, manners)
     for what, several in (("styles", manners), ("masks", regions)):
         _check_counts(what, several, len(shown))
+    for manner in manners:
+        if manner.shape[-1] != shown.shape[-1]:
+            raise ValueError(f"styles: expected {shown.shape[-1]} channels, as the content has, got {manner.shape[-1]}")
     painted, manners = colored(colors, shown, manners)
     sizes = octave_sizes(shown.shape[1:3], octaves, 2.0)
     first = _start(start, key, painted, manners)

@@ -32,7 +32,7 @@ def sweep(
         options: its other options.
 
     Returns:
-        `(k, h, w, 3)`, an image for each value; of those up to where the callback ended it.
+        `(k, h, w, c)`, an image for each value; of those up to where the callback ended it.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz

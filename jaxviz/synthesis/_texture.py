@@ -43,7 +43,7 @@ def texture(
         net: any JAX function `net(params, images)`.
         params: its parameters.
         key: of the noise. The same key gives the same bits.
-        image: the sample, `(h, w, 3)` in [0, 1]; or several of one size, `(n, h, w, 3)`, each made an image by itself.
+        image: the sample, `(h, w, c)` in [0, 1]; or several of one size, `(n, h, w, c)`, each made an image by itself.
         layers: whose Gram matrices; with weights, if it is a mapping. The default is VGG's: each pool's first layer
             behind it; fewer of them, from the lowest, keep only finer structure.
         size: of the result in pixels, one side or (h, w); None: the sample's.

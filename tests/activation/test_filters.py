@@ -76,6 +76,19 @@ def test_no_kernel_or_several(params, kernel):
         jaxviz.filters(kernel.transpose(3, 2, 0, 1))  # PyTorch's order
 
 
+def test_kernels_of_other_channels_are_found_where_they_are_asked_for(kernel):
+    some = {"gray": kernel[:, :, :1], "deep": jnp.ones((3, 3, 4, 8)), "bands": jnp.ones((5, 5, 6, 2))}
+    np.testing.assert_array_equal(
+        jaxviz.filters(some, channels=1, normalize=False), jnp.moveaxis(kernel[:, :, :1], -1, 0)
+    )
+    assert jaxviz.filters(some, channels=6).shape == (2, 5, 5, 6)
+    assert jaxviz.montage(jaxviz.filters(some, channels=1), columns=4, gap=1).shape == (5, 31, 3)
+    with pytest.raises(
+        ValueError, match=r"\(kh, kw, 3, out\) .*none; .* among .*\['gray'\] \(5, 7, 1, 4\).*channels=\.\.\."
+    ):
+        jaxviz.filters(some)
+
+
 def test_kernels_in_pytorchs_order(kernel):
     square = kernel[:, :5]  # (5, 5, 3, 4)
     layers = {"conv1": jnp.transpose(square, (3, 2, 0, 1)), "conv2": jnp.ones((64, 64, 3, 3))}

@@ -154,6 +154,31 @@ def test_a_class_without_weights_has_a_map_of_zeros_and_not_of_nan(row, small_pa
     np.testing.assert_array_equal(row.call(score(), blind, images), 0.0)
 
 
+def seen_by_some(params, images, channels, place):
+    """Return parameters and images of so many channels, of which the network only looks at those that `images` has."""
+    before, after = place, channels - images.shape[-1] - place
+    kernel = jnp.pad(params["w1"], ((0, 0), (0, 0), (before, after), (0, 0)))
+    others = jax.random.uniform(jax.random.key(3), (*images.shape[:3], channels))
+    return params | {"w1": kernel}, others.at[..., before : channels - after].set(images)
+
+
+@every
+def test_images_have_any_number_of_channels(row, maps, small_params, images):
+    """What RGB has a map of, has it among twelve channels, nine of them without an effect; and gray as red alone."""
+    wide_params, wide = seen_by_some(small_params, images, 12, 5)
+    found = row.call(score(), wide_params, wide)
+    assert found.shape == (wide.shape if row.colors else wide.shape[:3])
+    if row is not METHODS["smoothgrad"]:  # whose noise is another one for each shape
+        expected = jnp.pad(maps(row.call), ((0, 0),) * 3 + ((5, 4),)) if row.colors else maps(row.call)
+        np.testing.assert_allclose(found, expected, atol=row.tolerance)
+    red = small_params | {"w1": small_params["w1"][:, :, :1]}
+    gray = row.call(score(), red, images[..., :1])
+    in_color = row.call(score(), *seen_by_some(red, images[..., :1], 3, 0))
+    if row is not METHODS["smoothgrad"]:
+        np.testing.assert_allclose(gray, in_color[..., :1] if row.colors else in_color, atol=row.tolerance)
+    assert gray.std() > 1e-5
+
+
 SCORES = {
     r"one number per image, here \(2,\); this one gave \(2, 5, 1\); jaxviz.logit": (
         lambda p, x: small_net(p, x)[..., None]
@@ -162,8 +187,8 @@ SCORES = {
     "no class 5: expected 0 to 4": score(5),
 }
 IMAGES = {
-    r"images \(n, h, w, 3\), got shape \(12, 10, 3\); one image is image\[None\]": lambda x: x[0],
-    r"images \(n, h, w, 3\), got shape \(2, 12, 10, 1\)": lambda x: x[..., :1],
+    r"images \(n, h, w, c\), got shape \(12, 10, 3\); one image is image\[None\]": lambda x: x[0],
+    r"images \(n, h, w, 3\), which this network takes, got shape \(2, 12, 10, 1\)": lambda x: x[..., :1],
     r"images of floats in \[0, 1\], got uint8; divide bytes by 255": lambda x: (255 * x).astype(jnp.uint8),
     "images: expected finite numbers, got 1 that are NaN or infinite": lambda x: x.at[0, 1, 2, 0].set(jnp.nan),
     "images: expected finite numbers, got 3 that are NaN or infinite": lambda x: x.at[1, 1, 2].set(-jnp.inf),

@@ -226,7 +226,7 @@ def test_a_score_that_sees_no_image_does_not_drop(images):
 @pytest.mark.usefixtures("users_view")
 @every_method
 def test_errors(fn, small_params, images):
-    with pytest.raises(ValueError, match=r"images \(n, h, w, 3\), got shape \(12, 10, 3\); one image is image\[None\]"):
+    with pytest.raises(ValueError, match=r"images \(n, h, w, c\), got shape \(12, 10, 3\); one image is image\[None\]"):
         fn(score(), small_params, images[0])
     with pytest.raises(ValueError, match="images: expected finite numbers, got 1 that are NaN or infinite"):
         fn(score(), small_params, images.at[0, 1, 2, 0].set(jnp.nan))

@@ -313,7 +313,7 @@ def test_errors(small_params, images):
         jaxviz.lrp(score(), small_params, images, rule="alphabeta")
     with pytest.raises(ValueError, match="baseline: expected 'blur', a number, a color or an image, got 'white'"):
         jaxviz.lrp(score(), small_params, images, baseline="white")
-    with pytest.raises(ValueError, match=r"images \(n, h, w, 3\), got shape \(12, 10, 3\); one image is image\[None\]"):
+    with pytest.raises(ValueError, match=r"images \(n, h, w, c\), got shape \(12, 10, 3\); one image is image\[None\]"):
         jaxviz.lrp(score(), small_params, images[0])
     with pytest.raises(ValueError, match="images: expected finite numbers, got 1 that are NaN or infinite"):
         jaxviz.lrp(score(), small_params, images.at[0, 1, 2, 0].set(jnp.nan))

@@ -332,7 +332,11 @@ class _Tensor:
         (lambda x: x[:0], r"expected at least one image of at least one pixel, got shape \(0, 32, 32, 3\)"),
         (lambda x: x[:, :0], "expected at least one image of at least one pixel"),
         (lambda x: x[0], r"one image is image\[None\]"),
-        (lambda x: x[..., :1], r"jnp\.repeat\(images, 3, axis=-1\); for a network of gray images"),
+        (
+            lambda x: x[..., :1],
+            r"\(n, h, w, 3\), which this network takes, .* with 1 channel; .*jnp\.repeat\(images, 3, axis=-1",
+        ),
+        (lambda x: x[..., :2], r"\(n, h, w, 3\), which this network takes, got shape \(2, 32, 32, 2\) with 2 channels"),
         (lambda x: x[..., 0], r"jnp\.repeat\(images\[\.\.\., None\], 3"),
         (lambda x: x[0, ..., 0], r"jnp\.repeat\(image\[None, :, :, None\], 3"),
         (lambda x: x.transpose(0, 3, 1, 2), r"channels come last, images\.transpose\(0, 2, 3, 1\)"),

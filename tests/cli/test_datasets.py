@@ -262,8 +262,8 @@ def normalized(params, images):
 @pytest.mark.parametrize(
     "load",
     [
-        lambda name: (stand_in()[0], stand_in()[1] | {"b1": stand_in()[1]["b1"] + 1}),
-        lambda name: (normalized, stand_in()[1]),
+        lambda name: jaxviz.Network(stand_in()[0], stand_in()[1] | {"b1": stand_in()[1]["b1"] + 1}),
+        lambda name: jaxviz.Network(normalized, stand_in()[1]),
     ],
     ids=["other weights", "a normalization"],
 )

@@ -11,7 +11,7 @@ import pytest
 
 import jaxviz
 from jaxviz import cli
-from jaxviz.cli import _runs, _synthesis
+from jaxviz.cli import _maximize, _models, _runs, _synthesis
 from jaxviz.synthesis._recipes import RECIPES
 
 OTHERS = {
@@ -28,8 +28,8 @@ OTHERS = {
 }
 # What the shell says otherwise: where results go and how often, which layer, and one number for several.
 OWN = {"out", "store", "every", "resume", "layer", "k", "masks", "style_masks", "style_weights"}
-# What functions leave to the images' own size.
-SIZES = {"features", "patches"}
+# What functions leave to the images' own size, or the shell to the network's own.
+SIZES = {"features", "patches", "ascend", "sheet"}
 
 
 def entry_of(verb):
@@ -62,6 +62,12 @@ def test_defaults_are_the_functions(verb):
         default = parameters[field.name].default
         text = field.name in ("fill", "baseline")
         assert field.default == (str(default) if text else default), field.name
+
+
+def test_the_size_of_a_network_that_says_none_is_the_functions():
+    default = lambda function, name: inspect.signature(function).parameters[name].default
+    assert default(_models.load_model, "default") == default(jaxviz.ascend, "size")
+    assert default(jaxviz.sheet, "size") == _maximize.SHEET_SIZE
 
 
 @pytest.mark.parametrize("verb", [*OTHERS, *ATTRIBUTION])

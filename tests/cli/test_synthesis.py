@@ -281,7 +281,7 @@ def test_a_broken_file_of_numbers_is_no_obstacle(capsys):
 def test_a_run_that_diverges_keeps_the_image_before(monkeypatch, capsys):
     def load(name):
         net, params = stand_in(name)
-        return net, params | {"w1": params["w1"] * 1e18, "w2": params["w2"] * 1e18}
+        return jaxviz.Network(net, params | {"w1": params["w1"] * 1e18, "w2": params["w2"] * 1e18})
 
     monkeypatch.setattr(jaxviz, "load", load)
     with pytest.raises(SystemExit) as stopped:

@@ -539,7 +539,7 @@ def test_values_outside_are_clipped(tmp_path):
     [
         ("cat.gif", np.zeros((4, 4, 3)), r"cat\.gif: expected a name ending in \.png, \.jpg, \.jpeg, got '\.gif'"),
         ("cat", np.zeros((4, 4, 3)), r"cat: expected a name ending in .*, got ''"),
-        ("batch.png", np.zeros((1, 4, 4, 3)), r"expected one image \(h, w, 3\) or \(h, w\), got shape \(1, 4, 4, 3\)"),
+        ("batch.png", np.zeros((1, 4, 4, 3)), r"expected one image \(h, w, c\) or \(h, w\), got shape \(1, 4, 4, 3\)"),
         ("empty.png", np.zeros((0, 4, 3)), r"got shape \(0, 4, 3\)"),
         (
             "bytes.png",
@@ -647,8 +647,10 @@ def test_montage_errors():
         montage([])
     with pytest.raises(ImageError, match="montage: expected at least one image, got none"):
         montage(np.zeros((0, 4, 4, 3)))
-    with pytest.raises(ImageError, match=r"expected images \(h, w, 3\) or \(h, w\), got one of shape \(4, 4, 1\)"):
-        montage(np.zeros((2, 4, 4, 1)))
+    with pytest.raises(ImageError, match=r"expected images \(h, w, c\) or \(h, w\), got one of shape \(3, 9, 9\)"):
+        montage(np.zeros((2, 3, 9, 9)))
+    with pytest.raises(ImageError, match=r"expected images \(h, w, c\) or \(h, w\), got one of shape \(4, 9, 9\)"):
+        montage([np.zeros((4, 9, 9))])
     with pytest.raises(ImageError, match=r"got one of shape \(8,\)"):
         montage(np.zeros((8, 8)))
     with pytest.raises(ImageError, match="expected at least 1 column and a gap of at least 0, got 0 and 2"):

@@ -47,6 +47,33 @@ def test_ambiguous_and_unknown_names(name, text):
         class_index(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "index"), [("dog", 1), ("DOG", 1), ("hound", 1), (1, 1), ("-1", 2), ("2", 2), ("seven", 2)]
+)
+def test_classes_of_ones_own(name, index):
+    assert class_index(name, classes=["cat", "dog, hound", "seven"]) == index
+
+
+def test_digits_are_their_own_indices():
+    assert [class_index(str(i), classes=[str(i) for i in range(10)]) for i in range(10)] == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "text"),
+    [
+        ("1", ["1", "2", "3"], "got '1', which may be 0 '1'; 1 '2'"),
+        ("3", ["1", "2, 3", "4", "5"], "got '3', which may be 1 '2, 3'; 3 '5'"),
+        ("cat", ["cat", "cat"], "got 'cat', which may be 0 'cat'; 1 'cat'"),
+        ("tabby", ["cat", "dog"], "expected the name or index of one of 2 classes, got 'tabby'$"),
+        ("catt", ["cat", "dog"], "got 'catt'; similar: 0 'cat'"),
+        ("2", ["cat", "dog"], "expected the index of one of 2 classes, 0 to 1, got 2; -1 to -2 count from the end"),
+    ],
+)
+def test_ambiguous_and_unknown_classes_of_ones_own(name, classes, text):
+    with pytest.raises(ValueError, match=text):
+        class_index(name, classes=classes)
+
+
 @pytest.fixture
 def fake_package(tmp_path, monkeypatch):
     """Put another package in the place of TensorFlow Datasets, and return its file of labels."""

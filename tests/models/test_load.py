@@ -32,6 +32,7 @@ class Network(NamedTuple):
     mean: tuple = (0.5,) * 3
     std: tuple = (0.5,) * 3
     leaves_out: bool = False
+    classifies: bool = False
 
 
 def net(params, images):

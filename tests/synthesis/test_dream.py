@@ -188,7 +188,7 @@ def test_a_second_call_compiles_nothing(make, small_params, photo, caplog):
 @pytest.mark.usefixtures("users_view")
 def test_errors(small_params, photo):
     run = functools.partial(dream, SCORE, small_params, KEY)
-    with pytest.raises(ValueError, match=r"expected images \(n, h, w, 3\), got shape \(21, 16, 3\); one image is imag"):
+    with pytest.raises(ValueError, match=r"expected images \(n, h, w, c\), got shape \(21, 16, 3\); one image is imag"):
         run(photo[0])
     with pytest.raises(ValueError, match=r"expected images of floats in \[0, 1\], got uint8; divide bytes by 255"):
         run(jnp.zeros((1, 8, 8, 3), jnp.uint8))

@@ -194,8 +194,8 @@ def test_sizes(half, size):
 @pytest.mark.parametrize(
     ("image", "options", "match"),
     [
-        (jnp.ones((1, 16, 16, 3)), {}, r"expected one image \(h, w, 3\), got shape \(1, 16, 16, 3\); of a batch take"),
-        (jnp.ones((16, 16)), {}, r"expected one image \(h, w, 3\), got shape \(16, 16\)"),
+        (jnp.ones((1, 16, 16, 3)), {}, r"expected one image \(h, w, c\), got shape \(1, 16, 16, 3\); of a batch take"),
+        (jnp.ones((16, 16)), {}, r"expected one image \(h, w, c\), got shape \(16, 16\)"),
         (jnp.ones((16, 16, 3), jnp.uint8), {}, "floats in .0, 1., got uint8; divide bytes by 255"),
         (jnp.full((16, 16, 3), jnp.nan), {}, "image: expected finite numbers, got 768 that are NaN"),
         (jnp.ones((16, 16, 3)), {"window": 8}, "window: expected an odd number of pixels, at least 3, got 8"),

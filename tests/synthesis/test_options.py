@@ -127,15 +127,15 @@ NO_IMAGES = [
     *((name, {"images": 255 * IMAGES}, r"images: expected values in \[0, 1\], got") for name in BATCHES),
     *((name, {"image": IMAGE.tolist()}, "image: expected a JAX or NumPy array, got a list") for name in SINGLE),
     *((name, {"image": 255 * IMAGE}, r"image: expected values in \[0, 1\], got") for name in SINGLE),
-    *((name, {"image": IMAGES[None]}, r"\(h, w, 3\), got shape \(1, 1, 8, 8, 3\)") for name in SINGLE),
+    *((name, {"image": IMAGES[None]}, r"\(h, w, c\), got shape \(1, 1, 8, 8, 3\)") for name in SINGLE),
     ("texture", {"image": IMAGE[:0]}, "image: expected at least one image of at least one pixel"),
     ("stylize", {"content": IMAGE.tolist()}, "content: expected a JAX or NumPy array, got a list"),
     ("stylize", {"styles": [IMAGE.tolist()]}, "styles: expected a JAX or NumPy array, got a list"),
     ("train_style_net", {"styles": [IMAGE.tolist()]}, "styles: expected a JAX or NumPy array, got a list"),
     ("invert", {"start": 255 * IMAGES}, r"start: expected values in \[0, 1\]"),
     ("ascend", {"start": "cat.png"}, "start: expected a brightness, a color or an image, got 'cat.png'"),
-    ("total_variation", {"images": IMAGE}, r"expected images \(n, h, w, 3\), .*; one image is image\[None\]"),
-    ("l2", {"images": IMAGE}, r"expected images \(n, h, w, 3\), .*; one image is image\[None\]"),
+    ("total_variation", {"images": IMAGE}, r"expected images \(n, h, w, c\), .*; one image is image\[None\]"),
+    ("l2", {"images": IMAGE}, r"expected images \(n, h, w, c\), .*; one image is image\[None\]"),
 ]
 
 WHOLE, POSITIVE, AT_LEAST_0 = "expected a whole number, got", "expected a finite number above 0", "of at least 0, got"

@@ -253,10 +253,10 @@ def test_other_weights_compile_nothing(caplog):
         ({"content_weight": -2.0}, "the weight of content_layers: expected a number of at least 0, got -2"),
         ({"style_weights": [1.0, 2.0]}, "style_weights: expected one, or one for each of 1 styles, got 2"),
         ({"styles": []}, "styles: expected an image or several, got none"),
-        ({"styles": jnp.ones((4, 4))}, r"styles: expected an image \(h, w, 3\), got shape"),
+        ({"styles": jnp.ones((4, 4))}, r"styles: expected an image \(h, w, c\), got shape"),
         (
             {"content": jnp.ones((1, 1, 8, 8, 3))},
-            r"content: expected an image \(h, w, 3\), got shape \(1, 1, 8, 8, 3\)",
+            r"content: expected an image \(h, w, c\), got shape \(1, 1, 8, 8, 3\)",
         ),
         ({"styles": jnp.ones((2, 4, 4, 3))}, "styles: expected one, or one for each of 1 contents, got 2"),
         ({"content": CONTENT.at[0, 0].set(jnp.nan)}, "content: images: expected finite numbers, got 3"),

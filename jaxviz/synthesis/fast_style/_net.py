@@ -63,7 +63,7 @@ def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
     & Lempitsky 2016, Instance Normalization; Dumoulin, Shlens & Kudlur 2017, A Learned Representation for Artistic
     Style; Odena, Dumoulin & Olah 2016, Deconvolution and Checkerboard Artifacts.
     """
-    check_images(images)
+    check_images(images, channels=3)
     mix = mixture(params, style)
     if len(mix) not in (1, len(images)):
         raise ValueError(f"style: expected one row of weights, or one for each of {len(images)} images, got {len(mix)}")

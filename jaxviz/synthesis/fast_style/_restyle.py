@@ -47,7 +47,7 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
     check_array("image", image)
     if image.ndim > 3:
         raise ValueError(f"image: expected one image (h, w, 3), got shape {image.shape}; of a batch take images[0]")
-    check_batch("image", image[None])
+    check_batch("image", image[None], channels=3)
     check_count("tile", tile)
     pixels = np.asarray(image)
     mix, margin = mixture(params, style), reach(params)

@@ -280,7 +280,7 @@ def _check(
         raise ValueError(f"styles: expected a list of images (h, w, 3), one for each style, got {got}")
     for style in styles:
         check_array("styles", style)
-        check_batch("styles", style[None])
+        check_batch("styles", style[None], channels=3)
 
 
 def _weights(what: str, names: Layers, weight: float) -> dict[str, Any]:

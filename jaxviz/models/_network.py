@@ -1,0 +1,141 @@
+"""A network with what is known of it: a small value that unpacks as `(net, params)`."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxviz._options import check_count, check_function, check_number
+from jaxviz._types import Net
+from jaxviz.image._checks import sides_of
+from jaxviz.program._modules import named_by_default
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A network with what is known of it; unpacks as `(net, params)`, as which every function here takes it.
+
+    Images are floats in [0, 1] everywhere in jaxviz. **If your network was trained on normalized images, say `mean` and
+    `std`**: forgotten, nothing fails, and every map and picture is another one.
+
+    `load` returns one, and what `jaxviz VERB --model FILE.py:FUNCTION` names may.
+
+    Args:
+        net: any JAX function `net(params, images)`, with images `(n, h, w, channels)`.
+        params: its parameters, any pytree of arrays.
+        size: what images are resized to before they are shown to it: a side in pixels, or `(height, width)`. None: it
+            takes any.
+        mean, std: with these, `net` of this value is the given one of `(images - mean) / std`. A number, or one for
+            each channel, of images in [0, 1]; one alone leaves the other 0 or 1. None: `net` normalizes by itself.
+        classes: the names of its outputs, in order.
+        channels: of its images: 3 is RGB, 1 is gray. With another number than 3, `net` of this value refuses images of
+            any other, so that nothing else is mistaken for one of its images.
+
+    Raises:
+        ValueError: for options that are no such numbers or names.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> network = jaxviz.Network(
+        ...     lambda params, images: images.mean((1, 2)) @ params,
+        ...     jnp.eye(3),
+        ...     mean=(0.5, 0.5, 0.5),
+        ...     std=0.25,
+        ...     classes=["red", "green", "blue"],
+        ... )
+        >>> net, params = network
+        >>> print(net(params, jnp.ones((1, 8, 8, 3))), network.classes)
+        [[2. 2. 2.]] ('red', 'green', 'blue')
+    """
+
+    net: Net
+    params: Any = dataclasses.field(repr=False)
+    _: dataclasses.KW_ONLY
+    size: int | tuple[int, int] | None = None
+    mean: Any = None
+    std: Any = None
+    classes: Sequence[str] | None = None
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        check_function("net", self.net, "a function net(params, images)")
+        check_count("channels", self.channels)
+        if self.size is not None:
+            sides_of(self.size)
+        assign = lambda name, value: object.__setattr__(self, name, value)
+        assign("classes", _as_names(self.classes))
+        assign("mean", _of_channels("mean", self.mean, self.channels))
+        assign("std", _of_channels("std", self.std, self.channels))
+        assign("net", _of_images(self.net, _Taken(self.channels, self.mean, self.std)))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.net, self.params))
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return (self.net, self.params)[index]
+
+
+def _as_names(names: Any) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    found = () if isinstance(names, str) else tuple(names)
+    if not found or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"classes: expected a name for each of the outputs, as in ['cat', 'dog'], got {names!r}")
+    return found
+
+
+def _of_channels(name: str, numbers: Any, channels: int) -> tuple[float, ...] | None:
+    """Return a number for each channel."""
+    if numbers is None:
+        return None
+    expected, holds = ("above 0", lambda x: x > 0) if name == "std" else ("", lambda x: x == x)
+    check_number(name, numbers, expected, holds)
+    each = np.asarray(numbers, float)
+    if each.shape not in ((), (channels,)):
+        raise ValueError(
+            f"{name}: expected a number, or one for each of {channels} channels, got shape {each.shape}: {numbers}"
+        )
+    return tuple(np.broadcast_to(each, channels).tolist())
+
+
+class _Taken(NamedTuple):
+    """What is done to images before a network gets them."""
+
+    channels: int
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+def _of_images(net: Any, taken: _Taken) -> Net:
+    """Return a network of images in [0, 1], of one of images that are normalized; what is one already is no part of it.
+
+    A copy of a `Network` with other parameters has the same function, so that its programs are found again.
+    """
+    inner, before = getattr(net, "__jaxviz_takes__", (net, _Taken(3, None, None)))
+    if before == taken:
+        return net
+    if taken == _Taken(3, None, None):
+        return inner
+    outer = _composed(named_by_default(inner), taken)
+    outer.__jaxviz_takes__ = (inner, taken)  # type: ignore[attr-defined]
+    return outer
+
+
+def _composed(net: Net, taken: _Taken) -> Callable[[Any, Any], Any]:
+    def normalized(params: Any, images: Any) -> Any:
+        if not jnp.issubdtype(images.dtype, jnp.floating) or images.shape[-1] != taken.channels:
+            raise ValueError(
+                f"expected images of floats in [0, 1] with {taken.channels} channels, last, got {images.dtype} of "
+                f"shape {images.shape}"
+            )
+        wide = lambda numbers: jnp.asarray(numbers, images.dtype).reshape(1, 1, 1, -1)
+        images = images if taken.mean is None else images - wide(taken.mean)
+        return net(params, images if taken.std is None else images / wide(taken.std))
+
+    normalized.__name__ = normalized.__qualname__ = getattr(net, "__name__", type(net).__name__)
+    return normalized

@@ -1,0 +1,78 @@
+"""What `layers` returns: names and shapes, which show themselves as a table."""
+
+import html
+from collections.abc import Iterator, Mapping
+
+import jax
+
+from jaxviz.program._names import bias_additions, is_layer
+from jaxviz.program._reach import windows_seen
+from jaxviz.program._relus import find_relus
+from jaxviz.program._trace import KINDS, MOVES, Program, Value
+
+_HEAD = ("name", "kind", "shape", "sees")
+
+
+class Layers(dict[str, jax.ShapeDtypeStruct]):
+    """The layers of a network, a mapping of names to shapes and dtypes, in forward order.
+
+    Asked for another name of one, such as its number, it knows that too. Printed, and in a notebook, it is a table with
+    each layer's kind and how many rows and columns of the image its units see; that is found when it is first shown.
+    """
+
+    def __init__(self, program: Program, listed: Mapping[str, Value], others: Mapping[str, Value]):
+        shape = lambda value: jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype)
+        super().__init__({name: shape(value) for name, value in listed.items()})
+        self._others = {name: shape(value) for name, value in others.items()}
+        self._program, self._values = program, dict(listed)
+        self._seen: dict[int, tuple[int, int] | None] | None = None
+
+    def __missing__(self, name: str) -> jax.ShapeDtypeStruct:
+        if name not in self._others:
+            raise KeyError(name)
+        return self._others[name]
+
+    def __repr__(self) -> str:
+        rows = [_HEAD, *self._rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+    def _repr_html_(self) -> str:
+        line = lambda row, tag: "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in row) + "</tr>"
+        rows = [line(_HEAD, "th"), *(line(row, "td") for row in self._rows())]
+        return f"<table>{''.join(rows)}</table>"
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        """Yield what the table says of each layer."""
+        if self._seen is None:
+            shape = next(x.aval.shape for x in self._program.inputs if x.varies)
+            values = [value for value in self._values.values() if value.varies]
+            self._seen = windows_seen(self._program, values, shape[1:3]) if len(shape) == 4 else {}
+        kinds = _kinds(self._program)
+        for name, value in self._values.items():
+            window = self._seen.get(id(value))
+            sees = f"{window[0]} x {window[1]}" if window else ""
+            yield name, _kind_of(value, kinds), " x ".join(map(str, value.aval.shape)), sees
+
+
+def _kinds(program: Program) -> dict[int, str]:
+    """Return the kinds of products, with their biases, and of ReLUs."""
+    kinds = {id(relu.value): "relu" for relu in find_relus(program)}
+    for value in program.values:
+        if is_layer(value):
+            kinds |= {id(step): KINDS[value.op] for step in (value, *bias_additions(value))}
+    return kinds
+
+
+_WORDS = {
+    "add": "sum", "add_any": "sum", "sub": "difference", "mul": "product", "div": "quotient", "logistic": "sigmoid",
+    "reduce_window_max": "max pool", "reduce_max": "max", "reduce_window_sum": "mean pool", "reduce_sum": "mean",
+    "dot_general": "attention product", "concatenate": "concatenation", "erf": "gelu", "input": "images",
+}  # fmt: skip
+
+
+def _kind_of(value: Value, kinds: Mapping[int, str]) -> str:
+    """Return what makes a value, looking through its names and what only moves it."""
+    while id(value) not in kinds and value.op in ("name", "convert_element_type", "copy", *MOVES) and value.inputs:
+        value = value.inputs[0]
+    return kinds.get(id(value)) or _WORDS.get(value.op, value.op)

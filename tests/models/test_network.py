@@ -1,0 +1,93 @@
+"""`Network`: what is known of a network, and normalization that is outside of it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen
+from nets import small_net
+
+import jaxviz
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def test_it_unpacks_as_net_and_params(small_params):
+    network = jaxviz.Network(small_net, small_params, size=32, classes=["a", "b", "c", "d", "e"])
+    net, params = network
+    assert (net, params) == (small_net, small_params)
+    assert (network[0], network[1], len(network)) == (small_net, small_params, 2)
+    assert (network.size, network.classes, network.channels) == (32, ("a", "b", "c", "d", "e"), 3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        network.size = 3  # type: ignore[misc]
+    assert "w1" not in repr(network)  # a million numbers say nothing
+
+
+@pytest.mark.parametrize(("mean", "std"), [(MEAN, STD), (0.5, 0.25), (None, 1 / 255), (np.array(MEAN), None)])
+def test_it_normalizes_as_numpy_does(small_params, images, x64, mean, std):
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), small_params)
+    images = np.asarray(images, np.float64)
+    net, params = jaxviz.Network(small_net, params, mean=mean, std=std)
+    whole = (images - np.asarray(0 if mean is None else mean)) / np.asarray(1 if std is None else std)
+    expected = small_net(params, jnp.asarray(whole))
+    np.testing.assert_allclose(net(params, jnp.asarray(images)), expected, rtol=1e-12)
+    map = jaxviz.gradient(jaxviz.logit(net, 1), params, jnp.asarray(images))
+    inner = jax.grad(lambda x: small_net(params, x)[:, 1].sum())(jnp.asarray(whole))
+    np.testing.assert_allclose(map, inner / np.asarray(1 if std is None else std), rtol=1e-9, atol=1e-12)
+
+
+def test_one_channel():
+    network = jaxviz.Network(lambda p, x: x.mean((1, 2)) * p, jnp.ones(()), mean=0.1307, std=0.3081, channels=1)
+    found = network.net(network.params, jnp.full((1, 4, 4, 1), 0.5))
+    np.testing.assert_allclose(found, [[(0.5 - 0.1307) / 0.3081]], rtol=1e-6)
+
+
+def test_a_copy_does_not_normalize_twice(small_params, images):
+    network = jaxviz.Network(small_net, small_params, mean=MEAN, std=STD)
+    other = jax.tree.map(lambda x: 2 * x, small_params)
+    retrained = dataclasses.replace(network, params=other)
+    assert retrained.net is network.net  # so that its programs are found again
+    np.testing.assert_array_equal(
+        retrained.net(other, images), small_net(other, (images - jnp.array(MEAN)) / jnp.array(STD))
+    )
+    plain = dataclasses.replace(network, mean=None, std=None)
+    assert plain.net is small_net
+    half = dataclasses.replace(network, mean=0.5, std=0.5)
+    np.testing.assert_array_equal(half.net(other, images), small_net(other, (images - 0.5) / 0.5))
+
+
+def test_modules_keep_their_names(images):
+    model = linen.Sequential([linen.Conv(4, (3, 3)), linen.relu, linen.Conv(5, (3, 3))])
+    params = model.init(jax.random.key(0), images)
+    network = jaxviz.Network(model.apply, params, mean=MEAN, std=STD)
+    assert {"layers_0", "layers_2", "Sequential"} <= set(jaxviz.layers(*network, images))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"net": 3}, r"net: expected a function net\(params, images\), got 3"),
+        ({"mean": (0.5, 0.5)}, r"mean: expected a number, or one for each of 3 channels, got shape \(2,\)"),
+        ({"mean": "imagenet"}, "mean: expected a finite number, got 'imagenet'"),
+        ({"std": (0.2, 0.0, 0.2)}, "std: expected a finite number above 0"),
+        ({"std": 0.5, "mean": [0.5], "channels": 3}, "mean: expected a number, or one for each of 3 channels"),
+        ({"size": 0}, "size: expected an int or .height, width., of at least 1 pixel, got 0"),
+        ({"channels": 0}, "channels: expected 1 or more, got 0"),
+        ({"classes": "cat"}, r"classes: expected a name for each of the outputs, as in \['cat', 'dog'\], got 'cat'"),
+        ({"classes": [0, 1]}, r"classes: expected a name for each of the outputs, .* got \[0, 1\]"),
+    ],
+)
+def test_errors(options, message, users_view):
+    with pytest.raises(ValueError, match=message):
+        jaxviz.Network(**({"net": small_net, "params": {}} | options))
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 8, 8, 1), np.float32), np.zeros((1, 3, 8, 8), np.float32)]
+)
+def test_images_that_it_would_normalize_wrongly(small_params, images):
+    net, params = jaxviz.Network(small_net, small_params, mean=MEAN, std=STD)
+    with pytest.raises(ValueError, match=r"expected images of floats in \[0, 1\] with 3 channels, last, got"):
+        net(params, images)
