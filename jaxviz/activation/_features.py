@@ -28,6 +28,7 @@ from jaxviz.program._compiled import compiled
 from jaxviz.program._digest import digest_of, digest_of_program
 from jaxviz.program._edit import dtype_of
 from jaxviz.program._outputs import arranged_shapes, read_arranged
+from jaxviz.program._tokens import Tokens, checked_tokens
 
 Pool = Literal["mean", "max"]
 
@@ -39,6 +40,7 @@ def features(
     *,
     layer: str,
     pool: Pool | None = "mean",
+    tokens: Tokens = None,
     size: int | tuple[int, int] | None = None,
     batch_size: int = 32,
     store: str | os.PathLike[str] | None = None,
@@ -73,7 +75,11 @@ def features(
             in the data set's order. An element is an image, an image and its label, or a dictionary. Arrays and tensors
             are of uint8 or of floats in [0, 1], with the channels last or first.
         layer: a name that `layers` lists.
-        pool: "mean" or "max" over the positions of a map; None: whole maps. A vector stays as it is.
+        pool: "mean" or "max" over the positions of a map; None: whole maps. A vector stays as it is. Tokens
+            `(n, tokens, c)` are a map, without class and register tokens, where the network's program shows their
+            places.
+        tokens: `(rows, columns)` of tokens where it does not show them, `(rows, columns, in front)` if the layer has
+            more tokens than these: see `grad_cam`.
         size: an int scales an image's shorter side to it and cuts out the center; (h, w) scales to exactly that. By
             default arrays that are all of one size keep it, and anything else is scaled to 224.
         batch_size: images at once; rounded up to a multiple of the number of local devices.
@@ -108,11 +114,12 @@ def features(
     check_watch(every, callback)
     opened, size = sized(open_source(source), size)
     height, width = sides_of(size)
-    shape = arranged_shapes(net, params, {layer: _layout(pool)}, (height, width), "features")[layer]
+    tokens = checked_tokens(tokens)
+    shape = arranged_shapes(net, params, {layer: _layout(pool)}, (height, width), "features", tokens)[layer]
     row = shape[1:] if pool is None else shape[-1:]
     batch_size = whole_shares(batch_size)
     total = len(opened.ids)
-    compute = functools.partial(_values, net, layer, pool)
+    compute = functools.partial(_values, net, layer, pool, tokens)
 
     with contextlib.nullcontext() if store is None else alone_in(Path(store), what="store"):
         kept: InMemory | OnDisk = InMemory(row)
@@ -120,7 +127,7 @@ def features(
             image = jax.ShapeDtypeStruct((1, height, width, 3), dtype_of(params))
             settings: dict[str, Any] = {"layer": layer, "pool": pool, "size": [height, width], "batch_size": batch_size}
             settings |= {"params": digest_of(params)}
-            reader = read_arranged(net, {layer: _layout(pool)}, "features")
+            reader = read_arranged(net, {layer: _layout(pool)}, "features", tokens)
             settings |= {"program": digest_of_program(reader, params, image)}
             kept = OnDisk(Path(store), row, settings)
             kept.check_same(opened, size)
@@ -173,9 +180,9 @@ def _rows(ids: Sequence[str], marks: list[str], batch: Loaded, values: Array, ha
     return Rows(names, hashes, np.asarray(values)[live], batch.skipped, marked, batch.labels)
 
 
-@compiled(static_argnums=(0, 1, 2))
-def _values(net: Net, layer: str, pool: Pool | None, params: Any, images: Images) -> Array:
-    read = accelerate(read_arranged(net, {layer: _layout(pool)}, "features"))
+@compiled(static_argnums=(0, 1, 2, 3))
+def _values(net: Net, layer: str, pool: Pool | None, tokens: Tokens, params: Any, images: Images) -> Array:
+    read = accelerate(read_arranged(net, {layer: _layout(pool)}, "features", tokens))
     values = read(params, images.astype(dtype_of(params)))[layer]
     return _pooled(values, pool=pool).astype(jnp.float32)
 

@@ -3,7 +3,8 @@
 Strictly, an element sees all that it can depend on. Behind a gate such as squeeze-and-excitation, or a normalization
 over positions, that is the whole image. The spatial field leaves out what is the same at all positions of a map, where
 it meets what is not: in operations on single values (a mean that is subtracted, a gate that multiplies), in products
-that sum over nothing, and where channels are joined.
+that sum over nothing, and where channels are joined. Of attention it leaves out what is looked up elsewhere: what a
+query gathers counts as where the query is from.
 """
 
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxviz.program import _reach_rules as rules
+from jaxviz.program._attention import attentions
 from jaxviz.program._constants import Constants
 from jaxviz.program._reach_windows import NOTHING, Call, Seen, UnknownOperationError
 from jaxviz.program._trace import Program, Value
@@ -33,7 +35,7 @@ Kept = dict[int, list[tuple[bool, bool]]]
 def reach(program: Program, value: Value, image_size: Sequence[int], *, strict: bool) -> tuple[Reach, Kept]:
     """Return what a value's elements see, and which operands of the values before it count for that."""
     constants, kept = Constants(program), {}
-    uniform = Uniform(constants)
+    uniform, elsewhere = Uniform(constants), {} if strict else _elsewhere(program)
     known: dict[int, Reach] = {}
     order = [v for v in program.inputs if v.varies]
     needed = ancestors(value)
@@ -44,12 +46,23 @@ def reach(program: Program, value: Value, image_size: Sequence[int], *, strict: 
             known[id(current)] = _pixels(current, image_size)
         else:
             parts = {i: known[id(x)] for i, x in enumerate(current.inputs) if x.varies}
+            if id(current) in elsewhere:
+                del parts[elsewhere[id(current)]]
             known[id(current)], kept[id(current)] = _passed(Call(current, constants), parts, uniform, strict)
         for operand in current.inputs:
             uses[id(operand)] -= 1
             if operand.varies and not uses[id(operand)] and operand is not value:
                 del known[id(operand)]  # attention's weights, (tokens, tokens), are large
     return known[id(value)], kept
+
+
+def _elsewhere(program: Program) -> dict[int, int]:
+    """Return which operands of products are what attention looks at elsewhere: keys, and values that it weights."""
+    found = {}
+    for attention in attentions(program):
+        if attention.scores is not None and all(operand.varies for operand in attention.scores.inputs):
+            found |= {id(attention.scores): attention.scored, id(attention.product): attention.values}
+    return found
 
 
 def ancestors(value: Value) -> set[int]:
@@ -90,8 +103,10 @@ def _passed(call: Call, parts: dict[int, Reach], uniform: Uniform, strict: bool)
     moved = {i: Reach(*(rule(call, i, x) for x in part)) if rule else part for i, part in parts.items()}
     if not strict and len(parts) > 1 and joins(call):
         kept = _kept(moved, uniform.operands(call), count)
+    kept = [(i in parts and rows, i in parts and columns) for i, (rows, columns) in enumerate(kept)]
     planes = [[part[plane] for i, part in moved.items() if kept[i][plane]] for plane in (0, 1)]
-    return Reach(*(rules.shortened(_union(plane)) for plane in planes)), kept
+    nothing = rules.nowhere(len(call.result))
+    return Reach(*(rules.shortened(_union(plane)) if plane else nothing for plane in planes)), kept
 
 
 def _as_long(seen: Seen, ndim: int) -> Seen:

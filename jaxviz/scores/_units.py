@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from jaxviz._types import Net
 from jaxviz.program._axes import Layout
 from jaxviz.program._outputs import Reading
+from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.scores._algebra import Index, OfLayer, Read, numbers, static
 
 
@@ -75,6 +76,7 @@ class Channel(OfLayer):
     net: Net = static()
     layer: str = static()
     index: Any = 0
+    tokens: Tokens = static(default=None)
 
     def pick(self, value: Array) -> Array:
         means = value.mean(axis=tuple(range(1, value.ndim - 1)))
@@ -90,6 +92,7 @@ class Neuron(OfLayer):
     layer: str = static()
     index: Any = 0
     position: Any = None
+    tokens: Tokens = static(default=None)
 
     def pick(self, value: Array) -> Array:
         if value.ndim == 4:
@@ -108,6 +111,7 @@ class Energy(OfLayer):
     name: ClassVar[str] = "energy"
     net: Net = static()
     layer: str = static()
+    tokens: Tokens = static(default=None)
 
     def pick(self, value: Array) -> Array:
         return jnp.mean(jnp.square(value), axis=tuple(range(1, value.ndim)))
@@ -183,10 +187,12 @@ def probability(net: Net, target: Index | None = None) -> Logit:
     return Logit(net, numbers(target), softmax=True)
 
 
-def channel(net: Net, layer: str, index: Index) -> Channel:
+def channel(net: Net, layer: str, index: Index, *, tokens: Tokens = None) -> Channel:
     """Score one channel of a layer by its mean over positions: those of a map, or the tokens of `(n, tokens, c)`.
 
-    `index` may hold one channel for each image, `(n,)`, or k for each, `(n, k)` or `(1, k)`; -1 is the last.
+    `index` may hold one channel for each image, `(n,)`, or k for each, `(n, k)` or `(1, k)`; -1 is the last. Class and
+    register tokens lie nowhere and do not count, where the network's program shows which they are, or `tokens` does
+    (see `grad_cam`).
 
     Raises:
         ValueError: when called, for a layer or channel that there is not, and for a layer of which the network's
@@ -199,17 +205,21 @@ def channel(net: Net, layer: str, index: Index) -> Channel:
         >>> print(jaxviz.channel(net, "dense_0", jnp.array([0, 2]))(jnp.diag(jnp.arange(3.0)), jnp.ones((2, 4, 4, 3))))
         [0. 2.]
     """
-    return Channel(net, layer, numbers(index))
+    return Channel(net, layer, numbers(index), checked_tokens(tokens))
 
 
-def neuron(net: Net, layer: str, index: Index, position: tuple[Index, Index] | None = None) -> Neuron:
+def neuron(
+    net: Net, layer: str, index: Index, position: tuple[Index, Index] | None = None, *, tokens: Tokens = None
+) -> Neuron:
     """Score one unit: channel `index` at `position` (row, column), by default at the center of the map.
 
     Each may hold one number for each image, `(n,)`; `index` also k for each, `(n, k)` or `(1, k)`. -1 is the last.
+    Tokens `(n, tokens, c)` are a map of what the network's program shows, or `tokens` says (see `grad_cam`), to be
+    their rows and columns.
 
     Raises:
         ValueError: when called, for a layer, channel or position that there is not, and for a layer that is neither a
-            vector `(n, c)` nor, as the network's program shows, a map of the images' rows and columns.
+            vector `(n, c)` nor, as the network's program shows, a map of the images' rows and columns or tokens of it.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -217,11 +227,14 @@ def neuron(net: Net, layer: str, index: Index, position: tuple[Index, Index] | N
         >>> print(jaxviz.neuron(net, "dense_0", 1)(jnp.eye(3), jnp.ones((2, 4, 4, 3))))
         [1. 1.]
     """
-    return Neuron(net, layer, numbers(index), position and tuple(numbers(x) for x in position))
+    at = position and tuple(numbers(x) for x in position)
+    return Neuron(net, layer, numbers(index), at, checked_tokens(tokens))
 
 
-def energy(net: Net, layer: str) -> Energy:
+def energy(net: Net, layer: str, *, tokens: Tokens = None) -> Energy:
     """Score a whole layer by the mean of its squares: what DeepDream maximizes.
+
+    Of tokens, those count that count for `channel`.
 
     Raises:
         ValueError: when called, for a layer that there is not, or that has no axis of the images.
@@ -232,4 +245,4 @@ def energy(net: Net, layer: str) -> Energy:
         >>> print(jaxviz.energy(net, "dense_0")(2 * jnp.eye(3), jnp.ones((2, 4, 4, 3))))
         [4. 4.]
     """
-    return Energy(net, layer)
+    return Energy(net, layer, checked_tokens(tokens))
