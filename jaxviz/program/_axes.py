@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxviz.program._axis_lines import Operand, in_order, is_images, letters_of, line_of
+from jaxviz.program._axis_lines import Operand, in_order, is_images, letters_of, line_of, size_of
 from jaxviz.program._axis_rules import follow
 from jaxviz.program._tokens import Grid, Tokens, grid_of
 from jaxviz.program._trace import Value
@@ -48,6 +48,8 @@ def _image_axes(value: Value, axes: Operand) -> ImageAxes:
     count = next(source.aval.shape[0] for source in ancestors_of(value) if source.op == "input" and source.varies)
     letters = tuple(letters_of(axis) for axis in axes)
     images = _only(i for i, axis in enumerate(axes) if is_images(axis, count))
+    if images is None and count == 1:  # jnp.matmul removes an axis of one image, and puts another one there
+        images = next((i for i, axis in enumerate(axes) if size_of(axis) == 1 and not letters[i]), None)
     rows, columns = (
         _only(i for i, axis in enumerate(axes) if letters[i] == letter and in_order(line_of(axis))) for letter in "hw"
     )

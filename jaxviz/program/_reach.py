@@ -170,6 +170,25 @@ def seen_by(program: Program, value: Value, image_size: Sequence[int], *, strict
     return found, kept
 
 
+def followed(program: Program, source: Value, seen: Seen) -> dict[int, Seen]:
+    """Return what later values see of a value, strictly, given what its own elements are to be seen as.
+
+    Where an operation is not known, or moves to places that are not, all that it makes sees all that it is made of.
+    """
+    constants, known = Constants(program), {id(source): Reach(seen, seen)}
+    uniform = Uniform(constants)
+    for value in program.values:
+        parts = {i: known[id(x)] for i, x in enumerate(value.inputs) if id(x) in known}
+        if parts and value is not source:
+            try:
+                known[id(value)] = _passed(Call(value, constants), parts, uniform, True)[0]
+            except UnknownOperationError:
+                least = np.min([part.rows.min(axis=tuple(range(1, part.rows.ndim))) for part in parts.values()], axis=0)
+                whole = least.reshape(2, *(1,) * len(value.aval.shape))
+                known[id(value)] = Reach(whole, whole)
+    return {key: each.rows for key, each in known.items()}
+
+
 def edges(seen: Seen) -> Iterator[np.ndarray]:
     """Yield the first row or column that is seen, and the one after the last; 0 and 0 for nothing."""
     nothing = seen[0] == NOTHING

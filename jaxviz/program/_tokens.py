@@ -78,20 +78,24 @@ def _found(axes: Any, images: int) -> Grid | None:
 
 def _told(shape: Sequence[int], axes: Operand, images: int, tokens: Any, who: str) -> Grid:
     """Return the grid that a user tells."""
-    rows, columns, *front = tokens
     rest = [i for i in range(3) if i != images]
     placed = [i for i in rest if axes is not None and {part.of for part in axes[i]} & {"h", "w", "hw"}]
     at = placed[0] if len(placed) == 1 else rest[0]
-    extra = shape[at] - rows * columns
+    return Grid(images, at, next(i for i in rest if i != at), told_index(shape[at], tokens, who))
+
+
+def told_index(count: int, tokens: Any, who: str) -> Int[np.ndarray, "rows columns"]:
+    """Return which of so many tokens lies at each row and column, as a user tells."""
+    rows, columns, *front = tokens
+    extra = count - rows * columns
     if extra < 0 or sum(front) > extra:
         raise ValueError(
             f"{who}: tokens={tokens!r} says {rows} x {columns} tokens{f' behind {front[0]}' * bool(front)}, and this "
-            f"layer has {shape[at]}: its shape is {tuple(shape)}"
+            f"layer has {count}"
         )
     if extra and not front:
         raise ValueError(
-            f"{who}: {rows} x {columns} are {rows * columns} of this layer's {shape[at]} tokens: say how many of the "
+            f"{who}: {rows} x {columns} are {rows * columns} of this layer's {count} tokens: say how many of the "
             f"other {extra} stand in front of them, as in tokens=({rows}, {columns}, {extra})"
         )
-    index = sum(front) + np.arange(rows * columns).reshape(rows, columns)
-    return Grid(images, at, next(i for i in rest if i != at), index)
+    return sum(front) + np.arange(rows * columns).reshape(rows, columns)
