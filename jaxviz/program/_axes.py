@@ -88,6 +88,8 @@ _EXPECTED = {
 
 def tokens_of(value: Value, tokens: Tokens = None, who: str = "") -> Grid | None:
     """Return the grid of a layer's tokens, None for any other layer."""
+    if len(value.aval.shape) != 3 and tokens is None:
+        return None
     axes = follow([value], {})[0]
     return grid_of(value, axes, _image_axes(value, axes).images, tokens, who)
 

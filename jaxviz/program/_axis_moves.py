@@ -153,7 +153,8 @@ def padded(value: Value, operands: list[Operand]) -> Operand:
         value.eqn.params["padding_config"],  # type: ignore[union-attr]
         strict=True,
     )
-    return tuple(windowed(axis, out, low=low, spread=inner + 1) for axis, out, (low, _, inner) in each)
+    # jnp.pad writes some of the numbers as NumPy's.
+    return tuple(windowed(axis, out, low=int(low), spread=int(inner) + 1) for axis, out, (low, _, inner) in each)
 
 
 def sliced(value: Value, operands: list[Operand]) -> Operand:

@@ -89,10 +89,8 @@ def told_index(count: int, tokens: Any, who: str) -> Int[np.ndarray, "rows colum
     rows, columns, *front = tokens
     extra = count - rows * columns
     if extra < 0 or sum(front) > extra:
-        raise ValueError(
-            f"{who}: tokens={tokens!r} says {rows} x {columns} tokens{f' behind {front[0]}' * bool(front)}, and this "
-            f"layer has {count}"
-        )
+        behind = f" behind {front[0]}" if front else ""
+        raise ValueError(f"{who}: tokens={tokens!r} says {rows} x {columns} tokens{behind}, and this layer has {count}")
     if extra and not front:
         raise ValueError(
             f"{who}: {rows} x {columns} are {rows * columns} of this layer's {count} tokens: say how many of the "
