@@ -52,6 +52,8 @@ def line_of(axis: Axis) -> np.ndarray | None:
     if len(told) != 1 or told[0].line is None or told[0].line.ndim > 1:
         return None
     part, at = told[0], axis.index(told[0])
+    if not part.size:
+        return part.line  # of length 0, as jnp.roll by nothing joins
     digits = np.asarray(part.line).reshape(-1, part.size, part.stride)
     if not all(np.array_equal(digits[0], other, equal_nan=True) for other in digits[1:]):
         return None  # the same digit stands for several places

@@ -13,7 +13,7 @@ from jaxviz.program._axis_lines import Axis, Part, from_line, letters_of, line_o
 
 def places_of(axis: Axis) -> np.ndarray | None:
     """Return the row and the column of each token, `(size, 2)`; None where that is not known, or for another axis."""
-    if sorted(letters_of(axis)) != ["h", "w"]:
+    if sorted(letters_of(axis)) != ["h", "w"] or not size_of(axis):
         return None
     places = np.full((size_of(axis), 2), np.nan)
     for letters in {part.of for part in axis if part.of}:
@@ -61,9 +61,12 @@ def joined(axes: Sequence[Axis]) -> Axis:
     if not letters:
         return plain_axis(size)
     find = line_of if len(letters) == 1 else places_of
+    axes = [axis for axis in axes if size_of(axis)]
     told = [find(axis) if letters_of(axis) else None for axis in axes]
     if any(letters_of(axis) and found is None for axis, found in zip(axes, told, strict=True)):
         return lost(size, letters)
+    if all(found is None for found in told):
+        return plain_axis(size)
     ends = next(found.shape[1:] for found in told if found is not None)
     lines = [
         np.full((size_of(axis), *ends), np.nan) if found is None else found
