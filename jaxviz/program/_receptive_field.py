@@ -80,9 +80,10 @@ def receptive_field(
 
     By default the spatial field: what is the same at all positions of a map counts for nothing beside what is not. So
     gates such as squeeze-and-excitation, and the means and variances of normalizations over positions (GroupNorm,
-    InstanceNorm, LayerNorm over rows and columns), are left out, and a unit's window is where it looks. The mean over
-    all positions alone, as in front of a classifier, is of the whole image; so is attention. With `strict` it is all
-    that the unit can depend on.
+    InstanceNorm, LayerNorm over rows and columns), are left out, and a unit's window is where it looks. So is what
+    softmax attention gathers from other tokens: a token's window is its query's, of a Vision Transformer its patch. The
+    mean over all positions alone, as in front of a classifier, is of the whole image, and so is a class token. With
+    `strict` it is all that the unit can depend on.
 
     Read from the program, element by element; nothing is run, and parameters count as nonzero. It is exact for the
     units at the borders too: the smallest window that holds every pixel that a unit (any channel of it) depends on, but
@@ -93,7 +94,7 @@ def receptive_field(
         params: its parameters, or their shapes.
         images: `(n, h, w, 3)`, or its shape.
         layer: a name that `layers` lists.
-        strict: count gates and normalizations.
+        strict: count gates, normalizations and attention.
         tokens: `(rows, columns)` of a layer of tokens where the program does not show them, `(rows, columns, in
             front)` if it has more tokens than these: see `grad_cam`.
 

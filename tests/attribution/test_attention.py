@@ -83,7 +83,7 @@ def relevance(net, params, images, target):
     result = np.eye(weights[0].shape[-1])[None]
     for i, each in enumerate(weights):
         moved = lambda delta, i=i: jaxviz.replace(net, {f"attention_{i}": lambda w: w + delta})(params, images)
-        slopes = jax.grad(lambda delta: moved(delta)[:, target].sum())(jnp.zeros(each.shape))
+        slopes = jax.grad(lambda delta, moved=moved: moved(delta)[:, target].sum())(jnp.zeros(each.shape))
         result = result + np.maximum(np.asarray(slopes) * each, 0).mean(1) @ result
     return result
 
