@@ -14,12 +14,15 @@ from jaxviz.activation import filters as filters
 from jaxviz.activation import grid_layout as grid_layout
 from jaxviz.activation import neighbors as neighbors
 from jaxviz.activation import pca as pca
+from jaxviz.activation import pca_colors as pca_colors
 from jaxviz.activation import top_patches as top_patches
 from jaxviz.activation import tsne as tsne
 from jaxviz.activation import umap as umap
 from jaxviz.attribution import Curve as Curve
 from jaxviz.attribution import IntegratedGradients as IntegratedGradients
 from jaxviz.attribution import Relevance as Relevance
+from jaxviz.attribution import attention_relevance as attention_relevance
+from jaxviz.attribution import attention_rollout as attention_rollout
 from jaxviz.attribution import deconvnet as deconvnet
 from jaxviz.attribution import deletion as deletion
 from jaxviz.attribution import grad_cam as grad_cam

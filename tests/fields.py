@@ -170,7 +170,7 @@ LAYERS = {
     "sorted channels": lambda p, x: jnp.sort(convolve(x, p["w"]), axis=3),
     "top k": lambda p, x: lax.top_k(convolve(x, p["w"]), 2)[0],
     "Fourier transform": lambda p, x: jnp.fft.fft(convolve(x, p["w"]), axis=2).real,
-    "attention within windows": attention,
+    "attention within windows": attention,  # strictly; else each query sees where it is from
     "tokens mixed": lambda p, x: (convolve(x, p["w"]).reshape(-1, 120, 3).swapaxes(1, 2) @ p["mix"]),
     "mean of a crop": lambda p, x: convolve(x, p["w"])[:, 2:5, 3:7].mean((1, 2)),
     "dense of a stride": lambda p, x: convolve(x, p["w"], 4, "VALID").reshape(len(x), -1) @ p["down"],

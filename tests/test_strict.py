@@ -42,6 +42,15 @@ def net(params, images):
     return jax.nn.relu(convolve(x, params["w2"])).mean((1, 2)) @ params["w3"]
 
 
+def attentive(params, images):
+    """Return logits by attention between patches of 4 x 4, a class token in front."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    x = jax.lax.conv_general_dilated(images - 0.5, params["w1"], (4, 4), "SAME", dimension_numbers=numbers)
+    x = x.reshape(len(x), -1, 8) @ params["w2"][0, 0]
+    x = jnp.concatenate([jnp.zeros((len(x), 1, 6), x.dtype), x], 1)
+    return (x + jax.nn.softmax(jnp.einsum("nqc,nkc->nqk", x, x)) @ x)[:, 0] @ params["w3"]
+
+
 LAYER = {"layer": "relu_1"}
 CHANNEL = jaxviz.channel(net, "relu_1", 1)
 FEW = {"steps": 2, "size": 16}
@@ -162,7 +171,16 @@ CALLS = {
             for statistic in ("mean", "squared", "variance")
         ],
     ),
-    "lrp": lambda p, x: [jaxviz.lrp(jaxviz.logit(net, 1), p, x, rule=rule) for rule in ("epsilon", "gamma")],
+    "lrp": lambda p, x: [
+        jaxviz.lrp(jaxviz.logit(attentive if rule == "attention" else net, 1), p, x, rule=rule)
+        for rule in ("epsilon", "gamma", "attention")
+    ],
+    "attention_rollout attention_relevance": lambda p, x: (
+        jaxviz.attention_rollout(attentive, p, x, fusion="max", discard=0.5),
+        jaxviz.attention_relevance(jaxviz.logit(attentive, 1), p, x),
+        jaxviz.grad_cam(jaxviz.logit(attentive, 1), p, x, layer="dense_0"),
+        jaxviz.neuron(attentive, "dense_0", 1, tokens=(4, 4))(p, x),
+    ),
     "occlusion rise": lambda p, x: (
         jaxviz.occlusion(jaxviz.logit(net, 1), p, x, window=8, stride=4, fill="blur"),
         jaxviz.rise(jaxviz.probability(net, 1), p, KEY, x, masks=5),
@@ -184,8 +202,9 @@ CALLS = {
         jaxviz.top_patches(net, p, np.asarray(x), k=1, **LAYER).layers["relu_1"].values,
         jaxviz.filters(p),
     ),
-    "neighbors pca tsne grid_layout": lambda p, x: (
+    "neighbors pca pca_colors tsne grid_layout": lambda p, x: (
         jaxviz.neighbors(x[0, :, :, 0], x[0, :3, :, 0], k=2),
+        jaxviz.pca_colors(x, foreground=True),
         jaxviz.pca(x[0, :, :, 0]),
         jaxviz.grid_layout(jaxviz.tsne(x[0].reshape(256, 3)[:40], KEY, perplexity=5.0, steps=300)),
     ),

@@ -29,6 +29,7 @@ from jaxviz.program._digest import digest_of, digest_of_program
 from jaxviz.program._edit import dtype_of
 from jaxviz.program._outputs import arranged_shapes, read_arranged
 from jaxviz.program._returned import Layer, layer_or_output
+from jaxviz.program._tokens import Tokens, checked_tokens
 
 Pool = Literal["mean", "max"]
 
@@ -41,6 +42,7 @@ def features(
     layer: str | None,
     output: Any = None,
     pool: Pool | None = "mean",
+    tokens: Tokens = None,
     size: int | tuple[int, ...] | None = None,
     batch_size: int = 32,
     store: str | os.PathLike[str] | None = None,
@@ -76,7 +78,11 @@ def features(
             are of uint8 or of floats in [0, 1], with the channels last or first.
         layer: a name that `layers` lists; None: what the network returns.
         output: with `layer=None`, which part the network returns: a key, an attribute, an index, or a tuple of them.
-        pool: "mean" or "max" over the positions of a map; None: whole maps. A vector stays as it is.
+        pool: "mean" or "max" over the positions of a map; None: whole maps. A vector stays as it is. Tokens
+            `(n, tokens, c)` are a map, without class and register tokens, where the network's program shows their
+            places.
+        tokens: `(rows, columns)` of tokens where it does not show them, `(rows, columns, in front)` if the layer has
+            more tokens than these: see `grad_cam`.
         size: an int scales an image's shorter side to it and cuts out the center; (h, w) scales to exactly that,
             and so does (h, w, c), with c channels. By default arrays that are all of one size keep it, and anything
             else is scaled to 224. Where the size does not say it, images are read as RGB, or with as many channels as a
@@ -113,13 +119,14 @@ def features(
     check_watch(every, callback)
     opened, size = sized(open_source(source), size)
     chosen = layer_or_output(layer, output)
-    image, shapes = arranged_shapes(net, params, {chosen: _layout(pool)}, size, "features")
+    tokens = checked_tokens(tokens)
+    image, shapes = arranged_shapes(net, params, {chosen: _layout(pool)}, size, "features", tokens)
     (_, height, width, channels), shape = image.shape, shapes[chosen]
     read_at = {"size": size if np.ndim(size) == 0 else (height, width), "channels": channels}
     row = shape[1:] if pool is None else shape[-1:]
     batch_size = whole_shares(batch_size)
     total = len(opened.ids)
-    compute = functools.partial(_values, net, chosen, pool)
+    compute = functools.partial(_values, net, chosen, pool, tokens)
 
     with contextlib.nullcontext() if store is None else alone_in(Path(store), what="store"):
         kept: InMemory | OnDisk = InMemory(row)
@@ -127,7 +134,7 @@ def features(
             settings: dict[str, Any] = {"layer": str(chosen), "pool": pool, "size": [height, width]}
             settings |= {"batch_size": batch_size}
             settings |= {"params": digest_of(params)}
-            reader = read_arranged(net, {chosen: _layout(pool)}, "features")
+            reader = read_arranged(net, {chosen: _layout(pool)}, "features", tokens)
             settings |= {"program": digest_of_program(reader, params, image)}
             kept = OnDisk(Path(store), row, settings)
             kept.check_same(opened, **read_at)
@@ -180,9 +187,9 @@ def _rows(ids: Sequence[str], marks: list[str], batch: Loaded, values: Array, ha
     return Rows(names, hashes, np.asarray(values)[live], batch.skipped, marked, batch.labels)
 
 
-@compiled(static_argnums=(0, 1, 2))
-def _values(net: Net, layer: Layer, pool: Pool | None, params: Any, images: Images) -> Array:
-    read = accelerate(read_arranged(net, {layer: _layout(pool)}, "features"))
+@compiled(static_argnums=(0, 1, 2, 3))
+def _values(net: Net, layer: Layer, pool: Pool | None, tokens: Tokens, params: Any, images: Images) -> Array:
+    read = accelerate(read_arranged(net, {layer: _layout(pool)}, "features", tokens))
     values = read(params, images.astype(dtype_of(params)))[layer]
     return _pooled(values, pool=pool).astype(jnp.float32)
 

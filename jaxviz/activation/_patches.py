@@ -23,6 +23,7 @@ from jaxviz.program._edit import dtype_of
 from jaxviz.program._image_channels import Size
 from jaxviz.program._outputs import arranged_shapes, read_arranged
 from jaxviz.program._receptive_field import unit_edges
+from jaxviz.program._tokens import Tokens, checked_tokens
 
 _Best = tuple[Float[Array, "c k"], Int[Array, "c k"], Int[Array, "c k"]]
 """Values, ranks of the images in the order of their names, and units, counted through the map."""
@@ -68,6 +69,7 @@ def top_patches(
     *,
     layer: str | Sequence[str],
     k: int = 9,
+    tokens: Tokens = None,
     size: int | tuple[int, ...] | None = None,
     batch_size: int = 32,
     resume: dict[str, Any] | None = None,
@@ -86,8 +88,11 @@ def top_patches(
         net: any JAX function `net(params, images)`.
         params: its parameters.
         source: a folder; a list of files; an array of images; "tfds:NAME[SPLIT]"; or a data set, as for `features`.
-        layer: a name that `layers` lists, or several; an image map, or a vector, whose units see the whole image.
+        layer: a name that `layers` lists, or several; an image map, tokens `(n, tokens, c)`, or a vector, whose units
+            see the whole image.
         k: patches of each channel.
+        tokens: `(rows, columns)` of tokens where the network's program does not show them, `(rows, columns, in front)`
+            if the layer has more tokens than these: see `grad_cam`.
         size: an int scales an image's shorter side to it and cuts out the center; (h, w) or (h, w, c)
             scales to exactly that. By default arrays that are all of one size keep it, and anything else is scaled to
             224. How many channels images are read with is as for `features`.
@@ -102,8 +107,8 @@ def top_patches(
     Raises:
         ImageError: for a source without images, or of which none can be read.
         ValueError: for a layer that is unknown, or that is neither a vector nor, as the network's program shows, a map
-            of the images' rows and columns (tokens and windows are not); a k that is less than 1, and a state of
-            another run or of images that have changed (files: size or time of change; arrays: content).
+            of the images' rows and columns or tokens of it (heads and windows are not); a k that is less than 1, and a
+            state of another run or of images that have changed (files: size or time of change; arrays: content).
 
     Images that cannot be read are skipped and listed; if they are more than a tenth, there is a warning too.
 
@@ -124,11 +129,12 @@ def top_patches(
     check_watch(every, callback)
     opened, size = sized(open_source(source), size)
     names = (layer,) if isinstance(layer, str) else tuple(layer)
-    places = _Places(net, params, names, size)
+    tokens = checked_tokens(tokens)
+    places = _Places(net, params, names, size, tokens)
     batch_size = whole_shares(batch_size)
     image = places.image
     read_at = {"size": size if np.ndim(size) == 0 else places.size, "channels": image.shape[-1]}
-    reader = read_arranged(net, dict.fromkeys(names, "units"), "top_patches")
+    reader = read_arranged(net, dict.fromkeys(names, "units"), "top_patches", tokens)
     made_by = {"params": digest_of(params), "program": digest_of_program(reader, params, image)}
     state = _begin(places, k, made_by)
     if resume is not None:
@@ -144,7 +150,7 @@ def top_patches(
         for batch in batches(reading.source, share(wanted, batch_size), **read_at, batch_size=batch_size):
             ranks = np.where(batch.live, reading.ranks[batch.indices], _NONE)
             (images, ranks), placed = over_devices((batch.images, ranks), placed)
-            yield _Responses(_strongest(net, names, placed, images), ranks, batch.skipped)
+            yield _Responses(_strongest(net, names, tokens, placed, images), ranks, batch.skipped)
 
     def found() -> TopPatches:
         kept = {name: reading.numbered(each) for name, each in best.items()}
@@ -198,11 +204,11 @@ class _Reading:
 class _Places:
     """Where the units of some layers are, and what they see."""
 
-    def __init__(self, net: Net, params: Any, names: Sequence[str], size: Size):
-        self.image, shapes = arranged_shapes(net, params, dict.fromkeys(names, "units"), size, "top_patches")
+    def __init__(self, net: Net, params: Any, names: Sequence[str], size: Size, tokens: Tokens):
+        self.image, shapes = arranged_shapes(net, params, dict.fromkeys(names, "units"), size, "top_patches", tokens)
         self.size = self.image.shape[1:3]
         self.shapes = {name: shape[1:] for name, shape in shapes.items()}
-        self.edges = {name: unit_edges(net, params, self.image, name) for name in names}
+        self.edges = {name: unit_edges(net, params, self.image, name, tokens=tokens) for name in names}
 
     def of(self, name: str, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions of units of a layer's channels, `(c, k, 2)`, and the boxes they see, `(c, k, 4)`."""
@@ -260,12 +266,13 @@ def _resumed(state: dict[str, Any], fresh: dict[str, Any], opened: Source) -> di
     return state | {"best": best, "seen": len(kept), "skipped": skipped, "ids": ids, "marks": marks}
 
 
-@compiled(static_argnums=(0, 1))
-def _strongest(net: Net, names: tuple[str, ...], params: Any, images: Images) -> dict[str, tuple[Array, Array]]:
+@compiled(static_argnums=(0, 1, 2))
+def _strongest(
+    net: Net, names: tuple[str, ...], tokens: Tokens, params: Any, images: Images
+) -> dict[str, tuple[Array, Array]]:
     """Return the largest value of each channel in each image, `(n, c)`, and the first unit that has it."""
-    values = accelerate(read_arranged(net, dict.fromkeys(names, "units"), "top_patches"))(
-        params, images.astype(dtype_of(params))
-    )
+    reader = read_arranged(net, dict.fromkeys(names, "units"), "top_patches", tokens)
+    values = accelerate(reader)(params, images.astype(dtype_of(params)))
     found = {}
     for name, value in values.items():
         units = value.reshape(len(value), -1, value.shape[-1]).astype(jnp.float32)

@@ -61,3 +61,48 @@ def rows_of(x: Any, *, least: int) -> np.ndarray:
     rows = rows.reshape(len(rows), -1)
     check_numbers("data", rows)
     return rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float64)
+
+
+def pca_colors(maps: ArrayLike, *, foreground: bool = False) -> Float[np.ndarray, "n h w 3"]:
+    """Color what features are alike: the first three principal components over all places of all images, as RGB.
+
+    What has the same color in two images has like features. Each component is scaled to [0, 1] over all places. With
+    `foreground`, the first component tells objects from what is around them, as in DINOv2: of the places above its mean
+    and those below, those that take less of the images' borders are the foreground. They are colored by their own three
+    components, and the others are black.
+
+    Args:
+        maps: `(n, h, w, c)` features of at least three channels, as `features(..., pool=None)` gives them of maps and
+            of a transformer's tokens.
+        foreground: show objects only.
+
+    Returns:
+        `(n, h, w, 3)` in [0, 1]: a pixel for each place; `resize` enlarges it.
+
+    Raises:
+        ValueError: for maps of another shape, NaN or infinite values, and fewer than three places or channels.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> maps = jnp.eye(4).reshape(1, 2, 2, 4)  # four places that have nothing in common
+        >>> jaxviz.pca_colors(maps).shape
+        (1, 2, 2, 3)
+
+    Oquab et al. 2023, DINOv2: Learning Robust Visual Features without Supervision.
+    """
+    values = np.asarray(maps)
+    if values.ndim != 4:
+        raise ValueError(f"maps: expected features (n, h, w, c), got shape {values.shape}")
+    rows = values.reshape(-1, values.shape[-1])
+    shown = np.ones(len(rows), bool)
+    if foreground:
+        shown = pca(rows, components=1).points[:, 0] > 0
+        border = np.ones(values.shape[:3], bool)
+        border[:, 1:-1, 1:-1] = False
+        around = border.reshape(-1)
+        shown = ~shown if shown[around].sum() > (~shown)[around].sum() else shown
+    points = pca(rows[shown], components=3).points
+    low, high = points.min(0), points.max(0)
+    colors = np.zeros((len(rows), 3), points.dtype)
+    colors[shown] = (points - low) / np.where(high > low, high - low, 1)
+    return colors.reshape(*values.shape[:3], 3)

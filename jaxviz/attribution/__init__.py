@@ -1,5 +1,7 @@
 """Which pixels matter? Maps as large as the image."""
 
+from jaxviz.attribution._attention_relevance import attention_relevance as attention_relevance
+from jaxviz.attribution._attention_rollout import attention_rollout as attention_rollout
 from jaxviz.attribution._faithfulness import Curve as Curve
 from jaxviz.attribution._faithfulness import deletion as deletion
 from jaxviz.attribution._faithfulness import insertion as insertion

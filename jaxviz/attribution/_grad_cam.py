@@ -10,17 +10,18 @@ from jaxviz._types import Images, Score
 from jaxviz.attribution._batching import of_each_score, run, values_of
 from jaxviz.attribution._guided import guided_backprop
 from jaxviz.fast._swap import accelerate
-from jaxviz.program._axes import order_of
+from jaxviz.program._axes import arranging
 from jaxviz.program._differentiable import reaches
 from jaxviz.program._edit import capture, replace
 from jaxviz.program._names import find
+from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.program._trace import trace
 from jaxviz.scores._algebra import nets_of
 from jaxviz.scores._calls import fixed
 
 
 def grad_cam(
-    score: Score, params: Any, images: Images, *, layer: str, batch_size: int | None = None
+    score: Score, params: Any, images: Images, *, layer: str, tokens: Tokens = None, batch_size: int | None = None
 ) -> Float[Array, "n *k h w"]:
     """Sum a layer's maps, each weighted by its mean gradient, and keep what supports the score.
 
@@ -32,15 +33,20 @@ def grad_cam(
         params: the network's parameters.
         images: `(n, h, w, c)` in [0, 1].
         layer: a name that `layers` lists, with maps: usually the last one. Which axes are images, rows and columns
-            is read from the traced program, so that their order does not matter.
+            is read from the traced program, so that their order does not matter. Tokens `(n, tokens, c)` are put in
+            rows and columns in the same way, without class and register tokens: usually what goes into the last
+            block's attention, since behind it a class token is all that counts.
+        tokens: `(rows, columns)` of a layer of tokens where the program does not show them, such as behind a loop of
+            many turns; `(rows, columns, in front)` if it has more tokens than these.
         batch_size: for a score `(n, k)`, backward passes run at once, over all images; by default 4 on CPU, else 16.
 
     Returns:
         `(n, h, w)`, or `(n, k, h, w)` for a score `(n, k)`, at least 0.
 
     Raises:
-        ValueError: for a layer that is unknown, is not an image map (tokens and windows are not) or is not on the path
-            from the images to the score; and as for `gradient`.
+        ValueError: for a layer that is unknown, is neither an image map nor tokens of known places (heads and windows
+            are not) or is not on the path from the images to the score; for tokens that do not fit it; and as for
+            `gradient`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -53,16 +59,17 @@ def grad_cam(
 
     Selvaraju et al. 2017, Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization.
     """
-    return run(_cam, score, params, images, layer=layer, batch_size=batch_size)
+    tokens = checked_tokens(tokens)
+    return run(_cam, score, params, images, layer=layer, tokens=tokens, batch_size=batch_size)
 
 
 def guided_grad_cam(
-    score: Score, params: Any, images: Images, *, layer: str, batch_size: int | None = None
+    score: Score, params: Any, images: Images, *, layer: str, tokens: Tokens = None, batch_size: int | None = None
 ) -> Float[Array, "n *k h w c"]:
     """Multiply guided backprop, which is sharp, by Grad-CAM, which tells classes apart.
 
     Args:
-        score, params, images, layer, batch_size: as for `grad_cam`.
+        score, params, images, layer, tokens, batch_size: as for `grad_cam`.
 
     Returns:
         `(n, h, w, c)`, or `(n, k, h, w, c)` for a score `(n, k)`, signed.
@@ -82,16 +89,16 @@ def guided_grad_cam(
 
     Selvaraju et al. 2017, Grad-CAM.
     """
-    maps = grad_cam(score, params, images, layer=layer, batch_size=batch_size)
+    maps = grad_cam(score, params, images, layer=layer, tokens=tokens, batch_size=batch_size)
     return guided_backprop(score, params, images, batch_size=batch_size) * maps[..., None]
 
 
-def _cam(score: Score, params: Any, images: Images, *, layer: str, batch_size: int) -> Array:
+def _cam(score: Score, params: Any, images: Images, *, layer: str, tokens: Tokens, batch_size: int) -> Array:
     if nets_of(score) > 1:
         raise ValueError("grad_cam: expected scores of one network to be added, got some of several")
     score = fixed(score, params, images)
     value = find(trace(score, params, images, turns=True), [layer])[layer]
-    shape, order = value.aval, order_of(value, layer, "map", "grad_cam")
+    shape, arranged = value.aval, arranging(value, layer, "map", "grad_cam", tokens)
 
     def from_layer(delta: Array) -> tuple[Array, Array]:
         moved = accelerate(capture(replace(score, {layer: lambda value: value + delta}), layer), exact=True)
@@ -106,8 +113,8 @@ def _cam(score: Score, params: Any, images: Images, *, layer: str, batch_size: i
         )
 
     def backward(cotangent: Array) -> Array:
-        gradients = jnp.transpose(pull(cotangent)[0], order)
-        small = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", jnp.transpose(maps, order), gradients.mean((1, 2))))
+        gradients = arranged(pull(cotangent)[0])
+        small = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", arranged(maps), gradients.mean((1, 2))))
         return jax.image.resize(small, images.shape[:3], "linear")
 
     return of_each_score(backward, values, batch_size)

@@ -22,6 +22,7 @@ from jaxviz.attribution._affine import (
     steps_before,
     used,
 )
+from jaxviz.attribution._attention_rules import attention_actions
 from jaxviz.attribution._batching import Fill, beside, filled, of_each_score, run, values_of
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._checks import check_not_negative
@@ -45,7 +46,7 @@ def lrp(
     params: Any,
     images: Images,
     *,
-    rule: Literal["epsilon", "gamma"] = "epsilon",
+    rule: Literal["epsilon", "gamma", "attention"] = "epsilon",
     epsilon: float = 1e-6,
     gamma: float = 0.25,
     baseline: Fill = 0.5,
@@ -58,21 +59,27 @@ def lrp(
     terms and biases of its own sign count `1 + gamma` times, in convolutions whose input is not the image; the first
     layer and dense products keep the epsilon rule. Sums share by value, ReLUs pass all, a maximum gives to its winner.
 
+    The attention rule (AttnLRP) is the epsilon rule with more for transformers: products of two activations, as in
+    attention, share in halves; LayerNorm and RMSNorm, whose deviation is held fixed, and GELU and SiLU, whose gate is,
+    pass all relevance on; softmax keeps its derivative. So only biases, position embeddings and class tokens are
+    missing from the map, and what softmax takes.
+
     Multiplications and additions of constants that directly follow a layer, such as BatchNorm in inference, are folded
     into it, however written, so that a network and the same network with BatchNorm folded get the same relevances;
     those between an activation and a convolution are folded into that one. The layer's output must have no other
     use in between. Anywhere else, as behind the sum of a pre-activation ResNet or behind DenseNet's concatenation,
     constants take their share like any summand and are not folded (Zennit passes such a BatchNorm's relevance whole).
 
-    Everything else keeps its own derivative, which need not conserve relevance: softmax, LayerNorm, gates (both factors
-    of a product get all of it), smooth activations, a saturated relu6. `gap` says how much is missing or in excess.
-    Biases take a share too, BatchNorm's among them, so a gap alone is not a fault: it is all that misses the image.
+    Without the attention rule, everything else keeps its own derivative, which need not conserve relevance: softmax,
+    LayerNorm, gates (both factors of a product get all of it), smooth activations, a saturated relu6. `gap` says how
+    much is missing or in excess. Biases take a share too, BatchNorm's among them, so a gap alone is not a fault: it is
+    all that misses the image.
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
         params: the network's parameters.
         images: `(n, h, w, c)` in [0, 1].
-        rule: "epsilon" or "gamma".
+        rule: "epsilon", "gamma" or "attention".
         epsilon: what keeps the denominator from zero; a larger one removes weak and contradictory evidence.
         gamma: how much positive weights are favored; used by the gamma rule.
         baseline: where the network's own normalization has its zero: a brightness, a color `(c,)` or images.
@@ -96,12 +103,13 @@ def lrp(
 
     Bach et al. 2015, On Pixel-wise Explanations for Non-linear Classifier Decisions by Layer-wise Relevance Propagation
     (epsilon); Montavon et al. 2019, Layer-wise Relevance Propagation: An Overview (gamma);
-    Andéol et al. 2021 (gamma where inputs have both signs).
+    Andéol et al. 2021 (gamma where inputs have both signs); Achtibat et al. 2024, AttnLRP: Attention-Aware Layer-Wise
+    Relevance Propagation for Transformers (attention).
     """
     for name, number in (("epsilon", epsilon), ("gamma", gamma)):
         check_not_negative(name, number)
-    if rule not in ("epsilon", "gamma"):
-        raise ValueError(f"rule: expected 'epsilon' or 'gamma', got {rule!r}")
+    if rule not in ("epsilon", "gamma", "attention"):
+        raise ValueError(f"rule: expected 'epsilon', 'gamma' or 'attention', got {rule!r}")
     start = filled("baseline", baseline, images)
     strength = jnp.asarray(gamma if rule == "gamma" else 0.0)
     return run(
@@ -138,7 +146,7 @@ def _with_rule(score: Score, epsilon: Array, gamma: Array, rule: str) -> Callabl
         read, live = constants(program, (params, images)), used(program)
         after = {layer: steps_after(layer, live, program.outputs) for layer in layers}
         owned = {step for steps in after.values() for step in steps}
-        actions = {}
+        actions = attention_actions(program) if rule == "attention" else {}
         for layer, steps in after.items():
             affine, favors, before = scale_and_offset(layer, steps, read), None, None
             if rule == "gamma" and KINDS[layer.op] == "conv" and _has_layer_below(layer):

@@ -1,7 +1,8 @@
 """Which axis of a value inside a network is the images, and which are an image's rows and columns.
 
 Read from the traced program, from the images `(n, h, w, c)` on, and never guessed from a shape: attention's
-`(n, tokens, heads, dim)` and windowed attention's `(n * windows, h, w, c)` look like image maps and are none.
+`(n, tokens, heads, dim)` and windowed attention's `(n * windows, h, w, c)` look like image maps and are none. Tokens
+`(n, tokens, c)` are put in rows and columns where the program shows where each lies, and are maps then.
 
 An axis is a sequence of parts, the outermost first, as a reshape merges and splits them. A part is a digit, in a mixed
 radix, of a place on a line: where each place of the line lies among the images, the rows or the columns of what the
@@ -9,11 +10,15 @@ network was given. So a map that is cut into windows and put together again is k
 or turned over is known to be none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from jaxviz.program._axis_lines import in_order, is_images, letters_of, line_of
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxviz.program._axis_lines import Operand, in_order, is_images, letters_of, line_of, size_of
 from jaxviz.program._axis_rules import follow
+from jaxviz.program._tokens import Grid, Tokens, grid_of
 from jaxviz.program._trace import Value
 
 
@@ -37,12 +42,17 @@ def image_axes(value: Value, known: dict[int, Any] | None = None) -> ImageAxes:
 
     What is found of other values on the way is kept in `known`, for the next one of the same program.
     """
-    axes = follow([value], {} if known is None else known)[0]
+    return _image_axes(value, follow([value], {} if known is None else known)[0])
+
+
+def _image_axes(value: Value, axes: Operand) -> ImageAxes:
     if axes is None:
         return ImageAxes(None, None, None, ("",) * len(value.aval.shape))
     count = next(source.aval.shape[0] for source in ancestors_of(value) if source.op == "input" and source.varies)
     letters = tuple(letters_of(axis) for axis in axes)
     images = _only(i for i, axis in enumerate(axes) if is_images(axis, count))
+    if images is None and count == 1:  # jnp.matmul removes an axis of one image, and puts another one there
+        images = next((i for i, axis in enumerate(axes) if size_of(axis) == 1 and not letters[i]), None)
     rows, columns = (
         _only(i for i, axis in enumerate(axes) if letters[i] == letter and in_order(line_of(axis))) for letter in "hw"
     )
@@ -74,16 +84,33 @@ Layout = Literal["images", "channels", "units", "map"]
 _EXPECTED = {
     "images": "a layer with one axis of images",
     "channels": "a layer with one axis of images and one of channels, such as a map (n, h, w, c) or tokens (n, t, c),",
-    "units": "a map (n, h, w, c) or a vector (n, c)",
-    "map": "a layer of image maps (n, h, w, channels)",
+    "units": "a map (n, h, w, c), tokens (n, t, c) of known places or a vector (n, c)",
+    "map": "a layer of image maps (n, h, w, channels), or of tokens (n, t, channels) of known places",
 }
 
 
-def order_of(value: Value, name: Any, layout: Layout, who: str) -> tuple[int, ...]:
-    """Return the order of axes that puts the images first, then rows and columns, and channels last.
+def tokens_of(value: Value, tokens: Tokens = None, who: str = "") -> Grid | None:
+    """Return the grid of a layer's tokens, None for any other layer."""
+    if len(value.aval.shape) != 3 and tokens is None:
+        return None
+    axes = follow([value], {})[0]
+    return grid_of(value, axes, _image_axes(value, axes).images, tokens, who)
+
+
+def arranging(value: Value, name: Any, layout: Layout, who: str, tokens: Tokens = None) -> Callable[[Array], Array]:
+    """Return a function that puts a layer's images first, then rows and columns, and channels last.
 
     Raises ValueError, in the name of the function `who`, for a layer that does not have what the layout asks for.
     """
+    grid = tokens_of(value, tokens, who)
+    if grid is not None:
+        return grid.map_of
+    order = order_of(value, name, layout, who)
+    return lambda array: jnp.transpose(array, order)
+
+
+def order_of(value: Value, name: str, layout: Layout, who: str) -> tuple[int, ...]:
+    """Return the order of axes that does so, of what is no layer of tokens in rows and columns."""
     shape, axes = value.aval.shape, image_axes(value)
     rest = [i for i in range(len(shape)) if i != axes.images]
     if axes.images is not None:
@@ -97,7 +124,8 @@ def order_of(value: Value, name: Any, layout: Layout, who: str) -> tuple[int, ..
             return (axes.images, *(i for i in rest if i != channel), channel)
         if layout == "images":
             return (axes.images, *rest)
-    found = f"{shape}, {_described(axes)}; layers(net, params, images) lists them all"
+    told = "; tokens=(rows, columns) says where tokens lie" if len(shape) == 3 and layout != "images" else ""
+    found = f"{shape}, {_described(axes)}{told}; layers(net, params, images) lists them all"
     if layout == "map":
         raise ValueError(f"{who} needs {_EXPECTED[layout]}; {name!r} has shape {found}")
     raise ValueError(f"{who}: expected {_EXPECTED[layout]} at {name!r}, got shape {found}")

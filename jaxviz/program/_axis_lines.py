@@ -12,7 +12,7 @@ class Part(NamedTuple):
 
     size: int
     of: str = ""
-    line: np.ndarray | None = None  # where each place lies, NaN for padding; None: unknown
+    line: np.ndarray | None = None  # where each place lies, NaN for padding; of "hw" `(size, 2)`; None: unknown
     stride: int = 1  # of this digit in the line
 
 
@@ -49,19 +49,21 @@ def size_of(axis: Axis) -> int:
 def line_of(axis: Axis) -> np.ndarray | None:
     """Return where each place of an axis lies, if that is known and only one thing lies along it."""
     told = [part for part in axis if part.of]
-    if len(told) != 1 or told[0].line is None:
+    if len(told) != 1 or told[0].line is None or told[0].line.ndim > 1:
         return None
     part, at = told[0], axis.index(told[0])
+    if not part.size:
+        return part.line  # of length 0, as jnp.roll by nothing joins
     digits = np.asarray(part.line).reshape(-1, part.size, part.stride)
     if not all(np.array_equal(digits[0], other, equal_nan=True) for other in digits[1:]):
         return None  # the same digit stands for several places
     if part.of == "n" and part.stride > 1 and not np.all(digits == digits[..., :1]):
         return None
     before, after = (size_of(parts) for parts in (axis[:at], axis[at + 1 :]))
-    return np.tile(np.repeat(_mean(digits[0]), after), before)
+    return np.tile(np.repeat(mean(digits[0]), after), before)
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
+def mean(values: np.ndarray) -> np.ndarray:
     """Return the mean over the last axis of what is not NaN; NaN if there is nothing else."""
     there = ~np.isnan(values)
     count = there.sum(-1)
@@ -112,7 +114,7 @@ def _agree(first: Part, second: Part) -> bool:
         return True
     if first.line is None or second.line is None or len(first.line) != len(second.line):
         return False
-    same = np.allclose(first.line, second.line, equal_nan=True)
+    same = first.line.shape == second.line.shape and np.allclose(first.line, second.line, equal_nan=True)
     return same or (first.of in ("h", "w") and in_order(first.line) and in_order(second.line))
 
 

@@ -20,6 +20,7 @@ from jaxviz.program._axis_lines import (
     size_of,
     unknown,
 )
+from jaxviz.program._axis_places import from_places, joined, places_of
 from jaxviz.program._known import known_array
 from jaxviz.program._trace import Value
 
@@ -108,11 +109,14 @@ def kept(value: Value, operands: list[Operand]) -> Operand:
 
 
 def placed(axis: Axis, out: int, places: Callable[[np.ndarray], np.ndarray]) -> Axis:
-    """Return an axis whose places are others of it: `places` of the line, if that is known."""
-    if not letters_of(axis):
+    """Return an axis whose places are others of it: `places` of the line, or of the tokens, if those are known."""
+    letters = letters_of(axis)
+    if not letters:
         return plain_axis(out)
-    line = line_of(axis)
-    return lost(out, letters_of(axis)) if line is None else from_line(letters_of(axis), places(line))
+    line, plane = line_of(axis), places_of(axis)
+    if plane is not None:
+        return from_places(np.stack([places(along) for along in plane.T], -1))
+    return lost(out, letters) if line is None else from_line(letters, places(line))
 
 
 def windowed(
@@ -149,7 +153,8 @@ def padded(value: Value, operands: list[Operand]) -> Operand:
         value.eqn.params["padding_config"],  # type: ignore[union-attr]
         strict=True,
     )
-    return tuple(windowed(axis, out, low=low, spread=inner + 1) for axis, out, (low, _, inner) in each)
+    # jnp.pad writes some of the numbers as NumPy's.
+    return tuple(windowed(axis, out, low=int(low), spread=int(inner) + 1) for axis, out, (low, _, inner) in each)
 
 
 def sliced(value: Value, operands: list[Operand]) -> Operand:
@@ -187,16 +192,7 @@ def in_reverse(value: Value, operands: list[Operand]) -> Operand:
 def concatenated(value: Value, operands: list[Operand]) -> Operand:
     at, parts = value.eqn.params["dimension"], filled(value, operands)  # type: ignore[union-attr]
     result = [functools.reduce(met, axes) for axes in zip(*parts, strict=True)]
-    along = [axes[at] for axes in parts]
-    letters = "".join({letter for axis in along for letter in letters_of(axis)})
-    lines = [line_of(axis) if letters_of(axis) else np.full(size_of(axis), np.nan) for axis in along]
-    size = value.aval.shape[at]
-    if not letters:
-        result[at] = plain_axis(size)
-    elif len(letters) > 1 or any(line is None for line in lines):
-        result[at] = lost(size, letters)
-    else:
-        result[at] = from_line(letters, np.concatenate(lines))  # type: ignore[arg-type]
+    result[at] = joined([axes[at] for axes in parts])
     return tuple(result)
 
 

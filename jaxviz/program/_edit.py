@@ -99,7 +99,7 @@ def _taken(net: Net, wanted: Sequence[str], params: Any, images: Any) -> tuple[A
     program = trace(named_by_default(net), params, images, turns=True)
     values = find(program, wanted)
     edits = {name: (value, lambda x: x) for name, value in values.items()}
-    outputs, taken = evaluate(program, (params, images), _edit_actions(edits))
+    outputs, taken = evaluate(program, (params, images), changing(edits))
     return outputs, {name: taken[name] for name in wanted}, values
 
 
@@ -144,7 +144,7 @@ def replace(net: Net, replacements: Mapping[str, Any]) -> Callable[[Any, Any], A
             name: (value, functools.partial(_substitute, name, replacements[name]))
             for name, value in find(program, wanted).items()
         }
-        return evaluate(program, (params, images), _edit_actions(edits))[0]
+        return evaluate(program, (params, images), changing(edits))[0]
 
     return edited
 
@@ -164,7 +164,7 @@ def _substitute(name: str, new: Any, value: jax.Array) -> jax.Array:
     return jnp.broadcast_to(result, value.shape).astype(value.dtype)
 
 
-def _edit_actions(edits: Mapping[str, tuple[Value, Callable]]) -> dict[Path, Action]:
+def changing(edits: Mapping[str, tuple[Value, Callable]]) -> dict[Path, Action]:
     """Turn `{name: (value, change)}` into actions that change each value at its home and take it out."""
     grouped: dict[Path, list[tuple[str, int, Callable]]] = {}
     for name, (value, change) in edits.items():

@@ -1,13 +1,13 @@
 """Names of the values of a program: module paths, `checkpoint_name`s, kinds by number."""
 
 import difflib
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from jax.extend.core import primitives
 
+from jaxviz.program._attention import WEIGHTS, attentions, kernel_path, path_of
 from jaxviz.program._loop_names import place_in_loops, turns_around, with_turns
 from jaxviz.program._relus import find_relus, relus_in_loops
 from jaxviz.program._trace import KINDS, MOVES, Program, Value, loop_bodies
@@ -62,10 +62,11 @@ def _names(program: Program) -> _Names:
     covered |= {id(source) for mark in marks for source in _sources(mark)}
     found = [(KINDS[v.op], _with_bias(v)) for v in program.values if is_layer(v)]
     found += [("relu", relu.value) for relu in find_relus(program) if relu.value.varies]
+    found += [("attention", attention.weights) for attention in attentions(program)]
     order = {id(value): i for i, value in enumerate(program.values)}
     counts: Counter[str] = Counter()
     entries, others = given + shown, [pair for pair in modules if pair not in shown]
-    paths = _paths_in_loops(program)
+    paths = _paths_in_loops(program) | _paths_of_attention(program, {name for name, _ in modules})
     for kind, value in sorted(found, key=lambda item: order[id(item[1])]):
         kind = place_in_loops(program, value) + kind
         path = paths.get(id(value), "")
@@ -81,6 +82,17 @@ def _paths_in_loops(program: Program) -> dict[int, str]:
     found = with_turns(program, list(_paths(program)))
     times = Counter(path for path, _ in found)
     return {id(value): path for path, value in found if times[path] == 1 and turns_around(program, value)}
+
+
+def _paths_of_attention(program: Program, modules: set[str]) -> dict[int, str]:
+    """Return what attention weights are called by: the path of their module, where that has been named."""
+    found = with_turns(program, list(_paths(program)))
+    times = Counter(path for path, _ in found)
+    return {
+        id(value): path
+        for path, value in found
+        if path.endswith(WEIGHTS) and path.removesuffix(WEIGHTS) in modules and times[path] == 1
+    }
 
 
 def _numbered(program: Program) -> list[tuple[str, Value]]:
@@ -172,33 +184,13 @@ def bias_additions(value: Value) -> list[Value]:
 
 
 def _paths(program: Program) -> Iterator[tuple[str, Value]]:
-    """Yield the module paths of convolutions and dense products: where their kernels stand in the parameters."""
+    """Yield the module paths of layers, where their kernels stand in the parameters, and those of attention weights."""
     for value in program.values:
-        if is_layer(value):
-            kernel = next(operand for operand in value.inputs if not operand.varies)
-            if path := _parameter_of(kernel).key:
-                yield path, _with_bias(value)
-
-
-def _parameter_of(kernel: Value) -> Value:
-    """Return the parameter that a kernel is, or is made from by whatever operations: weight standardization, a mask.
-
-    Of several, such as a kernel and what scales it, the only one that has as many numbers as the kernel.
-    """
-    while len(kernel.inputs) == 1:
-        kernel = kernel.inputs[0]
-    if not kernel.inputs:
-        return kernel
-    seen, stack, sources = {id(kernel)}, [kernel], []
-    while stack:
-        for operand in stack.pop().inputs:
-            if id(operand) not in seen:
-                seen.add(id(operand))
-                stack.append(operand)
-                sources += [operand] if operand.op == "input" else []
-    size = math.prod(kernel.aval.shape)
-    alike = [source for source in sources if len(sources) == 1 or math.prod(source.aval.shape) == size]
-    return alike[0] if len(alike) == 1 else kernel
+        if is_layer(value) and (path := kernel_path(value)):
+            yield path, _with_bias(value)
+    for attention in attentions(program):
+        if path := path_of(attention):
+            yield path, attention.weights
 
 
 def values_by_name(program: Program) -> dict[str, Value]:

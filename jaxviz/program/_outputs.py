@@ -13,13 +13,15 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from jaxviz._types import Net
-from jaxviz.program._axes import Layout, image_axes, order_of
+from jaxviz.program._axes import Layout, arranging, image_axes
 from jaxviz.program._channels import channel_axis
 from jaxviz.program._image_channels import Size, accepted
 from jaxviz.program._modules import named_by_default
 from jaxviz.program._names import find
 from jaxviz.program._returned import Layer, Output, array_of, arrays_in
 from jaxviz.program._run import evaluate
+from jaxviz.program._softmax import before_moves, softmax_axes
+from jaxviz.program._tokens import Tokens
 from jaxviz.program._trace import Path, Value, trace
 
 
@@ -29,22 +31,22 @@ class Reading(NamedTuple):
     layers: dict[Layer, tuple[Array, Value]]
     """The arrays, and what they are in the program; of what the network returns, too."""
 
-    def arranged(self, name: Layer, layout: Layout, who: str) -> Array:
+    def arranged(self, name: Layer, layout: Layout, who: str, tokens: Tokens = None) -> Array:
         """Return a layer, the images on its first axis and channels on its last; an error names `who` asked."""
         array, value = self.layers[name]
-        return jnp.transpose(array, order_of(value, name, layout, who))
+        return arranging(value, name, layout, who, tokens)(array)
 
     def by_image(self, name: Layer) -> Array:
         """Return a layer with the images on its first axis, where the program tells which one that is."""
         array, value = self.layers[name]
         return jnp.moveaxis(array, image_axes(value).images or 0, 0)
 
-    def as_map(self, name: Layer) -> Array:
+    def as_map(self, name: Layer, who: str, tokens: Tokens = None) -> Array:
         """Return a layer in the order of a map `(n, h, w, c)`, or as far as the program tells, with channels last."""
         array, value = self.layers[name]
-        if array.ndim == 4 and image_axes(value).is_map:
-            return self.arranged(name, "map", "")
-        return jnp.moveaxis(array, channel_axis(value), -1)
+        if array.ndim == 4 and not (image_axes(value).is_map or tokens):
+            return jnp.moveaxis(array, channel_axis(value), -1)
+        return self.arranged(name, "map", who, tokens)
 
     def classes(self, output: Output) -> tuple[Array, bool]:
         """Return what the network returns, and whether it ends in a softmax or a sigmoid, so that it is chances."""
@@ -77,21 +79,23 @@ def read(net: Net, params: Any, images: Any, layers: Sequence[Layer]) -> Reading
     return Reading({name: (taken[name], value) for name, value in found.items()})
 
 
-def read_arranged(net: Net, layers: Mapping[Layer, Layout], who: str) -> Callable[[Any, Any], dict[Layer, Array]]:
+def read_arranged(
+    net: Net, layers: Mapping[Layer, Layout], who: str, tokens: Tokens = None
+) -> Callable[[Any, Any], dict[Layer, Array]]:
     """Return a function that gives the values of layers, the images on the first axis and channels on the last."""
 
     def arranged(params: Any, images: Any) -> dict[Layer, Array]:
         reading = read(net, params, images, list(layers))
-        return {name: reading.arranged(name, layout, who) for name, layout in layers.items()}
+        return {name: reading.arranged(name, layout, who, tokens) for name, layout in layers.items()}
 
     return arranged
 
 
 def arranged_shapes(
-    net: Net, params: Any, layers: Mapping[Layer, Layout], size: Size, who: str
+    net: Net, params: Any, layers: Mapping[Layer, Layout], size: Size, who: str, tokens: Tokens = None
 ) -> tuple[jax.ShapeDtypeStruct, dict[Layer, tuple[int, ...]]]:
     """Return the shape of one image of this size, and those of layers so arranged."""
-    use = functools.partial(jax.eval_shape, read_arranged(net, layers, who), params)
+    use = functools.partial(jax.eval_shape, read_arranged(net, layers, who, tokens), params)
     image, values = accepted(use, params, size)
     return image, {name: value.shape for name, value in values.items()}
 
@@ -122,8 +126,6 @@ def _check_first_axis(value: Value) -> None:
 
 # Logits or probabilities?
 
-_MOVES = ("reshape", "squeeze", "broadcast_in_dim", "transpose", "convert_element_type", "copy", "name", "slice")
-
 
 def gives_chances(value: Value) -> bool:
     """Tell values that are made as probabilities are: by a softmax or a sigmoid, or by mixing such with numbers.
@@ -136,10 +138,10 @@ def gives_chances(value: Value) -> bool:
 
 def _bounds(value: Value) -> tuple[float, float] | None:
     """Return what a mixture of squashed values and numbers lies between; None for what is made of anything else."""
-    value = _before_moves(value)
+    value = before_moves(value)
     if value.op == "constant" and not isinstance(value.constant, Tracer) and np.size(value.constant):
         return float(np.min(value.constant)), float(np.max(value.constant))
-    if _is_softmax(value):
+    if softmax_axes(value) is not None:
         return 0.0, 1.0
     if value.op in _SQUASHED:
         return _SQUASHED[value.op]
@@ -171,49 +173,3 @@ _MIXTURES: dict[str, Callable[[tuple[float, ...], float], Sequence[float]]] = {
     "reduce_max": lambda x, _: [x[0]],
     "reduce_min": lambda x, _: [x[0]],
 }
-
-
-def _before_moves(value: Value) -> Value:
-    while value.op in _MOVES and value.inputs:
-        value = value.inputs[0]
-    return value
-
-
-def _is_softmax(value: Value) -> bool:
-    """Tell `e / sum(e)` with `e = exp(x)`, a product with the reciprocal, and `exp(x - logsumexp(x))`."""
-    if value.op == "exp":
-        inside = _before_moves(value.inputs[0])
-        return inside.op == "sub" and _is_log_of_sum(_before_moves(inside.inputs[1]))
-    if value.op not in ("div", "mul"):
-        return False
-    pairs = [value.inputs] if value.op == "div" else [value.inputs, value.inputs[::-1]]
-    for upper, lower in ((_before_moves(a), _before_moves(b)) for a, b in pairs):
-        if value.op == "mul" and lower.op in ("div", "integer_pow"):
-            lower = _before_moves(lower.inputs[-1])
-        if upper.op == "exp" and lower.op == "reduce_sum" and _is_same(upper, _before_moves(lower.inputs[0])):
-            return True
-    return False
-
-
-def _is_same(value: Value, other: Value, depth: int = 6) -> bool:
-    """Tell two values that are computed alike from the same ones, as where `exp(x)` is written twice."""
-    if value is other:
-        return True
-    if value.op == other.op == "constant":
-        constants = (value.constant, other.constant)
-        return not any(isinstance(x, Tracer) for x in constants) and bool(np.array_equal(*constants))
-    if value.eqn is None or other.eqn is None or value.op != other.op or not depth:
-        return False
-    if str(value.eqn.params) != str(other.eqn.params) or len(value.inputs) != len(other.inputs):
-        return False
-    return all(_is_same(a, b, depth - 1) for a, b in zip(value.inputs, other.inputs, strict=True))
-
-
-def _is_log_of_sum(value: Value) -> bool:
-    """Tell `log(sum(exp(x)))`, to which the maximum may have been added again."""
-    if value.op == "add":
-        return any(_is_log_of_sum(_before_moves(operand)) for operand in value.inputs)
-    if value.op != "log":
-        return False
-    inside = _before_moves(value.inputs[0])
-    return (_before_moves(inside.inputs[0]) if inside.op == "abs" else inside).op == "reduce_sum"

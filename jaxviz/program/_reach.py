@@ -3,7 +3,8 @@
 Strictly, an element sees all that it can depend on. Behind a gate such as squeeze-and-excitation, or a normalization
 over positions, that is the whole image. The spatial field leaves out what is the same at all positions of a map, where
 it meets what is not: in operations on single values (a mean that is subtracted, a gate that multiplies), in products
-that sum over nothing, and where channels are joined.
+that sum over nothing, and where channels are joined. Of attention it leaves out what is looked up elsewhere: what a
+query gathers counts as where the query is from.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxviz.program import _reach_rules as rules
+from jaxviz.program._attention import attentions
 from jaxviz.program._constants import Constants
 from jaxviz.program._reach_windows import NOTHING, Call, Seen, UnknownOperationError
 from jaxviz.program._trace import Program, Value
@@ -48,7 +50,7 @@ def _reaches(
     Where `skips` is set, what cannot be followed is left out, and all that depends on it.
     """
     constants = Constants(program)
-    uniform = Uniform(constants)
+    uniform, elsewhere = Uniform(constants), {} if strict else _elsewhere(program)
     known: dict[int, Reach] = {}
     order = [v for v in program.inputs if v.varies]
     order += [v for v in program.values if id(v) in needed]
@@ -59,6 +61,8 @@ def _reaches(
                 known[id(current)] = _pixels(current, image_size)
             else:
                 parts = {i: known[id(x)] for i, x in enumerate(current.inputs) if x.varies}
+                if id(current) in elsewhere:
+                    del parts[elsewhere[id(current)]]
                 known[id(current)], kept[id(current)] = _passed(Call(current, constants), parts, uniform, strict)
             yield current, known[id(current)]
         for operand in current.inputs:
@@ -81,6 +85,15 @@ def windows_seen(
         if id(value) in wanted and not any((plane == NOTHING).all() for plane in seen):
             sides = [max(0, int((last - first).max())) for first, last in (edges(plane) for plane in seen)]
             found[id(value)] = (sides[0], sides[1])
+    return found
+
+
+def _elsewhere(program: Program) -> dict[int, int]:
+    """Return which operands of products are what attention looks at elsewhere: keys, and values that it weights."""
+    found = {}
+    for attention in attentions(program):
+        if attention.scores is not None and all(operand.varies for operand in attention.scores.inputs):
+            found |= {id(attention.scores): attention.scored, id(attention.product): attention.values}
     return found
 
 
@@ -122,8 +135,10 @@ def _passed(call: Call, parts: dict[int, Reach], uniform: Uniform, strict: bool)
     moved = {i: Reach(*(rule(call, i, x) for x in part)) if rule else part for i, part in parts.items()}
     if not strict and len(parts) > 1 and joins(call):
         kept = _kept(moved, uniform.operands(call), count)
+    kept = [(i in parts and rows, i in parts and columns) for i, (rows, columns) in enumerate(kept)]
     planes = [[part[plane] for i, part in moved.items() if kept[i][plane]] for plane in (0, 1)]
-    return Reach(*(rules.shortened(_union(plane)) for plane in planes)), kept
+    nothing = rules.nowhere(len(call.result))
+    return Reach(*(rules.shortened(_union(plane)) if plane else nothing for plane in planes)), kept
 
 
 def _as_long(seen: Seen, ndim: int) -> Seen:
@@ -185,6 +200,25 @@ def seen_by(program: Program, value: Value, image_size: Sequence[int], *, strict
         empty = empty & (found.columns[:1] == NOTHING)
         found = Reach(*(rules.shortened(np.where(empty, w, x)) for w, x in zip(whole, found, strict=True)))
     return found, kept
+
+
+def followed(program: Program, source: Value, seen: Seen) -> dict[int, Seen]:
+    """Return what later values see of a value, strictly, given what its own elements are to be seen as.
+
+    Where an operation is not known, or moves to places that are not, all that it makes sees all that it is made of.
+    """
+    constants, known = Constants(program), {id(source): Reach(seen, seen)}
+    uniform = Uniform(constants)
+    for value in program.values:
+        parts = {i: known[id(x)] for i, x in enumerate(value.inputs) if id(x) in known}
+        if parts and value is not source:
+            try:
+                known[id(value)] = _passed(Call(value, constants), parts, uniform, True)[0]
+            except UnknownOperationError:
+                least = np.min([part.rows.min(axis=tuple(range(1, part.rows.ndim))) for part in parts.values()], axis=0)
+                whole = least.reshape(2, *(1,) * len(value.aval.shape))
+                known[id(value)] = Reach(whole, whole)
+    return {key: each.rows for key, each in known.items()}
 
 
 def edges(seen: Seen) -> Iterator[np.ndarray]:

@@ -26,6 +26,7 @@ from jaxviz.program._reach_windows import (
     _along,
     convolution_params,
     convolution_windows,
+    regrouped,
     windowed,
 )
 from jaxviz.program._run import bind
@@ -209,25 +210,6 @@ def _reshaped(call: Call, operand: int, seen: Seen) -> Seen:
         before += [1 if same else call.shapes[operand][a] for a in old]
         after += [1 if same else call.result[a] for a in new]
     return np.broadcast_to(seen, (2, *before)).reshape(2, *after)
-
-
-def regrouped(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Return the axes of a reshape in the smallest groups that hold as much before as after."""
-    groups, i, j = [], 0, 0
-    while i < len(before) or j < len(after):
-        start = i, j
-        left, right = 1, 1
-        if i < len(before):
-            left, i = before[i], i + 1
-        if j < len(after):
-            right, j = after[j], j + 1
-        while left != right:
-            if (left < right and i < len(before)) or j == len(after):
-                left, i = left * before[i], i + 1
-            else:
-                right, j = right * after[j], j + 1
-        groups.append((list(range(start[0], i)), list(range(start[1], j))))
-    return groups
 
 
 def _reduced(call: Call, _: int, seen: Seen) -> Seen:

@@ -1,6 +1,6 @@
 """Windows of convolutions, pools, pads and slices, and what is seen through them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +34,25 @@ class Call(NamedTuple):
     def result(self) -> tuple[int, ...]:
         """Return the shape of the result."""
         return self.value.aval.shape
+
+
+def regrouped(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Return the axes of a reshape in the smallest groups that hold as much before as after."""
+    groups, i, j = [], 0, 0
+    while i < len(before) or j < len(after):
+        start = i, j
+        left, right = 1, 1
+        if i < len(before):
+            left, i = before[i], i + 1
+        if j < len(after):
+            right, j = after[j], j + 1
+        while left != right:
+            if (left < right and i < len(before)) or j == len(after):
+                left, i = left * before[i], i + 1
+            else:
+                right, j = right * after[j], j + 1
+        groups.append((list(range(start[0], i)), list(range(start[1], j))))
+    return groups
 
 
 # Windows

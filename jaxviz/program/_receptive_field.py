@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxviz._types import Net
+from jaxviz.program._axes import tokens_of
 from jaxviz.program._channels import channel_axis
 from jaxviz.program._modules import named_by_default
 from jaxviz.program._names import find
 from jaxviz.program._reach import Kept, Reach, edges, seen_by
 from jaxviz.program._reach_windows import UnknownOperationError
 from jaxviz.program._spans import Span, spans_of
+from jaxviz.program._tokens import Grid, Tokens, checked_tokens
 from jaxviz.program._trace import Program, Value, trace
 
 
@@ -71,14 +73,17 @@ class ReceptiveField(_Closed):
         return self.boxes[row, column].tolist()
 
 
-def receptive_field(net: Net, params: Any, images: Any, layer: str, *, strict: bool = False) -> ReceptiveField:
+def receptive_field(
+    net: Net, params: Any, images: Any, layer: str, *, strict: bool = False, tokens: Tokens = None
+) -> ReceptiveField:
     """Return the window of input pixels that the units of a layer see.
 
     By default the spatial field: what is the same at all positions of a map counts for nothing beside what is not. So
     gates such as squeeze-and-excitation, and the means and variances of normalizations over positions (GroupNorm,
-    InstanceNorm, LayerNorm over rows and columns), are left out, and a unit's window is where it looks. The mean over
-    all positions alone, as in front of a classifier, is of the whole image; so is attention. With `strict` it is all
-    that the unit can depend on.
+    InstanceNorm, LayerNorm over rows and columns), are left out, and a unit's window is where it looks. So is what
+    softmax attention gathers from other tokens: a token's window is its query's, of a Vision Transformer its patch. The
+    mean over all positions alone, as in front of a classifier, is of the whole image, and so is a class token. With
+    `strict` it is all that the unit can depend on.
 
     Read from the program, element by element; nothing is run, and parameters count as nonzero. It is exact for the
     units at the borders too: the smallest window that holds every pixel that a unit (any channel of it) depends on, but
@@ -89,7 +94,9 @@ def receptive_field(net: Net, params: Any, images: Any, layer: str, *, strict: b
         params: its parameters, or their shapes.
         images: `(n, h, w, c)`, or its shape.
         layer: a name that `layers` lists.
-        strict: count gates and normalizations.
+        strict: count gates, normalizations and attention.
+        tokens: `(rows, columns)` of a layer of tokens where the program does not show them, `(rows, columns, in
+            front)` if it has more tokens than these: see `grad_cam`.
 
     Raises:
         ValueError: for a layer that is unknown or does not depend on the images, and for an operation on the way to it
@@ -111,23 +118,51 @@ def receptive_field(net: Net, params: Any, images: Any, layer: str, *, strict: b
     Araujo, Norris & Sim 2019, Computing Receptive Fields of Convolutional Neural Networks.
     """
     program, value, seen, kept = _read(net, params, images, layer, strict)
-    rows, columns = _maps(value, seen)
-    spans = [spans_of(program, value, kept, plane) for plane in (0, 1)]
-    places = _axes(value, (rows, columns), spans)
-    boxes = _boxes(value, (rows, columns), places)
+    grid = tokens_of(value, checked_tokens(tokens), "receptive_field")
     image_size = (int(images.shape[1]), int(images.shape[2]))
+    if grid is not None:
+        together = [x.min(axis=(grid.images + 1, grid.channels + 1), keepdims=True) for x in seen]
+        boxes = np.stack(_of_grid(together, grid, value.aval.shape), -1)[:, :, 0]
+        closed = [_from_boxes(boxes[..., plane::2], plane, image_size[plane]) for plane in (0, 1)]
+        return _field(closed, boxes, image_size)
+    maps = _maps(value, seen)
+    spans = [spans_of(program, value, kept, plane) for plane in (0, 1)]
+    places = _axes(value, maps, spans)
+    boxes = _boxes(value, maps, places)
     closed = [
         _from_span(span) if span and span.axis == place else _from_boxes(boxes[..., plane::2], plane, n)
         for plane, (span, place, n) in enumerate(zip(spans, places, image_size, strict=True))
     ]
+    return _field(closed, boxes, image_size)
+
+
+def _field(closed: Sequence[Any], boxes: np.ndarray, image_size: tuple[int, int]) -> ReceptiveField:
     field = ReceptiveField(*zip(*closed, strict=True))
     field.boxes, field.image_size = boxes, image_size
     return field
 
 
-def unit_edges(net: Net, params: Any, images: Any, layer: str, *, strict: bool = False) -> list[np.ndarray]:
+def _of_grid(seen: Sequence[np.ndarray], grid: Grid, shape: Sequence[int]) -> list[np.ndarray]:
+    """Return top, left, bottom and right of what each token's channels see of the first image."""
+    order, count = (0, grid.images + 1, grid.tokens + 1, grid.channels + 1), shape[grid.tokens]
+    sides = []
+    for plane in seen:
+        first = plane.transpose(order)[:, 0]
+        of_tokens = np.broadcast_to(first, (2, count, first.shape[-1]))[:, grid.index]
+        sides.append(list(edges(of_tokens)))
+    (top, bottom), (left, right) = sides
+    return list(np.broadcast_arrays(top, left, bottom, right))
+
+
+def unit_edges(
+    net: Net, params: Any, images: Any, layer: str, *, strict: bool = False, tokens: Tokens = None
+) -> list[np.ndarray]:
     """Return top, left, bottom and right of what each unit of a layer sees of the first image, channels last."""
     _, value, seen, _ = _read(net, params, images, layer, strict)
+    grid = tokens_of(value, tokens, "receptive_field")
+    if grid is not None:
+        sides = _of_grid(seen, grid, value.aval.shape)
+        return [np.broadcast_to(side, (*side.shape[:2], value.aval.shape[grid.channels])) for side in sides]
     (top, bottom), (left, right) = (edges(plane) for plane in seen)
     sides = [np.broadcast_to(side, value.aval.shape) for side in (top, left, bottom, right)]
     return [np.moveaxis(side, channel_axis(value), -1)[0] for side in sides]

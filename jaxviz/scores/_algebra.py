@@ -25,12 +25,13 @@ from jaxviz.program._axes import Layout
 from jaxviz.program._compiled import HoldsFunctions
 from jaxviz.program._outputs import Reading, read
 from jaxviz.program._returned import Layer
+from jaxviz.program._tokens import Tokens
 
 Index = int | np.integer | np.ndarray | Array | Sequence[Any]
 
 
-def static() -> Any:
-    return dataclasses.field(metadata={"static": True})
+def static(**options: Any) -> Any:
+    return dataclasses.field(metadata={"static": True}, **options)
 
 
 class Summable(HoldsFunctions):
@@ -239,6 +240,7 @@ class OfLayer(Read):
 
     net: Net
     layer: Layer
+    tokens: Tokens
     layout: ClassVar[Layout]
     name: ClassVar[str]
 
@@ -248,7 +250,7 @@ class OfLayer(Read):
         return (self.layer,)
 
     def taken(self, reading: Reading, images: Any) -> Array:
-        return reading.arranged(self.layer, self.layout, self.name)
+        return reading.arranged(self.layer, self.layout, self.name, self.tokens)
 
 
 def numbers(index: Any) -> Any:

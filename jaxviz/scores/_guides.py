@@ -12,7 +12,8 @@ from jaxviz._options import check_batch
 from jaxviz._types import Images, Net
 from jaxviz.fast._swap import accelerate
 from jaxviz.program._compiled import compiled
-from jaxviz.program._edit import read_layers
+from jaxviz.program._outputs import read
+from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.scores._algebra import Summable
 from jaxviz.scores._likeness import gram
 
@@ -22,9 +23,11 @@ from jaxviz.scores._likeness import gram
 class _Diversity(Summable):
     net: Net = dataclasses.field(metadata={"static": True})
     layer: str = dataclasses.field(metadata={"static": True})
+    tokens: Tokens = dataclasses.field(default=None, metadata={"static": True})
 
     def __call__(self, params: Any, images: Any) -> Array:
-        grams = gram(_maps(self.net, self.layer, params, images)).reshape(len(images), -1)
+        maps = _maps(self.net, self.layer, self.tokens, "diversity", params, images)
+        grams = gram(maps).reshape(len(images), -1)
         square = jnp.sum(jnp.square(grams), -1, keepdims=True)
         directions = grams / jnp.sqrt(jnp.where(square > 0, square, 1))
         likeness = jnp.matmul(directions, directions.T, precision="highest")
@@ -32,11 +35,12 @@ class _Diversity(Summable):
         return -jnp.sum(likeness * others, -1) / max(len(images) - 1, 1)
 
 
-def diversity(net: Net, layer: str) -> _Diversity:
+def diversity(net: Net, layer: str, *, tokens: Tokens = None) -> _Diversity:
     """Score each image by how little it is like the others of its batch: minus the mean cosine of Gram matrices.
 
     Added to another score, it makes a batch show that score's several sides: `channel(net, "relu4_3", jnp.full(4, 89))
-    + 0.5 * diversity(net, "relu2_2")`.
+    + 0.5 * diversity(net, "relu2_2")`. The layer has image maps, or tokens `(n, tokens, c)` with places (see
+    `grad_cam` about `tokens`).
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -48,7 +52,7 @@ def diversity(net: Net, layer: str) -> _Diversity:
 
     Olah, Mordvintsev & Schubert 2017, Feature Visualization.
     """
-    return _Diversity(net, layer)
+    return _Diversity(net, layer, checked_tokens(tokens))
 
 
 @jax.tree_util.register_dataclass
@@ -57,15 +61,16 @@ class _Resemblance(Summable):
     net: Net = dataclasses.field(metadata={"static": True})
     layer: str = dataclasses.field(metadata={"static": True})
     guide: Any
+    tokens: Tokens = dataclasses.field(default=None, metadata={"static": True})
 
     def __call__(self, params: Any, images: Any) -> Array:
-        found = _maps(self.net, self.layer, params, images)
+        found = _maps(self.net, self.layer, self.tokens, "resemblance", params, images)
         best = jax.checkpoint(lambda row: jnp.max(jnp.einsum("nwc,qc->nwq", row, self.guide), -1))
         # A row at a time: all places of an image times all of the guide are gigabytes.
         return jnp.mean(jax.lax.map(best, jnp.moveaxis(found, 1, 0)), (0, 2))
 
 
-def resemblance(net: Net, params: Any, images: Images, *, layer: str) -> _Resemblance:
+def resemblance(net: Net, params: Any, images: Images, *, layer: str, tokens: Tokens = None) -> _Resemblance:
     """Score images by how well each place of a layer matches the place of some guide images that it matches best.
 
     The match is the dot product of features. `dream(resemblance(...), ...)` is DeepDream's guided dream: what it adds
@@ -75,7 +80,8 @@ def resemblance(net: Net, params: Any, images: Images, *, layer: str) -> _Resemb
         net: any JAX function `net(params, images)`.
         params: its parameters.
         images: the guide, `(n, h, w, c)` in [0, 1], of any size.
-        layer: a layer of image maps.
+        layer: a layer of image maps, or of tokens `(n, tokens, c)`.
+        tokens: where these lie, if the network's program does not show it: see `grad_cam`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -88,17 +94,15 @@ def resemblance(net: Net, params: Any, images: Images, *, layer: str) -> _Resemb
     Mordvintsev, Olah & Tyka 2015, Inceptionism: Going Deeper into Neural Networks.
     """
     check_batch("images", images)
-    found = _guide(net, layer, params, images)
-    return _Resemblance(net, layer, found.reshape(-1, found.shape[-1]))
+    tokens = checked_tokens(tokens)
+    found = _guide(net, layer, tokens, params, images)
+    return _Resemblance(net, layer, found.reshape(-1, found.shape[-1]), tokens)
 
 
-@compiled(static_argnums=(0, 1))
-def _guide(net: Net, layer: str, params: Any, images: Images) -> Float[Array, "_ _ _ _"]:
-    return accelerate(functools.partial(_maps, net, layer))(params, images)
+@compiled(static_argnums=(0, 1, 2))
+def _guide(net: Net, layer: str, tokens: Tokens, params: Any, images: Images) -> Float[Array, "_ _ _ _"]:
+    return accelerate(functools.partial(_maps, net, layer, tokens, "resemblance"))(params, images)
 
 
-def _maps(net: Net, layer: str, params: Any, images: Images) -> Float[Array, "_ _ _ _"]:
-    values = read_layers(net, layer)(params, images)[layer]
-    if values.ndim != 4:
-        raise ValueError(f"{layer!r} has shape {values.shape}: expected a layer of image maps, (n, h, w, channels)")
-    return values
+def _maps(net: Net, layer: str, tokens: Tokens, who: str, params: Any, images: Images) -> Float[Array, "_ _ _ _"]:
+    return read(net, params, images, [layer]).as_map(layer, who, tokens)

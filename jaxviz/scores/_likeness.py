@@ -19,6 +19,7 @@ from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import layers as layers_of
 from jaxviz.program._image_channels import known_channels
 from jaxviz.program._outputs import Reading, read
+from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.scores._algebra import Read, as_numbers, static
 from jaxviz.scores._masks import fitted, mask_of
 
@@ -132,9 +133,10 @@ class GramMatch(_Match):
     weights: Any = None
     targets: Any = None
     where: Any = None
+    tokens: Tokens = static(default=None)
 
     def taken(self, reading: Reading, images: Any) -> dict[str, Array]:
-        return {name: reading.as_map(name) for name in self.layers}
+        return {name: reading.as_map(name, "match_grams", self.tokens) for name in self.layers}
 
     def found(self, name: str, value: Array) -> Array:
         return gram(value, mask=fitted(self.where, value))
@@ -183,6 +185,7 @@ def match_grams(
     *,
     masks: Float[Array, "*_ _ _"] | None = None,
     where: Float[Array, "*_ _ _"] | None = None,
+    tokens: Tokens = None,
 ) -> GramMatch:
     """Score images by how near their Gram matrices are to those of given images: minus the relative error.
 
@@ -194,10 +197,12 @@ def match_grams(
         net: any JAX function `net(params, images)`.
         params: its parameters.
         images: `(n, h, w, c)` in [0, 1], of any size: one for all images that are scored, or one for each.
-        layers: whose Gram matrices: names, or a weight for each name, for a weighted mean. They are layers of maps.
+        layers: whose Gram matrices: names, or a weight for each name, for a weighted mean. They are layers of maps, or
+            of tokens `(n, tokens, c)`.
         masks: which part of the given images counts, in [0, 1]: `(h, w)`, or `(n, h, w)`; None: all.
         where: where in the images that are scored their texture belongs, in [0, 1]: `(h, w)` or `(n, h, w)`, resized to
             each layer; None: everywhere.
+        tokens: where tokens lie, if the network's program does not show it: see `grad_cam`.
 
     Raises:
         ValueError: for layers that there are not or that are no maps, weights that are below 0 or all 0, what is no
@@ -221,8 +226,9 @@ def match_grams(
     weights = proportions_of("layers", layers)
     mask = None if masks is None else mask_of("masks", masks, images.shape[1:3])
     region = None if where is None else mask_of("where", where)
+    tokens = checked_tokens(tokens)
     with known_channels(net, params, images):
-        return GramMatch(net, weights, grams_of(net, tuple(weights), params, images, mask), region)
+        return GramMatch(net, weights, grams_of(net, tuple(weights), params, images, mask, tokens), region, tokens)
 
 
 @compiled(static_argnums=(0, 1))
@@ -238,22 +244,27 @@ def _features(net: Net, names: tuple[str, ...], params: Any, images: Images) -> 
     return values
 
 
-@compiled(static_argnums=(0, 1))
+@compiled(static_argnums=(0, 1, 5))
 def grams_of(
-    net: Net, names: tuple[str, ...], params: Any, images: Images, mask: Float[Array, "_ _ _"] | None
+    net: Net,
+    names: tuple[str, ...],
+    params: Any,
+    images: Images,
+    mask: Float[Array, "_ _ _"] | None,
+    tokens: Tokens = None,
 ) -> dict[str, Array]:
     """Return the Gram matrices of some layers, of the region that a mask shows if there is one."""
 
     def maps(params: Any, images: Images) -> dict[str, Array]:
         reading = read(net, params, images, names)
-        flat = next((name for name in names if reading.layers[name][0].ndim != 4), None)
+        flat = next((name for name in names if reading.layers[name][0].ndim not in (3, 4)), None)
         if flat is not None:
             shapes = {name: value.shape for name, value in layers_of(net, params, images).items()}
             raise ValueError(
                 f"layers: {flat!r} has shape {shapes[flat]}, no image map (n, h, w, channels); these have: "
                 f"{[name for name, shape in shapes.items() if len(shape) == 4]}"
             )
-        return {name: reading.as_map(name) for name in names}
+        return {name: reading.as_map(name, "match_grams", tokens) for name in names}
 
     return {name: gram(value, mask=fitted(mask, value)) for name, value in accelerate(maps)(params, images).items()}
 

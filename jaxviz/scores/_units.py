@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxviz._types import Net
 from jaxviz.program._axes import Layout
 from jaxviz.program._returned import Layer, layer_or_output
+from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.scores._algebra import Index, OfLayer, numbers, static
 from jaxviz.scores._masks import fitted, mask_of, mean_in
 from jaxviz.scores._picked import picked
@@ -23,6 +24,7 @@ class Channel(OfLayer):
     layer: Layer = static()
     index: Any = 0
     where: Any = None
+    tokens: Tokens = static(default=None)
 
     @property
     def layout(self) -> Layout:  # type: ignore[override]  # of the others it is the class's
@@ -51,6 +53,7 @@ class Neuron(OfLayer):
     layer: Layer = static()
     index: Any = 0
     position: Any = None
+    tokens: Tokens = static(default=None)
 
     def pick(self, value: Array) -> Array:
         if value.ndim == 4:
@@ -69,13 +72,20 @@ class Energy(OfLayer):
     name: ClassVar[str] = "energy"
     net: Net = static()
     layer: Layer = static()
+    tokens: Tokens = static(default=None)
 
     def pick(self, value: Array) -> Array:
         return jnp.mean(jnp.square(value), axis=tuple(range(1, value.ndim)))
 
 
 def channel(
-    net: Net, layer: str | None, index: Index, *, output: Any = None, where: Float[Array, "*_ _ _"] | None = None
+    net: Net,
+    layer: str | None,
+    index: Index,
+    *,
+    output: Any = None,
+    where: Float[Array, "*_ _ _"] | None = None,
+    tokens: Tokens = None,
 ) -> Channel:
     """Score one channel of a layer by its mean over positions: those of a map, or the tokens of `(n, tokens, c)`.
 
@@ -86,6 +96,8 @@ def channel(
         output: with `layer=None`, which part the network returns: a key, an attribute, an index, or a tuple of them.
         where: the mean is over these positions of a map only: weights in [0, 1] for all images, `(h, w)`, or for each,
             `(n, h, w)`, resized to the layer. None: all.
+        tokens: `(rows, columns)` of tokens where the network's program does not show them: see `grad_cam`. Class and
+            register tokens lie nowhere, and do not count.
 
     Raises:
         ValueError: when called, for a layer or channel that there is not, and for a layer of which the network's
@@ -104,7 +116,7 @@ def channel(
         [0.33333334]
     """
     mask = None if where is None else mask_of("where", where)
-    return Channel(net, layer_or_output(layer, output), numbers(index), mask)
+    return Channel(net, layer_or_output(layer, output), numbers(index), mask, checked_tokens(tokens))
 
 
 def neuron(
@@ -114,15 +126,18 @@ def neuron(
     position: tuple[Index, Index] | None = None,
     *,
     output: Any = None,
+    tokens: Tokens = None,
 ) -> Neuron:
     """Score one unit: channel `index` at `position` (row, column), by default at the center of the map.
 
     Each may hold one number for each image, `(n,)`; `index` also k for each, `(n, k)` or `(1, k)`. -1 is the last. With
-    `layer=None` it is a unit of what the network returns, of the part `output` as for `channel`.
+    `layer=None` it is a unit of what the network returns, of the part `output` as for `channel`. Tokens
+    `(n, tokens, c)` are a map of what the network's program shows, or `tokens` says (see `grad_cam`), to be their rows
+    and columns.
 
     Raises:
         ValueError: when called, for a layer, channel or position that there is not, and for a layer that is neither a
-            vector `(n, c)` nor, as the network's program shows, a map of the images' rows and columns.
+            vector `(n, c)` nor, as the network's program shows, a map of the images' rows and columns or tokens of it.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -130,13 +145,15 @@ def neuron(
         >>> print(jaxviz.neuron(net, "dense_0", 1)(jnp.eye(3), jnp.ones((2, 4, 4, 3))))
         [1. 1.]
     """
-    return Neuron(net, layer_or_output(layer, output), numbers(index), position and tuple(numbers(x) for x in position))
+    at = position and tuple(numbers(x) for x in position)
+    return Neuron(net, layer_or_output(layer, output), numbers(index), at, checked_tokens(tokens))
 
 
-def energy(net: Net, layer: str | None, *, output: Any = None) -> Energy:
+def energy(net: Net, layer: str | None, *, output: Any = None, tokens: Tokens = None) -> Energy:
     """Score a whole layer by the mean of its squares: what DeepDream maximizes.
 
-    With `layer=None` it is what the network returns, of the part `output` as for `channel`.
+    With `layer=None` it is what the network returns, of the part `output` as for `channel`. Of tokens, those count that
+    count for `channel`.
 
     Raises:
         ValueError: when called, for a layer that there is not, or that has no axis of the images.
@@ -147,4 +164,4 @@ def energy(net: Net, layer: str | None, *, output: Any = None) -> Energy:
         >>> print(jaxviz.energy(net, "dense_0")(2 * jnp.eye(3), jnp.ones((2, 4, 4, 3))))
         [4. 4.]
     """
-    return Energy(net, layer_or_output(layer, output))
+    return Energy(net, layer_or_output(layer, output), checked_tokens(tokens))

@@ -309,7 +309,7 @@ def test_other_numbers_compile_nothing(small_params, images, caplog):
 
 @pytest.mark.usefixtures("users_view")
 def test_errors(small_params, images):
-    with pytest.raises(ValueError, match="rule: expected 'epsilon' or 'gamma', got 'alphabeta'"):
+    with pytest.raises(ValueError, match="rule: expected 'epsilon', 'gamma' or 'attention', got 'alphabeta'"):
         jaxviz.lrp(score(), small_params, images, rule="alphabeta")
     with pytest.raises(ValueError, match="baseline: expected 'blur', a number, a color or an image, got 'white'"):
         jaxviz.lrp(score(), small_params, images, baseline="white")

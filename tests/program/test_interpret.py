@@ -363,7 +363,7 @@ def test_products_of_activations_are_not_layers(images):
         x = images.reshape(images.shape[0], -1, 3) @ params
         return jax.nn.softmax(x @ x.swapaxes(1, 2)) @ x
 
-    assert list(jaxviz.layers(attention, jnp.eye(3), images)) == ["dense_0"]
+    assert list(jaxviz.layers(attention, jnp.eye(3), images)) == ["dense_0", "attention_0"]
 
 
 def test_facts_the_interpreter_rests_on():

@@ -23,7 +23,7 @@ class Block(linen.Module):
     @linen.compact
     def __call__(self, x):
         hidden = linen.LayerNorm()(x)
-        x = x + linen.MultiHeadDotProductAttention(2)(hidden, hidden)
+        x = x + linen.MultiHeadDotProductAttention(2)(hidden, hidden, sow_weights=True)
         return x + Mlp()(linen.LayerNorm()(x))
 
 
@@ -57,11 +57,14 @@ def pictures():
 
 
 def outputs_of_linen(model, variables, images):
-    """Return what Linen itself gives, by the names that are expected."""
+    """Return what Linen itself gives, by the names that are expected; attention weights too."""
     _, state = model.apply(variables, images, capture_intermediates=True)
     found = {}
     for path, value in jax.tree_util.tree_flatten_with_path(state["intermediates"])[0]:
         keys = [key.key for key in path if hasattr(key, "key")]
+        if keys[-1] == "attention_weights":
+            found["/".join(keys), *()] = value
+            continue
         at = keys.index("__call__")
         found["/".join(keys[:at]) or type(model).__name__, *keys[at + 1 :]] = value
     return {".".join(("/".join((place,)), *rest)): value for (place, *rest), value in found.items()}
@@ -75,7 +78,7 @@ def test_linen(wrap, pictures):
     jax.jit(model.apply)(variables, pictures)  # what was traced before is no obstacle
     assert set(jaxviz.layers(model.apply, variables, pictures)) == set(expected)
     outputs, values = jaxviz.capture(model.apply, list(expected))(variables, pictures)
-    assert len(values) == 27
+    assert len(values) == 29
     for name, value in expected.items():
         np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(outputs["logits"], model.apply(variables, pictures)["logits"], rtol=1e-5, atol=1e-5)

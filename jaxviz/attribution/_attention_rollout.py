@@ -1,0 +1,114 @@
+"""Attention rollout: how much of each patch arrives where a transformer reads its answer, by its weights alone."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxviz._options import check_number
+from jaxviz._types import Images, Maps, Net
+from jaxviz.fast._swap import accelerate
+from jaxviz.image._checks import check_images, check_range
+from jaxviz.program._attention_chain import Chain, chain_of
+from jaxviz.program._compiled import compiled
+from jaxviz.program._modules import named_by_default
+from jaxviz.program._outputs import taking
+from jaxviz.program._run import evaluate
+from jaxviz.program._tokens import Tokens, checked_tokens
+from jaxviz.program._trace import trace
+
+Fusion = Literal["mean", "max", "min"]
+
+
+def attention_rollout(
+    net: Net,
+    params: Any,
+    images: Images,
+    *,
+    fusion: Fusion = "mean",
+    discard: float = 0.0,
+    tokens: Tokens = None,
+) -> Maps:
+    """Multiply the attention of a transformer's blocks: from where does what the network reads at the end come?
+
+    Each block's weights, fused over heads, make `A = (W + 1) / 2`, its rows divided by their sums: half of a token is
+    what it gathers, half is itself. The product `A_L ... A_1` tells how much of each patch has come to each token. The
+    map is the row of the token that the outputs are made from, such as the class token, or the mean of several rows
+    where they are made from several, as by a mean over all tokens. It is not about any class.
+
+    The attention, its order and what is read at the end are found in the traced program; attention within windows,
+    between two sequences and over merged tokens is refused. A pooling head that has queries of its own multiplies
+    without the half.
+
+    Args:
+        net: any JAX function `net(params, images)` whose attention is softmax attention, as in a Vision Transformer.
+        params: its parameters.
+        images: `(n, h, w, 3)` in [0, 1].
+        fusion: how heads become one: "mean", as in the paper, "max" or "min".
+        discard: the fraction of an image's fused weights, the smallest, that are set to 0 in each block; what class and
+            register tokens gather from themselves stays.
+        tokens: `(rows, columns)` of the patches where the program does not show them, `(rows, columns, in front)` if
+            there are more tokens than these: see `grad_cam`.
+
+    Returns:
+        `(n, h, w)`, at least 0: each patch's share, enlarged linearly to the images' size.
+
+    Raises:
+        ValueError: for a network without attention, or with attention that is no chain over the same tokens; for tokens
+            that do not fit it, another fusion or a discard outside of [0, 1); and for what are no images.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> def net(params, images):
+        ...     x = images.reshape(len(images), -1, 3)  # each pixel is a token
+        ...     return (jax.nn.softmax(x @ params @ x.swapaxes(1, 2)) @ x).mean(1)
+        >>> images = jnp.array([[[[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]])
+        >>> print(jaxviz.attention_rollout(net, 9 * jnp.eye(3) + jnp.array([0.0, 0.0, 9.0]), images).round(2))
+        [[[0.38 0.62]]]
+
+    Abnar & Zuidema 2020, Quantifying Attention Flow in Transformers.
+    """
+    if fusion not in ("mean", "max", "min"):
+        raise ValueError(f"fusion: expected 'mean', 'max' or 'min', got {fusion!r}")
+    check_number("discard", discard, "in [0, 1)", lambda x: (x >= 0) & (x < 1))
+    check_images(images)
+    check_range("images", images)
+    return _rollout(net, fusion, float(discard), checked_tokens(tokens), params, images)
+
+
+@compiled(static_argnums=(0, 1, 2, 3))
+def _rollout(net: Net, fusion: Fusion, discard: float, tokens: Tokens, params: Any, images: Images) -> Maps:
+    program = trace(named_by_default(net), params, images, turns=True)
+    chain = chain_of(program, len(images), tokens, "attention_rollout")
+    wanted = {str(i): value for i, value in enumerate(chain.weights)}
+
+    def read(params: Any, images: Any) -> dict[str, Array]:
+        return evaluate(program, (params, images), taking(wanted))[1]
+
+    taken = accelerate(read)(params, images)
+    fused = [_fused(arrange(taken[str(i)]), fusion, discard, chain) for i, arrange in enumerate(chain.arrange)]
+    whole = jnp.eye(fused[0].shape[-1], dtype=fused[0].dtype)[None]
+    for i, weights in enumerate(fused):
+        if not (chain.pools and i == len(fused) - 1):
+            weights = (weights + jnp.eye(weights.shape[-1], dtype=weights.dtype)[None]) / 2
+        whole = jnp.matmul(weights / weights.sum(-1, keepdims=True), whole, precision="highest")
+    return map_of(whole, chain, images)
+
+
+def _fused(weights: Array, fusion: Fusion, discard: float, chain: Chain) -> Float[Array, "n queries keys"]:
+    fused = getattr(weights, fusion)(1)
+    n, queries, keys = fused.shape
+    flat = fused.reshape(n, queries * keys)
+    smallest = jnp.argsort(flat, axis=-1)[:, : int(flat.shape[-1] * discard)]
+    dropped = jax.vmap(lambda row, places: row.at[places].set(0))(flat, smallest)
+    beside = np.diag(~np.isin(np.arange(keys), chain.index))[:queries]
+    return jnp.where(beside[None], fused, dropped.reshape(fused.shape))
+
+
+def map_of(shares: Float[Array, "n queries keys"], chain: Chain, images: Images) -> Maps:
+    """Return what the queries that are read have of each patch, at the size of the images."""
+    row = shares[:, chain.read].mean(1)
+    small = row[:, chain.index.ravel()].reshape(len(row), *chain.index.shape)
+    return jax.image.resize(small, images.shape[:3], "linear")
