@@ -11,8 +11,6 @@ class Layers(Network):
 
     size: int | None = None
     """Height and width of an image in pixels; by default the network's own, or 224."""
-    fields: bool = True
-    """Show the receptive fields, which takes most of the time."""
 
     def run(self) -> None:
         """List them."""

@@ -14,6 +14,7 @@ import jaxviz
 from jaxviz.cli._own_models import advice_on, described, is_own, own_network
 from jaxviz.image._checks import sides_of
 from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
+from jaxviz.program._listed import Layers
 from jaxviz.program._modules import named_by_default
 
 
@@ -38,7 +39,7 @@ class Model(NamedTuple):
         """Read an image as the network takes it; by default at the size of this run."""
         return jaxviz.load_image(source, **(how or {"size": self.size}), channels=self.network.channels)
 
-    def layers(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def layers(self) -> Layers:
         """Return what `jaxviz.layers` lists."""
         net, params = self.network
         return jaxviz.layers(net, params, self.shape)

@@ -1,14 +1,14 @@
 """What `layers` returns: names and shapes, which show themselves as a table."""
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
 from jaxviz.program._names import bias_additions, is_layer
 from jaxviz.program._reach import windows_seen
 from jaxviz.program._relus import find_relus
-from jaxviz.program._trace import KINDS, MOVES, Program, Value
+from jaxviz.program._trace import KINDS, MOVES, POINTWISE, Program, Value
 
 _HEAD = ("name", "kind", "shape", "sees")
 
@@ -33,29 +33,29 @@ class Layers(dict[str, jax.ShapeDtypeStruct]):
         return self._others[name]
 
     def __repr__(self) -> str:
-        rows = [_HEAD, *self._rows()]
+        rows = [_HEAD, *self.rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
     def _repr_html_(self) -> str:
         line = lambda row, tag: "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in row) + "</tr>"
-        rows = [line(_HEAD, "th"), *(line(row, "td") for row in self._rows())]
+        rows = [line(_HEAD, "th"), *(line(row, "td") for row in self.rows())]
         return f"<table>{''.join(rows)}</table>"
 
-    def _rows(self) -> Iterator[tuple[str, ...]]:
+    def rows(self) -> Iterator[tuple[str, ...]]:
         """Yield what the table says of each layer."""
         if self._seen is None:
             shape = next(x.aval.shape for x in self._program.inputs if x.varies)
             values = [value for value in self._values.values() if value.varies]
             self._seen = windows_seen(self._program, values, shape[1:3]) if len(shape) == 4 else {}
-        kinds = _kinds(self._program)
+        kinds = kinds_of(self._program)
         for name, value in self._values.items():
             window = self._seen.get(id(value))
             sees = f"{window[0]} x {window[1]}" if window else ""
-            yield name, _kind_of(value, kinds), " x ".join(map(str, value.aval.shape)), sees
+            yield name, kind_of(value, kinds), " x ".join(map(str, value.aval.shape)), sees
 
 
-def _kinds(program: Program) -> dict[int, str]:
+def kinds_of(program: Program) -> dict[int, str]:
     """Return the kinds of products, with their biases, and of ReLUs."""
     kinds = {id(relu.value): "relu" for relu in find_relus(program)}
     for value in program.values:
@@ -71,8 +71,40 @@ _WORDS = {
 }  # fmt: skip
 
 
-def _kind_of(value: Value, kinds: Mapping[int, str]) -> str:
+def kind_of(value: Value, kinds: Mapping[int, str]) -> str:
     """Return what makes a value, looking through its names and what only moves it."""
     while id(value) not in kinds and value.op in ("name", "convert_element_type", "copy", *MOVES) and value.inputs:
         value = value.inputs[0]
-    return kinds.get(id(value)) or _WORDS.get(value.op, value.op)
+    return kinds.get(id(value)) or _composed(value) or _WORDS.get(value.op, value.op)
+
+
+_SMOOTH = ("erf", "erfc", "tanh", "logistic")
+_POOLS = {"reduce_window_sum": "mean pool", "reduce_sum": "mean"}
+
+
+def _composed(value: Value) -> str:
+    """Return the kind of what takes several operations, by the last of them and those on each unit before it."""
+    if value.op not in ("add", "sub", "mul", "div"):
+        return ""
+    varying = [operand for operand in value.inputs if operand.varies]
+    if value.op != "add" or len(varying) == 1:
+        if value.op in ("div", "mul") and len(varying) == 1 and varying[0].op in _POOLS:
+            return _POOLS[varying[0].op]
+        if _has(value, ("rsqrt", "sqrt")):
+            return "normalization"
+        if value.op in ("div", "mul") and _has(value, _SMOOTH):
+            return "activation"
+        if value.op == "div" and value.inputs[0].op == "exp":
+            return "softmax"
+    # Of a sum of two, a normalization's is that with its scaled mean; all others are what the sum's own word says.
+    shifted = value.op == "add" and len(varying) == 2 and {x.op for x in varying} == {"mul", "neg"}
+    return "normalization" if shifted and _has(value, ("rsqrt",)) else ""
+
+
+def _has(value: Value, ops: Sequence[str], depth: int = 12) -> bool:
+    """Tell whether one of some operations, on each unit by itself or on a mean, is a part of what made a value."""
+    if value.op in ops:
+        return True
+    if depth == 0 or not (value.op in POINTWISE or value.op in MOVES or value.op.startswith("reduce_")):
+        return False
+    return any(_has(operand, ops, depth - 1) for operand in value.inputs)

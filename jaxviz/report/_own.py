@@ -125,7 +125,7 @@ def chosen(found: Sequence[Listed], count: int = 3) -> tuple[Listed, ...]:
     widths = Counter(layer.shape for layer in tokens)  # of the residual stream, not of what is inside a block
     tokens = [layer for layer in tokens if layer.shape == widths.most_common(1)[0][0]]
     pool = maps if len(maps) >= len(tokens) else tokens
-    for kinds in (("ReLU",), ("sum",), ("activation",), ("convolution", "dense")):
+    for kinds in (("relu",), ("sum",), ("activation",), ("conv", "dense")):
         best = [layer for layer in pool if layer.kind in kinds]
         if len(best) >= count:
             pool = best

@@ -53,35 +53,37 @@ def test_a_table(capsys):
     shown = capsys.readouterr().out
     table = rows(shown)
     assert list(table)[:2] == ["Conv_0", "[red]<b>/Conv_0"]
-    assert table["Conv_0"] == ["convolution", "8 x 8 x 8", "3 x 3, 2 apart"]
-    assert table["[red]<b>/BatchNorm_0"] == ["normalization", "8 x 8 x 8", "7 x 7, 2 apart"]
-    assert table["[red]<b>"] == ["sum", "8 x 8 x 8", "11 x 11, 2 apart"]
-    assert table["relu_0"][:2] == ["ReLU", "8 x 8 x 8"]
-    assert table["LayerNorm_0"] == ["normalization", "8 x 8 x 8", "11 x 11, 2 apart"]
-    assert table["Dense_0"] == ["dense", "4", "the whole image"]
-    assert table["Net"] == ["softmax", "4", "the whole image"]
+    assert table["Conv_0"] == ["conv", "1 x 8 x 8 x 8", "3 x 3"]
+    assert table["[red]<b>/BatchNorm_0"] == ["normalization", "1 x 8 x 8 x 8", "7 x 7"]
+    assert table["[red]<b>"] == ["sum", "1 x 8 x 8 x 8", "11 x 11"]
+    assert table["relu_0"][:2] == ["relu", "1 x 8 x 8 x 8"]
+    assert table["LayerNorm_0"] == ["normalization", "1 x 8 x 8 x 8", "11 x 11"]
+    assert table["Dense_0"] == ["dense", "1 x 4", "16 x 16"]
+    assert table["Net"] == ["softmax", "1 x 4", "16 x 16"]
     assert "my.py:load: " in shown
-    assert "layers, for one image of 16 x 16 x 3." in shown
+    assert "layers, for one image of 16 x 16 pixels." in shown
 
 
-def test_without_fields_and_at_another_size(capsys):
-    cli.main("layers --model my.py:load --no-fields --size 32".split())
-    assert rows(capsys.readouterr().out)["Conv_0"] == ["convolution", "16 x 16 x 8"]
+def test_at_another_size(capsys):
+    cli.main("layers --model my.py:load --size 32".split())
+    assert rows(capsys.readouterr().out)["Conv_0"][:2] == ["conv", "1 x 16 x 16 x 8"]
 
 
 KINDS = {
     "max pool": lambda x, w: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"),
-    "average pool": lambda x, w: jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4,
+    "mean pool": lambda x, w: jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4,
     "mean": lambda x, w: x.mean((1, 2)),
-    "maximum": lambda x, w: x.max((1, 2)),
+    "max": lambda x, w: x.max((1, 2)),
     "dense": lambda x, w: x @ w,
     "activation": lambda x, w: jax.nn.gelu(x @ w),
     "sigmoid": lambda x, w: jax.nn.sigmoid(x @ w),
     "sum": lambda x, w: x + jnp.sin(x),
-    "product": lambda x, w: jnp.einsum("nhwc,nhwd->ncd", x, x),
+    "attention product": lambda x, w: jnp.einsum("nhwc,nhwd->ncd", x, x),
+    "normalization": lambda x, w: jax.nn.standardize(x) * 2 + 1,
+    "softmax": lambda x, w: jax.nn.softmax(x),
     "concatenation": lambda x, w: jnp.concatenate([x, 2 * x], -1),
-    "ReLU": lambda x, w: jax.nn.relu(x @ w),
-    "scaling": lambda x, w: 0.5 * x,
+    "relu": lambda x, w: jax.nn.relu(x @ w),
+    "product": lambda x, w: 0.5 * x,
 }
 
 
