@@ -113,8 +113,7 @@ def features(
     check_whole("batch_size", batch_size, least=1)
     check_watch(every, callback)
     opened, size = sized(open_source(source), size)
-    height, width = sides_of(size)
-    tokens = checked_tokens(tokens)
+    (height, width), tokens = sides_of(size), checked_tokens(tokens)
     shape = arranged_shapes(net, params, {layer: _layout(pool)}, (height, width), "features", tokens)[layer]
     row = shape[1:] if pool is None else shape[-1:]
     batch_size = whole_shares(batch_size)

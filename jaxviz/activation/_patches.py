@@ -127,9 +127,8 @@ def top_patches(
     check_watch(every, callback)
     opened, size = sized(open_source(source), size)
     names = (layer,) if isinstance(layer, str) else tuple(layer)
-    tokens = checked_tokens(tokens)
+    batch_size, tokens = whole_shares(batch_size), checked_tokens(tokens)
     places = _Places(net, params, names, sides_of(size), tokens)
-    batch_size = whole_shares(batch_size)
     image = jax.ShapeDtypeStruct((1, *sides_of(size), 3), dtype_of(params))
     reader = read_arranged(net, dict.fromkeys(names, "units"), "top_patches", tokens)
     made_by = {"params": digest_of(params), "program": digest_of_program(reader, params, image)}
