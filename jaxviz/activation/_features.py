@@ -118,8 +118,7 @@ def features(
     check_whole("batch_size", batch_size, least=1)
     check_watch(every, callback)
     opened, size = sized(open_source(source), size)
-    chosen = layer_or_output(layer, output)
-    tokens = checked_tokens(tokens)
+    chosen, tokens = layer_or_output(layer, output), checked_tokens(tokens)
     image, shapes = arranged_shapes(net, params, {chosen: _layout(pool)}, size, "features", tokens)
     (_, height, width, channels), shape = image.shape, shapes[chosen]
     read_at = {"size": size if np.ndim(size) == 0 else (height, width), "channels": channels}

@@ -129,9 +129,8 @@ def top_patches(
     check_watch(every, callback)
     opened, size = sized(open_source(source), size)
     names = (layer,) if isinstance(layer, str) else tuple(layer)
-    tokens = checked_tokens(tokens)
+    batch_size, tokens = whole_shares(batch_size), checked_tokens(tokens)
     places = _Places(net, params, names, size, tokens)
-    batch_size = whole_shares(batch_size)
     image = places.image
     read_at = {"size": size if np.ndim(size) == 0 else places.size, "channels": image.shape[-1]}
     reader = read_arranged(net, dict.fromkeys(names, "units"), "top_patches", tokens)

@@ -31,7 +31,7 @@ def attention_rollout(
     discard: float = 0.0,
     tokens: Tokens = None,
 ) -> Maps:
-    """Multiply the attention of a transformer's blocks: from where does what the network reads at the end come?
+    """Multiply the attention of a transformer's blocks: how much of each patch arrives where the answer is read.
 
     Each block's weights, fused over heads, make `A = (W + 1) / 2`, its rows divided by their sums: half of a token is
     what it gathers, half is itself. The product `A_L ... A_1` tells how much of each patch has come to each token. The

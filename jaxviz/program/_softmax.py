@@ -32,15 +32,17 @@ def _total(value: Value) -> Value | None:
     for upper, lower in ((before_moves(a), before_moves(b)) for a, b in pairs):
         if value.op == "mul" and lower.op in ("div", "integer_pow"):
             lower = before_moves(lower.inputs[-1])
-        if _is_exp(upper) and lower.op == "reduce_sum" and _is_same(upper, before_moves(lower.inputs[0])):
+        summed = _unmasked(before_moves(lower.inputs[0])) if lower.op == "reduce_sum" else None
+        if summed is not None and summed.op == "exp" and _is_same(_unmasked(upper), summed):
             return lower
     return None
 
 
-def _is_exp(value: Value) -> bool:
-    """Tell an exponential, also one that is masked."""
-    masked = value.op == "select_n" and any(before_moves(operand).op == "exp" for operand in value.inputs[1:])
-    return value.op == "exp" or masked
+def _unmasked(value: Value) -> Value:
+    """Return the exponential of which a mask sets some to 0; any other value itself."""
+    if value.op != "select_n":
+        return value
+    return next((x for x in map(before_moves, value.inputs[1:]) if x.op == "exp"), value)
 
 
 def before_moves(value: Value) -> Value:

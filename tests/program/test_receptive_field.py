@@ -142,7 +142,7 @@ def slowly(table):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("net", slowly(LAYERS))
 def test_each_unit_sees_the_pixels_that_change_it(net):
-    """Exactly, at the borders too; without a gate the spatial field is the same, except for attention."""
+    """Exactly, at the borders too; without gates and attention the spatial field is the same."""
     expected = edges_by_trial(net, weights())
     assert_sees(net, weights(), expected, strict=True)
     if net is LAYERS["attention within windows"]:
