@@ -1,4 +1,4 @@
-"""Folders: the images that are found in one and in the folders in it, and what is asked of one for results."""
+"""Folders: finding the images in one and its subfolders, and checking one that results will be written to."""
 
 import os
 from collections.abc import Iterator
@@ -11,28 +11,28 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
     ".avif", ".heic", ".heif",
 )  # fmt: skip
-"""What the names of image files end in; whether Pillow here can read them all shows when they are read."""
+"""Suffixes of image files; whether the installed Pillow can read a file shows only when it is read."""
 
 
 class Found(NamedTuple):
-    """The names of image files, relative to the folder and in order, and why others are not among them."""
+    """The names of image files, relative to the folder and sorted, and for each one left out, why."""
 
     names: list[str]
     left_out: dict[str, str]
 
 
 def find_images(folder: Path) -> Found:
-    """Return the image files of a folder, by their suffixes, with those of the folders in it but for hidden ones.
+    """Return the image files of a folder and its subfolders, by suffix; hidden files and folders are skipped.
 
-    Links are followed. A folder that is met twice is taken once: where it stands, if that is within `folder`, and else
-    under the link whose name sorts first. What cannot be looked into is left out, and listed.
+    Links are followed. A folder reached twice counts once: at its own path if that is within `folder`, otherwise under
+    the link whose name sorts first. Folders that cannot be read are left out and listed.
     """
     names: list[str] = []
     left_out: dict[str, str] = {}
     known: set[tuple[int, int]] = set()
     links = [""]
     while links:
-        # Of the links that are known by now, one at a time: what stands behind it comes before what else links there.
+        # One known link at a time: folders below it are visited before other links to them.
         to_visit, later = [links.pop(0)], []
         while to_visit:
             at = to_visit.pop()
@@ -66,7 +66,7 @@ def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_folder(link: os.DirEntry[str]) -> bool:
-    """Tell a link to a folder; one that leads in a circle or nowhere is taken for what its name says."""
+    """Return whether a link leads to a folder; one that is circular or broken is judged by its name."""
     try:
         return link.is_dir()
     except OSError:
@@ -74,31 +74,31 @@ def _is_folder(link: os.DirEntry[str]) -> bool:
 
 
 def _no_file(entry: os.DirEntry[str]) -> str:
-    """Return why what has an image's name cannot be read; a pipe would be waited for without end."""
+    """Return why an entry with an image's suffix cannot be read, or ""; reading a pipe would block forever."""
     try:
         is_file = entry.is_file()
         os.stat(entry.path)
     except OSError as error:
-        return f"expected an image file, got a link that leads nowhere ({error.strerror})"
+        return f"expected an image file, got a broken link ({error.strerror})"
     return "" if is_file else "expected an image file, got a pipe, a socket or a device"
 
 
 class OutError(ImageError):
-    """A folder for results that will not do, whatever the images."""
+    """A folder that cannot take results, whatever the images."""
 
 
 def check_writable(out: Path, option: str = "--out") -> None:
-    """Raise ImageError if a folder cannot be made or written to, before hours go into what it is for."""
+    """Raise ImageError if a folder cannot be created or written to, before hours are spent on its contents."""
     there = next((folder for folder in (out, *out.parents) if os.path.lexists(folder)), Path())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        why = "may not be written to" if there.is_dir() else "is a file"
+        why = "is not writable" if there.is_dir() else "is a file"
         raise ImageError(f"{option} {out}: expected a folder for the results, but {there} {why}")
 
 
 def check_apart(folder: Path, out: Path, *, recursive: bool) -> None:
-    """Raise ImageError if images that are put into `out` would be found in `folder` the next time."""
+    """Raise OutError if images written to `out` would be found in `folder` on the next run."""
     inside = out.resolve().is_relative_to(folder.resolve()) if recursive else out.resolve() == folder.resolve()
     if folder.is_dir() and inside:
         raise OutError(
-            f"--out {out}: expected a folder outside of {folder}, the images', where results would be taken for images"
+            f"--out {out}: expected a folder outside of {folder}, where results would be taken for input images"
         )

@@ -1,4 +1,4 @@
-"""A batch shared out among the local devices."""
+"""Splitting a batch across the local devices."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from jax.core import Tracer
 
 
 def whole_shares(batch_size: int) -> int:
-    """Return the least number of images, at least `batch_size`, that can be shared out among the local devices."""
+    """Return the smallest multiple of the number of local devices that is at least `batch_size`."""
     devices = jax.local_device_count()
     return -(-batch_size // devices) * devices
 
 
 def over_devices(images: Any, params: Any) -> tuple[Any, Any]:
-    """Return a batch's arrays shared out among the local devices, if they can be, and parameters that all have."""
+    """Return a batch's arrays split across the local devices, if they divide evenly, and parameters replicated."""
     devices, leaves = jax.local_devices(), jax.tree.leaves((images, params))
     if len(devices) == 1 or any(isinstance(leaf, Tracer) for leaf in leaves):
         return images, params

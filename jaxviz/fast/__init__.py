@@ -1,4 +1,4 @@
-"""The same values sooner: convolutions and pools as CPUs like them. Knows no method."""
+"""The same values, faster: convolutions and pools in forms that suit CPUs. Independent of the methods."""
 
 from jaxviz.fast._swap import accelerate as accelerate
 from jaxviz.fast._swap import hoist as hoist

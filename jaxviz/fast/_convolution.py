@@ -1,4 +1,4 @@
-"""Convolutions as CPUs compute them sooner: as products, as shifted sums, and with their gradients as convolutions."""
+"""Convolutions in forms that are faster on CPUs: matrix products, sums of shifts, and gradients as convolutions."""
 
 import functools
 import math
@@ -17,7 +17,7 @@ from jaxviz.fast.winograd import _convolution
 
 MOST_SHIFTS = 121  # of a depthwise kernel; each is an operation to compile
 
-# A primitive, and not a custom_vjp, because it then composes with everything: forward mode, second derivatives, vmap.
+# A primitive rather than a custom_vjp, so that it composes with everything: forward mode, second derivatives, vmap.
 convolution_p = Primitive("jaxviz_convolution")
 plain = primitives.conv_general_dilated_p.bind
 
@@ -36,7 +36,7 @@ def convolve(images: Array, kernel: Array, *, exact: bool, **params: Any) -> Arr
 
 
 def _is_product(kernel: Array, params: dict[str, Any]) -> bool:
-    """Tell a convolution that multiplies the channels at each position by a matrix, and does nothing else."""
+    """Return whether a convolution only multiplies the channels at each position by a matrix."""
     sides = [kernel.shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:]]
     steps = (*params["window_strides"], *params["lhs_dilation"])
     padding = [pad for pair in params["padding"] for pad in pair]
@@ -47,7 +47,7 @@ def _is_product(kernel: Array, params: dict[str, Any]) -> bool:
 def _product(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
     numbers = params["dimension_numbers"]
     outputs, inputs, *sides = numbers.rhs_spec
-    matrix = kernel.squeeze(sides)  # (in, out) or (out, in), as it was: another order costs a copy
+    matrix = kernel.squeeze(sides)  # (in, out) or (out, in), as it was: reordering costs a copy
     contracted = (((numbers.lhs_spec[1],), (int(inputs > outputs),)), ((), ()))
     options = {name: params[name] for name in ("precision", "preferred_element_type")}
     result = lax.dot_general(images, matrix, contracted, **options)  # the axes of the images, then the channels
@@ -58,12 +58,12 @@ def _product(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
 
 
 def _depthwise(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
-    """Convolve each channel with a kernel of its own: a sum of shifted images, each times a number a channel."""
+    """Convolve each channel with its own kernel, as a sum of shifted images, each times one factor per channel."""
     numbers, wanted = params["dimension_numbers"], params["preferred_element_type"] or images.dtype
     images, kernel = images.astype(wanted), kernel.astype(wanted)
     channels, space = numbers.lhs_spec[1], numbers.lhs_spec[2:]
 
-    across = functools.partial(spread, space, ndim=images.ndim)  # in the order they have: another order costs copies
+    across = functools.partial(spread, space, ndim=images.ndim)  # keeps the axis order: reordering costs copies
     weights = kernel.transpose(numbers.rhs_spec)  # (c, 1, *space)
     window, strides = across(weights.shape[2:], 1), across(params["window_strides"], 1)
     padding, dilation = across(params["padding"], (0, 0)), across(params["rhs_dilation"], 1)
@@ -115,7 +115,7 @@ def _gradient_of_kernel(g: Array, images: Array, kernel: Any, **params: Any) -> 
 
 
 def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
-    """Map over a batch of images by making the batch longer; leave a batch of kernels, or of groups, to JAX."""
+    """Map over images by merging the mapped axis into the batch; leave mapped kernels and batch groups to JAX."""
     (images, kernel), (axis, kernel_axis) = operands, axes
     if kernel_axis is not None or params["batch_group_count"] != 1:
         return jax.vmap(functools.partial(plain, **params), in_axes=axes)(images, kernel), 0
@@ -128,9 +128,9 @@ def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
 
 
 def _spared(images: Array, kernel: Array, **params: Any) -> Array:
-    """Convolve with a row and a column of zeros to spare, cut off again, where there is no padding at all.
+    """If there is no padding at all, convolve with one extra row and column of zeros, and crop the result.
 
-    XLA on CPU has fast code for convolutions with padding only; seven others took 1.2 to 22 times as long.
+    XLA on CPU has fast code only for convolutions with padding; seven without it took 1.2 to 22 times as long.
     """
     numbers = params["dimension_numbers"]
     sides = [kernel.shape[axis] for axis in numbers.rhs_spec[2:]]

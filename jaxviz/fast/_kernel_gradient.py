@@ -1,4 +1,4 @@
-"""The gradient of a convolution's kernel as one product of matrices for each of its taps."""
+"""The gradient of a convolution's kernel as one matrix product for each of its taps."""
 
 import math
 from typing import Any
@@ -11,16 +11,16 @@ from jaxtyping import Array
 
 from jaxviz.fast._windows import spread, taps_of
 
-MOST_TAPS = 25  # of a kernel whose gradient is a product for each; of more, the slices take longer than the products
-LEAST_CHANNELS = 12  # of a product of matrices that is worth its slice
+MOST_TAPS = 25  # of a kernel whose gradient takes one product for each; beyond, slicing costs more than the products
+LEAST_CHANNELS = 12  # from which a matrix product is worth its slice
 
 
 def gradient_of_kernel(g: Array, images: Array, kernel: Any, **params: Any) -> Array:
-    """Return the gradient of a convolution with respect to its kernel, whose shape is that of `kernel`.
+    """Return the gradient of a convolution with respect to its kernel, in the shape of `kernel`.
 
-    JAX's own is a convolution with images and channels exchanged by its dimension numbers. Inside loops, XLA on CPU
-    takes that literally: a step of `train_style_net` took 14 times as long. A product of matrices for each place in the
-    kernel takes 0.3 to 0.9 of what XLA takes outside of loops; where channels are few, they are exchanged by hand.
+    JAX computes it as a convolution whose dimension numbers swap images and channels. Inside loops, XLA on CPU takes
+    these literally: a step of `train_style_net` took 14 times as long. One matrix product for each position in the
+    kernel takes 0.3 to 0.9 times as long as XLA outside loops; with few channels, the axes are swapped explicitly.
     """
     numbers, ndim, shape = params["dimension_numbers"], images.ndim, kernel.shape
     if {params["feature_group_count"], params["batch_group_count"], *params["lhs_dilation"]} != {1}:
@@ -34,7 +34,7 @@ def gradient_of_kernel(g: Array, images: Array, kernel: Any, **params: Any) -> A
             spread(space, values, 1, ndim) for values in (sides, params["window_strides"], params["rhs_dilation"])
         )
         taps = taps_of(images, 0.0, window, strides, spread(space, params["padding"], (0, 0), ndim), dilation)
-        # As matrices, (positions, channels): XLA would transpose each slice to sum over several of its axes.
+        # As matrices (positions, channels): XLA would transpose each slice to sum over several of its axes.
         flat = g.transpose(out_row, *out_space, out_channel).reshape(-1, shape[outputs])
         rows = [tap.transpose(row, *space, channel).reshape(-1, shape[inputs]) for tap in taps]
         products = jnp.stack([lax.dot_general(tap, flat, (((0,), (0,)), ((), ())), **options) for tap in rows])
@@ -43,7 +43,7 @@ def gradient_of_kernel(g: Array, images: Array, kernel: Any, **params: Any) -> A
     span = [(g.shape[a] - 1) * step + 1 for a, step in zip(out_space, params["window_strides"], strict=True)]
     reach = [(side - 1) * apart for side, apart in zip(sides, params["rhs_dilation"], strict=True)]
     sizes = zip(space, params["padding"], span, reach, strict=True)
-    # At least one row and column of zeros, without which XLA on CPU has no fast code; what they add is cut off again.
+    # At least one row and column of zeros, without which XLA on CPU has no fast code; the excess is cropped below.
     padding = [(low, max(1, covered + far - low - images.shape[a])) for a, (low, _), covered, far in sizes]
     like_images, last = (0, ndim - 1, *range(1, ndim - 1)), ndim - 1
     exchanged = lax.conv_general_dilated(

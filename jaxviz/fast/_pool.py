@@ -1,4 +1,4 @@
-"""Max-pooling by strided slices, whose gradient is fast and repeatable on CPUs."""
+"""Max-pooling by strided slices, whose gradient is fast on CPUs and deterministic."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ def max_pool(images: Array, **params: Any) -> Array:
         return primitives.reduce_window_max_p.bind(images, **params)
     if math.prod(window) <= MOST_TAPS:
         return _pool(images, window, strides, padding)
-    # One axis after another, from the last: of equal values the same one wins, the first row by row.
+    # One axis at a time, starting with the last: of equal values the same one wins, the first in row-major order.
     for axis in reversed(range(images.ndim)):
         along = functools.partial(spread, [axis], ndim=images.ndim)
         images = _pool(images, along([window[axis]], 1), along([strides[axis]], 1), along([padding[axis]], (0, 0)))
@@ -38,14 +38,13 @@ def _pool(images: Array, window: Any, strides: Any, padding: Any) -> Array:
 def _pool_jvp(window: Any, strides: Any, padding: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     """Pass the tangent of each window's maximum; the first of several equal ones wins, as in PyTorch.
 
-    The maximum is selected by the same comparisons, so that its own derivative, which the next one needs, is this one.
+    The maximum is selected by the same comparisons, so that higher derivatives follow the same rule.
     """
     best, *values = taps_of(primals[0], -jnp.inf, window, strides, padding)
-    # What is not equal to itself is NaN, and wins.
+    # Only NaN differs from itself; it wins.
     wins = lambda value, best: lax.bitwise_or(lax.gt(value, best), lax.ne(value, value))
     if window == strides and not any(pad for pair in padding for pad in pair):
-        # They do not overlap: with the number of the winner, on the way back all that a window covers is written at
-        # once.
+        # Windows do not overlap: given the winner's index, the backward pass writes a whole window at once.
         first = jnp.zeros(best.shape, jnp.int8)
         for i, value in enumerate(values, 1):
             taken = wins(value, best)
@@ -63,6 +62,6 @@ def _pool_jvp(window: Any, strides: Any, padding: Any, primals: Any, tangents: A
 
 
 def _windows(values: Array, window: Sequence[int]) -> Array:
-    """Return whole windows, with an axis for the window and one for the place in it for each axis."""
+    """Return the complete windows, with each axis split in two: the window and the position in it."""
     whole = values[tuple(slice(n // side * side) for n, side in zip(values.shape, window, strict=True))]
     return whole.reshape([n for size, side in zip(whole.shape, window, strict=True) for n in (size // side, side)])

@@ -1,4 +1,4 @@
-"""Windows over images as strided slices, one for each place in a window, and a kernel's gradient made of them."""
+"""Windows over images as strided slices, one for each position in a window."""
 
 import itertools
 from typing import Any
@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 
 def taps_of(images: Array, fill: float, window: Any, strides: Any, padding: Any, dilation: Any = None) -> list[Array]:
-    """Return one strided slice for each place in the window: together they hold every window."""
+    """Return one strided slice for each position in the window: together they hold every window."""
     if any(low or high for low, high in padding):
         images = lax.pad(images, jnp.asarray(fill, images.dtype), [(low, high, 0) for low, high in padding])
     apart = dilation or (1,) * images.ndim
@@ -23,6 +23,6 @@ def taps_of(images: Array, fill: float, window: Any, strides: Any, padding: Any,
 
 
 def spread(axes: Any, values: Any, rest: Any, ndim: int) -> tuple:
-    """Return one value for each axis of an array: those given for some axes, and the same for the rest."""
+    """Return one value for each axis of an array: the given values for some axes, `rest` for all others."""
     given = dict(zip(axes, values, strict=True))
     return tuple(given.get(axis, rest) for axis in range(ndim))

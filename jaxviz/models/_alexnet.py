@@ -1,4 +1,4 @@
-"""AlexNet as torchvision has it (Krizhevsky 2014, One weird trick for parallelizing convolutional neural networks)."""
+"""AlexNet as in torchvision (Krizhevsky 2014, One weird trick for parallelizing convolutional neural networks)."""
 
 from collections.abc import Mapping
 

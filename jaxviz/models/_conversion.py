@@ -1,4 +1,4 @@
-"""From the tensors of a file, whatever wrote it, to the parameters of a network: all of them, in the right shapes."""
+"""From the tensors of a file, in any known format, to a network's parameters: all of them, in the right shapes."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -29,7 +29,7 @@ def network_of(name: str) -> Any:
 
 
 def converted(name: str, path: Path, part: str | None = None) -> dict[str, np.ndarray]:
-    """Read a file of weights, whatever wrote it, as the network's own parameters by path."""
+    """Read a weights file, in any known format, as the network's own parameters by path."""
     tensors = read_tensors(path, part=part)
     try:
         params = _fitted(name, tensors)
@@ -47,10 +47,10 @@ def _fitted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     used = _Used(tensors)
     flat: Any = own or flatten_dict(network_of(name).convert(used), sep="/")
     check_shapes(name, flat)
-    # What batch normalization has counted is no parameter.
+    # Batch normalization's counters are not parameters.
     rest = [key for key in tensors if key not in used.names and not key.endswith("num_batches_tracked")]
     if rest and not own and not network_of(name).leaves_out:
-        raise ValueError(f"expected tensors of {name} only, got others that nothing there takes: {', '.join(rest[:4])}")
+        raise ValueError(f"expected tensors of {name} only, got others that it does not use: {', '.join(rest[:4])}")
     _check_numbers({key: tensors[key] for key in used.names} or tensors)
     params = {key: np.asarray(array, np.float32, order="C") for key, array in flat.items()}
     _check_numbers(params)
@@ -58,7 +58,7 @@ def _fitted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 
 class _Used(Mapping[str, np.ndarray]):
-    """Tensors, and the names of those that somebody took."""
+    """Tensors that record which of them were read."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray]):
         self.tensors, self.names = tensors, set[str]()
@@ -79,15 +79,15 @@ class _Used(Mapping[str, np.ndarray]):
 
 
 def _in_own_layout(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return tensors whose names are those of the network's parameters, as Flax and this cache write them."""
+    """Return the tensors if they are named like the network's parameters, as Flax and this cache write them."""
     from flax.traverse_util import flatten_dict
 
     flat: Any = flatten_dict(network_of(name).params(), sep="/")
     plain = without_prefixes({key.replace("/", "."): tensor for key, tensor in tensors.items()})
     own = {key.removesuffix(".value").replace(".", "/"): tensor for key, tensor in plain.items()}  # .value: Flax NNX
     if len(own) != len(plain):
-        raise ValueError(f"expected a tensor for each parameter of {name}, got several of one name")
-    return own if 2 * len(flat.keys() & own.keys()) > len(flat) else {}  # a few may be called alike elsewhere
+        raise ValueError(f"expected one tensor for each parameter of {name}, got several with the same name")
+    return own if 2 * len(flat.keys() & own.keys()) > len(flat) else {}  # other formats may share a few names
 
 
 def _check_numbers(tensors: Mapping[str, np.ndarray]) -> None:

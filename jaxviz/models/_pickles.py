@@ -1,8 +1,8 @@
 """Reading a pickle without running it.
 
-A pickle is a program: it names Python functions and has them called. Here its steps are followed one by one, nothing
-that it names is ever imported or called, and what it would make is replaced by plain containers, references to tensors
-and inert marks. The work is bounded by the file's size: no step does more than its bytes say.
+A pickle is a program: it names Python functions and has them called. Here its opcodes are followed one by one, nothing
+that it names is ever imported or called, and plain containers, references to tensors and inert placeholders stand for
+what it would make. The work is bounded by the file's size.
 """
 
 import pickletools
@@ -14,11 +14,11 @@ from jaxviz.models._trees import Budget, TensorFileError
 
 
 class UnsafeFileError(TensorFileError):
-    """A file that asks for more than tensors, containers and what is harmless beside them, and was refused."""
+    """A file was refused because it asks for more than tensors, containers and known harmless objects."""
 
 
 class Name:
-    """Stands for a Python object that a pickle names; `call` makes what stands for a call of it."""
+    """Stands for a Python object that a pickle names; `call` returns what stands for the result of calling it."""
 
     __slots__ = ("call", "name")
 
@@ -27,7 +27,7 @@ class Name:
 
 
 class Inert:
-    """Stands for an object that is no tensor and no container: it holds nothing and does nothing."""
+    """Stands for an object that is neither a tensor nor a container: it holds nothing and does nothing."""
 
     __slots__ = ()
 
@@ -38,7 +38,7 @@ def inert(_: Sequence[Any]) -> Inert:
 
 
 def mapping(arguments: Sequence[Any]) -> dict[Any, Any]:
-    """Make what an OrderedDict, a Counter or a defaultdict was given: a mapping, pairs, a factory, or nothing."""
+    """Make a dict of the arguments of an OrderedDict, Counter or defaultdict: a mapping, pairs, a factory, or none."""
     made: dict[Any, Any] = {}
     for argument in arguments:
         if isinstance(argument, Mapping):
@@ -51,24 +51,24 @@ def mapping(arguments: Sequence[Any]) -> dict[Any, Any]:
 
 
 def items(arguments: Sequence[Any]) -> list[Any]:
-    """Make a list of what a set, a deque or a torch.Size was given."""
+    """Make a list of the argument of a set, a deque or a torch.Size."""
     return list(arguments[0]) if arguments and isinstance(arguments[0], list | tuple) else []
 
 
 def read_pickle(
     file: BufferedIOBase, size: int, names: Callable[[str, str], Name], persistent: Callable[[Any], Any]
 ) -> tuple[Any, Budget]:
-    """Follow one pickle from the file's position on, and return what it describes, and a bound for walks through it.
+    """Follow one pickle from the file's position on; return what it describes and a bound on walks through it.
 
     Args:
-        file: at the pickle's first byte; afterwards behind its last.
-        size: bytes of the file.
+        file: positioned at the pickle's first byte; afterwards just past its last.
+        size: the file's size in bytes.
         names: returns what stands for an object that the pickle names, or raises UnsafeFileError.
-        persistent: returns what stands for an object that is stored outside of the pickle.
+        persistent: returns what stands for an object that is stored outside the pickle.
     """
     start = file.tell()
     steps = _Steps(names, persistent)
-    bounded: Any = _Bounded(file, size)  # has what is asked for: read, readline, tell
+    bounded: Any = _Bounded(file, size)  # has all that genops uses: read, readline, tell
     for opcode, argument, _ in pickletools.genops(bounded):
         if opcode.name == "STOP":
             break
@@ -77,7 +77,7 @@ def read_pickle(
 
 
 class _Bounded:
-    """A file from which nobody reads past its end: otherwise the memory that a length asks for is taken first."""
+    """A file that refuses reads past its end, before a false length in it makes Python allocate the memory."""
 
     def __init__(self, file: BufferedIOBase, size: int):
         self.file, self.size = file, size
@@ -86,11 +86,11 @@ class _Bounded:
     def read(self, count: int) -> bytes:
         remaining = self.size - self.file.tell()
         if not 0 <= count <= remaining:
-            raise EOFError(f"expected {count} more bytes of a pickle, got {remaining} until the file's end")
+            raise EOFError(f"expected {count} more bytes of a pickle, got {remaining} before the end of the file")
         return self.file.read(count)
 
     def readline(self) -> bytes:
-        return self.file.readline(1 << 20)  # longer than any number or name in text
+        return self.file.readline(1 << 20)  # longer than any number or name written as text
 
 
 _MARK = object()
@@ -111,7 +111,7 @@ _MADE: dict[str, Callable[[], Any]] = {
 
 
 class _Steps:
-    """The stack and the memory of a pickle, and what each kind of step does with them."""
+    """A pickle's stack and memo, and what each opcode does with them."""
 
     def __init__(self, names: Callable[[str, str], Name], persistent: Callable[[Any], Any]):
         self.names, self.persistent = names, persistent
@@ -155,7 +155,7 @@ class _Steps:
         elif name in self.others:
             self.others[name](argument)
         elif name not in ("PROTO", "FRAME"):
-            raise ValueError(f"expected steps that torch.save writes, got {name}")
+            raise ValueError(f"expected opcodes that torch.save writes, got {name}")
 
     def pop(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
@@ -163,7 +163,7 @@ class _Steps:
         return self.stack.pop()
 
     def marked(self) -> list[Any]:
-        """Take what lies above the last mark."""
+        """Pop everything above the last mark, and the mark."""
         taken = []
         while (value := self.stack.pop()) is not _MARK:
             taken.append(value)
@@ -183,7 +183,7 @@ class _Steps:
 
     def named(self, names: Sequence[Any]) -> Name:
         if not all(isinstance(name, str) for name in names):
-            raise ValueError("expected the names of a Python object in text")
+            raise ValueError("expected the name of a Python object as text")
         return self.names(*names)
 
     def call(self, arguments: Any) -> None:
@@ -193,9 +193,9 @@ class _Steps:
         self.stack.append(_called(function, arguments))
 
     def build(self, _: Any) -> None:
-        """Leave an object's state away: only containers, tensors and inert marks may have one."""
+        """Drop an object's state: only containers, tensors and inert placeholders may have one."""
         if isinstance(self.stack[-1], Name | str | int):
-            raise TypeError("expected a state for an object, got one for what the pickle only names")
+            raise TypeError("expected state for an object, got state for a name or a plain value")
 
 
 def _called(function: Any, arguments: Any) -> Any:
@@ -209,5 +209,5 @@ def _pairs(values: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
 
 
 def _key(name: Any) -> Any:
-    """Return a key whose hash takes no time: that of a tuple of tuples of tuples takes twice as long at each level."""
+    """Return a key that hashes fast: nested tuples may take twice as long to hash with each level."""
     return name if isinstance(name, str | int | float | bytes | None) else Inert()

@@ -1,4 +1,4 @@
-"""PyTorch's two formats: the pickle is read first, into references to storages; then the bytes of those in use."""
+"""PyTorch's two formats: first the pickle is read, into references to storages, then the bytes of the storages used."""
 
 import io
 import math
@@ -17,7 +17,7 @@ from jaxviz.models._trees import TensorFileError, named_tensors
 
 
 class _Storage(NamedTuple):
-    """A run of numbers in the file: `length` (None: all) from `start` on in what is stored under `key`."""
+    """A range of numbers in the file: `length` of them (None: all), from `start` on, in the storage `key`."""
 
     dtype: str
     key: str
@@ -26,7 +26,7 @@ class _Storage(NamedTuple):
 
 
 class _Reference(NamedTuple):
-    """A tensor as the pickle describes it; offset and strides count elements."""
+    """A tensor as the pickle describes it; offset and strides are in elements."""
 
     storage: _Storage
     offset: int
@@ -51,7 +51,7 @@ _STORAGES = {
 
 
 def _tensor(arguments: Sequence[Any]) -> _Reference:
-    """Stand for torch's functions that make a tensor, or a parameter around one."""
+    """Stand in for torch's functions that make a tensor, or a parameter that wraps one."""
     value, *rest = arguments
     if isinstance(value, _Reference):
         return value
@@ -89,7 +89,7 @@ _ITEMS = """
 builtins.set builtins.frozenset builtins.list builtins.tuple __builtin__.set __builtin__.frozenset __builtin__.list
 __builtin__.tuple collections.deque
 """.split()
-# What a record of the training may hold. None of it is imported or made: no tensor comes from it.
+# What a training log may hold. None of it is imported or made: no tensor comes from it.
 _HARMLESS = """
 argparse.Namespace types.SimpleNamespace copyreg._reconstructor copy_reg._reconstructor _codecs.encode
 builtins.object __builtin__.object builtins.complex __builtin__.complex builtins.int builtins.float builtins.bool
@@ -117,9 +117,9 @@ def _names(path: Path) -> Any:
     def stand_in(module: str, name: str) -> Name:
         if f"{module}.{name}" not in roles:
             raise UnsafeFileError(
-                f"{path} was refused and not executed: it asks for the Python object {module}.{name}, expected "
-                "only tensors and containers. If you trust its author, open it with torch on a machine where that "
-                "is safe and save its state_dict() alone"
+                f"{path} was refused and not executed: expected only tensors and containers, got a request for the "
+                f"Python object {module}.{name}. If you trust its author, open it with torch on a machine where that "
+                "is safe, and save only its state_dict()"
             )
         return Name(f"{module}.{name}", roles[f"{module}.{name}"])
 
@@ -127,7 +127,7 @@ def _names(path: Path) -> Any:
 
 
 class _Stored:
-    """What a pickle says of the storages beside it."""
+    """What a pickle says about the storages next to it."""
 
     def __init__(self):
         self.item_sizes: dict[str, int] = {}
@@ -141,33 +141,35 @@ class _Stored:
         if view and view[0] is not None:  # Only in the old format, and only from torch < 0.4.
             _, start, length = view[0]
             if not (_is_size(start) and _is_size(length)):
-                raise ValueError("expected the start and the length of a storage's view")
+                raise ValueError("expected the start and length of a view of a storage")
             return _Storage(dtype, str(key), start, length)
         return _Storage(dtype, str(key))
 
 
 def read_torch_zip(archive: zipfile.ZipFile, path: Path, *, part: str | None = None) -> dict[str, np.ndarray]:
-    """Read the tensors of a zip archive that torch >= 1.6 wrote."""
+    """Read the tensors from a zip archive written by torch >= 1.6."""
     root = _zip_root(archive, path)
     if f"{root}/byteorder" in archive.namelist() and _zip_member(archive, f"{root}/byteorder") != b"little":
-        raise TensorFileError(f"expected little-endian tensors in {path}, got big-endian ones: save it again")
+        raise TensorFileError(
+            f"expected little-endian tensors in {path}, got big-endian ones: save it on a little-endian machine"
+        )
     data = _zip_member(archive, f"{root}/data.pkl")
     tree, budget = read_pickle(io.BytesIO(data), len(data), _names(path), _Stored())
     references = named_tensors(tree, budget, _Reference, part=part)
     keys = {reference.storage.key for reference in references.values()}
     size = path.stat().st_size
     if sum(archive.getinfo(f"{root}/data/{key}").file_size for key in keys) > size:
-        raise ValueError("expected storages that lie side by side, got more bytes than the file has")
+        raise ValueError("expected storages that do not overlap, got more bytes than the file has")
     stored = {key: _zip_member(archive, f"{root}/data/{key}") for key in keys}
     return {name: _view(reference, stored, size) for name, reference in references.items()}
 
 
 def _zip_root(archive: zipfile.ZipFile, path: Path) -> str:
-    """Return the one folder that torch.save puts everything in."""
+    """Return the single folder that torch.save puts everything into."""
     roots = [name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise TensorFileError(
-            f"expected one data.pkl in {path}, as torch.save writes, got a zip archive with {len(roots)} of them"
+            f"expected one data.pkl in {path}, as torch.save writes it, got a zip archive with {len(roots)} of them"
         )
     return roots[0]
 
@@ -181,13 +183,13 @@ def _zip_member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""What the older format begins with, after the pickle's protocol: a number and the pickle's end."""
+"""The first bytes of the older format: the pickle's protocol, a magic number and the pickle's end."""
 
 _LEGACY_PROTOCOL = 1001
 
 
 def read_torch_legacy(path: Path, *, part: str | None = None) -> dict[str, np.ndarray]:
-    """Read what torch < 1.6 wrote: magic number, protocol, system, the object, the keys, then each key's bytes."""
+    """Read a file written by torch < 1.6: magic number, protocol, system, object, keys, then the bytes of each key."""
     stored, size = _Stored(), path.stat().st_size
     with path.open("rb") as file:
 
@@ -195,7 +197,7 @@ def read_torch_legacy(path: Path, *, part: str | None = None) -> dict[str, np.nd
             return read_pickle(file, size, _names(path), stored)
 
         if following()[0] != int.from_bytes(LEGACY_MAGIC[2:-1], "little"):
-            raise TensorFileError(f"expected a pickle written by torch.save, got another one: {path}")
+            raise TensorFileError(f"expected a pickle written by torch.save, got another pickle: {path}")
         (protocol, _), (system, _) = following(), following()
         if protocol != _LEGACY_PROTOCOL or not isinstance(system, Mapping) or system.get("little_endian") is not True:
             raise TensorFileError(f"expected little-endian tensors in torch's protocol {_LEGACY_PROTOCOL}: {path}")
@@ -214,13 +216,13 @@ def _keys(keys: Any) -> list[str | int]:
 
 
 def _legacy_storages(file: io.BufferedIOBase, item_sizes: dict[str, int], needed: set[str]) -> dict[str, bytes]:
-    """Read the storages that follow each other in the order of `item_sizes`, leaving out those that are not needed."""
+    """Read consecutive storages, in the order of `item_sizes`, skipping those that are not needed."""
     data = {}
     for key, item_size in item_sizes.items():
         (count,) = struct.unpack("<q", file.read(8))
         size, remaining = count * item_size, os.fstat(file.fileno()).st_size - file.tell()
         if not 0 <= size <= remaining:
-            raise ValueError(f"expected a storage of {size} bytes, got {remaining} until the file's end")
+            raise ValueError(f"expected a storage of {size} bytes, got {remaining} before the end of the file")
         if key in needed:
             data[key] = file.read(size)
         else:
@@ -229,7 +231,7 @@ def _legacy_storages(file: io.BufferedIOBase, item_sizes: dict[str, int], needed
 
 
 def _view(reference: _Reference, data: Mapping[str, bytes], file_size: int) -> np.ndarray:
-    """Make the array, after checking in exact integers that it lies inside of its storage."""
+    """Make the array, after checking with Python's exact integers that it lies inside its storage."""
     storage, offset, shape, strides = reference
     dtype, buffer = np.dtype(storage.dtype), data[storage.key]
     stored, count = len(buffer) // dtype.itemsize, math.prod(shape)
@@ -237,11 +239,11 @@ def _view(reference: _Reference, data: Mapping[str, bytes], file_size: int) -> n
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if not (0 <= storage.start <= storage.start + length <= stored) or (count and last >= length):
         raise ValueError(
-            f"expected a tensor inside of its storage of {length} numbers, got shape {list(shape)}, strides "
+            f"expected a tensor inside its storage of {length} numbers, got shape {list(shape)}, strides "
             f"{list(strides)} and offset {offset}"
         )
-    if count * dtype.itemsize > file_size + (1 << 20):  # Of stride 0: a copy of it would fill the memory.
-        raise ValueError(f"expected a tensor that is no larger than its file, got shape {list(shape)}")
+    if count * dtype.itemsize > file_size + (1 << 20):  # A tensor with stride 0, a copy of which would fill memory.
+        raise ValueError(f"expected a tensor no larger than its file, got shape {list(shape)}")
     if not count:
         return np.zeros(shape, dtype)
     # The stride of an axis of length 1 is never used, and may be any number.

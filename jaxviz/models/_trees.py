@@ -1,4 +1,4 @@
-"""The tensors in a tree of containers, by name: whichever format it came from."""
+"""The tensors in a tree of containers, by name, whatever format it came from."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,10 +7,10 @@ WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "module", "weights",
     "ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "params_ema",
 )  # fmt: skip
-"""Under these names checkpoints keep their network, beside an optimizer's state and a record of the training."""
+"""Names under which checkpoints keep their network, next to the optimizer's state and a training log."""
 
 _PREFIXES = ("module", "_orig_mod", "state_dict", "model", "net", "network", "params")
-"""What wrapper modules put before every name: DataParallel, torch.compile, Lightning."""
+"""Prefixes that wrappers add to every name: DataParallel, torch.compile, Lightning."""
 
 _OPTIMIZERS = ("optimizer", "optim", "opt_state", "opt", "optimizer_state_dict", "optimizer_state", "optimizer_states")
 
@@ -18,11 +18,11 @@ _DEPTH = 100  # levels of containers
 
 
 class TensorFileError(ValueError):
-    """A file of weights that cannot be read."""
+    """A weights file that cannot be read."""
 
 
 class Budget:
-    """A bound for walks through a tree: it is a tree only if it has no more parts than its file has bytes."""
+    """A bound on walks through a tree: one with many more parts than its file has bytes has cycles or repeats."""
 
     def __init__(self, size: int):
         self.parts, self.letters = 1000 + 8 * size, 1 << 24  # a checkpoint is walked through a few times
@@ -32,28 +32,28 @@ class Budget:
         self.letters -= sum(map(len, names))
         if min(self.parts, self.letters) < 0 or len(names) > _DEPTH:
             raise TensorFileError(
-                "expected a tree of containers, got one that holds itself or the same part again and again"
+                "expected a tree of containers, got one that contains itself or repeats the same part many times"
             )
 
 
 def named_tensors(tree: Any, budget: Budget, kind: type, *, part: str | None = None) -> dict[str, Any]:
-    """Name the tensors of a network's tree, or of the checkpoint around one, by their path.
+    """Name the tensors in a network's tree, or in a checkpoint that contains one, by their path.
 
     Args:
-        tree: containers with tensors of the type `kind`.
-        budget: what a walk may take.
-        kind: of a tensor.
-        part: the entry to take of a checkpoint; None: the one there is.
+        tree: containers with tensors of type `kind`.
+        budget: the bound on the walks.
+        kind: the type of a tensor.
+        part: the checkpoint's entry to read; None: its only network.
 
     Raises:
-        TensorFileError: there are several networks, or only an optimizer's state, or two tensors of one name.
+        TensorFileError: There are several networks, only an optimizer's state, or two tensors with the same name.
     """
     tree = _entry(tree, part) if part is not None else _unwrapped(tree, budget, kind)
     named: dict[str, Any] = {}
     for names, tensor in _walk(tree, budget, kind):
         name = ".".join(names)
         if name in named:
-            raise TensorFileError(f"expected tensors of different names, got two of the name {name!r}")
+            raise TensorFileError(f"expected tensors with different names, got two named {name!r}")
         named[name] = tensor
     return without_prefixes(named)
 
@@ -68,7 +68,7 @@ def _entry(tree: Any, part: str) -> Any:
 
 
 def _unwrapped(tree: Any, budget: Budget, kind: type) -> Any:
-    """Go down to the network of a checkpoint."""
+    """Return the network inside a checkpoint."""
     while isinstance(tree, Mapping):
         full = [name for name in tree if isinstance(tree[name], Mapping) and _any(tree[name], budget, kind)]
         networks = [name for name in full if name in WRAPPERS]
@@ -78,7 +78,7 @@ def _unwrapped(tree: Any, budget: Budget, kind: type) -> Any:
                 f"--part {networks[0]} (in Python part={networks[0]!r})"
             )
         _check_no_optimizer(tree, full)
-        if not networks or "batch_stats" in tree:  # Flax: what batch normalization has seen is part of the network
+        if not networks or "batch_stats" in tree:  # Flax: batch statistics are part of the network
             return tree
         tree = tree[networks[0]]
     return tree
@@ -94,7 +94,7 @@ def _any(tree: Any, budget: Budget, kind: type) -> bool:
 
 
 def _walk(tree: Any, budget: Budget, kind: type) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the tensors and the names that lead to each, without recursion: some are deeper than Python's stack."""
+    """Yield the tensors and the names that lead to each, without recursion: trees may be deeper than Python's stack."""
     ahead: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     while ahead:
         names, part = ahead.pop()
@@ -109,7 +109,7 @@ def _walk(tree: Any, budget: Budget, kind: type) -> Iterator[tuple[tuple[str, ..
 
 
 def without_prefixes(named: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what stands before every name."""
+    """Strip wrappers' prefixes that every name has."""
     while named:
         first = {name.partition(".")[0] for name in named}
         if len(first) > 1 or not first <= set(_PREFIXES) or not all("." in name for name in named):

@@ -1,4 +1,4 @@
-"""VGG-11, 13, 16 and 19 (Simonyan & Zisserman 2014), and their convolution base alone."""
+"""VGG-11, 13, 16 and 19 (Simonyan & Zisserman 2014), and their convolutional base alone."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ from jaxviz.models._layers import IMAGENET_MEAN, IMAGENET_STD, Classifier, named
 WIDTHS = (64, 128, 256, 512, 512)
 DEPTHS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 
-# Keras trained on (255 * BGR - these) without scaling; the kernels are turned to RGB at conversion.
+# Keras trained on (255 * BGR - mean) without scaling; conversion reorders the kernels to RGB.
 KERAS_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
 KERAS_STD = (1 / 255, 1 / 255, 1 / 255)
 
@@ -22,7 +22,7 @@ KERAS_STD = (1 / 255, 1 / 255, 1 / 255)
 class VGG(nn.Module):
     """VGG with values named `conv1_1 relu1_1 ... pool5 fc6 relu6 fc7 relu7 logits`; RGB in [0, 1], 32 px or more.
 
-    `classes=None` gives the convolution base alone, which ends with pool5.
+    `classes=None` gives the convolutional base alone, which ends with pool5.
     """
 
     depths: tuple[int, ...] = DEPTHS["vgg16"]
@@ -76,9 +76,9 @@ def torch_head(
 
 
 def from_keras(tensors: Mapping[str, np.ndarray], depths: tuple[int, ...]) -> dict[str, dict[str, np.ndarray]]:
-    """Convert the convolution base of Keras's VGG, from its .h5 file or from an ONNX export of it.
+    """Convert the convolutional base of Keras's VGG, from its .h5 file or from an ONNX export of it.
 
-    Any head is left out: in the ONNX file of the manifest it was trained for another task.
+    Any head is left out: the one in the manifest's ONNX file was trained for another task.
     """
     params: dict[str, dict[str, np.ndarray]] = {}
     for key in tensors:
@@ -94,7 +94,7 @@ def from_keras(tensors: Mapping[str, np.ndarray], depths: tuple[int, ...]) -> di
         raise ValueError(f"expected kernels and biases of {sorted(expected)}, found {sorted(params)}")
     for layer in params.values():
         if layer["kernel"].ndim != 4:
-            raise ValueError(f"expected kernels of four axes, got shape {list(layer['kernel'].shape)}")
+            raise ValueError(f"expected kernels with four axes, got shape {list(layer['kernel'].shape)}")
         if layer["kernel"].shape[:2] != (3, 3):  # ONNX: (out, in, h, w)
             layer["kernel"] = layer["kernel"].transpose(2, 3, 1, 0)
     first = params["conv1_1"]

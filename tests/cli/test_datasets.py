@@ -329,7 +329,7 @@ def test_a_store_that_knows_other_images_too(capsys):
 def test_results_are_not_put_among_the_images(verb, capsys):
     with pytest.raises(SystemExit):
         cli.main(f"{verb} . --layer relu_1 {SIZES}".split())
-    assert "--out out: expected a folder outside of ., the images'" in capsys.readouterr().err
+    assert "--out out: expected a folder outside of ., where results would be taken for input images" in capsys.readouterr().err
     assert not Path("out").exists()
 
 

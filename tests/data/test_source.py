@@ -373,7 +373,7 @@ def test_what_cannot_be_looked_into_is_listed():
         (root / "locked").chmod(0o700)
     assert source.ids == ["a.png"]
     assert sorted(source.left_out) == ["gone.png", "locked", "pipe.png"]
-    for name, why in {"gone.png": "a link that leads nowhere", "locked": "Permission", "pipe.png": "a pipe"}.items():
+    for name, why in {"gone.png": "a broken link", "locked": "Permission", "pipe.png": "a pipe"}.items():
         assert source.left_out[name].startswith(f"{root / name}: expected ")
         assert why in source.left_out[name]
 

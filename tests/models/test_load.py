@@ -153,7 +153,7 @@ def flip_a_bit(path):
 
 DAMAGES = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-4]), "cut short or damaged"),
-    "truncated in its header": (lambda path: path.write_bytes(path.read_bytes()[:40]), "cut short or damaged"),
+    "truncated in its header": (lambda path: path.write_bytes(path.read_bytes()[:40]), "truncated or damaged"),
     "empty": (lambda path: path.write_bytes(b""), "expected weights"),
     "not safetensors": (lambda path: path.write_bytes(b"\x05" + bytes(7) + b"[1,2]"), "expected weights"),
     "corrupted": (flip_a_bit, "expected tensors of digest"),
@@ -348,7 +348,7 @@ def imported(tmp_path, tensors, **options):
         ({"fc.bias": np.array([1, np.inf], np.float32)}, "expected finite numbers, got 1 that are not"),
         ({"fc.bias": np.array([1, 1e300])}, "expected finite numbers, got 1 that are not"),
         ({"fc.bias": np.array([1, 2], np.int8)}, "expected floating-point numbers, got int8"),
-        ({"fc.scale": np.ones(2, np.float32)}, r"others that nothing there takes: fc\.scale"),
+        ({"fc.scale": np.ones(2, np.float32)}, r"others that it does not use: fc\.scale"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
@@ -430,7 +430,7 @@ def test_imports_are_checked_on_photographs(pictured, tmp_path):
     own = {f"fc/{name}": tensor for name, tensor in OWN.items()}
     imported(tmp_path, own)
     swapped = own | {"fc/kernel": OWN["kernel"][::-1].copy()}
-    with pytest.raises(ValueError, match=r"not imported as tiny: .* as if it took its inputs in reverse"):
+    with pytest.raises(ValueError, match=r"not imported as tiny: .* as if its input channels were in reverse order"):
         imported(tmp_path, swapped)
     np.testing.assert_array_equal(load("tiny")[1]["fc"]["kernel"], OWN["kernel"])
     imported(tmp_path, swapped, check=False)

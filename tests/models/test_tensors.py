@@ -168,7 +168,7 @@ def test_legacy_views_of_storages(tmp_path):
     state = {"a": tensor(Storage(NUMBERS, view=(4, 6)), (3,), (2,), offset=1)}
     np.testing.assert_array_equal(read_tensors(write_legacy(tmp_path / "w.pth", state))["a"], [5, 7, 9])
     state = {"a": tensor(Storage(NUMBERS, view=(4, 6)), (7,), (1,))}
-    with pytest.raises(TensorFileError, match="inside of its storage of 6 numbers"):
+    with pytest.raises(TensorFileError, match="inside its storage of 6 numbers"):
         read_tensors(write_legacy(tmp_path / "w.pth", state))
 
 
@@ -244,7 +244,7 @@ def test_an_exploit_is_refused_and_not_executed(tmp_path, legacy, first):
     [("builtins", "eval"), ("collections", "OrderedDict.fromkeys"), ("torch", "load"), ("torch._utils", "os.system")],
 )
 def test_other_names_are_refused(tmp_path, write, module, name):
-    with pytest.raises(UnsafeFileError, match=rf"asks for the Python object {module}\.{name}"):
+    with pytest.raises(UnsafeFileError, match=rf"got a request for the Python object {module}\.{name}"):
         read_tensors(write(tmp_path / "w.pth", {"a": Call(module, name, "1")}))
 
 
@@ -266,7 +266,7 @@ def test_what_a_pickle_may_name_cannot_be_altered(tmp_path, target, state):
 def test_endless_structures_are_refused(tmp_path):
     loop = []
     loop.append(loop)
-    with pytest.raises(TensorFileError, match="holds itself or the same part again and again"):
+    with pytest.raises(TensorFileError, match="contains itself or repeats the same part many times"):
         read_tensors(write_zip(tmp_path / "w.pth", loop))
 
 
@@ -363,7 +363,7 @@ def test_a_damaged_zip_is_refused(tmp_path):
 def test_unknown_formats_are_refused(tmp_path):
     path = tmp_path / "w.pth"
     path.write_bytes(b"\x05\x06 what nobody knows")
-    with pytest.raises(TensorFileError, match=r"expected weights .*an HDF5 file.*, which begins with b'\\x05\\x06"):
+    with pytest.raises(TensorFileError, match=r"expected weights .*an HDF5 file.*, which starts with b'\\x05\\x06"):
         read_tensors(path)
 
 
@@ -380,7 +380,7 @@ def test_other_pickles_and_archives_are_refused(tmp_path):
         read_tensors(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme", "")
-    with pytest.raises(TensorFileError, match="a zip archive of other things, readme"):
+    with pytest.raises(TensorFileError, match=r"a zip archive of other files \(readme"):
         read_tensors(path)
 
 
@@ -447,10 +447,10 @@ def test_tensors_larger_than_their_file_are_refused(tmp_path, write):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"shape": (2**34,), "dtype": "f4", "chunks": (2**20,)}, "about the file's size"),
-        ({"shape": (2**15, 2**15), "dtype": "f8", "fillvalue": 1.0}, "about the file's size"),
-        ({"data": np.zeros(2**24, "f4"), "compression": "gzip"}, "about the file's size"),
-        ({"shape": (1000,), "dtype": "f4"}, "none were written"),
+        ({"shape": (2**34,), "dtype": "f4", "chunks": (2**20,)}, "about as large as the file"),
+        ({"shape": (2**15, 2**15), "dtype": "f8", "fillvalue": 1.0}, "about as large as the file"),
+        ({"data": np.zeros(2**24, "f4"), "compression": "gzip"}, "about as large as the file"),
+        ({"shape": (1000,), "dtype": "f4"}, "never written"),
     ],
 )
 def test_small_h5_files_that_promise_much(tmp_path, options, text):
@@ -541,7 +541,7 @@ def test_an_optimizer_alone_is_refused(tmp_path, write):
 def test_a_name_that_matches_twice_is_an_error(tmp_path, write, state):
     numbers = tensor(Storage(NUMBERS), (12,), (1,))
     state = {name: {"b": numbers} if isinstance(value, dict) else numbers for name, value in state.items()}
-    with pytest.raises(TensorFileError, match="got two of the name"):
+    with pytest.raises(TensorFileError, match="got two named"):
         read_tensors(write(tmp_path / "w.pth", state))
 
 
@@ -625,7 +625,7 @@ def test_a_keras_archive_that_unpacks_to_much_more(tmp_path):
     path = tmp_path / "m.keras"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.weights.h5", b"\x89HDF\r\n\x1a\n" + bytes(1 << 24))
-    with pytest.raises(TensorFileError, match="about the size of"):
+    with pytest.raises(TensorFileError, match="about as large as"):
         read_tensors(path)
 
 
@@ -651,7 +651,7 @@ def test_flax_msgpack(tmp_path):
         path.write_bytes(flax.serialization.msgpack_serialize(tree))
         assert_tree(read_tensors(path))
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(TensorFileError, match="starts like a msgpack file of Flax but cannot be read"):
+    with pytest.raises(TensorFileError, match="starts like a Flax msgpack file but cannot be read"):
         read_tensors(path)
 
 
@@ -671,14 +671,14 @@ def test_orbax(orbax_folder, tmp_path):
     shutil.copytree(orbax_folder, path / "10")
     assert_tree(read_tensors(path))
     shutil.copytree(orbax_folder, path / "9")
-    with pytest.raises(TensorFileError, match=r"those of several steps: name one, such as .*10"):
+    with pytest.raises(TensorFileError, match=r"got several steps: name one, such as .*10"):
         read_tensors(path)
 
 
 def test_orbax_never_leads_outside_of_its_folder(orbax_folder, tmp_path):
     path = shutil.copytree(orbax_folder, tmp_path / "checkpoint")
     (path / "d" / "link").symlink_to("/etc/passwd")
-    with pytest.raises(TensorFileError, match="got a link or something else"):
+    with pytest.raises(TensorFileError, match="got a link or a special file"):
         read_tensors(path)
 
 
@@ -686,7 +686,7 @@ def test_orbax_with_a_file_missing_is_an_error_and_not_zeros(orbax_folder, tmp_p
     path = shutil.copytree(orbax_folder, tmp_path / "checkpoint")
     for file in path.rglob("d/*"):
         file.unlink()
-    with pytest.raises(TensorFileError, match="starts like a folder of Orbax but cannot be read"):
+    with pytest.raises(TensorFileError, match="starts like an Orbax folder but cannot be read"):
         read_tensors(path)
 
 
@@ -704,8 +704,8 @@ def zipped(*names):
 OTHERS = {
     "an empty file": b"",
     "a web page": b"\n<!DOCTYPE html><html>404 not found</html>",
-    "a pointer of Git LFS.*git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n",
-    "a JSON text": b'{"metadata": {"total_size": 3}, "weight_map": {}}',
+    "a Git LFS pointer.*git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n",
+    "a JSON document": b'{"metadata": {"total_size": 3}, "weight_map": {}}',
     "a JPEG image": b"\xff\xd8\xff\xe0\0\x10JFIF",
     "a PNG image": b"\x89PNG\r\n\x1a\n\0\0",
     r"a NumPy array \(\.npy\)": b"\x93NUMPY\1\0",
@@ -713,9 +713,9 @@ OTHERS = {
     "a gzip archive: unpack it first": b"\x1f\x8b\x08\0",
     "a tar archive": bytes(257) + b"ustar",
     "a TorchScript program.*state_dict": zipped("m/data.pkl", "m/constants.pkl", "m/code/a.py"),
-    "a zip archive of other things, word/document.xml": zipped("word/document.xml"),
+    "a zip archive of other files .word/document.xml": zipped("word/document.xml"),
     "a Python wheel": zipped("a/net.pth", "a-1.dist-info/METADATA"),
-    "a part of a TensorFlow checkpoint": bytes(40) + bytes.fromhex("57fb808b247547db"),
+    "w.pth, part of a TensorFlow checkpoint": bytes(40) + bytes.fromhex("57fb808b247547db"),
     "TensorFlow's record of checkpoints": b'model_checkpoint_path: "model.ckpt"',
     "a GGUF file": b"GGUF\3\0\0\0",
 }
@@ -727,13 +727,13 @@ def test_whole_files_of_another_kind_are_called_by_their_name(tmp_path, kind):
     path.write_bytes(OTHERS[kind])
     with pytest.raises(TensorFileError, match=rf"(?s)expected weights.*, got .*{kind}") as error:
         read_tensors(path)
-    assert "cut short" not in str(error.value)
+    assert "truncated" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("names", "text"),
     [
-        (["saved_model.pb"], "a SavedModel of TensorFlow"),
+        (["saved_model.pb"], "a TensorFlow SavedModel"),
         (["model.ckpt-1.index", "model.ckpt-1.data-00000-of-00001"], "a TensorFlow checkpoint"),
         (["config.json", "model.safetensors"], "import one of them, such as .*model.safetensors"),
         (["notes.txt"], "a folder that Orbax did not write"),
@@ -750,5 +750,5 @@ def test_onnx_names_that_match_twice(tmp_path):
     initializers = [onnx.numpy_helper.from_array(NUMBERS, "conv/W:0") for _ in range(2)]
     graph = onnx.helper.make_graph([], "net", [], [], initializers)
     onnx.save(onnx.helper.make_model(graph), str(tmp_path / "w"))
-    with pytest.raises(TensorFileError, match=r"expected different names in .*, got 'conv/W:0' several times"):
+    with pytest.raises(TensorFileError, match=r"expected unique names in .*, got 'conv/W:0' several times"):
         read_tensors(tmp_path / "w")

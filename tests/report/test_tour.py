@@ -91,7 +91,7 @@ def test_another_album_is_another_tour(tour, tmp_path):
     assert made == ["first", "second"] * 4
     with pytest.raises(jaxviz.ImageError, match="expected a folder of images"):
         tour(album=tmp_path / "none")
-    with pytest.raises(jaxviz.ImageError, match="where results would be taken for images"):
+    with pytest.raises(jaxviz.ImageError, match="where results would be taken for input images"):
         tour(album=tmp_path)
 
 

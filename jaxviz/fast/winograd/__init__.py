@@ -1,1 +1,1 @@
-"""3x3 convolutions by Winograd's algorithm, compiled for the processor at hand."""
+"""3x3 convolutions by Winograd's algorithm, compiled for the host's processor."""

@@ -1,4 +1,4 @@
-"""What llvmlite's builder of LLVM's language lacks for loops over arrays: loops, elements, fields and vectors."""
+"""What llvmlite's IR builder lacks for loops over arrays: loops, elements, fields and vectors."""
 
 import contextlib
 import ctypes
@@ -10,7 +10,7 @@ import numpy as np
 from llvmlite import ir
 
 BYTE, FLOAT, POINTER = ir.IntType(8), ir.FloatType(), ir.PointerType()
-INT = ir.IntType(64)  # sizes, indices and places: `INT(3)` is a constant
+INT = ir.IntType(64)  # sizes, indices and offsets; `INT(3)` is a constant
 INT32, BIT = ir.IntType(32), ir.IntType(1)
 _OF_C = {ctypes.c_void_p: POINTER, ctypes.c_int32: INT32}
 
@@ -18,7 +18,7 @@ _OF_C = {ctypes.c_void_p: POINTER, ctypes.c_int32: INT32}
 class Builder(ir.IRBuilder):
     """llvmlite's builder at the start of a new function, with vectors of `lanes` floats.
 
-    It passes on what is written in the order it is written in: LLVM's passes over its language do not run.
+    Instructions are emitted in the order written: LLVM's IR passes do not run.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Builder(ir.IRBuilder):
     def loop(
         self, stop: Any, step: Any = 1, start: Any = 0, carried: dict[Hashable, Any] | None = None
     ) -> Iterator[Any]:
-        """Repeat what is written inside; `carried` are vectors that each turn takes from the one before, and leaves."""
+        """Loop over the instructions emitted inside; `carried` holds vectors passed from each iteration to the next."""
         stop, step, start = map(_value, (stop, step, start))
         carried = {} if carried is None else carried
         before, head, body = self.block, self.append_basic_block("head"), self.append_basic_block("body")
@@ -61,27 +61,27 @@ class Builder(ir.IRBuilder):
         for name, phi in held.items():
             phi.add_incoming(carried[name], self.block)
         self.branch(head)
-        self.function.blocks.append(done)  # not before: blocks lie in memory as they are listed
+        self.function.blocks.append(done)  # only now: blocks are laid out in memory in this order
         self.position_at_end(done)
         carried.update(held)
 
     # Memory
 
     def at(self, array: Any, *index: Any, shape: Sequence[Any] = (), of: Any = FLOAT) -> Any:
-        """Return the address of `array[index]`, in C order. The first size of the shape is left out: none needs it."""
+        """Return the address of `array[index]`, in C order. `shape` omits the first axis, whose size is not needed."""
         first, *rest = map(_value, index)
         for size, following in zip(map(_value, shape), rest, strict=True):
             first = self.add(self.mul(first, size), following)
         return self.gep(array, [first], source_etype=of)
 
     def memory(self, of: Any, count: int) -> Any:
-        """Return the address of memory on the stack for some values."""
+        """Allocate memory for some values on the stack and return its address."""
         place = self.alloca(of, count)
-        place.type = POINTER  # not to values of one type only, of which LLVM no longer knows
+        place.type = POINTER  # untyped: LLVM no longer has typed pointers
         return place
 
     def field(self, struct: Any, layout: type[ctypes.Structure], name: str) -> Any:
-        """Return the address of a field of a structure in C."""
+        """Return the address of a field of a C struct."""
         return self.gep(struct, [INT(getattr(layout, name).offset)], source_etype=BYTE)
 
     def load_pointer(self, array: Any, index: Any) -> Any:
@@ -100,11 +100,11 @@ class Builder(ir.IRBuilder):
     # Vectors
 
     def constant(self, number: float) -> Any:
-        """Return a vector of equal numbers."""
+        """Return a vector of equal constants."""
         return _constant(FLOAT, (float(np.float32(number)),) * self.lanes)
 
     def spread(self, number: Any) -> Any:
-        """Return a vector of equal numbers, one that is not known yet."""
+        """Return a vector of copies of a number known only at run time."""
         nothing = ir.Constant(self.vector, ir.Undefined)
         one = self.insert_element(nothing, number, INT32(0))
         return self.shuffled(one, nothing, [0] * self.lanes)
@@ -119,7 +119,7 @@ class Builder(ir.IRBuilder):
         return self.call(function, [a, b, c])
 
     def transposed(self, rows: Sequence[Any]) -> list[Any]:
-        """Exchange rows and columns of as many vectors as each has numbers: blocks of 1, 2, 4 ... are exchanged."""
+        """Transpose a square matrix, given as its rows, by swapping blocks of 1, 2, 4, ... numbers."""
         rows, count = list(rows), self.lanes
         for step in (1 << i for i in range(count.bit_length() - 1)):
             for i in (i for i in range(count) if not i & step):
@@ -129,7 +129,7 @@ class Builder(ir.IRBuilder):
         return rows
 
 
-@functools.cache  # each remembers its text, and writing that is a third of the work
+@functools.cache  # constants cache their text, and generating it is a third of the work
 def _constant(of: ir.Type, numbers: tuple[Any, ...]) -> Any:
     return ir.Constant(ir.VectorType(of, len(numbers)), numbers)
 

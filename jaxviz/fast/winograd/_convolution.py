@@ -1,18 +1,18 @@
-"""Winograd's convolutions F(4x4, 3x3) and F(2x2, 3x3): a tile of outputs with 36 products instead of 144, or 16 of 36.
+"""Winograd convolutions F(4x4, 3x3) and F(2x2, 3x3): 36 products per tile of outputs instead of 144, 16 instead of 36.
 
-Tiles of 4x4 are faster. Tiles of 2x2 round no more than a plain convolution does, and where an image is flat, they are
-as flat as it is: at their points, 0, 1 and -1, differences of equal numbers are zero, to the bit. So they may decide
-which of several equal values a max-pool takes.
+Tiles of 4x4 are faster. Tiles of 2x2 round no more than a plain convolution, and where an image is flat, so is their
+result: at their points, 0, 1 and -1, differences of equal numbers are exactly zero. So they may decide which of several
+equal values a max-pool takes.
 
-What is not finite spreads over the tile that it is in, to 16 results instead of 9, and so does rounding: with tiles of
-4x4 a result is off by up to 1e-6 of the largest input of its tile, one that a plain convolution would not let it see
-included. Beside a pixel 1,000 times larger than the rest that is 0.1% of the result, beside one a million times larger
-80% (measured); tiles of 2x2 round such results to 2e-6, as a plain convolution does. In networks on photographs inner
-values lie closer together: VGG-16's layers are within 1e-5 of their largest value. Nothing checks that they do, for it
-would cost as much as the tiles save: `jax.default_matmul_precision("highest")` is the way out.
+A non-finite value spreads over its whole tile, to 16 results instead of 9, and so does rounding error: with tiles of
+4x4 a result is off by up to 1e-6 of the largest input of its tile, even one outside its own 3x3 window. Next to a pixel
+1,000 times larger than the rest that is 0.1% of the result, next to one a million times larger 80% (measured); tiles of
+2x2 round such results to 2e-6, as a plain convolution does. In networks on photographs, values inside lie closer
+together: VGG-16's layers are accurate to 1e-5 of their largest value. Nothing checks this, since checking would cost as
+much as the tiles save; `jax.default_matmul_precision("highest")` turns them off.
 
-Lavin & Gray 2016, Fast Algorithms for Convolutional Neural Networks. `_points.py` has the algorithm in
-NumPy, `_native.py` as machine code.
+Lavin & Gray 2016, Fast Algorithms for Convolutional Neural Networks. `_points.py` has the algorithm in NumPy,
+`_native.py` as machine code.
 """
 
 import functools
@@ -31,8 +31,8 @@ from jaxtyping import Array
 from jaxviz.fast._kernel_gradient import gradient_of_kernel
 from jaxviz.fast.winograd import _native, _plan
 
-FAST, EXACT = 4, 2  # sides of a tile of outputs
-# Positions from which it pays, and tiles of 4x4 are faster than those of 2x2: measured.
+FAST, EXACT = 4, 2  # side of a tile of outputs
+# Numbers of positions from which this pays off, and from which 4x4 tiles are faster than 2x2 ones: measured.
 FEWEST, MANY = 49, 196
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -43,16 +43,15 @@ _PLAIN = {
 }  # fmt: skip
 
 Padding = tuple[tuple[int, int], ...]
-"""Rows and columns of zeros around the images: before and after, down and across."""
+"""Zeros around the images: rows (above, below), columns (left, right)."""
 
 winograd_p = Primitive("jaxviz_winograd")
 
 
 def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
-    """Tell whether these are operands of a convolution that is known here, and worth it.
+    """Return whether these are the operands of a convolution that Winograd's method supports and speeds up.
 
-    A batch that devices share is left to XLA, which does not know how to share out what it calls; so are shapes with
-    symbols, and of nothing.
+    With several devices it is left to XLA, which cannot partition custom calls; so are symbolic and empty shapes.
     """
     known = (
         is_plain(params)
@@ -72,7 +71,7 @@ def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
 
 
 def is_plain(params: dict[str, Any]) -> bool:
-    """Tell a convolution of `(n, h, w, in)` with `(h, w, in, out)` without strides, dilation and groups."""
+    """Return whether this convolves `(n, h, w, in)` with `(h, w, in, out)` without strides, dilation or groups."""
     numbers = params["dimension_numbers"]
     steps = (*params["window_strides"], *params["lhs_dilation"], *params["rhs_dilation"])
     layout = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
@@ -86,15 +85,15 @@ def _positions(shape: Sequence[int], padding: Padding) -> int:
 
 
 def convolve(images: Array, kernel: Array, padding: Padding, *, exact: bool = False, adjoint: bool = False) -> Array:
-    """Convolve `(n, h, w, in)` with `(3, 3, in, out)`, stride 1, a border of zeros; or with the adjoint of a kernel."""
+    """Convolve `(n, h, w, in)` with `(3, 3, in, out)`, or with a kernel's adjoint: stride 1, zero padding."""
     side = EXACT if exact or _positions(images.shape, padding) < MANY else FAST
     return winograd_p.bind(images, kernel, adjoint=adjoint, padding=padding, side=side)
 
 
 def gradient(g: Array, kernel: Array, padding: Padding) -> Array:
-    """Return the gradient of such a convolution with respect to the images from that of its results.
+    """Return the gradient of such a convolution with respect to the images, given that of its results.
 
-    Where no result that has one depends on the images it is zero, and no rounding: units have receptive fields.
+    It is exactly zero outside the receptive fields of results with a nonzero gradient, without rounding errors.
     """
     rest = _turned(padding)
     values = convolve(g, kernel, rest, adjoint=True)
@@ -104,7 +103,7 @@ def gradient(g: Array, kernel: Array, padding: Padding) -> Array:
 
 @jax.custom_jvp
 def _only(values: Array, reached: Array) -> Array:
-    """Return zero where nothing reaches; not so in a derivative, in which others count than in what is derived."""
+    """Return zeros where `reached` is false; not in the derivative, whose nonzero positions may be others."""
     return jnp.where(reached, values, 0)
 
 
@@ -112,15 +111,15 @@ _only.defjvp(lambda primals, tangents: (_only(*primals), tangents[0]))
 
 
 def _turned(padding: Padding) -> Padding:
-    """Return the border of the convolution that takes results back to images."""
+    """Return the padding of the convolution that maps results back to images."""
     return tuple((2 - before, 2 - after) for before, after in padding)
 
 
 def by_taps(g: Array, kernel: Array, padding: Padding) -> Array:
-    """Return the gradient of a convolution with respect to the images as one product, and shifted sums of it.
+    """Return the gradient of a convolution with respect to the images as one product and a sum of its shifted parts.
 
-    `padding` is that of the convolution with the turned kernel. The kernel, large beside few positions, is read as it
-    lies; to turn it and exchange its channels takes as long as the convolution itself.
+    `padding` is that of the convolution with the flipped kernel. With few positions the kernel is large in comparison:
+    it is read as stored, since flipping it and swapping its channels takes as long as the convolution itself.
     """
     down, across, inputs, outputs = kernel.shape
     products = g @ kernel.reshape(-1, outputs).T  # (n, h, w, (down, across, in))
@@ -146,14 +145,14 @@ def _gradient_of_images(g: Any, images: Any, kernel: Any, *, adjoint: bool, padd
 
 
 def _gradient_of_kernel(g: Any, images: Any, kernel: Any, *, adjoint: bool, padding: Padding, side: int) -> Array:
-    # The adjoint is a convolution with a kernel turned around, and its kernel's gradient is turned around likewise.
+    # The adjoint convolves with the flipped kernel, so the kernel's gradient is flipped, too.
     shape = jax.ShapeDtypeStruct(tuple(kernel.aval.shape[i] for i in (0, 1, 3, 2)), g.dtype) if adjoint else kernel.aval
     result = gradient_of_kernel(g, images, shape, **_PLAIN, padding=padding)
     return result[::-1, ::-1].swapaxes(2, 3) if adjoint else result
 
 
 def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
-    """Map over a batch of images by making the batch longer; over kernels one by one."""
+    """Map over images by merging the mapped axis into the batch; over kernels one by one."""
     if axes[1] is not None:
         moved = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True)]
         if axes[0] is None:

@@ -1,4 +1,4 @@
-"""From loops in LLVM's language to functions that XLA calls: its C interface, threads, compilation, and the cache."""
+"""From loops in LLVM IR to functions that XLA calls: its C interface, threads, compilation and caching."""
 
 import contextlib
 import ctypes
@@ -19,12 +19,12 @@ from jaxviz.fast.winograd._builder import INT, INT32, POINTER, Builder
 from jaxviz.fast.winograd._kernels import Job, numbers, work
 from jaxviz.fast.winograd._plan import THREADS
 
-# XLA's C interface, as far as it is needed: names and order are those of `xla/ffi/api/c_api.h`, which jaxlib includes.
+# The part of XLA's C interface that is used here: names and order as in `xla/ffi/api/c_api.h`, which jaxlib ships.
 
 _ENUM, _SIZE, _POINTER = ctypes.c_int32, ctypes.c_size_t, ctypes.c_void_p
 _HEAD = (("struct_size", _SIZE), ("extension_start", _POINTER))
 XLA_FFI_Extension_Metadata = 1
-_VERSION = {"major_version": 0, "minor_version": 1}  # with which all that is read here was there
+_VERSION = {"major_version": 0, "minor_version": 1}  # the first with all fields that are read here
 
 
 class XLA_FFI_Buffer(ctypes.Structure):
@@ -34,19 +34,19 @@ class XLA_FFI_Buffer(ctypes.Structure):
 
 
 class XLA_FFI_Args(ctypes.Structure):
-    """What the function is given: `size` pointers to buffers."""
+    """The function's arguments: `size` pointers to buffers."""
 
     _fields_ = (*_HEAD, ("size", ctypes.c_int64), ("types", _POINTER), ("args", _POINTER))
 
 
 class XLA_FFI_Rets(ctypes.Structure):
-    """Where its results go: `size` pointers to buffers."""
+    """The function's results: `size` pointers to buffers."""
 
     _fields_ = (*_HEAD, ("size", ctypes.c_int64), ("types", _POINTER), ("rets", _POINTER))
 
 
 class XLA_FFI_CallFrame(ctypes.Structure):
-    """The one argument of the function that XLA calls."""
+    """The single argument of the function that XLA calls."""
 
     _fields_ = (
         *_HEAD, ("api", _POINTER), ("ctx", _POINTER), ("stage", _ENUM), ("args", XLA_FFI_Args), ("rets", XLA_FFI_Rets),
@@ -54,7 +54,7 @@ class XLA_FFI_CallFrame(ctypes.Structure):
 
 
 class XLA_FFI_Extension_Base(ctypes.Structure):
-    """What `extension_start` points to: of `type` Metadata, if XLA asks instead of calling."""
+    """What `extension_start` points to: its `type` is Metadata if XLA queries the function instead of calling it."""
 
     _fields_ = (("struct_size", _SIZE), ("type", _ENUM), ("next", _POINTER))
 
@@ -66,22 +66,22 @@ class XLA_FFI_Api_Version(ctypes.Structure):
 
 
 class XLA_FFI_Metadata(ctypes.Structure):
-    """What the function answers."""
+    """The function's reply to a query."""
 
     _fields_ = (("struct_size", _SIZE), ("api_version", XLA_FFI_Api_Version), ("traits", ctypes.c_int32))
 
 
 class XLA_FFI_Metadata_Extension(ctypes.Structure):
-    """Where it answers."""
+    """Where the function writes its reply."""
 
     _fields_ = (("extension_base", XLA_FFI_Extension_Base), ("metadata", _POINTER))
 
 
 # job = addresses of images, kernel, plan, results and scratch memory; no item taken, no thread started
-# start all threads of the plan but one; be the last of them
+# start all of the plan's threads but one; act as the last one
 # wait for the others
 def _handler(side: int, lanes: int, rows: int) -> ir.Module:
-    """Return a program with the function that XLA calls."""
+    """Return a module with the function that XLA calls."""
     module = ir.Module()
     of_thread = work(module, side, lanes, rows)
     b = Builder(module, name(side, lanes), [POINTER], lanes, returns=POINTER, linkage="")
@@ -98,7 +98,7 @@ def _handler(side: int, lanes: int, rows: int) -> ir.Module:
     count = numbers(b, b.load_field(job, Job, "plan"), "threads").threads
     create = ir.Function(module, ir.FunctionType(INT32, [POINTER] * 4), "pthread_create")
     join = ir.Function(module, ir.FunctionType(INT32, [INT, POINTER]), "pthread_join")
-    with b.loop(count, start=1) as i:  # one that cannot be had is no error: the others do its work
+    with b.loop(count, start=1) as i:  # a thread that cannot start is no error: the others do its work
         place = b.at(threads, i, of=INT)
         failed = b.icmp_unsigned("!=", b.call(create, [place, null, of_thread, job]), INT32(0))
         b.store(b.select(failed, INT(0), b.load(place, typ=INT)), place)
@@ -111,7 +111,7 @@ def _handler(side: int, lanes: int, rows: int) -> ir.Module:
     return module
 
 
-# if XLA asks: say for which version of the interface this was written, and return
+# if XLA queries the function: reply with the interface version that this was written for, and return
 def _answer(b: Builder, frame: Any) -> None:
     extension, null = b.load_field(frame, XLA_FFI_CallFrame, "extension_start"), ir.Constant(POINTER, None)
     with b.if_then(b.icmp_unsigned("!=", extension, null)):
@@ -126,29 +126,29 @@ def _answer(b: Builder, frame: Any) -> None:
 
 
 def name(side: int, lanes: int) -> str:
-    """Return the name of the convolution with tiles of `side` outputs and vectors of `lanes` numbers."""
+    """Return the name of the convolution with tiles of `side` outputs and vectors of `lanes` floats."""
     return f"jaxviz_winograd{side}_{lanes}"
 
 
 @functools.cache
 def register(side: int, lanes: int, rows: int) -> None:
-    """Compile for a processor, and let XLA know."""
+    """Compile for this processor and register the function with XLA."""
     address = _compiled(str(_handler(side, lanes, rows))).get_function_address(name(side, lanes))
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
     jax.ffi.register_ffi_target(name(side, lanes), capsule(address, None, None), platform="cpu")
 
 
-_ENGINES: list[Any] = []  # the compiled code lives as long as they do
+_ENGINES: list[Any] = []  # keeps the compiled code alive
 
 
 def _compiled(text: str) -> Any:
-    """Return what runs a program; compiled code is kept where JAX keeps its own, if it does."""
+    """Return an engine with the compiled module; its code is cached in JAX's compilation cache, if that is on."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    # Vectors are as long as they are written: LLVM would halve them on processors that slow down for long ones.
+    # Keep vectors at full length: LLVM would halve them on processors that slow down for long ones.
     cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten() + ",-prefer-256-bit"
-    # Without LLVM's passes over its language: they take twice as long as the rest, and nothing gets faster.
+    # Without LLVM's IR passes: they take twice as long as the rest and make nothing faster.
     target = llvm.Target.from_default_triple().create_target_machine(cpu=cpu, features=features)
     libc = ctypes.CDLL(None)
     for function in ("pthread_create", "pthread_join"):
@@ -171,7 +171,7 @@ def _compiled(text: str) -> Any:
 
 
 def _folder() -> Path | None:
-    """Return where JAX keeps compiled programs, if it does, on a disk, and where nobody else can put any."""
+    """Return the folder of JAX's compilation cache, if it is on, on disk, and writable by no other user."""
     folder, wanted = (
         getattr(jax.config, f"jax_{option}", None) for option in ("compilation_cache_dir", "enable_compilation_cache")
     )
@@ -180,16 +180,16 @@ def _folder() -> Path | None:
     try:
         return own_folder(Path(folder))
     except NotOwnError as error:
-        warnings.warn(f"machine code is compiled again, and none is kept or loaded: {error}", stacklevel=2)
+        warnings.warn(f"machine code is compiled anew, neither loaded nor cached: {error}", stacklevel=2)
         return None
 
 
 def _keep(path: Path, code: bytes) -> None:
-    with contextlib.suppress(OSError):  # a folder that cannot be written is no reason to fail
+    with contextlib.suppress(OSError):  # an unwritable folder is no reason to fail
         write_atomically(path, hashlib.sha256(code).digest() + code)
 
 
 def _kept(path: Path) -> bytes | None:
-    """Return the code in a file, if it is whole and the user's own."""
+    """Return the code in a file, if it is complete and the user's own."""
     kept = read_own_file(path) or b""
     return kept[32:] if hashlib.sha256(kept[32:]).digest() == kept[:32] else None

@@ -1,14 +1,15 @@
-"""The loops of Winograd's convolutions, in LLVM's language. `_points.convolve` is the same algorithm in NumPy.
+"""The loops of Winograd convolutions, in LLVM IR. `_points.convolve` is the same algorithm in NumPy.
 
-A thread (`work`) takes blocks of some 50 tiles through all steps, one block after another, each while it is in cache:
+A thread (`work`) takes blocks of about 50 tiles through all steps, one block after another, each while it is in cache:
 
-1. `_to_points` takes the tiles of a block to their values at the points, all channels in;
+1. `_to_points` evaluates the tiles of a block at the points, for all channels in;
 2. `_kernel_to_points` does so with the kernel, 64 channels in and 64 out at a time;
-3. `_multiply` multiplies the two at one point, and adds the products to sums;
-4. `_back` takes the sums to results.
+3. `_multiply` multiplies the two at one point and adds the products to sums;
+4. `_back` transforms the sums into results.
 
-Above each stands what it does, in NumPy's words: `inputs`, `kernel` and `back` are the matrices of `_points`, `:` are
-as many channels as a vector register holds, `lanes`. A panel is two registers of channels out.
+The comment above each function is pseudocode in NumPy's terms: `inputs`, `kernel` and `back` are the matrices of
+`_points`, and `:` stands for the `lanes` channels that a vector register holds. A panel is two registers of channels
+out.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from jaxviz.fast.winograd._points import matrices, mirrored
 
 
 class Job(ctypes.Structure):
-    """What the threads of a convolution share."""
+    """The data that a convolution's threads share."""
 
     _fields_ = (
         ("images", ctypes.c_void_p),
@@ -35,13 +36,13 @@ class Job(ctypes.Structure):
         ("plan", ctypes.c_void_p),
         ("results", ctypes.c_void_p),
         ("scratch", ctypes.c_void_p),
-        ("taken", ctypes.c_int64),  # how many items threads have taken
-        ("started", ctypes.c_int64),  # how many threads have started
+        ("taken", ctypes.c_int64),  # number of items taken so far
+        ("started", ctypes.c_int64),  # number of threads started so far
     )
 
 
 def numbers(b: Builder, plan: Any, *names: str) -> Any:
-    """Return numbers of the plan, by name."""
+    """Load numbers of the plan by name."""
     places = [b.at(plan, Plan._fields.index(name), of=INT32) for name in names]
     loaded = [b.load(place, typ=INT32) for place in places]
     return SimpleNamespace(**{name: b.zext(value, INT) for name, value in zip(names, loaded, strict=True)})
@@ -55,7 +56,7 @@ def numbers(b: Builder, plan: Any, *names: str) -> Any:
 #             sums[point, panel] += values[point, these channels in] @ kernels[point, panel], each point and panel
 #         results[these tiles, these channels out] = _back(sums)
 def work(module: ir.Module, side: int, lanes: int, rows: int) -> ir.Function:
-    """Define what a thread does: take one item after another, some tiles and some channels out, until none is left."""
+    """Define a thread's function: it takes items, each some tiles and some channels out, until none are left."""
     to_points, kernel_to_points, back = (part(module, side, lanes) for part in (_to_points, _kernel_to_points, _back))
     multiply = _multiply(module, rows, lanes)
     b = Builder(module, f"work{side}", [POINTER], lanes, returns=POINTER)
@@ -125,11 +126,11 @@ def _multiply_points(
 
 
 # for t in range(count):
-#     pixels = images[the tile of side + 2 rows and columns that tile first + t of results needs], zeros beyond an image
+#     pixels = images[the tile of side + 2 rows and columns that tile first + t of results needs], zeros outside
 #     for c in range(0, channels in, lanes):
 #         values[:, c / lanes, t, :] = inputs @ pixels[..., c:] @ inputs.T
 def _to_points(module: ir.Module, side: int, lanes: int) -> ir.Function:
-    """Fill `(points, channel blocks, tiles, lanes)` with the values at the points of some tiles of images."""
+    """Fill `(points, channel blocks, tiles, lanes)` with the values of some tiles of the images at the points."""
     b = Builder(module, f"to_points{side}", [POINTER, POINTER, POINTER, INT, INT, POINTER], lanes)
     images, values, zeros, first, count, plan = b.function.args
     n = numbers(b, plan, "height", "width", "inputs", "above", "left", "block", "next_value")
@@ -161,7 +162,7 @@ def _to_points(module: ir.Module, side: int, lanes: int) -> ir.Function:
 def _kernel_to_points(module: ir.Module, side: int, lanes: int) -> ir.Function:
     """Fill `(points, panels, channels in, 2 lanes)` with the kernels' values at the points.
 
-    For the adjoint, kernels are turned by 180 degrees, and their channels exchanged.
+    For the adjoint, kernels are rotated by 180 degrees and their channels swapped.
     """
     b = Builder(module, f"kernel{side}", [POINTER, POINTER, INT, INT, INT, INT, POINTER], lanes)
     kernel, values, first, some, out, panels, plan = b.function.args
@@ -223,9 +224,9 @@ def _multiply(module: ir.Module, rows: int, lanes: int) -> ir.Function:
 #     for row, j in tiles, 2 registers of channels out:
 #         sums[row, j, :] += values[channel, row] * kernel[channel, j, :]
 def _multiply_rows(module: ir.Module, rows: int, lanes: int) -> ir.Function:
-    """Add the product of some tiles, at one point, with a panel of the kernels to sums, two vectors for each tile.
+    """Add the products of some tiles with a panel of the kernels, at one point, to sums, two vectors for each tile.
 
-    They stay in registers while all channels are gone through.
+    The sums stay in registers throughout the loop over channels.
     """
     b = Builder(module, f"multiply{rows}", [POINTER, POINTER, POINTER, INT, INT, BIT], lanes)
     values, kernel, sums_at, blocks, block, adds = b.function.args
@@ -258,9 +259,9 @@ def _multiply_rows(module: ir.Module, rows: int, lanes: int) -> ir.Function:
 
 # for t in range(count):
 #     for half in the registers of all panels:
-#         results[tile first + t, half:] = back @ sums[:, panel, t, half of the panel, :] @ back.T, but beyond an image
+#         results[tile first + t, half:] = back @ sums[:, panel, t, half of the panel, :] @ back.T, inside the image
 def _back(module: ir.Module, side: int, lanes: int) -> ir.Function:
-    """Take sums `(points, panels, tiles, 2 lanes)` to results, and write those that are inside."""
+    """Transform sums `(points, panels, tiles, 2 lanes)` into results, and write those inside the image."""
     b = Builder(module, f"back{side}", [POINTER, POINTER, POINTER, INT, INT, INT, INT, POINTER], lanes)
     sums, results, nowhere, first, count, out, panels, plan = b.function.args
     n = numbers(b, plan, "results_down", "results_across", "outputs", "block", "next_sum")
@@ -285,7 +286,7 @@ def _back(module: ir.Module, side: int, lanes: int) -> ir.Function:
 
 
 def _place_of_tile(b: Builder, plan: Any, tile: Any, side: int) -> tuple[Any, Any, Any]:
-    """Return the image of a tile, and its first row and column of results."""
+    """Return a tile's image and its first row and column of results."""
     n = numbers(b, plan, "tiles_each", "tiles_across")
     image, within = b.divmod(tile, n.tiles_each)
     row, column = b.divmod(within, n.tiles_across)
@@ -293,30 +294,30 @@ def _place_of_tile(b: Builder, plan: Any, tile: Any, side: int) -> tuple[Any, An
 
 
 # for i, j in range(size), range(size):
-#     places[i, j] = address of array[image, top + i, left + j, channel], or of something else where that is outside
+#     places[i, j] = address of array[image, top + i, left + j, channel], or `otherwise` if that is outside
 def _places(b: Builder, places: Any, size: int, array: Any, corner: Any, shape: Any, otherwise: Any) -> None:
     (image, top, left, channel), (height, width, _) = corner, shape
     with b.loop(size) as i:
         y = b.add(top, i)
-        for j in range(size):  # written out: a loop costs 1% of a convolution of few channels
+        for j in range(size):  # unrolled: a loop costs 1% of a convolution with few channels
             x = b.add(left, INT(j))
-            # Without sign, what is below zero is very large.
+            # As unsigned integers, negative numbers are very large.
             inside = b.and_(b.icmp_unsigned("<", y, height), b.icmp_unsigned("<", x, width))
             place = b.select(inside, b.at(array, image, y, x, channel, shape=shape), otherwise)
             b.store(place, b.at(places, i, j, shape=(size,), of=POINTER))
 
 
-# Matrices that are known, times vectors of which each stands for a number
+# Products of constant matrices with matrices whose entries are vectors
 
 
 def _times_both(b: Builder, matrix: np.ndarray, values: Sequence[Sequence[Any]]) -> list[Any]:
-    """Return the matrix times values times the matrix transposed, row by row."""
+    """Return `matrix @ values @ matrix.T`, row by row."""
     columns = [_times_matrix(b, matrix, column) for column in zip(*values, strict=True)]
     return [value for row in zip(*columns, strict=True) for value in _times_matrix(b, matrix, row)]
 
 
 def _times_matrix(b: Builder, matrix: np.ndarray, values: Sequence[Any]) -> list[Any]:
-    """Return the matrix times values. Points come as p and -p, whose rows or columns differ in signs only."""
+    """Return `matrix @ values`. Points come in pairs p and -p, whose rows or columns differ only in signs."""
     values, matrix = list(values), matrix.copy()
     for i, j in mirrored(matrix.T):
         values[i], values[j] = b.fadd(values[i], values[j]), b.fsub(values[i], values[j])
@@ -333,7 +334,7 @@ def _times_matrix(b: Builder, matrix: np.ndarray, values: Sequence[Any]) -> list
 
 
 def _weighted_sum(b: Builder, weights: np.ndarray, values: Sequence[Any]) -> Any:
-    """Return a weighted sum; a term that needs no product comes first."""
+    """Return a weighted sum; a term with weight 1 comes first, as it needs no product."""
     first, *rest = sorted(np.flatnonzero(weights).tolist(), key=lambda i: weights[i] != 1)
     total = values[first] if weights[first] == 1 else b.fmul(values[first], b.constant(float(weights[first])))
     for i in rest:

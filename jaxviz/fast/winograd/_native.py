@@ -1,14 +1,14 @@
-"""Machine code for Winograd's convolutions on x86-64, compiled by llvmlite on first use.
+"""Machine code for Winograd convolutions on x86-64, compiled by llvmlite on first use.
 
-XLA on CPU has to write every step of Winograd's method to memory and read it again, 4 to 9 times as much as the images
-hold. Here a block of some 50 tiles goes through all steps in the processor's cache, and kernels are taken to the
-points in passing. Threads take blocks in turn, so none waits for a slower one.
+XLA on CPU would write every step of Winograd's method to memory and read it back, 4 to 9 times the size of the images.
+Here a block of about 50 tiles goes through all steps in the processor's cache, and kernels are transformed on the way.
+Threads take blocks in turn, so none waits for a slower one.
 
-All sizes but those of a tile are data: one compilation, a third of a second, does for all convolutions of a process
-with tiles of 4x4, and one for those with tiles of 2x2.
+All sizes but a tile's are data: one compilation of a third of a second serves all convolutions of a process with tiles
+of 4x4, and another those with tiles of 2x2.
 
-To read: `_points.py`, the algorithm in NumPy; `_plan.py`, how work and memory are divided; `_kernels.py`, the loops;
-`_builder.py`, the words they are written in; `_ffi.py`, how XLA comes to call them.
+Reading order: `_points.py`, the algorithm in NumPy; `_plan.py`, how work and memory are divided; `_kernels.py`, the
+loops; `_builder.py`, the language they are written in; `_ffi.py`, how XLA calls them.
 """
 
 import functools
@@ -25,20 +25,20 @@ from jaxviz.fast.winograd import _plan
 
 
 class Machine(NamedTuple):
-    """What the processor has."""
+    """The processor's registers."""
 
-    lanes: int  # numbers in a vector register
-    rows: int  # of a product that is kept in registers, two vectors wide
+    lanes: int  # floats in a vector register
+    rows: int  # tiles, two vectors wide, whose sums are kept in registers
 
 
 @functools.cache
 def machine() -> Machine | None:
-    """Return what there is to compile for; None where nothing is, and XLA's own convolutions have to do."""
+    """Return the machine to compile for; None if it is not supported, and XLA's own convolutions are used."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
     try:
         import llvmlite.binding as llvm
-    except (ImportError, OSError):  # it is not there, or its library cannot be loaded
+    except (ImportError, OSError):  # not installed, or its library cannot be loaded
         return None
     has = llvm.get_host_cpu_features()
     if has.get("avx512f") and has.get("avx512vl") and has.get("avx512dq") and has.get("avx512bw"):
@@ -53,8 +53,8 @@ def convolve(images: Any, kernel: Any, *, adjoint: bool, padding: Any, side: int
     """Convolve `(n, h, w, in)` with `(3, 3, in, out)`, or with the adjoint of `(3, 3, out, in)`."""
     found = machine()
     if found is None:
-        raise NotImplementedError("there is no machine code for this processor")
-    from jaxviz.fast.winograd import _ffi  # llvmlite is not everywhere
+        raise NotImplementedError("expected x86-64 Linux with AVX2 and llvmlite, got another machine")
+    from jaxviz.fast.winograd import _ffi  # needs llvmlite, which is not available everywhere
 
     with _ONCE:
         _ffi.register(side, *found)

@@ -1,19 +1,19 @@
-"""How the work of a convolution is cut into items that threads take in turn, and where their memory lies."""
+"""How a convolution's work is divided into items that threads take in turn, and how their memory is laid out."""
 
 import itertools
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-TILES = {4: 56, 2: 112}  # of a block, at most, for each side of a tile: all of a step then fits into 2 MB of cache
-CHANNELS = 64  # that are multiplied at once, in and out
-WORK = 2e7  # products for which another thread pays
+TILES = {4: 56, 2: 112}  # at most in a block, by side of a tile: each step then fits into 2 MB of cache
+CHANNELS = 64  # multiplied at once, in and out
+WORK = 2e7  # products that make another thread worthwhile
 THREADS = 1024  # at most
-GRAIN = 32  # channels in and out have to be a multiple of
+GRAIN = 32  # numbers of channels in and out must be multiples of this
 
 
 class Plan(NamedTuple):
-    """Numbers of 32 bits that the machine code reads: all that differs between one convolution and another."""
+    """The 32-bit integers that the machine code reads: all that differs between convolutions."""
 
     height: int  # of the images
     width: int
@@ -21,23 +21,23 @@ class Plan(NamedTuple):
     outputs: int
     results_down: int
     results_across: int
-    above: int  # rows and columns of zeros before an image
+    above: int  # rows and columns of padding before an image
     left: int
     adjoint: int  # 0 or 1
     tiles_across: int
-    tiles_each: int  # of an image
+    tiles_each: int  # per image
     tiles: int  # of all images
     block: int  # tiles that go through all steps together
-    groups: int  # into which the channels out are divided where blocks are too few for the threads
-    panels: int  # of two vectors of channels out each, that are multiplied with a block before the next are
+    groups: int  # into which the channels out are divided if there are fewer blocks than threads
+    panels: int  # of two vectors of channels out each, multiplied with a block at a time
     items: int  # pairs of a block and a group
     threads: int
-    scratch: int  # floats of memory that a thread has to itself: values of a block at the points, then
-    zeros: int  # where its zeros are, the pixel that lies beyond an image
-    nowhere: int  # where results go that lie beyond an image
-    kernels: int  # where kernels are at the points
-    sums: int  # where sums of their products are
-    next_value: int  # how far the values at a point are from those at the next
+    scratch: int  # floats of scratch memory per thread: a block's values at the points, then, at these offsets,
+    zeros: int  # zeros, the pixel outside an image
+    nowhere: int  # a place for results outside an image
+    kernels: int  # kernels' values at the points
+    sums: int  # sums of products
+    next_value: int  # distance from the values at one point to those at the next
     next_kernel: int
     next_sum: int
 
@@ -45,14 +45,14 @@ class Plan(NamedTuple):
 def plan(
     images: Sequence[int], outputs: int, padding: Sequence[tuple[int, int]], *, adjoint: bool, side: int, lanes: int
 ) -> Plan:
-    """Plan the convolution of images of some shape, with vectors of some lanes."""
+    """Plan a convolution of images of the given shape, with vectors of `lanes` floats."""
     count, height, width, inputs = images
     down, across = result_size(images, padding)
     tiles_down, tiles_across = -(-down // side), -(-across // side)
     tiles, points = count * tiles_down * tiles_across, (side + 2) ** 2
     products = points * tiles * inputs * outputs
     threads = int(min(len(os.sched_getaffinity(0)), THREADS, max(1, products // WORK)))
-    # As many items for each thread: blocks of tiles, or where those are too few, groups of channels out.
+    # The same number of items for each thread: blocks of tiles or, if those are too few, groups of channels out.
     blocks = -(-tiles // TILES[side])
     if blocks >= threads:
         blocks = -(-blocks // threads) * threads
@@ -73,13 +73,13 @@ def plan(
 
 
 def result_size(images: Sequence[int], padding: Sequence[tuple[int, int]]) -> list[int]:
-    """Return how many results there are, down and across."""
+    """Return the number of results, down and across."""
     return [size + sum(pads) - 2 for size, pads in zip(images[1:3], padding, strict=True)]
 
 
 def _apart(count: int) -> int:
-    """Return how far apart so many numbers of one point and the next are to lie.
+    """Return the distance between the `count` numbers at one point and those at the next.
 
-    A multiple of 4096 bytes and a line more: all points' numbers for one tile are then in different sets of the cache.
+    A multiple of 4096 bytes plus one cache line puts the numbers for one tile at all points into different cache sets.
     """
     return -(-count // 1024) * 1024 + 16

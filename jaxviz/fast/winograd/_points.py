@@ -1,8 +1,8 @@
-"""The mathematics of Winograd's convolutions: the matrices, and the whole algorithm in NumPy.
+"""The mathematics of Winograd convolutions: the matrices, and the whole algorithm in NumPy.
 
-A tile of `side` outputs needs `side + 2` inputs, and a kernel has 3 numbers, along each axis. As polynomials they are
-determined by their values at `side + 2` points, one of them infinity; so is their product. Down and across together,
-a tile of outputs costs `(side + 2) ** 2` products for each pair of channels, instead of `9 * side ** 2`.
+Along each axis, a tile of `side` outputs needs `side + 2` inputs, and a kernel has 3 taps. As polynomials these, and
+their product, are determined by their values at `side + 2` points, one of them infinity. In both axes together, a tile
+of outputs costs `(side + 2) ** 2` products for each pair of channels, instead of `9 * side ** 2`.
 """
 
 import functools
@@ -15,7 +15,7 @@ POINTS = {4: (0, 0.75, -0.75, 1.5, -1.5), 2: (0, 1, -1)}  # 3/4: a fifth of the 
 
 
 class Matrices(NamedTuple):
-    """What takes inputs (s + 2, s + 2) and kernel (s + 2, 3) to the points, and results back (s, s + 2)."""
+    """Map inputs (s + 2, s + 2) and kernel (s + 2, 3) to the points, and results back (s, s + 2)."""
 
     inputs: np.ndarray
     kernel: np.ndarray
@@ -37,7 +37,7 @@ def matrices(side: int) -> Matrices:
 
 
 def mirrored(rows: np.ndarray) -> list[tuple[int, int]]:
-    """Return the pairs of rows that are equal but for some signs, though not all: those of points p and -p."""
+    """Return the pairs of rows that differ in the signs of some, but not all, entries: those of points p and -p."""
     found = []
     for (i, one), (j, other) in itertools.combinations(enumerate(rows.tolist()), 2):
         same_signs = {a == b for a, b in zip(one, other, strict=True) if a}
@@ -47,28 +47,28 @@ def mirrored(rows: np.ndarray) -> list[tuple[int, int]]:
 
 
 def convolve(images: np.ndarray, kernel: np.ndarray, padding: tuple[tuple[int, int], ...], side: int) -> np.ndarray:
-    """Convolve `(n, h, w, in)` with `(3, 3, in, out)`: step by step what the machine code does, block by block.
+    """Convolve `(n, h, w, in)` with `(3, 3, in, out)`, in the same steps as the machine code, which goes by blocks.
 
-    Tests compare both. The indices: image n; tile t down, u across; point p down, q across; channel c in, k out; row
-    and column of a tile of inputs i, j, of outputs a, b, of the kernel r, s.
+    Tests compare the two. Indices: image n; tile t down, u across; point p down, q across; channel c in, k out; row and
+    column of a tile of inputs i, j, of outputs a, b, of the kernel r, s.
     """
     of_inputs, of_kernel, back = matrices(side)
     (count, height, width, channels), ((above, below), (left, right)) = images.shape, padding
     down, across = height + above + below - 2, width + left + right - 2
     tiles_down, tiles_across = -(-down // side), -(-across // side)
 
-    # 1. Cut the images, with a border of zeros, into tiles that overlap by two rows and columns.
+    # 1. Cut the zero-padded images into tiles that overlap by two rows and columns.
     bordered = np.zeros((count, side * tiles_down + 2, side * tiles_across + 2, channels), images.dtype)
     bordered[:, above : above + height, left : left + width] = images
     tiles = np.lib.stride_tricks.sliding_window_view(bordered, (side + 2, side + 2), axis=(1, 2))[:, ::side, ::side]
 
-    # 2. Take tiles and kernel to their values at the points.
+    # 2. Evaluate tiles and kernel at the points.
     values = np.einsum("pi,qj,ntucij->pqntuc", of_inputs, of_inputs, tiles, optimize=True)
     kernels = np.einsum("pr,qs,rsck->pqck", of_kernel, of_kernel, kernel, optimize=True)
 
-    # 3. Multiply at each point: one product of matrices, (tiles, channels in) with (channels in, channels out).
+    # 3. Multiply at each point: one matrix product, (tiles, channels in) with (channels in, channels out).
     sums = np.einsum("pqntuc,pqck->pqntuk", values, kernels, optimize=True)
 
-    # 4. Take the sums back to tiles of results, and cut off what the last of them have too much.
+    # 4. Transform the sums back to tiles of results, and crop the excess of the last tiles.
     results = np.einsum("ap,bq,pqntuk->ntaubk", back, back, sums, optimize=True)
     return results.reshape(count, side * tiles_down, side * tiles_across, -1)[:, :down, :across]
