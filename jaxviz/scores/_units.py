@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from jaxviz._types import Net
+from jaxviz.image._arrays import AnyArray
 from jaxviz.program._axes import Layout
 from jaxviz.program._returned import Layer, layer_or_output
 from jaxviz.program._tokens import Tokens, checked_tokens
@@ -84,8 +85,9 @@ def channel(
     index: Index,
     *,
     output: Any = None,
-    where: Float[Array, "*_ _ _"] | None = None,
+    where: Shaped[AnyArray, "*_ _ _"] | None = None,
     tokens: Tokens = None,
+) -> Channel:
 ) -> Channel:
     """Score one channel of a layer by its mean over positions: those of a map, or the tokens of `(n, tokens, c)`.
 
