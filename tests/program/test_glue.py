@@ -65,12 +65,12 @@ def equinox(x):
 def haiku(x):
     hk = pytest.importorskip("haiku")
 
-    def forward(x):
-        x = hk.BatchNorm(True, True, 0.9)(hk.Conv2D(4, 3)(x), is_training=False)
+    def forward(x, training=False):
+        x = hk.BatchNorm(True, True, 0.9)(hk.Conv2D(4, 3)(x), is_training=training)
         return hk.Linear(5)(jax.nn.relu(x).mean((1, 2)))
 
     model = hk.without_apply_rng(hk.transform_with_state(forward))
-    params, state = model.init(KEY, x)
+    params, state = model.init(KEY, x, True)
     return {"model": model, "params": params, "state": state}, model.apply(params, state, x)[0], "conv2_d"
 
 
@@ -79,9 +79,10 @@ def keras(x):
     keras = pytest.importorskip("keras")
     if keras.config.backend() != "jax":
         pytest.skip("Keras was imported with another backend")
-    options = {"weights": None, "input_shape": (32, 32, 3), "classes": 5, "classifier_activation": None}
-    model = keras.applications.MobileNet(alpha=0.25, **options)
-    return {"model": model}, model(x, training=False), "conv1_relu"
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(), keras.layers.ReLU(name="act")]
+    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(5)]
+    model = keras.Sequential([keras.layers.Input((32, 32, 3)), *layers])
+    return {"model": model}, model(x, training=False), "act"
 
 
 def hugging_face(x):
