@@ -58,8 +58,9 @@ def place(monkeypatch, tmp_path):
     write(0)
 
 
-def write(seed):
-    Path("my.py").write_text(FILE.replace("SEED", str(seed)))
+def write(seed=0, channels=3):
+    text = FILE.replace("SEED", str(seed)).replace("32, 3)", f"32, {channels})")
+    Path("my.py").write_text(text.replace("size=32", f"channels={channels}, size=32"))
 
 
 def tour(*args):
@@ -90,21 +91,19 @@ def test_another_network_in_the_file_is_shown_again(capsys):
     assert "done before" not in capsys.readouterr().out
 
 
-def test_unknown_sections_and_networks_of_other_images(capsys):
-    for args, message in (
-        (("--only", "fast-style"), "no section fast-style; there are filters, neighbors, patches, occlusion"),
-        ((), "has 5 channels"),
-        ((), "give it an image"),
-    ):
-        if message == "has 5 channels":
-            Path("my.py").write_text(FILE.replace("32, 3)", "32, 5)").replace("size=32", "channels=5, size=32"))
-            message = "expected a network of photographs, which have 3 channels, or 1, got one of 5"
-        elif message == "give it an image":
-            Path("my.py").write_text(FILE.replace("32, 3)", "32, 1)").replace("size=32", "channels=1, size=32"))
-            message = "expected an image of the kind that it knows, as in `jaxviz tour IMAGE`"
-        with pytest.raises(SystemExit):
-            tour(*args)
-        assert message in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("args", "channels", "message"),
+    [
+        (["--only", "fast-style"], 3, "no section fast-style; there are filters, neighbors, patches, occlusion"),
+        ([], 5, "expected a network of photographs, which have 3 channels, or 1, got one of 5"),
+        ([], 1, "expected an image of the kind that it knows, as in `jaxviz tour IMAGE`"),
+    ],
+)
+def test_errors(args, channels, message, capsys):
+    write(channels=channels)
+    with pytest.raises(SystemExit):
+        tour(*args)
+    assert message in capsys.readouterr().err
     assert not Path("tour-my").exists()
 
 
@@ -190,7 +189,7 @@ def test_residual_streams_of_tokens():
     class Block(linen.Module):
         @linen.compact
         def __call__(self, x, _):
-            x = x + linen.SelfAttention(2)(linen.LayerNorm()(x))
+            x = x + linen.MultiHeadDotProductAttention(2)(linen.LayerNorm()(x))
             return x + linen.Dense(8)(linen.gelu(linen.Dense(16)(linen.LayerNorm()(x)))), None
 
     class ViT(linen.Module):
