@@ -88,5 +88,5 @@ def _own(name: str, image: Path | None) -> Any:
             "use the functions from Python"
         )
     if channels == 1 and image is None:
-        raise ValueError(f"--model {name}: expected an image of the kind that it knows, as in jaxviz tour IMAGE")
+        raise ValueError(f"--model {name}: expected an image of the kind that it knows, as in `jaxviz tour IMAGE`")
     return looked_at(name, model.code, model.network, model.size, model.digest())

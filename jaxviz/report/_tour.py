@@ -207,8 +207,6 @@ def _facts_of(own: Own) -> dict[str, str]:
     return {
         "Network": f"{numbers:,} parameters",
         "Its images": f"{width} x {height} pixels, channels: {own.network.channels}",
-        "Outputs": f"{own.class_count} classes"
-        if own.class_count
-        else "no classes, (n, classes), were found in what it returns",
+        "Outputs": f"{own.class_count} classes" if own.class_count else "no classes: it returns no array (n, classes)",
         "Layers shown": layers or "none: it has no maps and no tokens",
     }

@@ -56,7 +56,7 @@ def place(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", [*sys.path])
     before = set(sys.modules)
     write()
-    for name, picture in (("cat", data.chelsea()), ("cup", data.coffee())):
+    for name, picture in (("cat", data.chelsea()), ("cup", data.coffee()), ("x", data.rocket())):
         jaxviz.save_image(f"images/{name}.png", jaxviz.load_image(picture, size=24))
     yield
     for name in set(sys.modules) - before:
