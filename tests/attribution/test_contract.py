@@ -8,17 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from nets import small_net
+from nets import convolve, small_net
 
 import jaxviz
 
 KEY = jax.random.key(11)
 
 
+def attentive(params, images):
+    """A transformer of the parameters of `small_net`: a class token and patches of 3 x 3."""
+    x = jax.nn.relu(convolve(images, params["w1"], 3)).reshape(len(images), -1, 8) @ params["w2"][0, 0]
+    x = jnp.concatenate([jnp.broadcast_to(params["w3"][None, None, :, 0], (len(x), 1, 6)), x], 1)
+    weights = jax.nn.softmax(jnp.einsum("nqc,nkc->nqk", x, x))
+    return (x + weights @ (x - x.mean(1, keepdims=True)))[:, 0] @ params["w3"]
+
+
 class Row(NamedTuple):
     """A method as a function of a score, parameters, images and `batch_size`, and what is particular about it."""
 
     call: Callable
+    net: Callable = small_net
     colors: bool = True  # whether a map is (h, w, 3)
     gradient: bool = True  # whether it needs one
     least: float = 1e-4  # what maps of two classes differ by
@@ -37,6 +46,10 @@ METHODS = {
     "guided_backprop": Row(jaxviz.guided_backprop, changes=False),
     "deconvnet": Row(jaxviz.deconvnet, changes=False),
     "grad_cam": Row(functools.partial(jaxviz.grad_cam, layer="relu_1"), colors=False, changes=False),
+    "grad_cam of tokens": Row(
+        functools.partial(jaxviz.grad_cam, layer="dense_0"), attentive, colors=False, changes=False
+    ),
+    "attention_relevance": Row(jaxviz.attention_relevance, attentive, colors=False, changes=False),
     "guided_grad_cam": Row(functools.partial(jaxviz.guided_grad_cam, layer="relu_1"), changes=False),
     "integrated_gradients": Row(lambda *args, **options: integrated(*args, **options).maps),
     "smoothgrad": Row(lambda s, p, x, **options: jaxviz.smoothgrad(s, p, KEY, x, samples=3, **options)),
@@ -57,8 +70,8 @@ every = pytest.mark.parametrize("row", METHODS.values(), ids=METHODS)
 pytestmark = pytest.mark.filterwarnings("ignore:integrated_gradients")
 
 
-def score(target=1):
-    return jaxviz.logit(small_net, target)
+def score(row, target=1):
+    return jaxviz.logit(row.net, target)
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +82,12 @@ def images():
 @pytest.fixture(scope="module")
 def maps(small_params, images):
     """What the methods say of class 1: made once for all tests."""
-    return functools.cache(lambda call: call(score(), small_params, images))
+    return functools.cache(lambda row: row.call(score(row), small_params, images))
 
 
 @every
 def test_a_map_is_as_large_as_the_image_and_says_something(row, maps, images):
-    found = maps(row.call)
+    found = maps(row)
     assert found.shape == (images.shape if row.colors else images.shape[:3])
     assert found.dtype == images.dtype
     assert found.std() > 1e-4
@@ -82,28 +95,26 @@ def test_a_map_is_as_large_as_the_image_and_says_something(row, maps, images):
 
 @every
 def test_an_image_does_not_see_its_neighbors(row, maps, small_params, images):
-    others = row.call(score(), small_params, images.at[1].set(1 - images[1]))
-    np.testing.assert_array_equal(others[0], maps(row.call)[0])
-    assert jnp.any(others[1] != maps(row.call)[1])
-    np.testing.assert_allclose(row.call(score(), small_params, images[:1])[0], maps(row.call)[0], atol=row.tolerance)
+    others = row.call(score(row), small_params, images.at[1].set(1 - images[1]))
+    np.testing.assert_array_equal(others[0], maps(row)[0])
+    assert jnp.any(others[1] != maps(row)[1])
+    np.testing.assert_allclose(row.call(score(row), small_params, images[:1])[0], maps(row)[0], atol=row.tolerance)
 
 
 @pytest.mark.slow
 @every
 def test_raw_jit_and_a_plain_function_agree(row, maps, small_params, images):
     """The plain function is not compiled, and its copies or backward passes come in other batches."""
-    np.testing.assert_allclose(jax.jit(row.call)(score(), small_params, images), maps(row.call), atol=row.tolerance)
-    plain = lambda params, x: small_net(params, x)[:, 1]
-    np.testing.assert_allclose(row.call(plain, small_params, images, batch_size=4), maps(row.call), atol=row.tolerance)
-    np.testing.assert_allclose(
-        row.call(score(), small_params, images, batch_size=2), maps(row.call), atol=row.tolerance
-    )
+    np.testing.assert_allclose(jax.jit(row.call)(score(row), small_params, images), maps(row), atol=row.tolerance)
+    plain = lambda params, x: row.net(params, x)[:, 1]
+    np.testing.assert_allclose(row.call(plain, small_params, images, batch_size=4), maps(row), atol=row.tolerance)
+    np.testing.assert_allclose(row.call(score(row), small_params, images, batch_size=2), maps(row), atol=row.tolerance)
 
 
 @every
 def test_several_targets_are_a_loop_over_them(row, maps, small_params, images, caplog):
-    fn = lambda target, **options: row.call(score(target), small_params, images, **options)
-    each = {1: maps(row.call)}
+    fn = lambda target, **options: row.call(score(row, target), small_params, images, **options)
+    each = {1: maps(row)}
     with jax.log_compiles():
         each |= {i: fn(i) for i in (0, 2)}  # another class compiles nothing
         assert [message for message in caplog.messages if "XLA compilation" in message] == []
@@ -120,38 +131,38 @@ def test_several_targets_are_a_loop_over_them(row, maps, small_params, images, c
 @pytest.mark.slow
 @every
 def test_several_targets_in_batches_and_of_a_plain_function(row, maps, small_params, images):
-    fn = lambda target, **options: row.call(score(target), small_params, images, **options)
+    fn = lambda target, **options: row.call(score(row, target), small_params, images, **options)
     each = {i: fn(i) for i in range(3)}
     shared = jnp.stack([each[1], each[2], each[0]], 1)
     for batch_size in (16, 4, 1):  # all three at once, two of them, one by one
         found = fn(jnp.array([[1, 2, 0]]), batch_size=batch_size)
         np.testing.assert_allclose(found, shared, atol=row.tolerance)
-    plain = row.call(lambda params, x: small_net(params, x)[:, 1:3], small_params, images, batch_size=4)
+    plain = row.call(lambda params, x: row.net(params, x)[:, 1:3], small_params, images, batch_size=4)
     np.testing.assert_allclose(plain, jnp.stack([each[1], each[2]], 1), atol=row.tolerance)
 
 
 @every
 def test_the_best_class_is_explained_if_none_is_named(row, small_params, images):
-    best = jnp.argmax(small_net(small_params, images), axis=-1)
-    named = row.call(score(best), small_params, images)
-    np.testing.assert_allclose(row.call(score(None), small_params, images), named, atol=row.tolerance)
+    best = jnp.argmax(row.net(small_params, images), axis=-1)
+    named = row.call(score(row, best), small_params, images)
+    np.testing.assert_allclose(row.call(score(row, None), small_params, images), named, atol=row.tolerance)
 
 
 @every
 def test_dtype_follows_the_images(row, x64, small_params, images):
     """In float64, with digits that float32 does not have."""
     params, wide = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, images))
-    found = row.call(score(), params, wide)
+    found = row.call(score(row), params, wide)
     assert found.dtype == jnp.float64
     assert jnp.any(found.astype(jnp.float32).astype(jnp.float64) != found)
     narrow = jax.tree.map(lambda x: x.astype(jnp.float32), (small_params, images))
-    assert jax.eval_shape(row.call, score(), *narrow).dtype == jnp.float32
+    assert jax.eval_shape(row.call, score(row), *narrow).dtype == jnp.float32
 
 
 @every
 def test_a_class_without_weights_has_a_map_of_zeros_and_not_of_nan(row, small_params, images):
     blind = small_params | {"w3": 0 * small_params["w3"]}
-    np.testing.assert_array_equal(row.call(score(), blind, images), 0.0)
+    np.testing.assert_array_equal(row.call(score(row), blind, images), 0.0)
 
 
 def seen_by_some(params, images, channels, place):
@@ -181,10 +192,10 @@ def test_images_have_any_number_of_channels(row, maps, small_params, images):
 
 SCORES = {
     r"one number per image, here \(2,\); this one gave \(2, 5, 1\); jaxviz.logit": (
-        lambda p, x: small_net(p, x)[..., None]
+        lambda net: lambda p, x: net(p, x)[..., None]
     ),
-    r"one number per image, here \(2,\); this one gave \(\)": lambda p, x: small_net(p, x).sum(),
-    "no class 5: expected 0 to 4": score(5),
+    r"one number per image, here \(2,\); this one gave \(\)": lambda net: lambda p, x: net(p, x).sum(),
+    "no class 5: expected 0 to 4": lambda net: jaxviz.logit(net, 5),
 }
 IMAGES = {
     r"images \(n, h, w, c\), got shape \(12, 10, 3\); one image is image\[None\]": lambda x: x[0],
@@ -201,13 +212,13 @@ IMAGES = {
 def test_errors(row, small_params, images):
     for message, bad in SCORES.items():
         with pytest.raises(ValueError, match=message):
-            row.call(bad, small_params, images)
+            row.call(bad(row.net), small_params, images)
     for message, change in IMAGES.items():
         with pytest.raises(ValueError, match=message):
-            row.call(score(), small_params, change(images))
+            row.call(score(row), small_params, change(images))
     with pytest.raises(ValueError, match="batch_size: expected a whole number of at least 1, got 0"):
-        row.call(score(), small_params, images, batch_size=0)
-    blocked = lambda params, x: small_net(params, x).argmax(-1).astype(x.dtype)
+        row.call(score(row), small_params, images, batch_size=0)
+    blocked = lambda params, x: row.net(params, x).argmax(-1).astype(x.dtype)
     if row.gradient:
         with pytest.raises(ValueError, match="argmax"):
             row.call(blocked, small_params, images)
