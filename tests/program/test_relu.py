@@ -271,9 +271,7 @@ def test_what_is_no_relu(name, dense_params, images):
             swap(alone, dense_params, images)
     beside, twin = of_dense(jax.nn.relu, other), of_dense(twin_guided, other)
     assert names_of_relus(beside, dense_params, images) == ["relu_0"]
-    with pytest.warns(
-        UserWarning, match=rf"only part .* 'guided': .*relu: 1.*other activations .*{operations}\S*: 1"
-    ):
+    with pytest.warns(UserWarning, match=rf"only part .* 'guided': .*relu: 1.*other activations .*{operations}\S*: 1"):
         ours = grads_of(jaxviz.with_relu(beside, "guided"), dense_params, images)
     np.testing.assert_array_equal(ours, grads_of(twin, dense_params, images))
 
