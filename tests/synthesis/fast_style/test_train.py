@@ -242,7 +242,7 @@ def test_a_damaged_checkpoint_is_told(tmp_path):
     chunks = sorted(path for path in (tmp_path / "checkpoints" / "2").rglob("state.*/0*") if path.is_file())
     good, damaged = (
         chunks[-1].read_bytes(),
-        "checkpoints/2: this checkpoint is damaged: delete the folder, and training",
+        "checkpoints/2: this checkpoint is damaged: delete the folder, and",
     )
     chunks[-1].unlink()
     with pytest.raises(ValueError, match=damaged):
