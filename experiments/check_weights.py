@@ -100,7 +100,7 @@ def photograph(path: Path) -> jax.Array:
 
 
 def proof(params: Any, made: Sequence[jax.Array]) -> jax.Array:
-    """Return the first kernels beside the synthesized images."""
+    """Return the first layer's kernels next to the synthesized images."""
     kernels = jnp.repeat(jnp.repeat(jaxviz.filters(params), 19, axis=1), 19, axis=2)
     return jaxviz.montage([jaxviz.montage(kernels, columns=8), jaxviz.montage(made, columns=3)], columns=2, gap=12)
 

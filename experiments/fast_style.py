@@ -1,4 +1,4 @@
-"""Fast style against `stylize`: Johnson et al. 2016, Figure 5 and Table 1, and mixtures: `figures/fast_style*.png`.
+"""Fast style versus `stylize`: Johnson et al. 2016, Figure 5 and Table 1, and mixtures: `figures/fast_style*.png`.
 
     python experiments/fast_style.py ../shared/data/imagenet_samples ../shared/data/paintings
 
@@ -126,7 +126,7 @@ def against_singles(made: jaxviz.StyleNet, singles: list, pictures: dict, photos
             changes.append(ours / its - 1)
         percent = 100 * np.array(changes)
         found.append(percent.mean(0))
-        print(f"{name}: one net for all against its own, {_told(percent)}", flush=True)
+        print(f"{name}: the net of all styles compared with its own net, {_told(percent)}", flush=True)
     if singles:
         print(f"mean of the styles: {_told(np.array(found))}")
 
@@ -217,7 +217,7 @@ def figure_5(
     print(f"One pass is as good as {middle} iterations (median; least {least}), of {len(counts)} pictures.")
     below = np.flatnonzero(np.mean(curves, 0) < np.mean(passes))
     crossed = below[0] if len(below) else f"more than {steps}"
-    print(f"The means of all pictures, which the paper draws, cross after {crossed} iterations.")
+    print(f"The means of all pictures, which the paper plots, cross after {crossed} iterations.")
     from matplotlib.figure import Figure
 
     axes = (figure := Figure(figsize=(6, 4), layout="constrained")).add_subplot(xlabel="iteration", ylabel="loss")

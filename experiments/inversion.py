@@ -33,7 +33,7 @@ def main(*, steps: int = 250, size: int = 224, out: Path = FIGURES) -> None:
     """Draw the figure and print the table.
 
     Args:
-        steps: of L-BFGS, for each picture.
+        steps: steps of L-BFGS for each picture.
         size: side of the photographs in pixels.
         out: folder for the picture.
     """
@@ -59,7 +59,7 @@ def main(*, steps: int = 250, size: int = 224, out: Path = FIGURES) -> None:
 
 
 def distance(net: Any, params: Any, layer: str, images: jax.Array, others: jax.Array) -> jax.Array:
-    """Return how far images are from others at a layer, as a fraction: the square of distance over length."""
+    """Return the relative error of images' features at a layer: squared distance over squared length."""
     features = jax.jit(lambda params, images: jaxviz.capture(net, layer)(params, images)[1][layer])
     found, wanted = features(params, images), features(params, others)
     return jnp.sum((found - wanted) ** 2) / jnp.sum(wanted**2)

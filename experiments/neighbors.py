@@ -1,4 +1,4 @@
-"""Which photographs are alike: nearest neighbors by features and by pixels, and all of them laid out by t-SNE.
+"""Which photographs are similar: nearest neighbors by features and by pixels, and all of them laid out by t-SNE.
 
     python experiments/neighbors.py ../shared/data/imagenet_samples
 

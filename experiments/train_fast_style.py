@@ -56,7 +56,7 @@ def held_out(photographs: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _noise(rng: np.random.Generator, size: int, cells: int, octaves: int = 3) -> np.ndarray:
-    """Return smooth noise with mean 0 and deviation 1."""
+    """Return smooth noise with mean 0 and standard deviation 1."""
     total = np.zeros((size, size))
     for i in range(octaves):
         coarse = rng.normal(size=(cells * 2**i + 1,) * 2)
@@ -123,7 +123,7 @@ def paper(size: int = 384, seed: int = 2) -> jax.Array:
     levels = np.floor(ranks * 9) / 8
     picture = _shaded(np.clip(levels, 0, 1), ["2d1e45", "7b2d5b", "d1495b", "f0a35e", "f7e3af", "66a182", "1d5c63"])
     shadow = np.pad(levels, ((10, 0), (10, 0)), mode="edge")[:side, :side] > levels
-    return _averaged(picture * np.where(shadow, 0.55, 1.0)[..., None])  # no grain: a net would make a grid of it
+    return _averaged(picture * np.where(shadow, 0.55, 1.0)[..., None])  # no grain: a net would turn it into a grid
 
 
 def styles(paintings: Path) -> dict[str, jax.Array]:

@@ -61,7 +61,7 @@ def grid_layout(points: ArrayLike, *, columns: int | None = None) -> Int[np.ndar
 
 
 def _assigned(aims: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Return the cell for each aim with the smallest sum of squared distances."""
+    """Return the assignment of cells to aims with the smallest sum of squared distances."""
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 

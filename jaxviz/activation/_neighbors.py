@@ -62,7 +62,7 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
     """
     bank, queries = _rows("bank", bank), _rows("queries", queries)
     if bank.shape[1:] != queries.shape[1:]:
-        raise ValueError(f"expected rows of one shape, got bank {bank.shape} and queries {queries.shape}")
+        raise ValueError(f"expected rows of the same shape, got bank {bank.shape} and queries {queries.shape}")
     if not 1 <= k <= bank.shape[0]:
         raise ValueError(f"k: expected 1 to {bank.shape[0]}, the rows of the bank, got {k}")
     if metric not in ("cosine", "l2"):

@@ -44,7 +44,7 @@ def umap(
     """
     rows = rows_of(x, least=4)
     if not 2 <= neighbors < len(rows):
-        raise ValueError(f"neighbors: expected 2 to {len(rows) - 1}, less than the number of rows, got {neighbors}")
+        raise ValueError(f"neighbors: expected 2 to {len(rows) - 1}, fewer than there are rows, got {neighbors}")
     try:
         with warnings.catch_warnings(action="ignore"):  # about other optional packages
             reducer = importlib.import_module("umap").UMAP  # hidden from type checkers, which may not have it

@@ -120,10 +120,10 @@ def _film(
 
             def tell(done: int, total: int, status: Any = status, start: float = start, target: Path = target) -> None:
                 whole, pace = f" of {total}" if total else "", done / (time.perf_counter() - start)
-                status.update(plain(f"{target.name}: frame {done}{whole}, {pace:.1f} a second …"))
+                status.update(plain(f"{target.name}: frame {done}{whole}, {pace:.1f} per second …"))
 
             frames = map_video(change, path, target, longest=size, tell=tell)
-        print(f"{target}: {frames} frames, {frames / (time.perf_counter() - start):.1f} a second", flush=True)
+        print(f"{target}: {frames} frames, {frames / (time.perf_counter() - start):.1f} per second", flush=True)
 
 
 def list_styles(options: List) -> None:

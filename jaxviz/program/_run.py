@@ -11,7 +11,7 @@ from jaxviz.program._trace import MAP_OPTIONS, Path, Program, call_body, is_map
 from jaxviz.program._turns import called, name_of_call
 
 Action = Callable[[list[Any], Callable[[], list[Any]]], tuple[list[Any], dict[str, Any]]]
-"""What to do at one equation: `(operands, run) -> (results, taken)`, where `run()` gives the ordinary results."""
+"""What to do at one equation: `(operands, run) -> (results, captured)`; `run()` returns the ordinary results."""
 
 
 def evaluate(program: Program, args: Any, actions: Mapping[Path, Action]) -> tuple[Any, dict[str, Any]]:

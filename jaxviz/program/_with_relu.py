@@ -32,9 +32,9 @@ def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
     `-jnp.minimum(-x, 0)` or `(x + abs(x)) / 2`, keep their derivative. If the activation is also bounded from above, as
     in relu6, the bound keeps its derivative.
 
-    What looks like a ReLU is none if it is part of another function of its input (CELU, PReLU, hard swish), multiplies
-    something else (the gates of squeeze-and-excitation, ReGLU, variances), is part of a hard sigmoid, clips images
-    before the first layer, or belongs to a hinge loss after the last. It then keeps its derivative.
+    These look like ReLUs, but are none, and keep their derivative: parts of other functions of their input (CELU,
+    PReLU, hard swish), what multiplies something else (the gates of squeeze-and-excitation, ReGLU, variances), hard
+    sigmoids, clipping of the images before the first layer, and hinge losses after the last.
 
     Args:
         fn: any function of arrays, such as a network or a score.

@@ -181,7 +181,7 @@ def test_equal_points_have_cells_of_their_own():
         (lambda: jaxviz.grid_layout(np.full((4, 2), np.inf)), "data: expected finite numbers, got 8"),
         (lambda: jaxviz.tsne(np.eye(5), KEY), r"perplexity: expected above 0 and at most 1\.3, .* for 5 rows, got 30"),
         (lambda: jaxviz.tsne(np.eye(7), KEY, perplexity=2, steps=100), "steps: expected at least 250, .* got 100"),
-        (lambda: jaxviz.umap(np.eye(5), KEY), "neighbors: expected 2 to 4, less than the number of rows, got 15"),
+        (lambda: jaxviz.umap(np.eye(5), KEY), "neighbors: expected 2 to 4, fewer than there are rows, got 15"),
         (lambda: jaxviz.grid_layout(np.zeros((4, 3))), r"points: expected \(n, 2\), .* got shape \(4, 3\)"),
         (lambda: jaxviz.grid_layout(np.zeros((4, 2)), columns=0), "columns: expected at least 1, got 0"),
         (lambda: jaxviz.grid_layout(np.zeros((0, 2))), "at least 1 rows, got shape"),

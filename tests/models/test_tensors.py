@@ -532,7 +532,7 @@ def test_several_networks_are_refused_until_one_is_named(tmp_path, write):
 def test_an_optimizer_alone_is_refused(tmp_path, write):
     state = {"state": {0: {"exp_avg": tensor(Storage(NUMBERS), (12,), (1,))}}, "param_groups": [{"lr": 0.1}]}
     for checkpoint in (state, {"optimizer": state, "epoch": 3}):
-        with pytest.raises(TensorFileError, match="got an optimizer's state alone"):
+        with pytest.raises(TensorFileError, match="got only an optimizer's state"):
             read_tensors(write(tmp_path / "w.pth", checkpoint))
 
 
