@@ -115,7 +115,7 @@ def test_another_sha256_is_refused_and_deleted(server, sources, tmp_path):
 @pytest.mark.parametrize("url", ["http://example.invalid/net.pth", "ftp://127.0.0.1/net.pth", "file:///etc/passwd"])
 def test_only_https_or_this_machine(sources, tmp_path, url):
     sources(UrlSource(url, sha256(CONTENT)))
-    with pytest.raises(WeightsUnavailableError, match="expected an https address, got (http|ftp|file)"):
+    with pytest.raises(WeightsUnavailableError, match=r"expected an https address, got (http|ftp|file)"):
         fetch("tiny", tmp_path, progress=False)
 
 
