@@ -716,7 +716,7 @@ OTHERS = {
     "a zip archive of other files .word/document.xml": zipped("word/document.xml"),
     "a Python wheel": zipped("a/net.pth", "a-1.dist-info/METADATA"),
     "w.pth, part of a TensorFlow checkpoint": bytes(40) + bytes.fromhex("57fb808b247547db"),
-    "TensorFlow's record of checkpoints": b'model_checkpoint_path: "model.ckpt"',
+    "TensorFlow's list of checkpoints": b'model_checkpoint_path: "model.ckpt"',
     "a GGUF file": b"GGUF\3\0\0\0",
 }
 
