@@ -1,27 +1,28 @@
-"""Deletion and insertion area of every attribution method over a folder of photographs.
+"""Deletion and insertion areas of every attribution method over a folder of photographs.
 
     python experiments/attribution_table.py --images ../shared/data/imagenet_samples
 
 The protocol is RISE's (Petsiuk et al. 2018). Score: the probability of the class that EfficientNet-Lite0 ranks first on
-the photograph, its shorter side resized to 256 px and the middle 224 x 224 cut out. Pixels go (come) in the order of
-the map, 224 x 8 at a time, as in the authors' batch script: 28 steps and the start. Deletion puts ImageNet's mean,
-(0.485, 0.456, 0.406), in their place; insertion begins with the photograph blurred by a Gaussian of 11 px, sigma 5,
-`insertion`'s default, not the stronger blur of the authors' code (its fill="rise", which on 24 photographs moved the
-mean by -0.003 ± 0.011 for Grad-CAM, -0.044 ± 0.011 for the gradient, -0.061 ± 0.014 for random maps). The area
-is by trapezoids over a horizontal axis of 1; the table gives the mean over photographs and its standard error.
+the photograph, its shorter side resized to 256 px and the middle 224 x 224 cropped. Pixels are deleted (inserted) in
+the order of the map, 224 x 8 at a time, as in the authors' batch script: 28 steps and the start. Deletion replaces them
+by ImageNet's mean, (0.485, 0.456, 0.406); insertion starts from the photograph blurred by a Gaussian of 11 px, sigma 5,
+`insertion`'s default, not the stronger blur of the authors' code (its fill="rise", which on 24 photographs changed the
+mean by -0.003 ± 0.011 for Grad-CAM, -0.044 ± 0.011 for the gradient, -0.061 ± 0.014 for random maps). The area is
+computed with trapezoids over a horizontal axis of length 1; the table gives the mean over photographs and its standard
+error.
 
-Maps: of colors, the largest absolute value. Gradients and Grad-CAM are of the logit; occlusion (window 32, stride 16,
-gray) and RISE (500 masks of 7x7 cells, keep 0.5, gray; the paper has 4000 for VGG-16) of the probability. The kept
-results are of masks that were clipped at the rim where they are now reflected. Integrated
-gradients: 25 steps from mean gray; SmoothGrad: 16 samples, noise 0.15. Grad-CAM at "head", the last 7x7 maps. "centre"
-ranks pixels by their distance from the middle and "random" at random: what a method has to beat.
+Maps: the largest absolute value over the colors. Gradients and Grad-CAM explain the logit; occlusion (window 32, stride
+16, gray) and RISE (500 masks of 7x7 cells, keep 0.5, gray; the paper uses 4000 for VGG-16) the probability. The stored
+results have masks clipped at the border, which are now reflected. Integrated gradients: 25 steps from mean gray;
+SmoothGrad: 16 samples, noise 0.15. Grad-CAM at "head", the last 7x7 maps. "centre" ranks pixels by their distance from
+the middle and "random" at random: what a method has to beat.
 
-Cost: 15 to 43 s a photograph on two cores, by the machine. Each is kept as it is done, in a file of lines beside this
-one, and a rerun goes on after the last: the photographs come in one fixed random order, so that those done are a fair
-sample of all.
+Cost: 15 to 43 s per photograph on two cores, depending on the machine. Each result is stored when done, one line each
+in a file next to this one, and a rerun resumes after the last: photographs come in a fixed random order, so that those
+done are a fair sample of all.
 
 What to expect: insertion well above "random", best for RISE and Grad-CAM; deletion lowest for the fine maps, since
-scattered pixels of noise deceive a network sooner than a missing object does.
+scattered pixels of noise fool a network sooner than a missing object does.
 """
 
 import hashlib
@@ -72,12 +73,12 @@ METHODS = {
 
 
 def main(images: Path, *, kept: Path = KEPT, photographs: int | None = None) -> None:
-    """Go on until all photographs are done, then print the table; Ctrl-C prints the table of those that are.
+    """Run until all photographs are done, then print the table; Ctrl-C prints the table of those done so far.
 
     Args:
         images: folder of photographs.
-        kept: file of results, one photograph a line.
-        photographs: how many of them, at most; by default all.
+        kept: file of results, one line per photograph.
+        photographs: the maximum number; by default all.
     """
     net, params = jaxviz.load("efficientnet_lite0")
     paths = sorted(images.glob("*.jpg"))
@@ -97,14 +98,14 @@ def main(images: Path, *, kept: Path = KEPT, photographs: int | None = None) -> 
 
 
 def read(kept: Path) -> dict[str, dict[str, list[float]]]:
-    """Return what is kept; a line that was cut short, by a kill while it was written, is not there."""
+    """Return the stored results, without a line that was truncated when the process was killed."""
     lines = kept.read_text().splitlines() if kept.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("}}")]
     return {record["photograph"]: record["areas"] for record in records}
 
 
 def measure(net: Any, params: Any, path: Path) -> dict[str, list[float]]:
-    """Return the deletion and insertion area of every method on one photograph."""
+    """Return the deletion and insertion areas of every method on one photograph."""
     images = jaxviz.load_image(path, size=256)[None, 16:240, 16:240]
     seed = int.from_bytes(hashlib.sha256(path.name.encode()).digest()[:4], "big")
     best = jnp.argmax(jax.jit(net)(params, images), axis=-1)

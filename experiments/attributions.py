@@ -4,10 +4,10 @@
 
 EfficientNet-Lite0, for the class that it ranks first. From left to right: the photograph, gradient, input x gradient,
 integrated gradients, SmoothGrad, guided backprop, deconvnet, occlusion, RISE, Grad-CAM, guided Grad-CAM. 3 minutes on
-two cores, most of it for RISE.
+two cores, most of them for RISE.
 
-To look for: gradients are speckled; guided backprop draws the edges of whatever is there, and times Grad-CAM those of
-the object only; occlusion, RISE and Grad-CAM agree on where the object is.
+What to look for: gradients are speckled; guided backprop draws the edges of everything, and multiplied by Grad-CAM only
+those of the object; occlusion, RISE and Grad-CAM agree on where the object is.
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ def main(photographs: Annotated[tuple[Path, ...], tyro.conf.Positional] = (), /,
     """Draw the figure.
 
     Args:
-        photographs: files; without any, three of scikit-image's.
+        photographs: files; by default three of scikit-image's.
         out: folder for the picture.
     """
     net, params = jaxviz.load("efficientnet_lite0")

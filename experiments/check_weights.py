@@ -1,19 +1,20 @@
-"""Check that the pretrained weights are what they should be: accuracy of one network, a visual proof of the other.
+"""Check that the pretrained weights are correct: the accuracy of one network, and a visual proof of the other.
 
     python experiments/check_weights.py --images ../shared/data/imagenet_samples --out out/check_weights
 
-The folder holds ImageNet photographs whose file names start with the number of their class, `0281_n02123045.jpg`.
+The folder holds ImageNet photographs whose file names start with their class number, `0281_n02123045.jpg`.
 
-Cost: 11 minutes of processor time for 600 photographs, two thirds of it for the six images that are synthesized; it
-took 14 minutes on two CPU cores that had much else to do. The weights, 80 MB, are fetched first if need be.
+Cost: 11 minutes of processor time for 600 photographs, two thirds of it for the six synthesized images; it took 14
+minutes on two busy CPU cores. The weights, 80 MB, are fetched first if necessary.
 
-What to expect: EfficientNet-Lite0 names about 89% of the photographs right, and has 97% within its first five. (Of
-ImageNet's validation set its authors report 75%; it may have seen these photographs in training.) In `--out`:
+What to expect: EfficientNet-Lite0 classifies about 89% of the photographs correctly, and 97% in its top five. (Its
+authors report 75% on ImageNet's validation set; it may have seen these photographs in training.) In `--out`:
 
-vgg16_features.png: the 64 first kernels, which are edges and bars in gray and spots and edges in pairs of opposite
-colors; beside them, six images made from noise alone, one for each of CHANNELS, which show the parts named there.
+vgg16_features.png: the 64 kernels of the first layer, which are edges and bars in gray and spots and edges in pairs of
+opponent colors; next to them, six images made from noise alone, one for each of CHANNELS, which show the parts named
+there.
 
-photographs.png: each of those images beside the nine photographs of the folder to which its channel responds most,
+photographs.png: each of those images next to the nine photographs of the folder to which its channel responds most,
 cropped to what the strongest unit sees: they show the same thing.
 """
 
@@ -44,10 +45,10 @@ def main(images: Path, out: Path, *, size: int = 160, steps: int = 192) -> None:
     """Measure and draw everything.
 
     Args:
-        images: folder of photographs, each named by the number of its class.
+        images: folder of photographs, each named by its class number.
         out: folder for the pictures.
-        size: of the synthesized images in pixels.
-        steps: of their synthesis.
+        size: side of the synthesized images in pixels.
+        steps: steps of synthesis.
     """
     paths = sorted(images.glob("[0-9]*.jpg"))
     if not paths:
@@ -67,7 +68,7 @@ def main(images: Path, out: Path, *, size: int = 160, steps: int = 192) -> None:
 
 
 def report_accuracy(paths: Sequence[Path]) -> None:
-    """Print how many photographs EfficientNet-Lite0 names right."""
+    """Print how many photographs EfficientNet-Lite0 classifies correctly."""
     net, params = jaxviz.load("efficientnet_lite0")
     best5 = jax.jit(lambda params, images: jax.lax.top_k(net(params, images), 5)[1])
     guesses = np.concatenate([np.asarray(best5(params, batch)) for batch in batches(paths)])
@@ -78,20 +79,20 @@ def report_accuracy(paths: Sequence[Path]) -> None:
 
 
 def wilson(count: int, total: int, *, z: float = 1.96) -> tuple[float, float]:
-    """Return Wilson's interval for a share: unlike the normal one, it is right near 0 and 1 (Wilson 1927)."""
+    """Return Wilson's interval for a proportion, which unlike the normal one holds near 0 and 1 (Wilson 1927)."""
     share, weight = count / total, z**2 / total
     center, reach = share + weight / 2, z * np.sqrt(share * (1 - share) / total + weight / (4 * total))
     return float((center - reach) / (1 + weight)), float((center + reach) / (1 + weight))
 
 
 def batches(paths: Sequence[Path]) -> Iterator[jax.Array]:
-    """Yield the photographs as classifiers take them; a shorter last batch compiles once more."""
+    """Yield the photographs as classifiers take them; a shorter last batch compiles again."""
     for start in range(0, len(paths), BATCH):
         yield jnp.stack([photograph(path) for path in paths[start : start + BATCH]])
 
 
 def photograph(path: Path) -> jax.Array:
-    """Return the middle 224 px of a photograph whose shorter side becomes 256 px."""
+    """Return the middle 224 px of a photograph resized to 256 px on its shorter side."""
     return jaxviz.load_image(path, size=256)[16:240, 16:240]
 
 
@@ -99,13 +100,13 @@ def photograph(path: Path) -> jax.Array:
 
 
 def proof(params: Any, made: Sequence[jax.Array]) -> jax.Array:
-    """Return the first kernels beside the synthesized images."""
+    """Return the first layer's kernels next to the synthesized images."""
     kernels = jnp.repeat(jnp.repeat(jaxviz.filters(params), 19, axis=1), 19, axis=2)
     return jaxviz.montage([jaxviz.montage(kernels, columns=8), jaxviz.montage(made, columns=3)], columns=2, gap=12)
 
 
 class Strongest(NamedTuple):
-    """For each photograph and channel, `(n, channels)`: the largest value, and the row and column where it stands."""
+    """For each photograph and channel, `(n, channels)`: the largest value, and its row and column."""
 
     value: Any
     row: Any
@@ -124,7 +125,7 @@ def strongest_crops(net: Any, params: Any, paths: Sequence[Path], channels: jax.
 
 
 def strongest(net: Any, params: Any, paths: Sequence[Path], channels: jax.Array) -> Strongest:
-    """Look through all photographs, a batch at a time."""
+    """Find the strongest responses over all photographs, a batch at a time."""
 
     @jax.jit
     def look(params, images):
@@ -139,7 +140,7 @@ def strongest(net: Any, params: Any, paths: Sequence[Path], channels: jax.Array)
 
 
 def crop(image: jax.Array, field: jaxviz.ReceptiveField, row: int, column: int) -> jax.Array:
-    """Return what a unit sees, as far as it lies within the image."""
+    """Return what a unit sees, clipped to the image."""
     starts = [o + i * s for o, i, s in zip(field.offset, (row, column), field.stride, strict=True)]
     (top, bottom), (left, right) = (
         (max(start, 0), start + size) for start, size in zip(starts, field.size, strict=True)

@@ -1,15 +1,15 @@
-"""Classes by gradient ascent, and how little it takes to change the network's mind: `classes.png`, `fooling.png`.
+"""Classes by gradient ascent, and how little it takes to fool the network: `classes.png`, `fooling.png`.
 
     python experiments/classes.py
 
-EfficientNet-Lite0. `classes.png`: three classes, a row each, by `recipe("simonyan")` (the lecture's four steps),
-`recipe("cs231n")`, and `ascend`'s own defaults. `fooling.png`: scikit-image's cat, the cat that is taken for a castle,
-and their difference, ten times as strong.
+EfficientNet-Lite0. `classes.png`: three classes, one row each, by `recipe("simonyan")` (the lecture's four steps),
+`recipe("cs231n")`, and `ascend`'s own defaults. `fooling.png`: scikit-image's cat, the cat classified as a castle, and
+their difference, amplified ten times.
 
-Took 7 minutes of processor time.
+Cost: 7 minutes of processor time.
 
-To look for: birds' necks, towers and spots, faint and small in the first column, larger in the second, in color and in
-a scene in the third; and that the two cats look the same.
+What to look for: birds' necks, towers and spots, faint and small in the first column, larger in the second, in color
+and in a scene in the third; and that the two cats look the same.
 """
 
 from pathlib import Path

@@ -7,8 +7,8 @@ and then guided by scikit-image's cup of coffee (`jaxviz.resemblance` at relu4_1
 
 Cost: 3 minutes on two cores at 320 px.
 
-To look for: strokes and ripples low in the network, then curls and eyes, then snouts, birds and fur; with the guide,
-rims and ellipses in place of animals.
+What to look for: strokes and ripples low in the network, then curls and eyes, then snouts, birds and fur; with the
+guide, rims and ellipses instead of animals.
 """
 
 from pathlib import Path

@@ -1,34 +1,34 @@
-"""Fast style against `stylize`: Johnson et al. 2016, Figure 5 and Table 1, and mixtures: `figures/fast_style*.png`.
+"""Fast style versus `stylize`: Johnson et al. 2016, Figure 5 and Table 1, and mixtures: `figures/fast_style*.png`.
 
     python experiments/fast_style.py ../shared/data/imagenet_samples ../shared/data/paintings
 
-For each of ten photographs that the net never saw, at 256 px, `stylize` minimizes the very loss the net was trained by,
-with L-BFGS from noise, and the iteration counts from which on its loss is below that of the net's one pass, as it was
-trained: without the border that `restyle` gives it; what that costs is printed, too. Then the time of one pass at
-256, 512 and 1024 px is compared with that of 500 iterations, of which `--timed` are taken; and the pictures are drawn:
-every style on every photograph, and the way from one style to another. `--singles FILE ...` names nets of one style
-each, trained for as long (`train_fast_style.py --only scream --steps 5000 --weights FILE --out FOLDER`); the content
-and style losses of the one net for all (`--weights`) are compared with theirs on the same photographs, as Dumoulin et
-al. 2017 did: they found +8.7 ± 3.9% and -8.9 ± 16.5%.
+For each of ten photographs that the net never saw, at 256 px, `stylize` minimizes the net's training loss with L-BFGS
+from noise; what counts is the iteration from which its loss stays below that of one pass of the net, as it was trained:
+without the border that `restyle` adds, whose cost is printed, too. Then the time of one pass at 256, 512 and 1024 px is
+compared with that of 500 iterations, of which `--timed` are run; and the pictures are drawn: every style on every
+photograph, and the transition from one style to another. `--singles FILE ...` names nets with one style each, trained
+for as long (`train_fast_style.py --only scream --steps 5000 --weights FILE --out FOLDER`); the content and style losses
+of the one net for all (`--weights`) are compared with theirs on the same photographs, as in Dumoulin et al. 2017, who
+report +8.7 ± 3.9% and -8.9 ± 16.5%.
 
-To look for: no checkerboard, no blobs, no border; eyes and outlines where they were; and a way without jumps.
+What to look for: no checkerboard, no blobs, no border; eyes and outlines where they were; and a smooth transition.
 
 Measured, in 20 minutes on two cores (AMD EPYC, without AVX-512, noisy): one pass is as good as 50 iterations (median of
-20 pictures; least 29, most 83), and the means of all cross after 52, where the paper, which draws means, has 50 to 100.
+20 pictures; least 29, most 83), and the means of all cross after 52, where the paper, which plots means, has 50 to 100.
 By style: 31 to 41 for "starry_night", 69 to 83 for "scream", 29 to 39 for "mosaic", 37 to 57 for "ink", 56 to 68 for
-"paper". With the paper's L-BFGS, which clips, and neither shortens steps nor leaves out what is at a bound, it was 53
+"paper". With the paper's L-BFGS, which clips, and neither shortens steps nor excludes variables at a bound, it was 53
 and 55; with the border of `restyle`, one style for each photograph and that L-BFGS, 44.
 
-The border, over those ten and 15 photographs of scikit-image, scikit-learn and Matplotlib in all five styles, costs 11%
-of the loss (median; starry_night 11%, scream 18%, mosaic 9%, ink 9%, paper 21%), of a tenth of the pictures more than
-27%, at worst 78% (scream, on one of the ten).
+Over those ten and 15 photographs of scikit-image, scikit-learn and Matplotlib in all five styles, the border raises the
+loss by 11% (median; starry_night 11%, scream 18%, mosaic 9%, ink 9%, paper 21%), for a tenth of the pictures by more
+than 27%, at worst by 78% (scream, on one of the ten).
 
 500 iterations of `stylize` take 178, 693 and 2,882 s at 256, 512 and 1024 px, one pass 0.139, 0.489 and 1.71 s: 1,280,
-1,416 and 1,682 times as long (in two runs beside other work 1,279 to 2,464 times).
+1,416 and 1,682 times as long (in two runs alongside other work 1,279 to 2,464 times).
 
-Against nets of one style, 5,000 steps each, a net of all five and 5,000 steps: content +9.2 ± 3.0%, style +5.4 ± 8.7%,
-mean and deviation of the styles (starry_night +12.3, -0.1; scream +8.5, +2.0; mosaic +13.2, -5.1; ink +5.7, +19.7;
-paper +6.5, +10.3). The net in `weights/`, of 59,500 steps: -1.6 ± 2.4% and -1.9 ± 1.8%.
+Compared with single-style nets trained for 5,000 steps each, a net of all five trained for 5,000 steps: content +9.2 ±
+3.0%, style +5.4 ± 8.7%, mean and deviation over the styles (starry_night +12.3, -0.1; scream +8.5, +2.0; mosaic +13.2,
+-5.1; ink +5.7, +19.7; paper +6.5, +10.3). The net in `weights/`, with 59,500 steps: -1.6 ± 2.4% and -1.9 ± 1.8%.
 """
 
 import itertools
@@ -66,18 +66,18 @@ def main(
     """Print both tables and draw the pictures.
 
     Args:
-        photographs: the folder that the net was trained on; the ten held out are taken.
+        photographs: the folder that the net was trained on; the ten held-out ones are used.
         paintings: the folder with the paintings.
         weights: the net.
-        size: of the photographs in Figure 5.
-        style_pixels: longer side of the styles, as in training.
-        styles_each: styles that each photograph is optimized for, in turn.
-        steps: of L-BFGS.
-        sizes: to be timed.
+        size: side of the photographs in Figure 5, in pixels.
+        style_pixels: longer side of the style images, as in training.
+        styles_each: number of styles for which each photograph is optimized, in turn.
+        steps: steps of L-BFGS.
+        sizes: sizes to time.
         timed: steps of L-BFGS that are timed at each size.
-        singles: nets of one of the styles each, to compare with.
+        singles: nets with one of the styles each, to compare with.
         out: folder for the pictures.
-        judged: where every style on every photograph held out is drawn, to be looked at.
+        judged: file for a sheet of every style on every held-out photograph, for inspection.
     """
     made = jaxviz.load_style_net(weights)
     pictures = styles(paintings)
@@ -90,7 +90,7 @@ def main(
 
 
 def optimize(photo: jax.Array, style: jax.Array, style_pixels: int, **run) -> jaxviz.Synthesis:
-    """Minimise the loss of training for one photograph and one style."""
+    """Minimize the training loss for one photograph and one style."""
     net, params = jaxviz.load("vgg16_features")
     options: dict[str, Any] = {
         "content_weight": LOSS["content_weight"],
@@ -103,7 +103,7 @@ def optimize(photo: jax.Array, style: jax.Array, style_pixels: int, **run) -> ja
 
 
 def against_singles(made: jaxviz.StyleNet, singles: list, pictures: dict, photos: list, style_pixels: int) -> None:
-    """Print by how much the losses of the net of all styles are above those of nets of one style."""
+    """Print by how much the losses of the net of all styles exceed those of single-style nets."""
     found = []
     nothing = {"content_weight": 0.0, "style_weights": 0.0, "smoothness": 0.0}
     for single in singles:
@@ -126,13 +126,13 @@ def against_singles(made: jaxviz.StyleNet, singles: list, pictures: dict, photos
             changes.append(ours / its - 1)
         percent = 100 * np.array(changes)
         found.append(percent.mean(0))
-        print(f"{name}: one net for all against its own, {_told(percent)}", flush=True)
+        print(f"{name}: the net of all styles compared with its own net, {_told(percent)}", flush=True)
     if singles:
         print(f"mean of the styles: {_told(np.array(found))}")
 
 
 def border_costs(made: jaxviz.StyleNet, pictures: dict, photos: list, style_pixels: int) -> None:
-    """Print by how much the loss is higher with the border that `restyle` gives the net."""
+    """Print by how much the border that `restyle` adds raises the loss."""
     for i, name in enumerate(made.styles):
 
         def loss(image: Any, photo: Any, style: Any = pictures[name]) -> float:
@@ -151,7 +151,7 @@ def _told(percent: np.ndarray) -> str:
 
 
 def draw(made: jaxviz.StyleNet, photos: list, out: Path, judged: Path) -> None:
-    """Draw every style on the photographs held out, and on scikit-image's; and the way from one style to another."""
+    """Draw every style on the held-out photographs, and on scikit-image's; and the transition between two styles."""
     from skimage import data
 
     def sheet(photos: list) -> jax.Array:
@@ -168,7 +168,7 @@ def draw(made: jaxviz.StyleNet, photos: list, out: Path, judged: Path) -> None:
     way = [(1 - t) * first + t * second for t in np.linspace(0, 1, 6, dtype=np.float32)]
     row = [jaxviz.restyle(made.params, free[0], style=weights) for weights in way]
     print(
-        "mean step between neighbors on the way:",
+        "mean difference between neighbors in the transition:",
         *(f"{np.abs(a - b).mean():.4f}" for a, b in itertools.pairwise(row)),
     )
     jaxviz.save_image(out / "fast_style_mix.png", jaxviz.montage(row, columns=len(row)))
@@ -177,8 +177,8 @@ def draw(made: jaxviz.StyleNet, photos: list, out: Path, judged: Path) -> None:
 def table_1(
     made: jaxviz.StyleNet, style: jax.Array, photo: jax.Array, sizes: tuple[int, ...], style_pixels: int, timed: int
 ) -> None:
-    """Print the time of one pass beside that of 500 iterations."""
-    print("| size | 500 iterations of `stylize`, s | one pass, s | ratio | passes a second |")
+    """Print the time of one pass next to that of 500 iterations."""
+    print("| size | 500 iterations of `stylize`, s | one pass, s | ratio | passes per second |")
     print("|---|---|---|---|---|")
     for size in sizes:
         image = jnp.clip(jaxviz.resize(photo, (size, size)), 0, 1)
@@ -197,14 +197,14 @@ def table_1(
 def figure_5(
     made: jaxviz.StyleNet, pictures: list, photos: list, style_pixels: int, styles_each: int, steps: int, out: Path
 ) -> None:
-    """Print and draw after how many iterations `stylize` is below one pass of the net."""
+    """Print and plot the number of iterations after which the loss of `stylize` is below that of one pass."""
     curves, passes, counts = [], [], []
     for i, photo in enumerate(photos):
         for j in range(styles_each):
             style = (i + j * max(1, len(pictures) // styles_each)) % len(pictures)
-            # What was trained, without the border that `restyle` gives it.
+            # The net as trained, without the border that `restyle` adds.
             once = jaxviz.style_net(made.params, photo[None], style=style)[0]
-            # The loss before the first step from the net's image is that of the net.
+            # The loss before the first step from the net's image is the net's loss.
             one = float(optimize(photo, pictures[style], style_pixels, start=once, steps=1).losses[0])
             losses = np.asarray(optimize(photo, pictures[style], style_pixels, start="noise", steps=steps).losses)
             below = np.flatnonzero(losses < one)
@@ -217,7 +217,7 @@ def figure_5(
     print(f"One pass is as good as {middle} iterations (median; least {least}), of {len(counts)} pictures.")
     below = np.flatnonzero(np.mean(curves, 0) < np.mean(passes))
     crossed = below[0] if len(below) else f"more than {steps}"
-    print(f"The means of all pictures, which the paper draws, cross after {crossed} iterations.")
+    print(f"The means of all pictures, which the paper plots, cross after {crossed} iterations.")
     from matplotlib.figure import Figure
 
     axes = (figure := Figure(figsize=(6, 4), layout="constrained")).add_subplot(xlabel="iteration", ylabel="loss")

@@ -3,10 +3,10 @@
     python experiments/filters.py --out experiments/figures
     python experiments/filters.py --model alexnet
 
-VGG-16's 64 filters of 3x3 pixels by default. AlexNet's 64 of 11x11, the lecture's own figure, need its weights, which
-`jaxviz weights list` tells how to get. Each filter is scaled by itself, gray is zero. Takes seconds.
+By default VGG-16's 64 filters of 3x3 pixels. AlexNet's 64 of 11x11, the lecture's own figure, need its weights
+(`jaxviz weights fetch alexnet`). Each filter is scaled separately; gray is zero. Takes seconds.
 
-To look for: edges in all directions, and opponent colors.
+What to look for: edges in all directions, and opponent colors.
 """
 
 from pathlib import Path
@@ -21,9 +21,9 @@ def main(*, model: str = "vgg16_features", side: int = 36, columns: int = 16, ou
     """Draw the picture.
 
     Args:
-        model: a name that `jaxviz weights list` shows.
-        side: of a filter in the picture, in pixels; rounded to whole times its own.
-        columns: filters a row.
+        model: a network listed by `jaxviz weights list`.
+        side: side of a filter in the picture, in pixels; rounded to a multiple of its own.
+        columns: filters per row.
         out: folder for the picture.
     """
     _, params = jaxviz.load(model)

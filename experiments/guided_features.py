@@ -2,14 +2,14 @@
 
     python experiments/guided_features.py --images ../shared/data/imagenet_samples
 
-Writes `out/guided_features.png`, which is not kept here, since the photographs are not ours. For six channels of
-VGG-16's relu4_3, two rows each: the patches of the folder's photographs on which a unit of the channel responds most,
-one patch a photograph, and below them guided backprop of that unit (Zeiler & Fergus 2013, Springenberg et al. 2014). A
-patch is the unit's receptive field.
+Writes `out/guided_features.png`, which is not committed, since the photographs are not ours. For six channels of
+VGG-16's relu4_3, two rows each: the patches of the folder's photographs to which a unit of the channel responds most,
+one patch per photograph, and below them guided backprop of that unit (Zeiler & Fergus 2013, Springenberg et al. 2014).
+A patch is the unit's receptive field.
 
 Cost: 200 photographs take about 2 minutes on two cores; `--layer` and `--channels` choose others.
 
-To look for: the patches of a row have one thing in common, and the gradients show that thing and leave out the rest.
+What to look for: the patches in a row have one thing in common, and the gradients show that and leave out the rest.
 """
 
 from pathlib import Path
@@ -36,10 +36,10 @@ def main(
 
     Args:
         images: folder of photographs.
-        layer: of vgg16_features.
-        channels: which; by default the six whose best units stand out most from what they usually respond.
-        patches: of each channel.
-        photographs: how many to look at, spread evenly over the folder.
+        layer: a layer of vgg16_features.
+        channels: the channels; by default the six whose strongest responses stand out most from their usual ones.
+        patches: number of patches for each channel.
+        photographs: number of photographs, spread evenly over the folder.
         out: folder for the picture.
     """
     net, params = jaxviz.load("vgg16_features")
@@ -69,7 +69,7 @@ def _peaks(values: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def strongest(net: Any, params: Any, layer: str, images: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return each channel's largest response to a photograph, and where it is."""
+    """Return each channel's largest response to a photograph, and its position."""
     values = READ(net, layer, params, images)
     return jax.tree.map(np.asarray, _peaks(values))
 
@@ -80,7 +80,7 @@ READ = jax.jit(lambda net, layer, *args: jaxviz.capture(net, layer)(*args)[1][la
 def explain(
     net: Any, params: Any, layer: str, channel: int, images: jax.Array, place: np.ndarray
 ) -> tuple[jax.Array, jax.Array]:
-    """Return what a unit sees, and guided backprop of it there."""
+    """Return what a unit sees, and guided backprop of the unit there."""
     row, column = place.tolist()
     maps = jaxviz.guided_backprop(jaxviz.neuron(net, layer, channel, (row, column)), params, images)
     field = jaxviz.receptive_field(net, params, images, layer)

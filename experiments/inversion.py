@@ -1,17 +1,17 @@
-"""Feature inversion of three photographs at five layers of VGG-16: `inversion.png` and a table of what is left.
+"""Feature inversion of three photographs at five layers of VGG-16: `inversion.png` and a table of remaining errors.
 
     python experiments/inversion.py
 
-Mahendran & Vedaldi 2014, with `jaxviz.invert` on `vgg16_features`, 224 px, from noise, 250 steps. As theirs, the weight
-of the total variation is smaller for low layers, where it would be most of what is left: 0.05 for the first two, 0.5,
-the default, for the others; the first two are made in the basis of pixels, where as fine detail as theirs is found
-sooner. For each photo and layer the error that the objective has, `|f(x) - f0|² / |f0|²`, and in
-brackets its root, of the picture as it is saved: in [0, 1].
+Mahendran & Vedaldi 2014, with `jaxviz.invert` on `vgg16_features`, 224 px, from noise, 250 steps. Like theirs, the
+weight of the total variation is smaller for low layers, where it would dominate the remaining loss: 0.05 for the first
+two, and 0.5, the default, for the others; the first two are optimized in the pixel basis, which finds such fine detail
+sooner. The table has the error in the objective for each photograph and layer, `|f(x) - f0|² / |f0|²`, with its square
+root in parentheses, for the picture as saved, in [0, 1].
 
 Cost: 24 minutes on two cores, with the first two layers in the Fourier basis, which takes as long.
 
-To look for: layout and colors right up to relu4_3; at relu5_3 the things are there, but not quite where they were, and
-in other colors. The error rises with depth.
+What to look for: correct layout and colors up to relu4_3; at relu5_3 the objects are there, but not quite where they
+were, and in other colors. The error rises with depth.
 """
 
 from pathlib import Path
@@ -33,7 +33,7 @@ def main(*, steps: int = 250, size: int = 224, out: Path = FIGURES) -> None:
     """Draw the figure and print the table.
 
     Args:
-        steps: of L-BFGS, for each picture.
+        steps: steps of L-BFGS for each picture.
         size: side of the photographs in pixels.
         out: folder for the picture.
     """
@@ -59,7 +59,7 @@ def main(*, steps: int = 250, size: int = 224, out: Path = FIGURES) -> None:
 
 
 def distance(net: Any, params: Any, layer: str, images: jax.Array, others: jax.Array) -> jax.Array:
-    """Return how far images are from others at a layer, as a fraction: the square of distance over length."""
+    """Return the relative error of images' features at a layer: squared distance over squared length."""
     features = jax.jit(lambda params, images: jaxviz.capture(net, layer)(params, images)[1][layer])
     found, wanted = features(params, images), features(params, others)
     return jnp.sum((found - wanted) ** 2) / jnp.sum(wanted**2)

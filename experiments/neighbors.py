@@ -1,14 +1,14 @@
-"""Which photographs are alike: nearest neighbors by features and by pixels, and all of them laid out by t-SNE.
+"""Which photographs are similar: nearest neighbors by features and by pixels, and all of them laid out by t-SNE.
 
     python experiments/neighbors.py ../shared/data/imagenet_samples
 
 EfficientNet-Lite0's last vector (1280 numbers) by cosine, and the photographs at 32x32 by L2, as in the lecture. Writes
-`neighbors.png` (a row a query: itself, five neighbors by features, five by pixels) and `embedding.png` (t-SNE of the
-features, moved to a grid) to `--out`: third-party photographs are not committed.
+`neighbors.png` (one row per query: itself, five neighbors by features, five by pixels) and `embedding.png` (t-SNE of
+the features, moved to a grid) to `--out`: third-party photographs are not committed.
 
-Prints how often a neighbor is of the query's WordNet neighborhood. ImageNet's classes are numbered along WordNet's
-tree, so that relatives have near numbers (151 to 268 are dogs); a photograph is of a query's neighborhood if its
-number is at most 10 away. File names begin with the number. Then the trustworthiness of the t-SNE (scikit-learn's, 10
+Prints how often a neighbor is in the query's WordNet neighborhood. ImageNet's classes are numbered along WordNet's
+tree, so related classes have nearby numbers (151 to 268 are dogs); a photograph is in a query's neighborhood if its
+class number, with which file names start, is at most 10 away. Then the trustworthiness of the t-SNE (scikit-learn's, 10
 neighbors, 1 is best) and that of the first two principal components.
 
 Takes about 1 minute on two cores.
@@ -36,9 +36,9 @@ def main(
     """Draw both pictures and print the measures.
 
     Args:
-        photographs: a folder of files whose names begin with the number of an ImageNet class.
-        queries: rows of the first picture.
-        thumbnail: side of a photograph in the second one, in pixels.
+        photographs: a folder of files whose names start with the number of an ImageNet class.
+        queries: number of rows in the first picture.
+        thumbnail: side of a photograph in the second picture, in pixels.
         out: folder for the pictures.
     """
     net, params = jaxviz.load("efficientnet_lite0")
@@ -55,7 +55,7 @@ def main(
     chance = (alike.sum() - len(numbers)) / (len(numbers) * (len(numbers) - 1))
     for name, indices in near.items():
         first, five = (np.take_along_axis(alike, indices[:, :count], axis=1).mean() for count in (1, 5))
-        print(f"{name}: of the query's neighborhood are {first:.1%} of the first and {five:.1%} of five neighbors")
+        print(f"{name}: in the query's neighborhood are {first:.1%} of the first and {five:.1%} of five neighbors")
     print(f"by chance: {chance:.1%}")
 
     chosen = np.random.default_rng(0).choice(len(paths), queries, replace=False)

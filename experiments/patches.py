@@ -3,20 +3,20 @@
     python experiments/patches.py ../shared/data/imagenet_samples
     python experiments/patches.py ../shared/data/imagenet_samples --layer relu5_3
 
-A row for each channel: the nine photographs with the strongest response of that channel, each cut to exactly what the
+A row for each channel: the nine photographs with the channel's strongest responses, each cropped to exactly what the
 unit sees, its receptive field. Written to `--out`: third-party photographs are not committed.
 
-Among a few hundred photographs many channels do not find nine of what they are there for. So the channels shown are
-those whose patches are most alike to another network: by the mean cosine between EfficientNet-Lite0's features of each
-two of them. `--channels` shows others, and `--random` nine at random.
+A few hundred photographs do not contain nine examples of what many channels detect. So the channels shown are those
+whose patches are most alike to another network: by the mean cosine between EfficientNet-Lite0's features of all pairs
+of patches. `--channels` shows others, and `--random` nine at random.
 
-To look for: one recognizable thing in each row. Of 600 photographs of 600 classes, relu4_3's nine are, in this order:
-human faces; heads; paws; shoulders; wheels; dogs' noses; wheels; heads; wheels low on the ground (likeness 0.40 to
-0.47, of all channels 0.29 in the median). Of nine channels at random about every second one shows a thing with a name.
-relu5_3's are cars; vehicles on wheels; machines with keys; tractors; vessels; animals on legs, and two cars; vehicles,
-mixed; white animals; screens.
+What to look for: one recognizable thing in each row. With 600 photographs of 600 classes, relu4_3's nine are, in order:
+human faces; heads; paws; shoulders; wheels; dogs' noses; wheels; heads; wheels low on the ground (similarity 0.40 to
+0.47; the median of all channels is 0.29). About half of nine random channels show something that has a name. relu5_3's
+are cars; vehicles on wheels; machines with keys; tractors; vessels; animals on legs, and two cars; mixed vehicles;
+white animals; screens.
 
-Took 18 minutes on two cores that others worked on.
+Cost: 18 minutes on two cores shared with other work.
 """
 
 from pathlib import Path
@@ -44,11 +44,11 @@ def main(
 
     Args:
         photographs: a folder.
-        model: a name that `jaxviz weights list` shows.
-        layer: of the model.
-        channels: by default the nine with the patches that are most alike.
-        random: nine at random among those that respond at all.
-        size: of the photographs, in pixels.
+        model: a network listed by `jaxviz weights list`.
+        layer: a layer of the model.
+        channels: the channels; by default the nine with the most similar patches.
+        random: show nine random channels among those that respond at all.
+        size: side of the photographs, in pixels.
         out: folder for the picture.
     """
     net, params = jaxviz.load(model)
@@ -62,7 +62,7 @@ def main(
     elif channels is None:
         likeness = alike(crops, patches.values.shape)
         channels = tuple(alive[np.argsort(-likeness[alive])[:9]].tolist())
-        print("likeness:", ", ".join(f"{channel}: {likeness[channel]:.3f}" for channel in channels))
+        print("similarity:", ", ".join(f"{channel}: {likeness[channel]:.3f}" for channel in channels))
         print(f"of all channels that respond: {np.median(likeness[alive]):.3f} (median)")
     side, pictures = min(96, max(field)), []
     for channel in channels:
@@ -76,7 +76,7 @@ def main(
 
 
 class Crops:
-    """The patches of all channels, one after the other, read when they are asked for."""
+    """The patches of all channels in sequence, read on access."""
 
     def __init__(self, photographs: Path, size: int, patches: jaxviz.Patches):
         self.photographs, self.size = photographs, size

@@ -1,18 +1,18 @@
-"""Adebayo et al.'s sanity check: how much of a map is left when the network is shuffled, layer by layer from the top.
+"""Adebayo et al.'s sanity check: how much of a map remains as the network is shuffled, layer by layer from the top.
 
     python experiments/sanity_checks.py --images ../shared/data/imagenet_samples
 
 Writes `sanity_checks.png`: for each network and method the Spearman rank correlation of absolute maps with the original
-ones, the mean over the photographs and the least and most of them, against the layer down to which the parameters are
-shuffled. Networks: `vgg16_features`, explained for the energy of relu5_3, since a single channel of it may be dead once
-it is shuffled and has no map then; and EfficientNet-Lite0, explained for its class, where Grad-CAM is of "head".
-Beside it `sanity_maps.png`, the maps of the first photograph.
+ones (mean, minimum and maximum over the photographs) against the layer down to which the parameters are shuffled.
+Networks: `vgg16_features`, explained for the energy of relu5_3, since a single channel may be dead after shuffling and
+then has no map; and EfficientNet-Lite0, explained for its class, with Grad-CAM at "head". Also writes
+`sanity_maps.png`, the maps of the first photograph.
 
-Cost: 4 photographs take 2.5 minutes a method of VGG-16's and 1.2 of EfficientNet's on two cores.
+Cost: 4 photographs take 2.5 minutes per method with VGG-16 and 1.2 with EfficientNet on two cores.
 
 What to expect, as in Figure 2 of "Sanity Checks for Saliency Maps" (2018): the gradient and Grad-CAM lose their rank
-correlation at once; guided backprop and guided Grad-CAM keep much of it until the lowest layers are reached, since they
-draw the edges of the image more than what the network has learned.
+correlation at once; guided backprop and guided Grad-CAM keep much of it until the lowest layers are shuffled, since
+they show the edges of the image more than what the network has learned.
 """
 
 import functools
@@ -54,7 +54,7 @@ def main(images: Path, *, out: Path = FIGURES, photographs: int = 4) -> None:
     Args:
         images: folder of photographs.
         out: folder for the pictures.
-        photographs: how many to take, spread evenly over the folder.
+        photographs: number of photographs, spread evenly over the folder.
     """
     paths = sorted(images.glob("*.jpg"))
     chosen = paths[:: max(1, len(paths) // photographs)][:photographs]
@@ -85,12 +85,12 @@ def main(images: Path, *, out: Path = FIGURES, photographs: int = 4) -> None:
 
 
 def explain(method: Callable[..., Any], score: Any, params: Any, images: jax.Array) -> jax.Array:
-    """Return the maps of a method, of as many of the images as there are."""
+    """Return a method's maps of all images."""
     return method(jax.tree.map(lambda numbers: numbers[: len(images)], score), params, images)
 
 
 def score_of(name: str, net: Any, params: Any, images: jax.Array) -> Any:
-    """Return what is explained, fixed before anything is shuffled."""
+    """Return the score to explain, fixed before anything is shuffled."""
     if name == "efficientnet_lite0":
         return jaxviz.logit(net, jnp.argmax(jax.jit(net)(params, images), axis=-1))
     return jaxviz.energy(net, "relu5_3")

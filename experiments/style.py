@@ -1,11 +1,11 @@
-"""A photograph in the manner of a painting: `experiments/figures/style.png`.
+"""A photograph in the style of a painting: `experiments/figures/style.png`.
 
     python experiments/style.py ../shared/data/paintings/starry_night_google.jpg
 
 Gatys, Ecker & Bethge 2016, with `jaxviz.stylize` on `vgg16_features`: content relu4_2, style relu1_1 to relu5_1, L-BFGS
 from the photograph. 80 steps took 135 s on two cores at 416 px.
 
-To look for: strokes as wide as the painting's, and the photograph's eyes and outlines still where they were. A style
+What to look for: strokes as wide as the painting's, and the photograph's eyes and outlines still in place. A style
 weight of 10 keeps more of the photograph, 100 leaves little of it.
 """
 
@@ -36,9 +36,9 @@ def main(
     Args:
         style: the painting.
         content: the photograph; by default scikit-image's cat.
-        longest: side of the result in pixels.
-        steps: of L-BFGS.
-        style_weight: against a content weight of 1.
+        longest: longer side of the result in pixels.
+        steps: steps of L-BFGS.
+        style_weight: relative to a content weight of 1.
         out: folder for the picture.
     """
     net, params = jaxviz.load("vgg16_features")

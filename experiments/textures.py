@@ -1,4 +1,4 @@
-"""Textures and what is made of them: `textures.png`.
+"""Texture synthesis from three samples: `textures.png`.
 
     python experiments/textures.py ../shared/data/paintings/starry_night_google.jpg
 
@@ -8,8 +8,8 @@ what `jaxviz.efros_leung` makes of a reduced copy.
 
 Takes 7 minutes on two cores.
 
-To look for: with more layers, larger structure (from bricks of any shape to bricks in rows); bricks, stones and strokes
-as in the sample, but none of them where the sample has them.
+What to look for: with more layers, larger structure (from bricks of any shape to bricks in rows); bricks, stones and
+strokes as in the sample, but none of them in the same place.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ def main(
     Args:
         painting: a third sample.
         size: side of samples and results in pixels.
-        steps: of L-BFGS.
+        steps: steps of L-BFGS.
         out: folder for the picture.
     """
     net, params = jaxviz.load("vgg16_features")

@@ -4,26 +4,27 @@
 
 One net with conditional instance normalization for five styles (Johnson et al. 2016, Dumoulin et al. 2017). No style is
 under copyright: two paintings whose authors died more than 80 years ago (Van Gogh 1890, Munch 1944), and three pictures
-that this script draws (mosaic, ink, paper). The photographs are 600 of ImageNet, of which ten, spread over all of them
-(`held_out`), are never seen in training.
+that this script draws (mosaic, ink, paper). The photographs are 600 from ImageNet, of which ten, spread over all of
+them (`held_out`), are never seen in training.
 
-The same command goes on where it was stopped, by Ctrl-C or otherwise; `--out` has checkpoints, a sheet of samples and
-the losses, every `--every` steps. `--hours` ends a run after so much time.
+If interrupted, by Ctrl-C or otherwise, the same command resumes training; `--out` has checkpoints, a sheet of samples
+and the losses, every `--every` steps. `--hours` ends a run after that time.
 
-The net in `weights/` was made with these defaults in 310 s (5.2 ms a step) on one NVIDIA H200 with jax 0.11.2. Of the
-photographs it was given their middle squares, which are all that training reads. The last 500 steps had losses of 1.016
-for content, 0.533 for style and 0.152 for smoothness, 1.70 in all; a run of 5,000 steps ended at 1.92.
+The net in `weights/` was made with these defaults in 310 s (5.2 ms per step) on one NVIDIA H200 with jax 0.11.2. It was
+given only the middle squares of the photographs, which are all that training reads. The last 500 steps had losses of
+1.016 for content, 0.533 for style and 0.152 for smoothness, 1.70 in total; a run of 5,000 steps ended at 1.92.
 
-What was tried for it:
-- Weights of the loss, 2,000 steps from an earlier net each. One pass was then as good as 22 iterations of L-BFGS with
-  layers of 4, 4, 2 and 0.5 and a style weight of 5, as 28 with 10, and as 38 with those of Johnson et al., now the
-  defaults of `train_style_net`. With equal layers, mosaic and ink were hardly seen but in empty parts.
-- Optimizers, 600 steps of a net of width 16 at 96 px (with equal layers): Adam ended at 7.69, 6.35 and 7.05 with rates
-  of 3e-3, 6e-3 and 1.2e-2, Muon at 6.35, 5.77 and 5.75 with 3e-3, 1e-2 and 2e-2.
+What was tried:
+- Weights of the loss, each for 2,000 steps from an earlier net. One pass was then as good as 22 iterations of L-BFGS
+  with layer weights of 4, 4, 2 and 0.5 and a style weight of 5, as 28 with 10, and as 38 with those of Johnson et al.,
+  now the defaults of `train_style_net`. With equal layer weights, mosaic and ink were hardly visible except in empty
+  areas.
+- Optimizers, 600 steps of a net of width 16 at 96 px (with equal layer weights): Adam ended at 7.69, 6.35 and 7.05 with
+  rates of 3e-3, 6e-3 and 1.2e-2, Muon at 6.35, 5.77 and 5.75 with 3e-3, 1e-2 and 2e-2.
 
-Without a GPU, a thinner net does: `--width 24 --size 192 --batch-size 1 --precision float32` takes 0.6 to 1 s a step on
-two cores. Of the first nets made here, with equal layers and Adam, such a one of 14,250 steps in 230 minutes had a loss
-13% above that of one of the paper's width with 24,400 steps on the H200.
+Without a GPU, use a thinner net: `--width 24 --size 192 --batch-size 1 --precision float32` takes 0.6 to 1 s per step
+on two cores. Among the first nets made here, with equal layer weights and Adam, one such net had, after 14,250 steps in
+230 minutes, a loss 13% above that of a net of the paper's width after 24,400 steps on the H200.
 """
 
 import math
@@ -45,17 +46,17 @@ WEIGHTS = Path(__file__).parents[1] / "weights" / "fast_style.safetensors"
 
 
 def held_out(photographs: Path) -> tuple[list[Path], list[Path]]:
-    """Return the photographs to learn from, and ten spread over all of them to judge by."""
+    """Return the photographs to train on, and ten, spread over all of them, to test on."""
     files = sorted(path for path in photographs.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
     judged = files[30 :: len(files) // 10][:10]
     return [path for path in files if path not in judged], judged
 
 
-# Pictures drawn here, (size, size, 3): each is drawn at twice its size, and averaged.
+# Pictures drawn here, (size, size, 3): each is drawn at twice the size and averaged.
 
 
 def _noise(rng: np.random.Generator, size: int, cells: int, octaves: int = 3) -> np.ndarray:
-    """Return smooth noise with mean 0 and deviation 1."""
+    """Return smooth noise with mean 0 and standard deviation 1."""
     total = np.zeros((size, size))
     for i in range(octaves):
         coarse = rng.normal(size=(cells * 2**i + 1,) * 2)
@@ -76,7 +77,7 @@ def _averaged(picture: np.ndarray) -> jax.Array:
 
 
 def mosaic(size: int = 384, seed: int = 0) -> jax.Array:
-    """Draw tiles of glass in dark joints."""
+    """Draw glass tiles with dark joints."""
     from sklearn.neighbors import KDTree
 
     rng, side = np.random.default_rng(seed), 2 * size
@@ -94,7 +95,7 @@ def mosaic(size: int = 384, seed: int = 0) -> jax.Array:
 
 
 def ink(size: int = 384, seed: int = 1) -> jax.Array:
-    """Draw with pen and wash: outlines, a wash of a few tones, and the darker, the more directions are hatched."""
+    """Draw in pen and wash: outlines, a wash in a few tones, and hatching in more directions where it is darker."""
     rng, side = np.random.default_rng(seed), 2 * size
     tone = 1 / (1 + np.exp(-1.4 * _noise(rng, side, 6, octaves=5)))
     y, x = np.mgrid[:side, :side]
@@ -115,14 +116,14 @@ def ink(size: int = 384, seed: int = 1) -> jax.Array:
 
 
 def paper(size: int = 384, seed: int = 2) -> jax.Array:
-    """Draw a landscape cut of layers of paper, each with its shadow."""
+    """Draw a landscape cut from layers of paper, each with a shadow."""
     rng, side = np.random.default_rng(seed), 2 * size
     height = _noise(rng, side, 6, octaves=3)
     ranks = np.argsort(np.argsort(height.ravel())).reshape(side, side) / side**2
     levels = np.floor(ranks * 9) / 8
     picture = _shaded(np.clip(levels, 0, 1), ["2d1e45", "7b2d5b", "d1495b", "f0a35e", "f7e3af", "66a182", "1d5c63"])
     shadow = np.pad(levels, ((10, 0), (10, 0)), mode="edge")[:side, :side] > levels
-    return _averaged(picture * np.where(shadow, 0.55, 1.0)[..., None])  # no grain: a net would make a grid of it
+    return _averaged(picture * np.where(shadow, 0.55, 1.0)[..., None])  # no grain: a net would turn it into a grid
 
 
 def styles(paintings: Path) -> dict[str, jax.Array]:
@@ -131,7 +132,7 @@ def styles(paintings: Path) -> dict[str, jax.Array]:
     return painted | {"mosaic": mosaic(), "ink": ink(), "paper": paper()}
 
 
-# The loss, which `experiments/fast_style.py` has `stylize` minimize too; and how long a style's longer side is.
+# The loss, which `stylize` minimizes, too, in `experiments/fast_style.py`; and the longer side of the style images.
 STYLE_PIXELS = 384
 LOSS = {"content_weight": 1.0, "style_weight": 20.0, "smoothness": 8.0}
 LAYERS: dict[str, Any] = {
@@ -160,25 +161,25 @@ def main(
     only: tuple[str, ...] = (),
     every: int = 1000,
 ) -> None:
-    """Train, or go on with training.
+    """Train, or resume training.
 
     Args:
-        photographs: folder to learn from.
+        photographs: folder to train on.
         paintings: folder with the paintings.
         out: folder for checkpoints, samples and losses.
         weights: where the net is written at the end of each run.
-        start: a net of the same styles to begin with.
-        steps: how many; without a cooldown, more of them can be asked for later.
-        hours: end this run, not counting its start, after so much time.
+        start: a net with the same styles to start from.
+        steps: number of steps; without a cooldown, it can be increased later.
+        hours: end this run after that time, not counting startup.
         width: channels of the net's first layer.
         size: side of the crops in pixels.
-        batch_size: crops a step.
+        batch_size: crops per step.
         optimizer: Adam, or `jaxviz.muon`.
-        learning_rate: of the optimizer.
-        cooldown: the last part of the steps over which the learning rate falls to zero.
-        precision: of the networks; float32 is faster on CPUs.
+        learning_rate: the optimizer's learning rate.
+        cooldown: final fraction of the steps, over which the learning rate decays to zero.
+        precision: precision of the networks; float32 is faster on CPUs.
         only: some of the styles, by name; by default all.
-        every: steps from one checkpoint to the next.
+        every: steps between checkpoints.
     """
     learned, judged = held_out(photographs)
     chosen = {name: image for name, image in styles(paintings).items() if name in only or not only}
@@ -201,7 +202,7 @@ def main(
 
 
 def falling(rate: float, steps: int, cooldown: float) -> Any:
-    """Return a learning rate that falls to zero over the last part of the steps."""
+    """Return a learning rate that decays to zero over the final fraction of the steps."""
     fall = round(cooldown * steps)
     if not fall:
         return rate
@@ -210,7 +211,7 @@ def falling(rate: float, steps: int, cooldown: float) -> Any:
 
 
 class Follow:
-    """Tells how far a training is, draws it every so many steps, and ends it at Ctrl-C or when its time is up."""
+    """Reports the progress of training, draws samples every so many steps, and ends it on Ctrl-C or when time is up."""
 
     def __init__(self, out: Path, styles: list[str], photos: jax.Array, steps: int, every: int, seconds: float):
         self.out, self.styles, self.photos = out, styles, photos
@@ -219,12 +220,12 @@ class Follow:
         signal.signal(signal.SIGINT, self.interrupt)
 
     def interrupt(self, *_: Any) -> None:
-        """Let the first Ctrl-C end the training with a checkpoint, and a second one end it at once."""
+        """Let the first Ctrl-C end training with a checkpoint, and a second one at once."""
         self.interrupted = True
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def __call__(self, found: jaxviz.StyleTraining) -> bool:
-        """Return whether the training is to end."""
+        """Return whether training should end."""
         done = len(found.losses)
         if self.first < 0:  # from here on nothing is compiled
             self.begun, self.first = time.perf_counter(), done

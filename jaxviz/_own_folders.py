@@ -69,7 +69,7 @@ def _not_own(path: Path, status: os.stat_result, *, sticky: bool) -> str:
         return ""
     others = status.st_mode & _OTHERS
     if others & stat.S_IWOTH or (others and not _is_alone(status.st_gid, user)):
-        return f"{path} can be written by others"
+        return f"{path} is writable by others"
     return ""
 
 

@@ -44,7 +44,7 @@ CASES += ["of another user", "with a file of another user"] if hasattr(os, "gete
 @pytest.mark.parametrize("case", CASES)
 def test_folders_of_others_are_refused(tmp_path, case):
     spoil(own_folder(tmp_path / "cache" / "xla"), case)
-    with pytest.raises(NotOwnError, match=r"can be written by others|belongs to another user"):
+    with pytest.raises(NotOwnError, match=r"is writable by others|belongs to another user"):
         own_folder(tmp_path / "cache" / "xla")
 
 
@@ -65,7 +65,7 @@ def test_links_lead_to_the_folder_that_is_looked_at(tmp_path):
     (tmp_path / "link").symlink_to(folder)
     assert own_folder(tmp_path / "link") == folder
     folder.parent.chmod(0o777)
-    with pytest.raises(NotOwnError, match="mine can be written by others"):
+    with pytest.raises(NotOwnError, match="mine is writable by others"):
         own_folder(tmp_path / "link")
 
 
@@ -102,7 +102,7 @@ def test_a_strangers_machine_code_is_not_run(tmp_path, monkeypatch):
     shared.chmod(0o777)
     try:
         jax.config.update("jax_compilation_cache_dir", str(shared))
-        with pytest.warns(UserWarning, match=r"neither loaded nor cached: .*shared can be written by others"):
+        with pytest.warns(UserWarning, match=r"neither loaded nor cached: .*shared is writable by others"):
             assert call(program.format("f", 7)) == 7
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
@@ -122,4 +122,4 @@ def test_the_command_line_keeps_programs_in_a_folder_of_its_users_own(tmp_path, 
         for name, value in before.items():
             jax.config.update(name, value)
     assert kept == (None if shared else str(tmp_path / "cache" / "xla"))
-    assert ("cache can be written by others" in capsys.readouterr().err) == shared
+    assert ("cache is writable by others" in capsys.readouterr().err) == shared

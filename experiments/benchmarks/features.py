@@ -3,17 +3,15 @@
     python experiments/benchmarks/features.py ../shared/data/imagenet_samples
     python experiments/benchmarks/features.py ../shared/data/imagenet_samples --images 600 6000 60000
 
-EfficientNet-Lite0's last vectors into a store, of the photographs of a folder, repeated as often as need be. In turn,
-for several rounds: the network alone on a batch that is already there, reading alone (`features` of a network that
-takes mean colors, in memory), and `features` end to end on as many images: read, decoded, cut, computed and written.
-Processor time is that of all cores together. Then, in a fresh process for each number of images, the peak of resident
-memory.
+EfficientNet-Lite0's last vectors into a store, for the photographs of a folder, repeated as often as necessary. In
+turn, for several rounds: the network alone on a batch in memory, reading alone (`features` of a network that computes
+mean colors, in memory), and `features` end to end on as many images: read, decoded, cropped, computed and written.
+Processor time is that of all cores together. Then, in a fresh process for each number of images, peak resident memory.
 
-Measured on 2 idle cores, medians of five rounds: the network alone 68.0 images a second and 26.0 ms of processor time
-an image, reading alone 535 and 3.3, `features` 61.6 and 30.5: 80% to 96% of the network's rate in one round. Little is
-lost between them, but the network has to share the cores with the reading; an accelerator would not have to. Peak of
-memory in one run over 60,000 images (16 minutes): 0.99 GB after 96, 1.05 after 1,280, 1.11 after 19,200 and 1.12 at the
-end.
+Measured on 2 idle cores, medians of five rounds: the network alone 68.0 images per second and 26.0 ms of processor time
+per image, reading alone 535 and 3.3, `features` 61.6 and 30.5: 80% to 96% of the network's rate within a round. Little
+overhead is added, but the network has to share the cores with reading; an accelerator would not. Peak memory in one run
+over 60,000 images (16 minutes): 0.99 GB after 96, 1.05 after 1,280, 1.11 after 19,200 and 1.12 at the end.
 """
 
 import resource

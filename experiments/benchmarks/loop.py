@@ -2,11 +2,11 @@
 
     python experiments/benchmarks/loop.py --size 224 --rounds 7
 
-VGG-16's convolution base with random weights, one image. Four programs are timed in turn, round after round, and the
+VGG-16's convolutional base with random weights, one image. Four programs are timed in turn, round after round, and the
 table gives medians and their ratio: XLA's own derivatives, and those that jaxviz swaps in, each as a jitted step and as
 a step of a compiled loop of 4. About two minutes on 2 CPU cores, no weights needed.
 
-Expect: XLA's own derivatives are several times slower inside the loop; jaxviz's are as fast inside as outside.
+What to expect: XLA's own derivatives are several times slower inside the loop; jaxviz's are as fast inside as outside.
 """
 
 import argparse

@@ -1,24 +1,23 @@
-"""jaxviz against PyTorch, method by method: time, memory, compile time, and how far from what the processor can do.
+"""jaxviz compared with PyTorch, method by method: time, memory, compile time, and distance from the processor's limit.
 
     python experiments/benchmarks/methods.py                 # all; --only saliency style_512 for some
     python experiments/benchmarks/methods.py --rounds 7 --json-file speed.json
 
 Needs `pip install torch==2.13.0 captum` and `pip install --no-deps efficientnet-lite-pytorch==0.1.0`. Both sides run
-the same network on the same weights (VGG-16's convolutions, a random 1000-way head) in one process and in turn, ours,
-theirs, ours, theirs; a ratio is PyTorch's time over ours in one round, and the table has the median and the range of
-the rounds. PyTorch gets two threads, both memory layouts are tried first and the faster one is measured; Captum's
-batch size (`perturbations_per_eval`, `internal_batch_size`) likewise. On a GPU both sides run there, PyTorch by
-`torch.compile`.
+the same network on the same weights (VGG-16's convolutions, a random 1000-way head) in one process, alternating; a
+ratio is PyTorch's time over ours in one round, and the table has the median and the range over the rounds. PyTorch gets
+two threads; both memory layouts are tried first and the faster one is measured, and likewise Captum's batch size
+(`perturbations_per_eval`, `internal_batch_size`). On a GPU both sides run there, PyTorch with `torch.compile`.
 
-The floor is the time that the floating-point operations of the method would take at the rate of a product of two
-2048x2048 matrices, measured first; Winograd's convolution does fewer operations, so that more than 100% is possible.
-Peak memory is that of a fresh process that does nothing else, with the runtime and the weights. Compile time is that
-of the first call, less the second; "again" is the same in a new process that finds the first one's programs on disk.
+The floor is the time that the method's floating-point operations would take at the rate of a product of two 2048x2048
+matrices, measured first; Winograd's convolution does fewer operations, so more than 100% is possible. Peak memory is
+that of a fresh process that does nothing else, including the runtime and the weights. Compile time is the first call's
+time minus the second's; "again" is the same in a new process that finds the first one's programs on disk.
 
-On two cores, which should have nothing else to do, all cases with three rounds took 37 minutes, seven of them with
-`--no-memory` nine. On a GPU ran the occlusion, the integrated gradients and the pass of the style net.
+On two idle cores, all cases with three rounds took 37 minutes, and seven of them with `--no-memory` nine. On a GPU,
+occlusion, integrated gradients and the pass of the style net were run.
 
-To look for: ratios above 1 everywhere; memory at most twice PyTorch's.
+What to look for: ratios above 1 everywhere; memory at most twice PyTorch's.
 """
 
 import dataclasses

@@ -1,14 +1,14 @@
-"""Neural style against PyTorch: the loss after as many evaluations, seconds an evaluation, and our memory by size.
+"""Neural style compared with PyTorch: loss after as many evaluations, seconds per evaluation, and our memory by size.
 
     python experiments/benchmarks/style.py ../shared/data/photos/tubingen.jpg ../shared/data/paintings/*.jpg
 
 Needs `pip install torch==2.13.0`. For each painting `jaxviz.stylize` and its PyTorch twin (in
 `tests/parity/test_style.py`: same weights, layers, start and terms, `torch.optim.LBFGS`, history 20) run in turn, from
-the photograph. The ratio of losses is ours over the least that PyTorch saw; the ratio of times PyTorch's median
-evaluation over ours. Then, each in a fresh process, 16 steps at several sizes: seconds a step and the peak of resident
+the photograph. The ratio of losses is ours over the lowest that PyTorch reached; the ratio of times PyTorch's median
+evaluation over ours. Then, each in a fresh process, 16 steps at several sizes: seconds per step and peak resident
 memory.
 
-Takes 14 minutes on two cores. To look for: a ratio of losses of 1.05 at most, and a ratio of times above 1.
+Takes 14 minutes on two cores. What to look for: a ratio of losses of at most 1.05, and a ratio of times above 1.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""t-SNE by scikit-learn and by openTSNE: time, and the Kullback-Leibler divergence that is left.
+"""t-SNE by scikit-learn and by openTSNE: time, and the remaining Kullback-Leibler divergence.
 
     python experiments/benchmarks/tsne.py
 
@@ -6,9 +6,9 @@ The points are Gaussian clusters of different sizes in 50 dimensions. Both start
 components, and take 1,000 steps with a perplexity of 30. The divergence is measured by the same code for both: the
 affinities are openTSNE's, of exact neighbors, and the sum over all pairs in the plane is computed in full.
 
-Measured with 10,000 points on 2 cores that others worked on, one run (scikit-learn 1.9.1, openTSNE 1.0.4): scikit-learn
-375 s, 150 s of all cores, divergence 1.246; openTSNE 228 s, 94 s of all cores, divergence 1.230. So `jaxviz.tsne` is
-openTSNE's.
+Measured with 10,000 points on 2 cores shared with other work, one run (scikit-learn 1.9.1, openTSNE 1.0.4):
+scikit-learn 375 s, 150 s of processor time, divergence 1.246; openTSNE 228 s, 94 s of processor time, divergence 1.230.
+Hence `jaxviz.tsne` uses openTSNE.
 """
 
 import time
@@ -22,10 +22,10 @@ def main(*, points: int = 10_000, dimensions: int = 50, clusters: int = 100, ste
     """Print a line for each.
 
     Args:
-        points: to lay out.
-        dimensions: of each.
-        clusters: that they are drawn from.
-        steps: of gradient descent, the 250 with exaggeration among them.
+        points: number of points.
+        dimensions: number of features.
+        clusters: number of clusters from which points are drawn.
+        steps: steps of gradient descent, including the 250 with exaggeration.
     """
     random = np.random.default_rng(0)
     centers = 3 * random.normal(size=(clusters, dimensions))

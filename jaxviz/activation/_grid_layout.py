@@ -1,4 +1,4 @@
-"""Points of the plane on the cells of a grid, so that each image is seen."""
+"""Assigning points in the plane to cells of a grid, so that every image is visible."""
 
 import math
 
@@ -9,39 +9,39 @@ from jaxtyping import Int
 from jaxviz.activation._neighbors import scaled_to_1
 from jaxviz.activation._pca import rows_of
 
-EXACT = 1000  # points for which the best of all layouts is found soon enough
-WINDOW = 16  # cells a side, otherwise
+EXACT = 1000  # points up to which the optimal layout is computed fast enough
+WINDOW = 16  # cells per side of a window, beyond that
 
 
 def grid_layout(points: ArrayLike, *, columns: int | None = None) -> Int[np.ndarray, "n 2"]:
-    """Move points of the plane to the cells of a grid, one each, by short squared ways in all.
+    """Assign points in the plane to the cells of a grid, one each, with a small sum of squared distances.
 
-    The grid has no holes: cells are left empty only at the end of the last row. The first coordinate grows to the
-    right and the second one downwards, as in an image; both are scaled to the grid.
+    The grid has no holes: only cells at the end of the last row may be empty. The first coordinate increases to the
+    right and the second downwards, as in an image; both are scaled to the grid.
 
     Args:
-        points: `(n, 2)`.
-        columns: of the grid; None makes it about square.
+        points: `(n, 2)`, such as from `tsne`.
+        columns: the number of columns; None makes the grid about square.
 
     Returns:
-        The row and the column of each point.
+        The row and column of each point, `(n, 2)`.
 
     Raises:
-        ValueError: no points, another shape, NaN or infinite values, or less than one column.
+        ValueError: There are no points, another shape, NaN or infinite values, or fewer than one column.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
         >>> jaxviz.grid_layout(jnp.array([[0.9, 0.8], [0.0, 0.1], [1.0, 0.0], [0.2, 0.9]])).tolist()
         [[1, 1], [0, 0], [0, 1], [1, 0]]
 
-    Up to 1,000 points the squared ways are the shortest that there are, by scipy's assignment (Crouse 2016). Of more,
-    halves of the points go to halves of the grid, again and again, and then each window of 16 x 16 cells is assigned
-    anew, in four arrangements of windows, twice: for 5,000 clustered points 2 s of one core instead of 360, and ways
-    that are 0.5% longer.
+    Up to 1,000 points the sum is minimal, by scipy's linear assignment (Crouse 2016). With more, halves of the points
+    go to halves of the grid, recursively, and then the points in each window of 16 x 16 cells are reassigned, in four
+    arrangements of windows, twice: 5,000 clustered points take 2 s on one core instead of 360, and distances are 0.5%
+    longer.
     """
     places = scaled_to_1(rows_of(points, least=1).astype(np.float64))[0]
     if places.shape[1] != 2:
-        raise ValueError(f"points: expected (n, 2), got shape {places.shape}; tsne and pca make such")
+        raise ValueError(f"points: expected (n, 2), as from tsne or pca, got shape {places.shape}")
     number = len(places)
     columns = math.ceil(math.sqrt(number)) if columns is None else columns
     if columns < 1:
@@ -61,7 +61,7 @@ def grid_layout(points: ArrayLike, *, columns: int | None = None) -> Int[np.ndar
 
 
 def _assigned(aims: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Return the cell for each aim with the smallest sum of squared distances."""
+    """Return the assignment of cells to aims with the smallest sum of squared distances."""
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
@@ -69,7 +69,7 @@ def _assigned(aims: np.ndarray, cells: np.ndarray) -> np.ndarray:
 
 
 def _share_out(aims: np.ndarray, cells: np.ndarray, points: np.ndarray, free: np.ndarray, taken: np.ndarray) -> None:
-    """Give some points the cells that are free for them, as many: the first in an axis to the first half of it."""
+    """Assign points to as many free cells: along an axis, the first points to the first half, recursively."""
     if len(points) <= WINDOW**2:
         taken[points] = free[_assigned(aims[points], cells[free])]
         return
@@ -82,7 +82,7 @@ def _share_out(aims: np.ndarray, cells: np.ndarray, points: np.ndarray, free: np
 
 
 def _exchange_within_windows(aims: np.ndarray, cells: np.ndarray, taken: np.ndarray) -> None:
-    """Let the points in each window change places where that makes ways shorter, in windows that overlap in turn."""
+    """Reassign the points within each window optimally, for each of several overlapping arrangements of windows."""
     owners = np.argsort(taken)
     half = WINDOW // 2
     for shift in ((0, 0), (half, half), (0, half), (half, 0)):

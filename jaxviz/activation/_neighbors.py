@@ -1,4 +1,4 @@
-"""Nearest neighbors, exactly: in the space of a layer's features, or of pixels."""
+"""Exact nearest neighbors, in the space of a layer's features or of pixels."""
 
 import functools
 import math
@@ -11,43 +11,44 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 Metric = Literal["cosine", "l2"]
-MARGIN = 16  # candidates beyond k: most that rounding could put in each other's place
+MARGIN = 16  # candidates beyond k: enough for most that rounding could reorder
 QUERIES = 1024  # at once
-ORIGIN = 1024  # rows, whose mean is what all are taken to have in common
-TINY, LARGE = 1e-35, 1e37  # squares that float32 may lose
-SHORT, LONG = 1e-150, 1e150  # lengths whose squares float64 has exactly
-MANY = 1e30  # a length that float32 has, as it has its inverse
+ORIGIN = 1024  # rows whose mean is subtracted from all, as what they have in common
+TINY, LARGE = 1e-35, 1e37  # squares beyond which float32 may under- or overflow
+SHORT, LONG = 1e-150, 1e150  # lengths whose squares float64 represents accurately
+MANY = 1e30  # a length that float32 represents, like its inverse
 
 
 class Neighbors(NamedTuple):
-    """What is nearest to each query, nearest first."""
+    """The rows nearest to each query, nearest first."""
 
     indices: Int[np.ndarray, "q k"]
     distances: Float[np.ndarray, "q k"]
-    """As float64."""
+    """In float64."""
 
 
 def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", block_size: int = 16384) -> Neighbors:
     """Find the `k` rows of `bank` that are nearest to each query, exactly, whatever the size of the bank.
 
-    The bank goes through the device in blocks: a matrix product and a running top-k. Several local devices share each
-    block. What comes out on top is measured once more in float64 and sorted, equal distances by their index, so that
-    a row is at distance 0 from itself. Where rounding could have kept a nearer row, or one as near, from the top, the
-    query is measured against the whole bank in float64. A memory-mapped bank is read once for every 1024 queries, once
-    more if there are such, and never held whole: of rows of 1280 numbers a block is 84 MB, and the products of 1024
-    queries with it are 67 MB.
+    The bank passes through the device in blocks: a matrix product and a running top-k. Several local devices share each
+    block. The best candidates are measured again in float64 and sorted, ties by index, so that a row's distance from
+    itself is 0. If rounding could have hidden a row as near or nearer, the query is measured against the whole bank in
+    float64. A memory-mapped bank is read once for every 1024 queries, a second time if there are such queries, and
+    never loaded whole: with rows of 1280 numbers a block takes 84 MB, and its products with 1024 queries 67 MB.
 
     Args:
-        bank: `(n, ...)`, an array in memory, memory-mapped, or of tensorstore; a vector, a map or an image a row:
-            `(n, h, w, c)` compares pixels.
+        bank: `(n, ...)`, an array in memory, memory-mapped, or from tensorstore; each row is a vector, a map or an
+            image: `(n, h, w, c)` compares pixels.
         queries: `(q, ...)`, rows of the same shape.
-        k: neighbors of each query, at most n. A query that is itself in the bank is its own first neighbor.
-        metric: "cosine", `1 - x.y / |x||y|`, where a row of zeros is at distance 1; or "l2", `|x - y|`.
+        k: the number of neighbors for each query, 1 to n. A query that is itself in the bank is its own first neighbor.
+        metric: "cosine", `1 - x.y / |x||y|`, or 1 if a row is zero; or "l2", `|x - y|`.
         block_size: rows of the bank on each device at once.
 
+    Returns:
+        The indices of the neighbors and their distances, both `(q, k)`.
+
     Raises:
-        ValueError: rows of different shapes, NaN, infinite or complex values, a `k` that is not in 1 to n, another
-            metric.
+        ValueError: Rows differ in shape, values are NaN, infinite or complex, or an option is outside its range.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -61,7 +62,7 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
     """
     bank, queries = _rows("bank", bank), _rows("queries", queries)
     if bank.shape[1:] != queries.shape[1:]:
-        raise ValueError(f"expected rows of one shape, got bank {bank.shape} and queries {queries.shape}")
+        raise ValueError(f"expected rows of the same shape, got bank {bank.shape} and queries {queries.shape}")
     if not 1 <= k <= bank.shape[0]:
         raise ValueError(f"k: expected 1 to {bank.shape[0]}, the rows of the bank, got {k}")
     if metric not in ("cosine", "l2"):
@@ -85,7 +86,7 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
 
 
 def check_numbers(name: str, rows: np.ndarray) -> None:
-    """Raise ValueError unless rows are of real numbers, and finite in the type that they have."""
+    """Raise ValueError unless rows hold real numbers that are finite in their dtype."""
     if not any(jnp.issubdtype(rows.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
         raise ValueError(f"{name}: expected real numbers, got {rows.dtype}")
     bad = np.size(rows) - np.count_nonzero(np.isfinite(rows))
@@ -94,7 +95,7 @@ def check_numbers(name: str, rows: np.ndarray) -> None:
 
 
 def _rows(name: str, values: Any) -> Any:
-    """Return an array with one row for each thing; one that is on disk stays there."""
+    """Return an array with one row for each vector or image; an array on disk is not loaded."""
     rows = values if hasattr(values, "shape") else np.asarray(values)
     if rows.ndim < 2:
         raise ValueError(f"{name}: expected (n, ...), a row for each vector or image, got shape {rows.shape}")
@@ -102,27 +103,27 @@ def _rows(name: str, values: Any) -> Any:
 
 
 def _prepared(rows: Any, metric: Metric, origin: Any = 0.0) -> np.ndarray:
-    """Return rows `(n, f)` less an origin, for cosine of length 1, in a type that holds them.
+    """Return rows `(n, f)` minus an origin, normalized to length 1 for cosine, in a dtype that holds them.
 
-    In l2 the rows of length 1 are in the order of their cosines. Without what all have in common, which would be
-    nearly all of a product of two, rounding hides differences no longer.
+    Rows of length 1 are ordered by l2 distance as by cosine. Subtracting what all have in common, which would dominate
+    their products, keeps rounding from hiding the differences.
     """
     exact = np.float32 if np.can_cast(rows.dtype, np.float32) else np.float64
     flat = np.asarray(rows, exact).reshape(len(rows), -1)
     if metric == "cosine":
         flat = _of_length_1(flat)
-    with np.errstate(over="ignore"):  # then the query is measured against all rows
+    with np.errstate(over="ignore"):  # the query is then measured against all rows
         return np.subtract(flat, np.asarray(origin, exact), dtype=exact)
 
 
 def _candidates(
     bank: Any, queries: np.ndarray, k: int, metric: Metric, block_size: int
 ) -> Iterator[tuple[np.ndarray, Callable[[float], bool]]]:
-    """Yield for each query the rows that come out on top in float32, and what tells if they are enough.
+    """Yield for each query the best rows in float32, and a function that says if they suffice.
 
-    That is, given the distance of the k-th of them, if no other row can be as near: its score would have to be wrong by
-    more than rounding makes it. A sum of f products is wrong by about sqrt(f) units in the last place (Higham & Mary
-    2019, A New Approach to Probabilistic Rounding Error Analysis); eight times that is allowed for.
+    They do if, given the distance of the k-th of them, no other row can be as near: its score would have to be off by
+    more than rounding allows. A sum of f products is off by about sqrt(f) units in the last place (Higham & Mary 2019,
+    A New Approach to Probabilistic Rounding Error Analysis); eight times that is allowed for.
     """
     devices = jax.local_devices()
     mesh = jax.sharding.Mesh(np.array(devices), ("rows",))
@@ -140,8 +141,8 @@ def _candidates(
         block = np.zeros((len(devices) * size, flat.shape[1]), np.float32)
         with np.errstate(over="ignore"):
             block[: len(rows)] = _prepared(rows, metric, origin)
-        # Taken from scores: all for what is no row, and for cosine of a row of zeros, at distance 1 from everything,
-        # what puts it there; the square of a distance is twice the cosine's.
+        # Subtracted from scores: infinity for padding, and for cosine what puts a row of zeros at distance 1 from
+        # everything; a squared l2 distance is twice the cosine distance.
         less = np.full(len(block), np.inf, np.float32)
         less[: len(rows)] = (metric == "cosine") * ~rows.reshape(len(rows), -1).any(-1)
         indices = (first + np.arange(len(block), dtype=np.int32)).reshape(len(devices), size)
@@ -153,26 +154,26 @@ def _candidates(
     unit = 8 * math.sqrt(flat.shape[1]) * float(np.finfo(np.float32).eps) / 2
     for i, near in enumerate(order):
         least = -math.inf if count == bank.shape[0] else float(scores[i, near[-1]])
-        there = rows[i, near]  # and not behind the last, where all others are too large for float32
+        there = rows[i, near]  # not past the end of the bank, as when all other rows are too large for float32
         yield there[there < bank.shape[0]], functools.partial(_suffices, metric, float(lengths[i]), least, unit)
 
 
 def _suffices(metric: Metric, length: float, least: float, unit: float, distance: float) -> bool:
     square = 2 * distance if metric == "cosine" else distance * distance
-    reach = length + math.sqrt(square)  # no row as near as that is longer
+    reach = length + math.sqrt(square)  # no row within this distance is longer
     wrong = unit * (2 * length * reach + reach * reach) + TINY
     return length * length - square > least + wrong and reach * reach < LARGE
 
 
 def _measured(rows: Any, indices: np.ndarray, query: Any, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the nearest of some rows, and their distances, in float64."""
+    """Return the indices and float64 distances of the nearest of some rows."""
     exact = _distances(rows, query, metric)
     best = np.lexsort((indices, exact))[:k]
     return indices[best], exact[best]
 
 
 def _among_all(bank: Any, queries: Any, k: int, metric: Metric, block_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return for each query the nearest of all rows and their distances, in float64 throughout."""
+    """Return for each query the nearest of all rows and their distances, all in float64."""
     best = [(np.zeros(0, int), np.zeros(0))] * len(queries)
     for first in range(0, bank.shape[0] if len(queries) else 0, block_size):
         rows = np.asarray(bank[first : min(first + block_size, bank.shape[0])])
@@ -191,7 +192,7 @@ def _nothing(devices: int, queries: int, count: int) -> tuple[np.ndarray, np.nda
 
 @functools.cache
 def _merging(mesh: jax.sharding.Mesh) -> Callable[..., Any]:
-    """Return what merges a block into the best so far, each device for itself: XLA would gather them for `top_k`."""
+    """Return a function that merges a block into the best so far, per device: XLA would gather all for `top_k`."""
     each = jax.P("rows")
     specs = {"in_specs": ((each, each), jax.P(), each, each, each), "out_specs": (each, each)}
     return jax.jit(jax.shard_map(_merge, mesh=mesh, **specs), donate_argnums=0)
@@ -204,11 +205,11 @@ def _merge(
     indices: Int[Array, "d b"],
     less: Float[Array, "d b"],
 ) -> tuple[Float[Array, "d q c"], Int[Array, "d q c"]]:
-    """Keep the best of what there was and of new blocks, by `|q|² - |q - x|²`: more is nearer."""
+    """Keep the best of those so far and of new blocks, by `|q|² - |q - x|²`: larger is nearer."""
     products = jnp.einsum("qf,dbf->dqb", queries, blocks, precision="highest")
     squares = jnp.sum(blocks * blocks, axis=-1)[:, None]
     scores = 2 * products - squares - less[:, None]
-    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)  # of rows too large for float32
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)  # from rows too large for float32
     rows = jnp.broadcast_to(indices[:, None], scores.shape)
     scores, rows = jnp.concatenate([best[0], scores], -1), jnp.concatenate([best[1], rows], -1)
     scores, places = jax.lax.top_k(scores, best[0].shape[-1])
@@ -219,14 +220,14 @@ def _distances(rows: np.ndarray, query: np.ndarray, metric: Metric) -> np.ndarra
     rows, query = rows.reshape(-1, query.size).astype(np.float64), query.ravel().astype(np.float64)
     if metric == "l2":
         return _norms(rows - query)
-    # 1 - x.y / |x||y| as half a square, which is as exact where it is near 0
+    # 1 - x.y / |x||y| as half a square, which is accurate even near 0
     unit, unit_query = _of_length_1(rows), _of_length_1(query[None])
     near = np.minimum(2.0, 0.5 * ((unit - unit_query) ** 2).sum(-1))
     return np.where(unit.any(-1) & unit_query.any(), near, 1.0)
 
 
 def _norms(rows: np.ndarray) -> np.ndarray:
-    """Return the lengths of rows of float64, also of those whose squares are too large for it, or too small."""
+    """Return the lengths of float64 rows, even if their squares overflow or underflow."""
     with np.errstate(over="ignore"):
         found = np.linalg.norm(rows, axis=-1)
     odd = ~((found > SHORT) & (found < LONG))
@@ -237,20 +238,20 @@ def _norms(rows: np.ndarray) -> np.ndarray:
 
 
 def scaled_to_1(rows: np.ndarray, *, axis: int | None = None) -> tuple[np.ndarray, Any]:
-    """Return numbers divided by a power of two, so that the largest is in [0.5, 1), and the power: nothing is rounded.
+    """Return numbers divided by a power of two so that the largest is in [0.5, 1), and the exponent: this is exact.
 
-    By `axis`, each row has its own power.
+    With `axis`, each row has its own exponent.
     """
     powers = np.frexp(np.abs(rows).max(axis, keepdims=axis is not None))[1]
     return np.ldexp(rows, -powers), powers
 
 
 def _of_length_1(rows: np.ndarray) -> np.ndarray:
-    """Return rows of length 1, but for those of zeros."""
+    """Return rows normalized to length 1, except rows of zeros."""
     squares = functools.partial(np.einsum, "nf,nf->n", dtype=np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # of what is not finite, which is found out later
+    with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are reported later
         lengths = np.sqrt(squares(rows, rows))
-    odd = ~((lengths > 1 / MANY) & (lengths < MANY))  # as float32 they may be nothing, or infinite
+    odd = ~((lengths > 1 / MANY) & (lengths < MANY))  # in float32 they may be 0 or infinite
     if odd.any():
         rows = rows.copy()
         rows[odd] = scaled_to_1(rows[odd], axis=-1)[0]

@@ -1,4 +1,4 @@
-"""Which images have a row, and which one; the rows themselves in memory."""
+"""Which row each image has, and the rows in memory."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -10,15 +10,15 @@ from jaxviz._progress import Progress
 
 
 class Rows(NamedTuple):
-    """What becomes of a batch."""
+    """The results of a batch."""
 
     names: list[str]
     hashes: list[str]
-    """Of the images; none where nobody asks."""
+    """Hashes of the images; empty if not needed."""
     values: Any
     skipped: dict[str, str]
     marks: dict[str, str]
-    """Of the images, and of those that could not be read, as their source gives them."""
+    """The source's marks of the images, including those that could not be read."""
     labels: dict[str, Any]
 
 
@@ -32,12 +32,12 @@ class Features(Progress, _ThreeParts):
     """A row for each image that could be read; unpacks as `values, ids, skipped`.
 
     Attributes:
-        values: `(n, f)` or whole maps `(n, h, w, c)`: a numpy array, or an array on disk, of which `[i:j]` stands for a
-            part that `numpy.asarray` reads.
+        values: `(n, f)` or whole maps `(n, h, w, c)`: a NumPy array, or an array on disk whose slices `[i:j]` are read
+            by `numpy.asarray`.
         ids: the images' names.
-        skipped: of images that could not be read, and of folders that could not be looked into: why.
-        labels: of each image what the source has as its label (numbers, text, or lists of them), None for one that has
-            none; None if no image has one.
+        skipped: for each image or folder that could not be read, why.
+        labels: each image's label in the source (numbers, text, or lists of them), None for an image without one; None
+            if no image has one.
     """
 
     labels: list[Any] | None = None
@@ -45,7 +45,7 @@ class Features(Progress, _ThreeParts):
     def __new__(
         cls, values: Any, ids: list[str], skipped: dict[str, str], labels: list[Any] | None = None
     ) -> "Features":
-        """Return the three parts, with the labels beside them."""
+        """Return the three parts, with the labels as an attribute."""
         found = super().__new__(cls, values, ids, skipped)
         found.labels = labels
         return found
@@ -58,7 +58,7 @@ class Features(Progress, _ThreeParts):
 
 
 class Kept:
-    """Which row each image has, and why others have none; of what a store lists twice the last counts."""
+    """Which row each image has, and why others have none; if a store lists an image twice, the last entry counts."""
 
     on_disk = False
 
@@ -97,7 +97,7 @@ class Kept:
 
 
 class InMemory(Kept):
-    """Rows as they come."""
+    """Rows in memory, in the order they arrive."""
 
     def __init__(self, row: tuple[int, ...]):
         super().__init__(row)
@@ -105,7 +105,7 @@ class InMemory(Kept):
 
     def add(self, rows: Rows) -> None:
         count = self.count + len(rows.names)
-        if count > len(self.values):  # by half, so that each row is copied a few times at most
+        if count > len(self.values):  # grow by half, so that each row is copied only a few times
             larger = np.empty((max(count, 3 * len(self.values) // 2), *self.row), np.float32)
             larger[: self.count] = self.values[: self.count]
             self.values = larger
@@ -116,7 +116,7 @@ class InMemory(Kept):
         return self.of_source(self.values[: self.count], ids)
 
     def found(self, ids: Sequence[str]) -> Features:
-        self.values = self.values[: self.count].copy()  # lets go of what is empty
+        self.values = self.values[: self.count].copy()  # frees the unused rows
         return self.so_far(ids)
 
 

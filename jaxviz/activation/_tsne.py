@@ -1,4 +1,4 @@
-"""t-SNE: neighbors stay neighbors in the plane."""
+"""t-SNE: an embedding in the plane that keeps neighbors together."""
 
 from typing import Any
 
@@ -12,19 +12,22 @@ from jaxviz.activation._pca import reduced, rows_of
 
 
 def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int = 1000) -> Float[np.ndarray, "n 2"]:
-    """Lay data out in the plane so that neighbors stay neighbors; openTSNE's t-SNE, by neighbors found exactly.
+    """Embed data in the plane so that neighbors stay neighbors: openTSNE's t-SNE with exact neighbors.
 
-    More than 50 features are first reduced to 50 principal components, as the paper does; the plane starts from the
-    first two of them. Data are first scaled by a power of two: whether they are about 1e-30 or 1e30 changes nothing.
+    More than 50 features are first reduced to 50 principal components, as in the paper; the embedding is initialized
+    with the first two. Data are first scaled by a power of two, so that magnitudes of 1e-30 or 1e30 change nothing.
 
     Args:
-        x: `(n, ...)`, what lies beyond the first axis is flattened.
-        key: of what is left to chance.
-        perplexity: how many neighbors count, roughly; at most a third of the others, (n - 1) / 3.
-        steps: of gradient descent, 250 or more.
+        x: `(n, ...)`; all axes after the first are flattened.
+        key: the random key.
+        perplexity: roughly the number of neighbors considered; above 0, and at most a third of the others, (n - 1) / 3.
+        steps: steps of gradient descent, 250 or more.
+
+    Returns:
+        The embedding, `(n, 2)`.
 
     Raises:
-        ValueError: fewer than three rows, NaN or infinite values, too large a perplexity, too few steps.
+        ValueError: There are fewer than three rows, NaN or infinite values, or an option is outside its range.
 
     Example:
         >>> import jax, jaxviz
@@ -40,13 +43,13 @@ def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int =
     most = (len(rows) - 1) / 3
     if not 0 < perplexity <= most:
         raise ValueError(
-            f"perplexity: expected at most {most:.1f} for {len(rows)} rows, a third of the others, got {perplexity}"
+            f"perplexity: expected above 0 and at most {most:.1f}, (n - 1) / 3 for {len(rows)} rows, got {perplexity}"
         )
     if steps < 250:
-        raise ValueError(f"steps: expected 250, those with exaggerated affinities, or more, got {steps}")
+        raise ValueError(f"steps: expected at least 250, which exaggerate affinities, got {steps}")
     rows = reduced(rows)
-    alike = rows.shape[1] == 1 or np.ptp(rows, axis=0).max() == 0  # there are no two components
-    # Of few points, threads take ten times as long to wait for each other as one takes; the result is the same.
+    alike = rows.shape[1] == 1 or np.ptp(rows, axis=0).max() == 0  # fewer than two components
+    # With few points, threads spend ten times as long waiting as one thread computing; the result is the same.
     threads = 1 if len(rows) < 2000 else -1
     options: Any = {"initialization": "random" if alike else "pca", "neighbors": "exact", "n_jobs": threads}
     options["perplexity"] = float(perplexity)

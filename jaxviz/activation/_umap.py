@@ -1,4 +1,4 @@
-"""UMAP, of the extra `umap`."""
+"""UMAP, with the optional extra `umap`."""
 
 import importlib
 import warnings
@@ -16,20 +16,23 @@ from jaxviz.activation._pca import reduced, rows_of
 def umap(
     x: ArrayLike, key: Key, *, neighbors: int = 15, distance: float | int = 0.1, steps: int | None = None
 ) -> Float[np.ndarray, "n 2"]:
-    """Lay data out in the plane by UMAP, which keeps more of how groups lie to each other; of the extra `umap`.
+    """Embed data in the plane with UMAP, which keeps more of how groups relate; needs the extra `umap`.
 
     More than 50 features are first reduced to 50 principal components, as for `tsne`.
 
     Args:
-        x: `(n, ...)`, what lies beyond the first axis is flattened.
-        key: of all that is left to chance.
-        neighbors: that count for each point; less than n.
-        distance: least between points in the plane, up to 1.
-        steps: of gradient descent; None: 500, of more than 10,000 points 200.
+        x: `(n, ...)`; all axes after the first are flattened.
+        key: the random key.
+        neighbors: the number of neighbors considered for each point, 2 to n - 1.
+        distance: the minimum distance between points in the plane, up to 1.
+        steps: steps of gradient descent; None: 500, or 200 for more than 10,000 points.
+
+    Returns:
+        The embedding, `(n, 2)`.
 
     Raises:
         ImportError: umap-learn is not installed.
-        ValueError: fewer than four rows, NaN or infinite values, neighbors that are not 2 to n - 1.
+        ValueError: There are fewer than four rows, NaN or infinite values, or `neighbors` is not 2 to n - 1.
 
     Example:
         >>> import jax, jaxviz
@@ -41,10 +44,10 @@ def umap(
     """
     rows = rows_of(x, least=4)
     if not 2 <= neighbors < len(rows):
-        raise ValueError(f"neighbors: expected 2 to {len(rows) - 1}, less than the number of rows, got {neighbors}")
+        raise ValueError(f"neighbors: expected 2 to {len(rows) - 1}, fewer than there are rows, got {neighbors}")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of what else might be installed for it
-            reducer = importlib.import_module("umap").UMAP  # not by name: it need not be installed
+        with warnings.catch_warnings(action="ignore"):  # about other optional packages
+            reducer = importlib.import_module("umap").UMAP  # hidden from type checkers, which may not have it
     except ImportError as error:
         raise ImportError("umap needs umap-learn: pip install 'jaxviz-cnn[umap]'") from error
     options: Any = {"n_neighbors": neighbors, "min_dist": float(distance), "n_epochs": steps}

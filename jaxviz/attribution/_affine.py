@@ -1,7 +1,7 @@
-"""What multiplies and adds constants after a layer or before it, such as BatchNorm in inference, is part of the layer.
+"""Affine steps with constants before or after a layer, such as BatchNorm in inference, are folded into the layer.
 
-Layer-wise relevance propagation depends on how a network is written: a convolution followed by BatchNorm and the
-convolution that does the same in one step are shared out differently unless the first is folded into the second.
+Layer-wise relevance propagation depends on how a network is written: it distributes relevance differently over a
+convolution with BatchNorm and over the single equivalent convolution, unless the first is folded into the second.
 """
 
 import math
@@ -21,14 +21,14 @@ _SAME = ("convert_element_type", "copy", "name", "reduce_precision", "sharding_c
 
 
 class Affine(NamedTuple):
-    """The constants that a layer's product is multiplied by and that are added then, in the product's own shape."""
+    """The constants by which a layer's product is multiplied and that are then added, broadcastable to its shape."""
 
     scale: Array
     offset: Array
 
 
 def is_affine(value: Value) -> bool:
-    """Tell what multiplies by constants, adds them, or only converts or reorders, one varying operand."""
+    """Return whether a value scales or shifts its one varying operand by constants, or just converts or reorders it."""
     varying = [operand.varies for operand in value.inputs]
     if sum(varying) != 1 or value.rule_at is not None or not jnp.issubdtype(value.aval.dtype, jnp.floating):
         return False
@@ -38,7 +38,7 @@ def is_affine(value: Value) -> bool:
 
 
 def used(program: Program) -> set[Value]:
-    """Return the values that the program's outputs depend on: a network may compute others in vain."""
+    """Return the values that the program's outputs depend on; a network may compute others that are never used."""
     seen: set[Value] = set()
     stack = list(program.outputs)
     while stack:
@@ -50,7 +50,7 @@ def used(program: Program) -> set[Value]:
 
 
 def steps_after(layer: Value, live: set[Value], outputs: Sequence[Value]) -> list[Value]:
-    """Return the affine steps that are all that becomes of a product, in forward order."""
+    """Return the affine steps that are a product's only use, in forward order."""
     steps: list[Value] = []
     value = layer
     while value not in outputs:
@@ -63,7 +63,7 @@ def steps_after(layer: Value, live: set[Value], outputs: Sequence[Value]) -> lis
 
 
 def steps_before(layer: Value, owned: Container[Value]) -> list[Value]:
-    """Return the affine steps that end at a layer's input, in forward order, but for those that an earlier one owns."""
+    """Return the affine steps leading to a layer's input, in forward order, except those that an earlier one owns."""
     steps: list[Value] = []
     value = _varying(layer)
     while value not in owned and (is_affine(value) or (value.op == "pad" and value.inputs[0].varies)):
@@ -73,7 +73,7 @@ def steps_before(layer: Value, owned: Container[Value]) -> list[Value]:
 
 
 def constants(program: Program, args: Any) -> Callable[[Value], Any]:
-    """Return a function that computes what does not depend on the images, each value once."""
+    """Return a function that computes values that do not depend on the images, each once."""
     known = dict(zip(program.inputs, jax.tree.leaves(args), strict=True))
     made: dict[tuple[int, ...], list[Value]] = {}
     for value in program.values:
@@ -92,7 +92,7 @@ def constants(program: Program, args: Any) -> Callable[[Value], Any]:
 
 
 def scale_and_offset(layer: Value, steps: Sequence[Value], read: Callable[[Value], Any]) -> Affine:
-    """Return what the steps after a product multiply it by and add to it, at least in float32."""
+    """Return the scale and offset that the steps after a product amount to, at least in float32."""
     dtype = at_least_float32(layer.aval.dtype)
     scale, offset = jnp.ones((), dtype), jnp.zeros((), dtype)
     moves: list[Value] = []
@@ -119,7 +119,7 @@ def scale_and_offset(layer: Value, steps: Sequence[Value], read: Callable[[Value
 
 
 def offset_before(steps: Sequence[Value], read: Callable[[Value], Any]) -> Array | None:
-    """Return what the steps before a layer make of zero, None where they add nothing."""
+    """Return what the steps before a layer turn zero into, None if they add nothing."""
     if not any(step.op in ("add", "sub", "pad") for step in steps):
         return None
     start = _varying(steps[0]).aval
@@ -135,7 +135,7 @@ def _varying(value: Value) -> Value:
 
 
 def _moved_back(constant: Any, step: Value, moves: Sequence[Value]) -> Array:
-    """Return the constant of a step in the order of axes that there was before some moves."""
+    """Return a step's constant with its axes as they were before some moves."""
     constant = jnp.asarray(constant)
     if not moves or not constant.ndim:
         return constant

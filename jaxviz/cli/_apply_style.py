@@ -1,4 +1,4 @@
-"""What `jaxviz fast-style apply|list` do: images and videos in a style, and which styles nets have."""
+"""The work of `jaxviz fast-style apply|list`: rendering images and videos in a style, and listing nets' styles."""
 
 import functools
 import math
@@ -19,11 +19,11 @@ from jaxviz.data._folder import check_writable
 from jaxviz.image._checks import ImageError
 
 _Weights = dict[str, np.ndarray]
-"""Weights of a net's styles by the name of each result."""
+"""Weights of a net's styles, by the name of each result."""
 
 
 def apply(options: Apply) -> None:
-    """Show images and videos in the styles of a net."""
+    """Render images and videos in the styles of a net."""
     out = options.out
     check_writable(out)
     net = jaxviz.load_style_net(options.net)
@@ -42,23 +42,23 @@ def apply(options: Apply) -> None:
 
 
 def _targets(paths: Iterable[Path], chosen: Iterable[str], out: Path, ending: str) -> dict[tuple[Path, str], Path]:
-    """Return where each result goes. Names of styles are whatever a net's file says, and a-b of c is like a of b-c."""
+    """Return each result's path. Two may clash: styles have any names, and c in style a-b is like c-a in style b."""
     found = {(path, name): out / f"{file_name(f'{path.stem}-{name}')}{ending}" for path in paths for name in chosen}
     first: dict[Path, tuple[Path, str]] = {}
     for pair, target in found.items():
         other = first.setdefault(target, pair)
         if other != pair:
             raise ImageError(
-                f"{pair[0]} in {pair[1]} and {other[0]} in {other[1]} would both become {target}: take them in two "
-                "runs, each with its own --out"
+                f"{pair[0]} in {pair[1]} and {other[0]} in {other[1]} would both become {target}: process them in "
+                "two runs, each with its own --out"
             )
     return found
 
 
 def _chosen(net: jaxviz.StyleNet, style: Sequence[str], mix: str | None) -> _Weights:
-    """Return weights of the net's styles by the name of each result."""
+    """Return weights of the net's styles, by the name of each result."""
     if style and mix:
-        raise ValueError("--style and --mix: expected one of them")
+        raise ValueError("--style and --mix: expected only one of them, got both")
     rows = dict(zip(net.styles, np.eye(len(net.styles), dtype=np.float32), strict=True))
     if mix is None:
         return {name: _row(rows, name) for name in style or net.styles}
@@ -69,7 +69,7 @@ def _chosen(net: jaxviz.StyleNet, style: Sequence[str], mix: str | None) -> _Wei
         weights = {}
     total = sum(weights.values())
     if not weights or not all(map(math.isfinite, weights.values())) or total <= 0:
-        raise ValueError(f"--mix: expected names and weights as in mosaic=0.7,ink=0.3, got {mix}")
+        raise ValueError(f"--mix: expected names and weights, such as mosaic=0.7,ink=0.3, got {mix}")
     whole = sum(
         (weight / total * _row(rows, name) for name, weight in weights.items()), np.zeros(len(rows), np.float32)
     )
@@ -78,7 +78,7 @@ def _chosen(net: jaxviz.StyleNet, style: Sequence[str], mix: str | None) -> _Wei
 
 def _row(rows: _Weights, name: str) -> np.ndarray:
     if name not in rows:
-        raise ValueError(f"there is no style {name!r} in this net; there are {', '.join(rows)}")
+        raise ValueError(f"expected a style of this net ({', '.join(rows)}), got {name!r}")
     return rows[name]
 
 
@@ -111,8 +111,8 @@ def _film(
 ) -> None:
     from rich.console import Console
 
-    if not path.is_file():  # a pipe would be waited for
-        raise ImageError(f"{path}: expected a video, got a path where there is none")
+    if not path.is_file():  # reading a pipe would block
+        raise ImageError(f"{path}: expected a video, got no file")
     for name, weights in chosen.items():
         change = functools.partial(jaxviz.restyle, net.params, style=weights, tile=tile)
         target, start = targets[name], time.perf_counter()
@@ -120,10 +120,10 @@ def _film(
 
             def tell(done: int, total: int, status: Any = status, start: float = start, target: Path = target) -> None:
                 whole, pace = f" of {total}" if total else "", done / (time.perf_counter() - start)
-                status.update(plain(f"{target.name}: frame {done}{whole}, {pace:.1f} a second …"))
+                status.update(plain(f"{target.name}: frame {done}{whole}, {pace:.1f} per second …"))
 
             frames = map_video(change, path, target, longest=size, tell=tell)
-        print(f"{target}: {frames} frames, {frames / (time.perf_counter() - start):.1f} a second", flush=True)
+        print(f"{target}: {frames} frames, {frames / (time.perf_counter() - start):.1f} per second", flush=True)
 
 
 def list_styles(options: List) -> None:

@@ -1,4 +1,4 @@
-"""The image files that a command line names, and what is wrong with any of them; one bad file stops no other."""
+"""The image files named on a command line, and what is wrong with any of them; one bad file does not stop the rest."""
 
 import errno
 import hashlib
@@ -13,9 +13,9 @@ from jaxviz.image._checks import ImageError
 
 
 def files(sources: Sequence[Path], out: Path) -> dict[Path, ImageError | None]:
-    """Return the images that the arguments name, a folder's by their suffixes, in order of name.
+    """Return the images that the arguments name; those in a folder are found by suffix and sorted by name.
 
-    With each comes what is wrong with it, or nothing; if all are wrong, that of the first is raised.
+    Each comes with its error, or None; if all have errors, the first is raised.
     """
     check_writable(out)
     found: dict[Path, ImageError | None] = {}
@@ -27,7 +27,7 @@ def files(sources: Sequence[Path], out: Path) -> dict[Path, ImageError | None]:
         except ImageError as error:
             found[source] = error
     if not found:
-        raise ImageError("expected the name of an image or a folder, got none")
+        raise ImageError("expected the name of an image or a folder, got nothing")
     of_different_names(path for path, bad in found.items() if bad is None)
     first = next(iter(found.values()))
     if first is not None and all(found.values()):
@@ -38,21 +38,21 @@ def files(sources: Sequence[Path], out: Path) -> dict[Path, ImageError | None]:
 def _there(path: Path) -> Path:
     try:
         path.lstat()
-    except (OSError, ValueError) as error:  # ValueError: of a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = getattr(error, "strerror", None) or error
-        got = "a path where there is none" if isinstance(error, FileNotFoundError) else why
+        got = "a path that does not exist" if isinstance(error, FileNotFoundError) else why
         raise ImageError(f"{path}: expected an image file or a folder of them, got {got}") from error
     return path
 
 
 def of_different_names(paths: Iterable[Path]) -> list[Path]:
-    """Return the paths, each once; raise ImageError for two whose results would have one name."""
+    """Return the paths without duplicates; raise ImageError if the results of two would have the same name."""
     by_stem: dict[str, Path] = {}
     for path in dict.fromkeys(paths):
         other = by_stem.setdefault(path.stem, path)
         if other != path:
             raise ImageError(
-                f"{other} and {path} have the same name, and so would their results: rename one, or take them in "
+                f"{other} and {path} have the same name, and so would their results: rename one, or process them in "
                 "two runs, each with its own --out"
             )
     return list(by_stem.values())
@@ -62,16 +62,16 @@ _FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS") if hasat
 
 
 def _nothing_of(failed: int, total: int) -> str:
-    return f"nothing could be made of {failed} of {total} files, see above"
+    return f"{failed} of {total} files failed, see above"
 
 
 def each_of(
     work: Sequence[tuple[Path, Callable[[Path], None]]], *, said: Callable[[int, int], str] = _nothing_of
 ) -> None:
-    """Do something with each file, in turn, and continue after a failure.
+    """Process each file in turn, continuing after failures.
 
-    Two failures in a row for the same reason say nothing about a file but that an option is wrong, and end it. So does
-    a disk that is full. At the end, an error is `said` of how many failed, and of how many there were.
+    Two failures in a row for the same reason mean that an option is wrong, not a file, and end the loop. So does a full
+    disk. If any failed, the final error is `said(failed, total)`.
     """
     failed: list[str] = []
     for path, make in work:
@@ -90,7 +90,7 @@ def each_of(
 
 
 def failing(error: Exception) -> Callable[[Path], None]:
-    """Return what a file that is known to be bad comes to in its turn."""
+    """Return a function that raises the error of a file already known to be bad."""
 
     def fail(path: Path) -> None:
         raise error
@@ -103,7 +103,7 @@ def _in_folder(folder: Path, out: Path) -> list[Path]:
     try:
         visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:
-        raise ImageError(f"{folder}: expected a folder that can be read, got {error.strerror}") from error
+        raise ImageError(f"{folder}: expected a readable folder, got {error.strerror}") from error
     found = sorted(path for path in visible if path.suffix.lower() in SUFFIXES)
     if not found:
         raise ImageError(f"{folder}: expected a folder with images ({', '.join(SUFFIXES)}), found none")
@@ -116,7 +116,7 @@ def make_each(
     *,
     said: Callable[[int, int], str] = _nothing_of,
 ) -> None:
-    """Make something of each image, and print what became of it."""
+    """Process each image and print the returned message."""
 
     def tell(path: Path) -> None:
         print(make(path), flush=True)
@@ -125,5 +125,5 @@ def make_each(
 
 
 def digest(path: Path) -> str:
-    """Return a hash of what is in a file."""
+    """Return a hash of a file's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Videos, frame by frame, through PyAV: the optional extra `video`."""
+"""Videos, frame by frame, with PyAV: the optional extra `video`."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jaxviz._files import write_atomically
 from jaxviz.image._arrays import as_bytes
 from jaxviz.image._checks import ImageError
 
-_MATRIX = 1  # BT.709's, of red, green and blue to brightness and color; without its name, players guess it by the size
+_MATRIX = 1  # BT.709's, from RGB to YUV; if the file does not name it, players guess from the size
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
@@ -24,21 +24,21 @@ def map_video(
     longest: int | None = None,
     tell: Callable[[int, int], Any],
 ) -> int:
-    """Write an .mp4 of a video's frames, each changed, at the pace and with the sound that it had; return how many.
+    """Write an .mp4 of a video's frames, each changed, with the original timing and sound; return their number.
 
-    Frames are `(h, w, 3)` in [0, 1], upright, before and after, their longer side at most `longest` pixels;
-    `tell(done, total)` is called after each, with a total of 0 where the file does not say. Sound that an .mp4 cannot
-    hold is encoded again, as AAC. The new file appears whole or not at all.
+    Frames are `(h, w, 3)` in [0, 1], upright, before and after, with the longer side at most `longest` pixels;
+    `tell(done, total)` is called after each, with a total of 0 if the file does not state it. Sound that an .mp4 cannot
+    hold is re-encoded as AAC. The new file is written atomically.
 
     Raises:
-        ImageError: for what is no video, or where PyAV is not installed.
+        ImageError: The file is not a video, or PyAV is not installed.
     """
     try:
         import av
         from av.error import FFmpegError
     except ImportError:
         raise ImageError(
-            f"{source}: videos are read by PyAV, which is not installed: pip install 'jaxviz-cnn[video]'"
+            f"{source}: reading videos needs PyAV, which is not installed: pip install 'jaxviz-cnn[video]'"
         ) from None
     if longest is not None and longest < 1:
         raise ImageError(f"longest: expected at least 1 pixel, got {longest}")
@@ -51,22 +51,22 @@ def map_video(
     try:
         with _opened(av, source) as reading:
             if not reading.streams.video:
-                raise ImageError(f"{source}: expected a video, got a file without pictures")
+                raise ImageError(f"{source}: expected a video, got a file without a video stream")
             quarters = _quarter_turns(next(reading.decode(video=0), None))
         with _opened(av, source) as reading:
             write_atomically(target, write)
     except FFmpegError as error:
-        raise ImageError(f"{source}: expected a video that FFmpeg reads, got: {error}") from error
+        raise ImageError(f"{source}: expected a video that FFmpeg can read, got: {error}") from error
     return frames
 
 
 def _opened(av: Any, source: Path) -> Any:
-    """Open one of our formats: FFmpeg also takes lists of other files, and addresses for paths."""
+    """Open only the supported formats: FFmpeg would also follow playlists of other files, and URLs."""
     return av.open(str(source.absolute()), options={"format_whitelist": "mov,matroska,webm,avi"})
 
 
 def _quarter_turns(frame: Any) -> int:
-    """Return how often a picture has to be turned to the left by 90 degrees to be upright, as telephones write it."""
+    """Return how many 90-degree turns to the left make a frame upright: phones store rotated frames."""
     return 0 if frame is None else round(frame.rotation / 90) % 4
 
 
@@ -87,11 +87,11 @@ def _write(
         made = writing.add_stream("libx264", rate=rate)
         width, height = (max(1, round(side * scale)) for side in (pictures.width, pictures.height))
         made.width, made.height = (height, width) if quarters % 2 else (width, height)
-        # Colors at half the resolution are what every player shows; sides that are odd do not have one.
+        # Every player supports color at half resolution, but odd sides cannot be halved.
         made.pix_fmt = "yuv444p" if made.width % 2 or made.height % 2 else "yuv420p"
         made.time_base = pictures.time_base
         made.codec_context.colorspace = _MATRIX
-        shape = Fraction(pictures.sample_aspect_ratio or 1)  # of a pixel
+        shape = Fraction(pictures.sample_aspect_ratio or 1)  # aspect ratio of a pixel
         made.codec_context.sample_aspect_ratio = 1 / shape if quarters % 2 else shape
         play = None if sound is None else _sound(writing, sound)
         at, step = None, max(1, round(1 / (rate * pictures.time_base)))
@@ -104,7 +104,7 @@ def _write(
                 changed = change(pixels.astype(np.float32) / 255)
                 new = av.VideoFrame.from_ndarray(as_bytes(changed), "rgb24")
                 new = new.reformat(format=made.pix_fmt, dst_colorspace=_MATRIX)
-                # Frames come in their order, but an .avi does not know when each is shown.
+                # Frames arrive in order, but an .avi has no timestamps.
                 later = 0 if at is None else at + step
                 at = frame.pts if frame.pts is not None and (at is None or frame.pts > at) else later
                 new.pts, new.time_base = at, frame.time_base
@@ -116,8 +116,8 @@ def _write(
 
 
 def _sound(writing: Any, sound: Any) -> Callable[[Any], None]:
-    """Return what takes each packet of the sound into the new file; the last one is empty."""
-    # What few players find in an .mp4, and FFmpeg rarely puts there.
+    """Return a function that writes each audio packet to the new file; the last packet is empty."""
+    # Few players support PCM in an .mp4.
     plain = sound.codec_context.name.startswith("pcm_")
     try:
         copied = None if plain else writing.add_stream_from_template(sound)

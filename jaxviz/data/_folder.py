@@ -43,7 +43,7 @@ def find_images(folder: Path) -> Found:
                 known.add((found.st_dev, found.st_ino))
                 entries = list(_visible(folder / at))
             except OSError as error:
-                left_out[at or "."] = f"{folder / at}: expected a folder that can be read, got {error.strerror}"
+                left_out[at or "."] = f"{folder / at}: expected a readable folder, got {error.strerror}"
                 continue
             for entry in entries:
                 name = f"{at}/{entry.name}" if at else entry.name

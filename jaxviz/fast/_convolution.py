@@ -77,7 +77,7 @@ def _depthwise(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
 
 
 def _gradient_of_images(g: Array, images: Any, kernel: Array, **params: Any) -> Array:
-    """Return the input gradient as one ordinary convolution of `g` with the flipped kernel, or in a faster form."""
+    """Return the input gradient as an ordinary convolution of `g` with the flipped kernel, or in a faster form."""
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     if _convolution.pays(g, kernel, params):
         return _convolution.gradient(g, kernel, params["padding"])
@@ -101,7 +101,7 @@ def _gradient_of_images(g: Array, images: Any, kernel: Array, **params: Any) -> 
 
 
 def _exchange(kernel: Array, spec: tuple[int, ...], groups: int) -> Array:
-    """Flip a kernel in space and exchange its input and output channels within each group."""
+    """Flip a kernel in space and swap its input and output channels within each group."""
     first = lax.rev(kernel.transpose(spec), range(2, kernel.ndim))  # (out, in per group, *space)
     out, per_group, *space = first.shape
     split = first.reshape(groups, out // groups, per_group, *space)

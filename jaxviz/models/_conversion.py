@@ -14,7 +14,7 @@ from jaxviz.models._trees import without_prefixes
 
 
 def networks() -> Mapping[str, Any]:
-    from jaxviz.models._networks import NETWORKS  # which imports flax, and `import jaxviz` should not
+    from jaxviz.models._networks import NETWORKS  # imports flax, which `import jaxviz` should not
 
     return NETWORKS
 
@@ -36,7 +36,7 @@ def converted(name: str, path: Path, part: str | None = None) -> dict[str, np.nd
     except (KeyError, ValueError) as error:
         reason = f"expected a tensor {error}" if isinstance(error, KeyError) else error
         found = ", ".join(f"{key} {list(tensor.shape)}" for key, tensor in list(tensors.items())[:4])
-        raise ValueError(f"{path} does not fit {name}: {reason}. Its tensors begin with {found}") from error
+        raise ValueError(f"{path} does not fit {name}: {reason}. Its first tensors are {found}") from error
     return params
 
 

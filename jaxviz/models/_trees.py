@@ -25,7 +25,7 @@ class Budget:
     """A bound on walks through a tree: one with many more parts than its file has bytes has cycles or repeats."""
 
     def __init__(self, size: int):
-        self.parts, self.letters = 1000 + 8 * size, 1 << 24  # a checkpoint is walked through a few times
+        self.parts, self.letters = 1000 + 8 * size, 1 << 24  # each checkpoint is walked through a few times
 
     def spend(self, names: tuple[str, ...]) -> None:
         self.parts -= 1
@@ -86,7 +86,7 @@ def _unwrapped(tree: Any, budget: Budget, kind: type) -> Any:
 
 def _check_no_optimizer(tree: Mapping[Any, Any], full: list[Any]) -> None:
     if "param_groups" in tree or (full and all(name in _OPTIMIZERS for name in full)):
-        raise TensorFileError("expected the weights of a network, got an optimizer's state alone")
+        raise TensorFileError("expected the weights of a network, got only an optimizer's state")
 
 
 def _any(tree: Any, budget: Budget, kind: type) -> bool:

@@ -1,4 +1,4 @@
-"""The channel axis of a value, by what it has in common with the kernel that made it."""
+"""The channel axis of a value, traced back to the layer that produced it."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ _KEEPS_AXES = POINTWISE | {"pad", "slice", "concatenate"}
 
 
 def channel_axis(value: Value) -> int:
-    """Return the axis of channels: where the convolution or the product that they come from puts them, or the last."""
+    """Return the channel axis: where the convolution or product that the value comes from puts it, else the last."""
     last = len(value.aval.shape) - 1
     moves: list[Callable[[int], int]] = []
     while KINDS.get(value.op) != "conv" and not _is_mapped_product(value):
@@ -19,7 +19,7 @@ def channel_axis(value: Value) -> int:
         ]
         if value.eqn is None or not sources:
             return last
-        # Of a gate and the map that it multiplies, the map is followed.
+        # When a gate multiplies a map, follow the map.
         sources.sort(key=lambda source: source.aval.shape != value.aval.shape)
         before, after = sources[0].aval.shape, value.aval.shape
         if value.op == "transpose":
@@ -39,16 +39,16 @@ def channel_axis(value: Value) -> int:
 
 
 def _is_mapped_product(value: Value) -> bool:
-    """Tell a matrix times vectors of mapped images, which stand on the last axis."""
+    """Return whether this is a matrix times vectors of vmapped images, which are on the last axis."""
     return (
         KINDS.get(value.op) == "dense" and len(value.aval.shape) == 2 and is_layer(value) and not value.inputs[0].varies
     )
 
 
 def _free_axes(value: Value, source: Value) -> list[int]:
-    """Return where the axes of a product of a map with a matrix come from, as in resizing; none for another value.
+    """Return where the axes of a product of a map and a matrix come from, as in resizing; none for other values.
 
-    The matrix's own axis stands for the one that is summed over: that has been resized, or is of channels still.
+    The matrix's free axis replaces the contracted one, which was resized, or holds channels before and after.
     """
     if value.op != "dot_general" or value.eqn is None:
         return []
@@ -62,7 +62,7 @@ def _free_axes(value: Value, source: Value) -> list[int]:
 
 
 def _among_longer(before: Sequence[int], after: Sequence[int], axis: int) -> int:
-    """Return where an axis is when only axes of length 1 came or went; the last, if it is of length 1 itself."""
+    """Return where an axis goes when only axes of length 1 are added or removed; the last if it has length 1 itself."""
     if before[axis] == 1:
         return len(after) - 1
     place = len(longer(before[:axis]))

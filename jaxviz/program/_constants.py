@@ -1,4 +1,4 @@
-"""What a program's values that do not depend on the images are: known numbers, or only where they can be nonzero."""
+"""A program's values that do not depend on the images: known numbers, or just where they can be nonzero."""
 
 import functools
 from collections import Counter
@@ -16,10 +16,10 @@ _MOVES = frozenset("broadcast_in_dim reshape rev slice squeeze transpose".split(
 
 
 class Constants:
-    """Numbers that a program computes from nothing but numbers: indices, masks, the weights of a resize.
+    """Numbers that a program computes from constants alone: indices, masks, a resize's weights.
 
-    Parameters are unknown, and count as nonzero everywhere. So does a constant that is zero everywhere, such as a
-    weight that training starts from.
+    Parameters are unknown and count as nonzero everywhere. So do constants that are zero everywhere, such as weights
+    initialized to zero.
     """
 
     def __init__(self, program: Program):
@@ -31,11 +31,11 @@ class Constants:
             counts[value.path] += 1
 
     def output(self, value: Value) -> int:
-        """Return which of its equation's results a value is."""
+        """Return the index of a value among its equation's results."""
         return self._outputs[id(value)]
 
     def array(self, value: Value) -> Any:
-        """Return the numbers of a value, None if they depend on the images or on the parameters."""
+        """Return a value's numbers, None if they depend on the images or the parameters."""
         if id(value) not in self._arrays:
             self._arrays[id(value)] = None if value.varies else self._computed(value)
         return self._arrays[id(value)]
@@ -46,13 +46,13 @@ class Constants:
             return None
         if value.eqn is None:
             return leaves[id(value)]
-        # Even while someone else's program is traced; at once, since each equation alone would be compiled by itself.
+        # Works inside another trace; in one program, since otherwise each equation would be compiled separately.
         with jax.ensure_compile_time_eval():
             result = jax.jit(functools.partial(self._run, value))(leaves)
         return result if jnp.issubdtype(result.dtype, jax.dtypes.extended) else np.asarray(result)
 
     def _collect(self, value: Value, leaves: dict[int, Any], visited: set[int]) -> bool:
-        """Gather the numbers that a value is made of; tell whether there is nothing else."""
+        """Collect the constants that a value is computed from; return whether it depends on nothing else."""
         stack = [value]
         while stack:
             current = stack.pop()
@@ -81,7 +81,7 @@ class Constants:
         return known[id(value)]
 
     def nonzero(self, value: Value) -> np.ndarray | None:
-        """Return where a value can be nonzero, None for everywhere."""
+        """Return a mask of where a value can be nonzero, None for everywhere."""
         pattern = None if value.varies or value.aval.size == 1 else self._nonzero(value)
         return None if pattern is None or pattern.all() or not pattern.any() else pattern
 

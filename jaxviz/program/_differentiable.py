@@ -1,4 +1,4 @@
-"""Does a gradient reach the images at all? One that is zero by construction would be a map of zeros without a word."""
+"""Whether a gradient reaches the images at all: if not, its map would silently be zero everywhere."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,17 +8,17 @@ import jax.numpy as jnp
 
 from jaxviz.program._trace import trace
 
-# What a gradient does not pass, though its values may depend on the images.
+# Operations that block gradients, though their values may depend on the images.
 _BARRIERS = frozenset(
     "and argmax argmin ceil eq floor ge gt is_finite le lt ne not or round sign sort stop_gradient top_k xor".split()
 )
 
 
 def reaches(pull: Callable[[Any], Any], values: Any) -> bool:
-    """Tell whether what `pull`, from `jax.vjp`, returns depends on the gradient of `values` that it is given.
+    """Return whether the result of `pull`, from `jax.vjp`, depends on its argument, the gradient of `values`.
 
-    JAX knows the derivative of a step, a comparison or a stopped gradient as zero, and then leaves it out. A ReLU that
-    is off has a derivative that merely comes out as zero: that is a right answer and counts as reached.
+    JAX knows that the derivative of a step, a comparison or a stopped gradient is zero, and leaves it out. The
+    derivative of an inactive ReLU merely evaluates to zero: that is a correct answer and counts as reached.
     """
     given = jax.ShapeDtypeStruct(jnp.shape(values), jnp.result_type(values))
     program = trace(lambda cotangent: jax.lax.optimization_barrier(pull(cotangent)[0]), given)
@@ -26,7 +26,7 @@ def reaches(pull: Callable[[Any], Any], values: Any) -> bool:
 
 
 def check_reaches(pull: Callable[[Any], Any], values: Any, score: Callable[..., Any], params: Any, images: Any) -> None:
-    """Raise ValueError unless a gradient of the score reaches the images; `pull` and `values` are from `jax.vjp`."""
+    """Raise ValueError unless the score's gradient reaches the images; `pull` and `values` are from `jax.vjp`."""
     if reaches(pull, values):
         return
     program = trace(lambda params, images: jax.lax.optimization_barrier(score(params, images)), params, images)
@@ -41,7 +41,7 @@ def check_reaches(pull: Callable[[Any], Any], values: Any, score: Callable[..., 
         found += ["a conversion to integers"] if integers else []
         reason = f"between them and it is {', '.join(found) or 'a function without a derivative'}"
     raise ValueError(
-        f"this score has no gradient with respect to the images: {reason}. Its map would be zero everywhere, and no "
-        "image would change to raise it; use a score that can be differentiated, such as jaxviz.logit, or explain it "
+        f"this score has no gradient with respect to the images: {reason}. Its map would be zero everywhere, and "
+        "optimization would leave images unchanged; use a differentiable score, such as jaxviz.logit, or explain it "
         "by occlusion or rise, which need no gradient"
     )

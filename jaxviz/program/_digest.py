@@ -1,4 +1,4 @@
-"""What a kept result is tied to: a hash of parameters, and one of the program that a function of them traces to."""
+"""What a stored result is tied to: a hash of parameters, and one of the program that a function traces to."""
 
 import dataclasses
 import enum
@@ -17,11 +17,11 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, primitives
 from jaxviz.program._trace import call_body
 
 _ONLY_NAMES = {"name", "debug_info", "name_and_src_info", "source_info"}
-"""What an equation says for people to read."""
+"""Parameters of equations that are only for people to read."""
 
 
 def digest_of(params: Any) -> str:
-    """Return a hash of parameters: of their places, types, shapes and values."""
+    """Return a hash of parameters: of their paths, dtypes, shapes and values."""
     whole = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         is_key = jnp.issubdtype(getattr(leaf, "dtype", float), jax.dtypes.prng_key)
@@ -32,17 +32,19 @@ def digest_of(params: Any) -> str:
 
 
 def digest_of_program(fn: Callable[..., Any], *args: Any) -> str:
-    """Return a hash of what `fn(*args)` computes, of the values that it closes over too, but not of `args`' values.
+    """Return a hash of what `fn(*args)` computes, including the values that it closes over, but not those of `args`.
 
-    The function is traced, not run. A value's hash is that of the operation, its options and its operands' hashes, so
-    neither names, nor `jit`, nor what does not reach the outputs changes it, and no two processes differ. An edit
-    that leaves the values as they are (`x + x` for `2 * x`) does change it, and a new version of JAX may, which
-    traces its functions to other operations; of a host callback the function's bytecode counts, which changes with
-    Python's version.
+    The function is traced, not run. A value's hash combines its operation, the operation's options and the operands'
+    hashes, so names, `jit` and code that does not reach the outputs do not change it, and all processes agree. An edit
+    that keeps the values (`x + x` for `2 * x`) does change it, and so may a new version of JAX that traces functions to
+    other operations. Host callbacks count by their bytecode, which changes with Python's version.
 
     Args:
         fn: any JAX function.
         args: its arguments, or their shapes (`jax.ShapeDtypeStruct`).
+
+    Returns:
+        The sha256, in hexadecimal.
 
     >>> shape = jax.ShapeDtypeStruct((2,), jnp.float32)
     >>> digest_of_program(jnp.sin, shape) == digest_of_program(jax.jit(lambda x: jnp.sin(x)), shape)
@@ -55,7 +57,7 @@ def digest_of_program(fn: Callable[..., Any], *args: Any) -> str:
 
 
 def with_gradient(net: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Return a function of what a network computes and of its gradient, which may have rules of its own."""
+    """Return a function of a network's outputs and their gradient, which may follow custom rules."""
 
     def both(params: Any, images: Any) -> Any:
         outputs, back = jax.vjp(lambda images: net(params, images), images)
@@ -65,7 +67,7 @@ def with_gradient(net: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def _of_jaxpr(jaxpr: Jaxpr, consts: Sequence[Any] = ()) -> str:
-    if not consts:  # of a body, whose constants are operands
+    if not consts:  # a body, whose constants are operands
         jaxpr = jaxpr.replace(constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars])
     inputs = [_hash("input", str(i), _of_type(var.aval)) for i, var in enumerate(jaxpr.invars)]
     effects: list[str] = []
@@ -73,7 +75,7 @@ def _of_jaxpr(jaxpr: Jaxpr, consts: Sequence[Any] = ()) -> str:
 
 
 def _results(closed: ClosedJaxpr, inputs: Sequence[str], effects: list[str]) -> list[str]:
-    """Return the hashes of a program's outputs, given those of its inputs and of what has had effects before."""
+    """Return the hashes of a program's outputs, given those of its inputs and of earlier effects."""
     jaxpr = closed.jaxpr
     env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(_told, closed.consts), *inputs), strict=True))
 
@@ -109,7 +111,7 @@ def _of_type(aval: Any) -> str:
 
 
 def _told(value: Any) -> str:
-    """Return a text that is the same in every process for an option of an operation, or for a constant."""
+    """Describe an operation's option, or a constant, in a text that is the same in every process."""
     if isinstance(value, ClosedJaxpr):
         return _of_jaxpr(value.jaxpr, value.consts)
     if isinstance(value, Jaxpr):
@@ -133,7 +135,7 @@ def _told(value: Any) -> str:
 
 
 def _of_function(function: Any, within: tuple[Any, ...] = ()) -> str:
-    """Return the hash of a function that the host runs: its code, and what that closes over."""
+    """Return the hash of a function that runs on the host: its code, and what it closes over."""
     if isinstance(function, functools.partial):
         return _hash("partial", *map(_told, (function.func, function.args, function.keywords)))
     function = getattr(function, "__func__", function)

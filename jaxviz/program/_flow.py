@@ -1,8 +1,8 @@
-"""Tell the activations of a traced function from everything else that is nonlinear in it, by what becomes of a value.
+"""Distinguish activations from other nonlinear functions in a traced function, by what uses their results.
 
 An activation is a function of one number, applied to each unit, whose result the network passes on to its next layer.
-No activations are gates and normalizations, which only multiply what is passed on; the softmax of attention; what is
-done to the images before the first layer; and the links and losses after the last.
+Gates and normalizations, which only multiply what is passed on, are not activations; nor are attention's softmax,
+preprocessing of the images before the first layer, and link functions and losses after the last.
 """
 
 import functools
@@ -17,8 +17,8 @@ from jax.extend.core import jaxprs_in_params
 from jaxviz.program._trace import KINDS, MOVES, POINTWISE, Program, Value, call_body
 
 Fate = Literal["layer", "output", "part", "gate", "factor"]
-"""What becomes of a value: a layer reads it; the function returns it; another function of the same input contains it;
-it scales something else that is passed on; it is one of two factors, of which neither is the other's gate."""
+"""How a value is used: a layer reads it; the function returns it; another function of the same input contains it; it
+scales something else that is passed on; it is one of two factors, neither of which gates the other."""
 
 SAME = ("convert_element_type", "broadcast_in_dim", "copy", "reshape", "pvary", "sharding_constraint", "name")
 _LIKE = POINTWISE | {*SAME, "squeeze", "shard_map", "reshard", "logistic", "integer_pow", "custom_jvp_call"}
@@ -31,14 +31,14 @@ _MOST_COLORS = 4
 
 
 def through(value: Value) -> Value:
-    """Look through what only converts or broadcasts a value."""
+    """Return the value that this one only converts or broadcasts."""
     while value.op in SAME:
         value = value.inputs[0]
     return value
 
 
 def number(value: Value) -> Any:
-    """Return the constant that a value is known to be, None for any other."""
+    """Return a value's constant if it is known, else None."""
     constant = through(value).constant
     return None if constant is None or isinstance(constant, Tracer) else np.asarray(constant)
 
@@ -49,9 +49,9 @@ def _is_one_number(value: Value) -> bool:
 
 
 class Flow:
-    """What each value of a program depends on, and what becomes of it.
+    """What each value of a program depends on, and how it is used.
 
-    In a body of a loop, whose inputs come from layers and whose results go to some, `within_loop` is True.
+    `within_loop` is True for the body of a loop, whose inputs come from layers and whose results go to layers.
     """
 
     def __init__(self, program: Program, *, within_loop: bool = False):
@@ -60,7 +60,7 @@ class Flow:
         self._leaves: dict[int, int] = {id(value): 1 << i for i, value in enumerate(program.inputs) if value.varies}
         self._touched: set[int] = set()
         self._pixels = set(self._leaves)
-        self._plain: set[int] = set()  # computed from nothing but numbers in the program's text
+        self._plain: set[int] = set()  # computed only from literals in the program
         self._origins: dict[int, Value] = {}
         for value in program.values:
             self._note(value)
@@ -80,7 +80,7 @@ class Flow:
                 self._origins[key] = next(iter(origins.values()))
 
     def _of_data(self, operands: list[Value]) -> list[Value]:
-        """Return the operands without parameters, which vary too where a function is traced in all its arguments."""
+        """Return the operands except parameters, which also vary if a function is traced in all its arguments."""
         touched = [x for x in operands if self.is_touched(x)]
         if touched or len(operands) < 2:
             return touched or operands
@@ -88,7 +88,7 @@ class Flow:
         return [x for x in operands if self.share(x, largest) or x.aval.size == largest.aval.size]
 
     def is_layer(self, value: Value) -> bool:
-        """Tell a convolution or a product from what only resizes: one over positions, by a matrix of plain numbers."""
+        """Return whether a value is a convolution or a product, other than a resize: over positions, by literals."""
         if value.op not in KINDS or value.eqn is None:
             return False
         constants = [x for x in value.inputs if id(x) in self._plain]
@@ -100,23 +100,23 @@ class Flow:
         return len(shape) < 3 or len(summed) != 1 or shape[summed[0]] <= _MOST_COLORS
 
     def is_touched(self, value: Value) -> bool:
-        """Tell what some layer has had a part in."""
+        """Return whether a value depends on a layer's output."""
         return id(value) in self._touched
 
     def is_pixels(self, value: Value) -> bool:
-        """Tell the images themselves, moved, resized, rescaled or clipped, but not yet read by any layer."""
+        """Return whether a value is the images: moved, resized, rescaled or clipped, but not yet read by a layer."""
         return not self.within_loop and id(value) in self._pixels
 
     def origin(self, value: Value) -> Value:
-        """Return the value that this one is a function of, each number of the number at the same place."""
+        """Return the value that this one is a pointwise function of."""
         return self._origins.get(id(value), value)
 
     def share(self, value: Value, other: Value) -> bool:
-        """Tell whether two values depend on one input."""
+        """Return whether two values depend on a common input."""
         return bool(self._leaves.get(id(value), 0) & self._leaves.get(id(other), 0))
 
     def is_data(self, value: Value, beside: Value) -> bool:
-        """Tell another value that comes from the images from a parameter, a mask or a constant."""
+        """Return whether a value comes from the images like `beside`: not a parameter, a mask or a constant."""
         return value.varies and self.share(value, beside) and (self.is_touched(value) or not self.is_touched(beside))
 
     def descendants(self, value: Value, *, past_layers: bool = True) -> set[int]:
@@ -130,14 +130,14 @@ class Flow:
         return found
 
     def fates(self, value: Value, *, whole: bool = False) -> set[Fate]:
-        """Return what becomes of a value, along all ways that lead from it to a next layer or to the end.
+        """Return how a value is used, along all paths from it to a next layer or to the end.
 
-        With `whole`, another function of the same input that contains it is followed to where that is passed on.
+        With `whole`, a function of the same input that contains it is followed to where that is passed on.
         """
         return _Walk(self, value, whole).run()
 
     def activations(self, relus: Iterable[Value]) -> list[str]:
-        """Return the operations of each activation that is none of `relus`, joined by +, one string for each.
+        """Return one string for each activation that is not in `relus`: its operations, joined by +.
 
         Powers and logarithms of a ReLU, as in a squared ReLU, do not count.
         """
@@ -154,7 +154,7 @@ class Flow:
         return [_described(ops) for ops in found.values()]
 
     def _bends(self, value: Value) -> bool:
-        """Tell a nonlinear function of one number, of what a layer gave."""
+        """Return whether a value is a nonlinear pointwise function of a layer's output."""
         if not jnp.issubdtype(value.aval.dtype, jnp.floating) or self.origin(value) is value:
             return False
         if not (value.varies and (self.within_loop or self.is_touched(value))):
@@ -166,7 +166,7 @@ class Flow:
             case "div":
                 return value.inputs[1] in data
             case "select_n":
-                # Between numbers that do not depend on it, it is flat, and nothing goes back through it.
+                # A choice between values that do not depend on the input is flat: it passes no gradient.
                 return value.inputs[0] in data and any(x.varies for x in value.inputs[1:])
             case "integer_pow":
                 return bool(data) and value.eqn is not None and value.eqn.params["y"] != 1
@@ -174,13 +174,13 @@ class Flow:
 
     def _is_passed_on(self, value: Value) -> bool:
         fates = self.fates(value, whole=True)
-        gated = value.op == "mul" or value.op == "expm1"  # as in GELU, SiLU and ELU, which are no link functions
+        gated = value.op == "mul" or value.op == "expm1"  # as in GELU, SiLU and ELU, which are not link functions
         ends = {"layer", "factor"} | ({"output"} if self.within_loop or gated else set())
         return bool(fates & ends)
 
 
 class _Walk:
-    """One walk forward from a value; first through its own functions, then through what else it enters."""
+    """A forward walk from a value: first through its pointwise functions, then through its other users."""
 
     def __init__(self, flow: Flow, value: Value, whole: bool):
         self.flow, self.start, self.whole = flow, value, whole
@@ -222,11 +222,11 @@ class _Walk:
             self._go_on(user)
 
     def _is_squared(self, user: Value) -> bool:
-        """Tell a product of activations, as in Gram matrices and attention, where both come from here."""
+        """Return whether this is a product whose factors both come from here, as in Gram matrices and attention."""
         return all(id(x) in self.later for x in user.inputs)
 
     def _scale(self, value: Value, user: Value, other: Value) -> None:
-        """Note what it means that the value is multiplied by another one that does not come from it."""
+        """Record the role of a value that is multiplied by another one that does not come from it."""
         flow, squashed = self.flow, is_squashed(value)
         size, beside = through(value).aval.size, through(other).aval.size
         if user.op == "div" and user.inputs[1] is value:
@@ -235,7 +235,7 @@ class _Walk:
             self._choose(user, gate=squashed, signal=is_squashed(other))
         elif size != beside:
             self._choose(user, gate=size < beside, signal=size > beside)
-        else:  # a gate of what it is made of, by layers as in attention, or by sums as in normalizations
+        else:  # a gate if computed from what it scales, by layers as in attention, or by sums as in normalizations
             made = flow.descendants(other, past_layers=squashed)
             self._choose(user, gate=id(value) in made, signal=is_squashed(other))
 
@@ -249,14 +249,14 @@ class _Walk:
 
 
 def is_opaque(value: Value) -> bool:
-    """Tell the result of a loop, a branch or another operation with a program of its own."""
+    """Return whether a value results from a loop, a branch or another operation with its own jaxpr."""
     return (
         value.eqn is not None and call_body(value.eqn) is None and any(True for _ in jaxprs_in_params(value.eqn.params))
     )
 
 
 def is_squashed(value: Value) -> bool:
-    """Tell what lies between two numbers whatever the input, such as a sigmoid or a softmax."""
+    """Return whether a value is bounded from both sides whatever the input, such as a sigmoid or a softmax."""
     value = through(value)
     match value.op:
         case "logistic" | "tanh" | "erf" | "erfc" | "sin" | "cos" | "clamp":
@@ -281,7 +281,7 @@ def _has_constant(value: Value) -> bool:
 
 
 def _holds(denominator: Value, numerator: Value) -> bool:
-    """Tell a sum over the numerator, or of it and a constant: as in softmax, and in sigmoids written out."""
+    """Return whether a denominator sums over the numerator, or adds to it, as in softmax and explicit sigmoids."""
     total, part = through(denominator), through(numerator)
     if total.op == "reduce_sum":
         return through(total.inputs[0]) is part
@@ -297,7 +297,7 @@ def _described(ops: set[str]) -> str:
 
 
 def shift(value: Value) -> float:
-    """Return the number that is added to a value before it comes here, scaled or not; 0 if none is."""
+    """Return the constant that has been added to a value, before any scaling; 0 if there is none."""
     while value.inputs:
         value = through(value)
         constants = [x for x in value.inputs if not x.varies]
@@ -312,12 +312,12 @@ def shift(value: Value) -> float:
 
 
 def falls(value: Value) -> bool:
-    """Tell a number minus what varies, as in 1 - x."""
+    """Return whether a value is a constant minus a varying value, as in 1 - x."""
     value = through(value)
     return value.op == "neg" or (value.op == "sub" and not value.inputs[0].varies)
 
 
 def users_of(value: Value) -> Iterator[Value]:
-    """Yield what uses a value, through what only converts or broadcasts it."""
+    """Yield the users of a value, skipping those that only convert or broadcast it."""
     for user in value.users:
         yield from users_of(user) if user.op in SAME else [user]

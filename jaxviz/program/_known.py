@@ -10,11 +10,11 @@ from jax.core import Tracer
 from jaxviz.program._run import bind
 from jaxviz.program._trace import Value
 
-LARGEST_CONSTANT = 2**22  # of entries: resizing matrices and indices are far smaller
+LARGEST_CONSTANT = 2**22  # entries; resizing matrices and indices are far smaller
 
 
 def known_array(value: Value) -> np.ndarray | None:
-    """Return a value that depends on constants only, computed now; None for one that depends on arguments."""
+    """Compute and return a value that depends on constants only; None for one that depends on arguments."""
     with jax.ensure_compile_time_eval():
         result = _evaluated(value, {})
     return None if result is None else np.asarray(result)

@@ -1,4 +1,4 @@
-"""Names of values in the turns of loops: `blocks[3]/mlp/dense_0`."""
+"""Names of values in the iterations of loops: `blocks[3]/mlp/dense_0`."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ from jaxviz.program._trace import Path, Program, Value
 
 
 def turns_around(program: Program, value: Value) -> list[tuple[Path, int]]:
-    """Return the loops that a value is in, from the outermost, each with the turn."""
+    """Return the loops around a value, outermost first, each with the iteration."""
     starts = [value.path[:end] for end in range(1, len(value.path))]
     return [(start[:-1], program.turns[start]) for start in starts if start in program.turns]
 
 
 def with_turns(program: Program, names: Sequence[tuple[str, Value]]) -> list[tuple[str, Value]]:
-    """Put the turn into the names of values in loops: behind the path that all names in a loop have in common."""
+    """Put the iteration into the names of values in loops: after the path that all names in a loop share."""
     around = [turns_around(program, value) for _, value in names]
     inside: dict[Path, list[str]] = {}
     for (name, _), loops in zip(names, around, strict=True):
@@ -26,7 +26,7 @@ def with_turns(program: Program, names: Sequence[tuple[str, Value]]) -> list[tup
 
 
 def place_in_loops(program: Program, value: Value) -> str:
-    """Return what the numbers of values in a loop begin with: `scan_0[3]/`; "" outside of loops."""
+    """Return the prefix of numbered names in a loop: `scan_0[3]/`; "" outside of loops."""
     place, outer = "", None
     for loop, turn in turns_around(program, value):
         beside = [other for other in program.scans if _loop_around(program, other) == outer]
@@ -48,7 +48,7 @@ def _common_path(names: Sequence[str]) -> str:
 
 
 def _indexed(name: str, turns: Sequence[tuple[str, int]]) -> str:
-    """Insert turns behind parts of a name, of loops in loops the innermost last."""
+    """Insert iterations into a name, the innermost loop's last."""
     ends = [(len(common) or len(name.partition("/")[0]), f"[{turn}]") for common, turn in turns]
     for end in sorted({end for end, _ in ends}, reverse=True):
         name = name[:end] + "".join(text for at, text in ends if at == end) + name[end:]

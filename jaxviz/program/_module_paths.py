@@ -1,4 +1,4 @@
-"""Where a module stands in the model that is being called, for frameworks whose modules do not know it themselves."""
+"""The path of a module in the model that is being called, for frameworks whose modules do not know it themselves."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,18 +7,18 @@ import jax
 
 
 class Paths:
-    """The paths of modules in the one that was called first, by identity."""
+    """The paths of modules within the one that was called first, by identity."""
 
     def __init__(self, base: type):
         self._base = base
         self._known: dict[int, str] = {}
-        self._alive: list[Any] = []  # an identity is another module's once this one is gone
+        self._alive: list[Any] = []  # kept alive, since Python reuses the identities of deleted objects
         self._frames: list[tuple[Any, str]] = []
 
     def enter(self, module: Any) -> str:
         """Return the path of a module whose call begins; "" for a framework's own wrapper around functions.
 
-        Where that wraps a module, what it calls is a copy of it.
+        If that wraps a module, it calls a copy of it.
         """
         if id(module) not in self._known:
             place = self._place(module)
@@ -31,7 +31,7 @@ class Paths:
         return path or type(module).__name__
 
     def leave(self, module: Any) -> None:
-        """Note that a module's call is over."""
+        """Record that a module's call has ended."""
         self._frames.pop()
 
     def _learn(self, module: Any, path: str) -> None:
@@ -40,19 +40,19 @@ class Paths:
             self._alive.append(inner)
 
     def _wrapped_by(self, wrapper: Any) -> tuple[Any, str]:
-        """Return the only module in a wrapper, with its path; or what is running, if that cannot be told."""
+        """Return the only module in a wrapper, with its path; if there is not just one, what is running."""
         held = [part for part in vars(wrapper).values() if isinstance(part, self._base)]
         same = [(part, path) for part in held for path in self._of_same_arrays(part)]
         return same[0] if len(same) == 1 else self._frames[-1] if self._frames else (None, "")
 
     def _of_same_arrays(self, module: Any) -> set[str]:
-        """Return the paths of known modules that hold the very arrays that this one does."""
+        """Return the paths of known modules that hold the same array objects as this one."""
         arrays = _arrays(module)
         alike = [other for other in self._alive if type(other) is type(module)] if arrays else []
         return {self._known[id(other)] for other in alike if _arrays(other) == arrays}
 
     def _place(self, module: Any) -> str | None:
-        """Return where a module stands that is none of those known: a copy, made by a transformation; or the first."""
+        """Return the path of an unknown module: a copy made by a transformation, or the first."""
         wrapper = type(module).__name__.startswith("_")
         if not self._frames or self._frames[-1][0] is None:
             return None if wrapper else ""
@@ -65,7 +65,7 @@ class Paths:
         return "/".join(filter(None, (path, type(module).__name__)))
 
     def _modules(self, x: Any, path: str) -> Iterator[tuple[Any, str]]:
-        """Yield every module in a module, with its path."""
+        """Yield every module inside `x`, with its path."""
         if isinstance(x, self._base):
             yield x, path
             parts = {key: part for key, part in vars(x).items() if not key.startswith("_pytree")}

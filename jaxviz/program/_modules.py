@@ -1,6 +1,6 @@
-"""Name what the modules of a Linen, NNX, Equinox, Haiku or Keras model return, from outside, while the model runs.
+"""Name the outputs of the modules of a Linen, NNX, Equinox, Haiku or Keras model, from outside, while it runs.
 
-No framework is imported here: a model of one can only run where its user has imported it.
+No framework is imported here: a framework's model can run only if its user has imported the framework.
 """
 
 import contextlib
@@ -21,29 +21,32 @@ from jaxviz.program._compiled import original
 from jaxviz.program._module_paths import Paths
 from jaxviz.program._names import MODULE
 
-_LOCK = threading.RLock()  # classes are everyone's: one thread at a time wraps their calls
+_LOCK = threading.RLock()  # classes are shared: one thread at a time wraps their calls
 
 
 def named(net: Net) -> Net:
     """Return the network with every module's output named by the module's path, such as `"blocks/3/attention"`.
 
-    For models of Flax (Linen and NNX), Equinox, Haiku and Keras on JAX: whatever modules run while `net` is called.
-    `layers`, `capture`, `replace`, scores and `grad_cam` find these names beside all others; values and gradients stay
-    the same. The bound method of a Linen module, `model.apply`, has them without this function.
+    For models of Flax (Linen and NNX), Equinox, Haiku and Keras on JAX: all modules that run while `net` is called.
+    `layers`, `capture`, `replace`, scores and `grad_cam` find these names besides all others; values and gradients stay
+    the same. A Linen module's bound method `model.apply` has them without this function.
 
-    A module that returns several arrays has a name for each: `"attention.0"`, `"head.logits"`. One that is called
-    several times has its calls numbered, `"shared:0"` and `"shared:1"`; one in the turns of a `scan` has the turn in
-    its path, `"blocks[3]/attention"`. The whole model is called by its class. Where a transformation of the framework
-    has made a copy of a module whose place cannot be told for sure, its class stands in the path.
+    If a module returns several arrays, each has a name: `"attention.0"`, `"head.logits"`. If it is called several
+    times, its calls are numbered, `"shared:0"` and `"shared:1"`; inside a `scan`, its path has the iteration,
+    `"blocks[3]/attention"`. The whole model is named after its class. If a transformation of the framework copied a
+    module and its place cannot be determined, its class stands in the path.
 
-    While `net` is called, `__call__` of the modules' classes is wrapped; it is put back afterwards. In another thread
-    the wrapped ones do what they always do.
+    While `net` is called, the `__call__` methods of the modules' classes are wrapped; they are restored afterwards. In
+    other threads the wrapped methods behave as usual.
 
     Args:
         net: any JAX function `net(params, images)`, such as `lambda state, images: nnx.merge(graph, state)(images)`.
 
+    Returns:
+        A function of the same arguments and results.
+
     Raises:
-        ValueError: when called, if no module of these frameworks runs in it.
+        ValueError: When called, if no module of these frameworks runs in it.
 
     Example:
         >>> import flax, jax, jax.numpy as jnp, jaxviz
@@ -66,8 +69,8 @@ def named(net: Net) -> Net:
             result = inner(params, images)
         if not tags.count:
             raise ValueError(
-                "named: no module of Flax, Equinox, Haiku or Keras ran in this network, so that there is nothing to "
-                "name; give values of plain functions names with jax.ad_checkpoint.checkpoint_name"
+                "named: no module of Flax, Equinox, Haiku or Keras ran in this network, so there is nothing to name; "
+                "name values of plain functions with jax.ad_checkpoint.checkpoint_name"
             )
         return result
 
@@ -76,7 +79,7 @@ def named(net: Net) -> Net:
 
 
 def named_by_default(net: Net) -> Net:
-    """Return a network with its modules named, if it certainly is a model's own method: `model.apply` of Linen."""
+    """Return a network with its modules named, if it is certainly a model's own method: Linen's `model.apply`."""
     linen = sys.modules.get("flax.linen")
     method = original(net)
     if linen and isinstance(method, types.MethodType) and isinstance(method.__self__, linen.Module):
@@ -85,14 +88,14 @@ def named_by_default(net: Net) -> Net:
 
 
 def _without_jit(net: Net) -> Net:
-    """Return what is jitted: that may have been traced before, without names."""
+    """Return the function inside `jit`, which may have been traced before, without names."""
     while hasattr(net, "lower") and hasattr(net, "__wrapped__") and not hasattr(net, "__jaxviz_named__"):
         net = net.__wrapped__  # type: ignore[attr-defined]
     return net
 
 
 class _Tags:
-    """What one call of a network has named."""
+    """Names the outputs of modules during one call of a network."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self.count = 0
@@ -101,12 +104,12 @@ class _Tags:
         self.running: list[int] = []  # the modules whose calls have not returned
 
     def __call__(self, path: str, call: Callable[[], Any]) -> Any:
-        """Call a module, and name each array that it returns."""
+        """Call a module and name each array that it returns."""
         with _traced_anew(path):
             returned = call()
         if not path:
             return returned
-        # For the next module too: one that is jitted as a whole (flax.linen.jit) is not seen before JAX has looked.
+        # For the next module, too: if jitted as a whole (flax.linen.jit), it is called only after JAX's cache lookup.
         self._stack.enter_context(_traced_anew(f"after {path} {self.count}"))
         leaves, treedef = jax.tree_util.tree_flatten_with_path(returned)
         self.count += 1
@@ -124,10 +127,10 @@ class _Tags:
 
 
 def _traced_anew(path: str) -> Any:
-    """Return a context in which JAX traces what it has traced elsewhere again, such as what a model jits by itself.
+    """Return a context in which JAX traces again what it traced elsewhere, such as functions that a model jits.
 
-    It would find that without names, or with those of another module of the same kind. What decides is the metadata,
-    which changes no result.
+    The cached trace would have no names, or those of another module of the same kind. The metadata is part of the
+    cache key and changes no result.
     """
     return set_xla_metadata(jaxviz_module=path)
 
@@ -192,7 +195,7 @@ def _watched(base: type, tags: _Tags) -> Any:
 
 
 def _wrapped(call: Any, tags: _Tags, enter: Callable, leave: Callable) -> Any:
-    """Return a `__call__` that names what it returns; of a class and those it is derived from, the outermost does."""
+    """Return a `__call__` that names its outputs; if it calls its base class's, only the outermost does."""
 
     @functools.wraps(call)
     def with_name(self: Any, *args: Any, **options: Any) -> Any:
@@ -222,7 +225,7 @@ def _subclasses(base: type) -> Iterator[type]:
 
 @contextlib.contextmanager
 def _exchanged(classes: list[type], wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """Exchange the `__call__` of classes for a while."""
+    """Replace the `__call__` of classes inside the context."""
     before = [(cls, cls.__dict__["__call__"]) for cls in classes]
     try:
         for cls, call in before:

@@ -1,4 +1,4 @@
-"""Find every ReLU of a function, in the spellings that people use, and swap its backward rule."""
+"""Find every ReLU in a function, in the common spellings."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -8,28 +8,28 @@ import jax.numpy as jnp
 from jaxviz.program._flow import Flow, falls, number, shift, through, users_of
 from jaxviz.program._trace import Program, Value, loop_bodies
 
-CONSTANTS = ("constant", "input")  # a slope that is learned is an input
+CONSTANTS = ("constant", "input")  # a learned slope is an input
 
 
 class Relu(NamedTuple):
-    """One ReLU: the value that it gives, and the equation where its derivative can be swapped."""
+    """One ReLU: its output, and the equation where its derivative can be swapped."""
 
     value: Value
     swap: Value
     operand: int  # which operand of that equation is the ReLU's input
     spelling: Literal["relu", "clamp", "leaky_relu"]  # clamp: one equation that also bounds from above
-    mixed: bool = False  # is it passed on, and also a part of another function of its input?
+    mixed: bool = False  # is it passed on, and also part of another function of its input?
 
 
 def find_relus(program: Program, flow: Flow | None = None) -> list[Relu]:
-    """Return the ReLUs of a traced function in forward order: those that are activations.
+    """Return the ReLUs of a traced function that are activations, in forward order.
 
-    No ReLU is `max(x, 0)` as a part of another function of `x` (CELU, PReLU), or as what something else is multiplied
-    by (gates, variances); nor one that is bounded and whose input is shifted by a number (a hard sigmoid); nor what is
-    done to the images before the first layer, or to the scores after the last (hinge losses).
+    `max(x, 0)` is not a ReLU where it is part of another function of `x` (CELU, PReLU) or multiplies something else
+    (gates, variances); if it is bounded and its input is shifted by a constant (a hard sigmoid); or if it is applied to
+    the images before the first layer, or to the scores after the last (hinge losses).
 
-    One inside a function with a derivative of its own counts only if it is all that the function returns (as in
-    `jax.nn.relu`): the maximum inside softplus is no ReLU, and that function's own derivative must survive.
+    Inside a function with a custom derivative, it counts only if the function returns nothing else (as in
+    `jax.nn.relu`): the maximum inside softplus is not a ReLU, and the custom derivative must survive.
     """
     flow = flow or Flow(program)
     found = [relu for relu in _candidates(program) if _is_returned(relu)]
@@ -42,7 +42,7 @@ def find_relus(program: Program, flow: Flow | None = None) -> list[Relu]:
 
 
 def relus_in_loops(program: Program) -> Iterator[str]:
-    """Yield the kind of loop or branch that each ReLU inside one is in."""
+    """Yield the kind of loop or branch around each ReLU that is inside one."""
     for loop, body in loop_bodies(program):
         yield from (loop for _ in find_relus(body, Flow(body, within_loop=True)))
 
@@ -59,13 +59,13 @@ def _is_returned(relu: Relu) -> bool:
 
 
 def _is_elsewhere(relu: Relu, flow: Flow, *, passed: bool) -> bool:
-    """Tell a hard sigmoid, images that are clipped before the first layer, and a margin after the last."""
+    """Return whether this is a hard sigmoid, clips the images before the first layer, or is a margin after the last."""
     x = relu.swap.inputs[relu.operand]
     shifted = shift(x) != 0
     bounded = relu.spelling == "clamp" or relu.value is not relu.swap or _is_bounded(x)
     if passed or flow.within_loop:
         return (bounded and shifted) or (flow.is_pixels(x) and (bounded or not shifted))
-    # What is given back: a margin is of one number for an image, or falls, or is between scores, as in a hinge loss.
+    # An output: a margin, as in a hinge loss, is one number per image, or decreasing, or a difference of scores.
     start = flow.origin(x)
     alone = len(x.aval.shape) < 2 and not flow.is_layer(start)
     between = start.op == "sub" and any(map(shift, start.inputs))
@@ -74,7 +74,7 @@ def _is_elsewhere(relu: Relu, flow: Flow, *, passed: bool) -> bool:
 
 
 def _match(value: Value) -> tuple[int, Literal["relu", "clamp", "leaky_relu"]] | None:
-    """Return which operand of this equation is a ReLU's input, and how the ReLU is spelled."""
+    """Return which operand of this equation is a ReLU's input, and the ReLU's spelling."""
     inputs = value.inputs
     match value.op:
         case "max":
@@ -99,7 +99,7 @@ def _match(value: Value) -> tuple[int, Literal["relu", "clamp", "leaky_relu"]] |
 
 
 def _bounded(value: Value) -> Value:
-    """Return the minimum around a maximum, as in relu6: together they are the activation."""
+    """Return the minimum around a maximum, as in relu6, since both together are the activation; else the value."""
     if len(value.users) == 1 and _is_bounded(value.users[0]):
         return value.users[0]
     return value
@@ -115,7 +115,7 @@ def _is_zero(value: Value) -> bool:
 
 
 def _is_scaled(value: Value, x: Value) -> bool:
-    """Tell a constant times `x`: the other branch of a leaky ReLU."""
+    """Return whether a value is a constant times `x`: the other branch of a leaky ReLU."""
     if value.op != "mul" or x not in value.inputs:
         return False
     slope = value.inputs[value.inputs[0] is x]
@@ -123,7 +123,7 @@ def _is_scaled(value: Value, x: Value) -> bool:
 
 
 def _is_sign_test(value: Value, x: Value, *, positive: bool) -> bool:
-    """Tell a test that holds where `x` is positive (or negative); zero may fall on either side."""
+    """Return whether a value tests for positive (or negative) `x`; zero may be on either side."""
     if value.op not in ("gt", "ge", "lt", "le"):
         return False
     left, right = value.inputs
@@ -134,9 +134,9 @@ def _is_sign_test(value: Value, x: Value, *, positive: bool) -> bool:
 
 
 def _is_variance(maximum: Value) -> bool:
-    """Tell the maximum by which normalizations keep a variance from being negative: a deviation becomes of it.
+    """Return whether a maximum keeps a normalization's variance from being negative: its root is taken next.
 
-    All that a function with a derivative of its own returns, as `jax.nn.relu` does, is an activation all the same.
+    If it is all that a function with a custom derivative returns, as in `jax.nn.relu`, it is an activation regardless.
     """
     if maximum.rule_at is not None and len(maximum.home[0]) <= len(maximum.rule_at):
         return False

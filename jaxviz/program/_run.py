@@ -1,4 +1,4 @@
-"""Evaluate a program, with actions in the place of some of its equations."""
+"""Evaluate a program, with actions instead of some of its equations."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +11,11 @@ from jaxviz.program._trace import MAP_OPTIONS, Path, Program, call_body, is_map
 from jaxviz.program._turns import called, name_of_call
 
 Action = Callable[[list[Any], Callable[[], list[Any]]], tuple[list[Any], dict[str, Any]]]
-"""What to do at one equation: `(operands, run) -> (results, taken)`, where `run()` gives the ordinary results."""
+"""What to do at one equation: `(operands, run) -> (results, captured)`; `run()` returns the ordinary results."""
 
 
 def evaluate(program: Program, args: Any, actions: Mapping[Path, Action]) -> tuple[Any, dict[str, Any]]:
-    """Run a traced program on new arguments, with actions in place of some equations; return what they took out."""
+    """Run a traced program on new arguments, with actions instead of some equations; return what they captured, too."""
     outputs, taken = _run(program.jaxpr, actions, (), jax.tree.leaves(args))
     return jax.tree.unflatten(program.treedef, outputs), taken
 
@@ -57,28 +57,28 @@ def _act(action: Action, operands: list[Any], run: Callable) -> tuple[list[Any],
 
 
 def bind(eqn: JaxprEqn, operands: list[Any], *_: Any) -> tuple[list[Any], dict[str, Any]]:
-    """Run one equation as it is; calls too, so that custom derivatives survive."""
+    """Run one equation unchanged; calls, too, so that custom derivatives survive."""
     results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return results if eqn.primitive.multiple_results else [results], {}
 
 
 def _enter(eqn: JaxprEqn, operands: list[Any], actions: Mapping[Path, Action], path: Path) -> Any:
-    """Run the body of a call instead of the call; a remat stays one, for the memory that it saves."""
+    """Run the body of a call instead of the call; a remat stays a remat, for the memory that it saves."""
     if is_map(eqn):
         return _enter_map(eqn, operands, actions, path)
     body = call_body(eqn, turns=True)
-    assert body is not None  # actions stand on inlined equations only
+    assert body is not None  # only inlined equations have actions
     run = functools.partial(_run, body, actions, path)
     if eqn.primitive is primitives.remat_p:
         run = jax.checkpoint(run, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
     name = name_of_call(eqn)
-    if name and any(isinstance(x, jax.core.Tracer) for x in operands):  # else nobody will read the program
+    if name and any(isinstance(x, jax.core.Tracer) for x in operands):  # otherwise nothing traces this program again
         run = called(run, name)
     return run(operands)
 
 
 def _enter_map(eqn: JaxprEqn, operands: list[Any], actions: Mapping[Path, Action], path: Path) -> Any:
-    """Run a function for each device; what actions take out there is lost."""
+    """Run the body of a shard_map on each device; what actions capture there is dropped."""
     body, options = ClosedJaxpr(eqn.params["jaxpr"], ()), {k: eqn.params[k] for k in MAP_OPTIONS}
     run = jax.shard_map(
         lambda *parts: tuple(_run(body, actions, path, parts)[0]),

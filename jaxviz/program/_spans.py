@@ -1,4 +1,4 @@
-"""Receptive fields in closed form: size, stride and offset, where windows, paddings and slices are all there is."""
+"""Receptive fields in closed form: size, stride and offset, for networks of just windows, paddings and slices."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -21,7 +21,7 @@ class Span(NamedTuple):
 
 
 def spans_of(program: Program, value: Value, kept: Kept, plane: int) -> Span | None:
-    """Return the closed form of a value's field along rows (0) or columns (1); None where it has none."""
+    """Return the closed form of a value's receptive field along rows (0) or columns (1); None if there is none."""
     constants, needed, one = Constants(program), ancestors(value), Fraction(1)
     known: dict[int, Span | None] = {
         id(x): Span(1 + plane, one, one, Fraction(0)) for x in program.inputs if x.varies and len(x.aval.shape) > 2
@@ -44,7 +44,7 @@ def _spans(call: Call, operands: dict[int, Span | None]) -> Span | None:
 
 
 def _joined(found: Sequence[Span | None]) -> Span | None:
-    """Return the smallest span that holds all, if they go by the same steps."""
+    """Return the smallest span that contains all, if they have the same axis and stride."""
     spans = [span for span in found if span]
     if len(spans) < len(found) or len({(span.axis, span.stride) for span in spans}) != 1:
         return None
@@ -53,7 +53,7 @@ def _joined(found: Sequence[Span | None]) -> Span | None:
 
 
 def _passed(call: Call, operand: int, span: Span) -> Span | None:
-    """Return what one operand's span becomes in the result of an equation; None if no closed form is known."""
+    """Return an operand's span as seen from an equation's result; None if no closed form is known."""
     op, axis, shape = call.value.op, span.axis, call.shapes[operand]
     if op in rules.ELEMENTWISE:
         return span if shape[axis] == call.result[axis] else None
@@ -122,7 +122,7 @@ _MOVES: dict[str, Callable[[Call, Span], Span | None]] = {
 
 
 def _concatenated(call: Call, operands: dict[int, Span | None]) -> Span | None:
-    """Along rows or columns, follow the part that makes most of them: what reflects or wraps stands beside it."""
+    """Along rows or columns, follow the part that makes up most of the result: the others are reflected or wrapped."""
     axis = call.params["dimension"]
     operands = {i: span for i, span in operands.items() if 0 not in call.shapes[i]}
     spans = [span for span in operands.values() if span]
@@ -138,7 +138,7 @@ def _concatenated(call: Call, operands: dict[int, Span | None]) -> Span | None:
 
 
 def _reshaped(call: Call, span: Span, before: Sequence[int]) -> Span | None:
-    """Follow an axis that a reshape leaves whole; one that is merged into another, or split, loses its positions."""
+    """Follow an axis that a reshape keeps; one that it merges or splits loses its positions."""
     for old, new in rules.regrouped(before, call.result):
         if span.axis in old:
             longer = [a for a in old if before[a] > 1], [a for a in new if call.result[a] > 1]

@@ -1,14 +1,14 @@
-"""Look inside a function by reading its jaxpr: list, take out and replace the values that pass through it.
+"""Look inside a function by reading its jaxpr: list, capture and replace the values in it.
 
-A value is named by JAX's own `jax.ad_checkpoint.checkpoint_name(x, "conv4_2")`. Convolutions, dense products and
-ReLUs without a name are numbered by order among their kind, named ones counted (`conv_0`, `relu_0`, `dense_0`); a
-convolution's or dense layer's value includes its bias. They also answer to the path of their kernel in the
-parameters (`"Block_0/Conv_1"`), which Linen and NNX name after the module.
+A value is named by JAX's own `jax.ad_checkpoint.checkpoint_name(x, "conv4_2")`. Unnamed convolutions, dense products
+and ReLUs are numbered in order, by kind, counting named ones as well (`conv_0`, `relu_0`, `dense_0`); the value of a
+convolution or dense layer includes its bias. They are also known by the path of their kernel in the parameters
+(`"Block_0/Conv_1"`), which Linen and NNX name after the module.
 
 The functions here take a function and return a function. They do not jit: values inside a jitted part are reached by
-inlining that part, so jit the result. So are those in the turns of a `scan` (`scan_0[3]/dense_0`,
-`"blocks[3]/Dense_0"`), which is written out where one of them is asked for. Values inside `while` exist once a turn,
-those inside `cond` in one branch only, those inside `shard_map` in parts, one on each device: they are refused.
+inlining that part, so jit the result. So are those in the iterations of a `scan` (`scan_0[3]/dense_0`,
+`"blocks[3]/Dense_0"`), which is unrolled if one of them is requested. Values inside `while` exist once per iteration,
+those inside `cond` in one branch only, and those inside `shard_map` in parts, one on each device: they are refused.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ KINDS = {
     "jaxviz_winograd": "conv",
     "dot_general": "dense",
 }
-"""The primitives of layers, and what their numbers begin with."""
+"""The primitives of layers, and the prefixes of their numbered names."""
 
-# Primitives whose result at a position depends on their operands at that position only.
+# Primitives whose result at a position depends only on their operands at that position.
 POINTWISE = frozenset(
     """
     abs add and atan2 cbrt ceil clamp convert_element_type copy cos div eq erf erf_inv erfc exp exp2 expm1
@@ -48,41 +48,41 @@ ARRAYS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
 MAP_OPTIONS = ("mesh", "in_specs", "out_specs", "check_vma")
 
 Path = tuple[int, ...]
-"""Where an equation stands: its index, one index for each call it is nested in."""
+"""Where an equation is: the index of each call around it, then its own."""
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Value:
-    """One array of a program whose calls have been inlined, with the equation that makes it."""
+    """One array of a program whose calls have been inlined, with the equation that produces it."""
 
-    op: str  # the primitive's name; "input" or "constant" for what no equation makes
+    op: str  # the primitive's name; "input" or "constant" if no equation produces it
     aval: Any
     inputs: tuple["Value", ...] = ()
     eqn: JaxprEqn | None = None
     path: Path = ()
     varies: bool = False  # does it depend on the images?
     constant: Any = None
-    key: str = ""  # of an input: its place in the parameters
-    home: tuple[Path, int] = ((), 0)  # the outermost equation that returns it, and which output it is there
-    rule_at: Path | None = None  # the outermost call with a derivative of its own that holds it
+    key: str = ""  # for an input: its path in the parameters
+    home: tuple[Path, int] = ((), 0)  # the outermost equation that returns it, and its index among the outputs there
+    rule_at: Path | None = None  # the outermost call with a custom derivative around it
     users: list["Value"] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Program:
-    """A function traced once: its jaxpr, the same with calls inlined, and the loops that cannot be entered.
+    """A function traced once: its jaxpr, its values with calls inlined, and the loops that cannot be entered.
 
-    Loops stand for all that has a program of its own and is no mere call: branches, kernels, functions for each device.
+    `loops` has all equations with a jaxpr of their own that are not mere calls: also branches, kernels, shard_maps.
     """
 
     jaxpr: ClosedJaxpr
     treedef: Any
     inputs: Sequence[Value] = ()
     outputs: Sequence[Value] = ()
-    maps: bool = False  # are functions for each device (shard_map) inlined too?
-    writes_out: bool = False  # are loops of a fixed number of turns written out, and inlined too?
-    scans: list[Path] = dataclasses.field(default_factory=list)  # where such loops stand
-    turns: dict[Path, int] = dataclasses.field(default_factory=dict)  # the calls of their bodies, and which turn it is
+    maps: bool = False  # are the bodies of shard_maps inlined, too?
+    writes_out: bool = False  # are scans unrolled and inlined, too?
+    scans: list[Path] = dataclasses.field(default_factory=list)  # where such scans are
+    turns: dict[Path, int] = dataclasses.field(default_factory=dict)  # the calls of their bodies, and the iteration
     values: list[Value] = dataclasses.field(default_factory=list)
     loops: list[JaxprEqn] = dataclasses.field(default_factory=list)
 
@@ -90,9 +90,8 @@ class Program:
 def trace(fn: Callable, *args: Any, last_only: bool = True, maps: bool = False, turns: bool = False) -> Program:
     """Trace `fn(*args)` without running it; what depends on its last argument (or on any) is marked as varying.
 
-    With `maps`, what `shard_map` runs on each device is inlined too. It can be changed then, but not taken out: a value
-    there is a part of an array, and there are as many as devices. With `turns`, loops of a fixed number of turns are
-    written out and inlined too.
+    With `maps`, the body of a `shard_map` is inlined, too. Its values can then be changed, but not captured: each is
+    part of an array, one on each device. With `turns`, scans are unrolled and inlined, too.
     """
     jaxpr, shape = jax.make_jaxpr(lambda *args: _of_arrays(fn(*args)), return_shape=True)(*args)
     leaves = [
@@ -110,7 +109,7 @@ def trace(fn: Callable, *args: Any, last_only: bool = True, maps: bool = False, 
 
 
 def _of_arrays(outputs: Any) -> Any:
-    """Return what a network returned; raise ValueError for an object in which JAX cannot see the arrays."""
+    """Return a network's outputs; raise ValueError for an object in which JAX cannot see the arrays."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(outputs)[0]:
         if not (isinstance(leaf, ARRAYS) or hasattr(leaf, "__jax_array__")):
             where = f" at {jax.tree_util.keystr(path)}" if path else ""
@@ -131,9 +130,9 @@ def _is_key(aval: Any) -> bool:
 
 
 def call_body(eqn: JaxprEqn, *, turns: bool = False) -> ClosedJaxpr | None:
-    """Return the jaxpr of an equation that does nothing but call it (jit, remat, a custom derivative), else None.
+    """Return the jaxpr of an equation that only calls it (jit, remat, a custom derivative), else None.
 
-    With `turns`, also what a loop of a fixed number of turns calls when it is written out.
+    With `turns`, a scan's unrolled program, too.
     """
     if turns and has_turns(eqn):
         return written_out(eqn)
@@ -186,7 +185,7 @@ def is_map(eqn: JaxprEqn) -> bool:
 def _inline_map(
     program: Program, eqn: JaxprEqn, operands: Sequence[Value], path: Path, rule_at: Path | None
 ) -> list[Value]:
-    """Inline what each device runs; where arrays are cut in parts, and put together again, are values `shard_map`."""
+    """Inline what each device runs; values `shard_map` mark where arrays are split and reassembled."""
 
     def handed(outer: Value, aval: Any) -> Value:
         inner = Value("shard_map", aval, (outer,), varies=outer.varies, path=path, home=(path, 0), rule_at=rule_at)
@@ -210,9 +209,9 @@ def _value(eqn: JaxprEqn, operands: Sequence[Value], path: Path, output: int, ru
 
 
 def _lift(body: ClosedJaxpr, results: Sequence[Value], path: Path) -> None:
-    """Move the home of what a call only returns, and does not use itself, to the call: no need then to enter it.
+    """Move the home of values that a call returns but does not use to the call, so that it need not be entered.
 
-    Entering would lose the call's own derivative, and `jax.nn.relu`'s differs from that of `max` at zero.
+    Entering would lose the call's custom derivative, and `jax.nn.relu`'s differs from that of `max` at zero.
     """
     used = {id(atom) for eqn in body.jaxpr.eqns for atom in eqn.invars}
     times = Counter(map(id, results))
@@ -223,9 +222,9 @@ def _lift(body: ClosedJaxpr, results: Sequence[Value], path: Path) -> None:
 
 
 def _module_path(keys: Sequence[Any]) -> str:
-    """Return a parameter's path without what only holds or labels it: `params/Conv_0/kernel` is of `Conv_0`.
+    """Return a parameter's module: `Conv_0` for `params/Conv_0/kernel`.
 
-    The keys of a flat dictionary are paths themselves: `layer1.0.conv1.weight` is of `layer1.0.conv1`.
+    Keys of a flat dictionary are paths themselves: `layer1.0.conv1` for `layer1.0.conv1.weight`.
     """
     found = [getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in keys]
     words = [str(word) for key in found for word in (key if isinstance(key, tuple) else (key,))]
@@ -244,7 +243,7 @@ MOVES = ("reshape", "squeeze", "broadcast_in_dim", "transpose")
 
 
 def loop_bodies(program: Program) -> Iterator[tuple[str, Program]]:
-    """Yield the kind and the body of every loop and branch, as programs that can be read but not run."""
+    """Yield the kind and body of every loop and branch, as programs that can be read but not run."""
     for eqn in program.loops:
         for jaxpr in jaxprs_in_params(eqn.params):
             closed = ClosedJaxpr(jaxpr, [None] * len(jaxpr.constvars))

@@ -1,7 +1,7 @@
-"""A `scan` of few turns as what it computes: its body, called once a turn, so that each turn's values can be reached.
+"""Short `scan`s unrolled, one call of the body per iteration ("turn"), so that each iteration's values can be reached.
 
-Loop and turns stay calls with names of their own, also where values in them are changed: a program that is traced
-again, such as that of a network with a replaced layer, shows its turns as before.
+The loop and its turns stay named calls, even where values in them are changed: a program that is traced again, such as
+that of a network with a replaced layer, shows its turns as before.
 """
 
 from collections.abc import Callable
@@ -12,18 +12,18 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, JaxprEqn, jaxpr_as_fun, primitives
 
 MOST_TURNS = 128
-"""Of longer loops, which are no stacks of blocks, nothing can be named: every turn is compiled by itself."""
+"""Values in longer loops, which are not stacks of blocks, cannot be named: every turn is compiled separately."""
 
 _LOOP, _TURN = "jaxviz_loop", "jaxviz_turn_"
 
 
 def has_turns(eqn: JaxprEqn) -> bool:
-    """Tell a loop over a fixed number of turns that can be written out."""
+    """Return whether this is a scan short enough to be unrolled."""
     return eqn.primitive is primitives.scan_p and 0 < eqn.params["length"] <= MOST_TURNS
 
 
 def name_of_call(eqn: JaxprEqn) -> str | None:
-    """Return the name under which a loop or a turn is called, None for anything else."""
+    """Return the name of the call for a loop or a turn, None for anything else."""
     if has_turns(eqn):
         return _LOOP
     name = eqn.params.get("name", "") if eqn.primitive is primitives.jit_p else ""
@@ -31,18 +31,18 @@ def name_of_call(eqn: JaxprEqn) -> str | None:
 
 
 def is_loop(eqn: JaxprEqn) -> bool:
-    """Tell a loop that is, or has been, written out."""
+    """Return whether this is a loop that can be, or has been, unrolled."""
     return name_of_call(eqn) == _LOOP
 
 
 def turn_of(eqn: JaxprEqn) -> int | None:
-    """Return which turn a call is: where its slices stand in what is scanned. None if it is none."""
+    """Return a turn's index in the scanned arrays, None for any other call."""
     name = name_of_call(eqn) or ""
     return int(name.removeprefix(_TURN)) if name.startswith(_TURN) else None
 
 
 def called(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Return a function as a call of that name in a program."""
+    """Wrap a function so that it appears in a program as a call with that name."""
 
     def call(*args: Any) -> Any:
         return fn(*args)
@@ -52,9 +52,9 @@ def called(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def written_out(eqn: JaxprEqn) -> ClosedJaxpr:
-    """Return a program that does what a `scan` does, without the loop: slices, calls of the body, stacks."""
+    """Return a program equivalent to a `scan`, without the loop: slices, calls of the body, stacks."""
     params = eqn.params
-    body = jax.jit(jaxpr_as_fun(params["jaxpr"]))  # traced once, called often
+    body = jax.jit(jaxpr_as_fun(params["jaxpr"]))  # traced once, called many times
     fixed, carried = params["num_consts"], params["num_carry"]
 
     def run(*args: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Along which axes a value is the same throughout, whatever the numbers: means and gates that are broadcast."""
+"""Axes along which a value is constant whatever the inputs: means and gates that are broadcast."""
 
 import numpy as np
 
@@ -11,16 +11,16 @@ Axes = frozenset[int]
 
 
 class Uniform:
-    """Reads off a program along which axes its values are the same throughout. An axis of length 1 always counts."""
+    """Finds the axes along which a program's values are constant. An axis of length 1 always counts."""
 
     def __init__(self, constants: Constants):
         self._constants = constants
         self._known: dict[int, Axes] = {}
 
     def operands(self, call: Call) -> list[Axes]:
-        """Return it for each operand of an equation, in terms of the axes of the result.
+        """Return these axes for each operand of an equation, as axes of the result.
 
-        A product makes a map of all of its operands' axes: each is the same along those that it lacks.
+        A product's result has the axes of all operands: each operand is constant along those that it lacks.
         """
         if call.value.op == "dot_general":
             return [_in_product(call, i, self.of(x)) for i, x in enumerate(call.value.inputs)]
@@ -29,7 +29,7 @@ class Uniform:
         return [(self.of(x) if x.aval.shape else everywhere) - joined for x in call.value.inputs]
 
     def of(self, value: Value) -> Axes:
-        """Return the axes along which a value is the same throughout."""
+        """Return the axes along which a value is constant."""
         if id(value) not in self._known:
             stack = [value]
             while stack:
@@ -54,7 +54,7 @@ class Uniform:
         return _moved(call, self._known[id(value.inputs[0])] if value.inputs else frozenset(range(len(call.result))))
 
     def _product(self, call: Call) -> Axes:
-        """Follow the axes that a product keeps, and those of a constant matrix that spreads a single position."""
+        """Follow the axes that a product keeps, and those of a constant matrix that broadcasts a single position."""
         operands, (contracting, _) = call.value.inputs, call.params["dimension_numbers"]
         if all(x.varies for x in operands) and contracting[0]:
             return frozenset()
@@ -73,7 +73,7 @@ def _same(array: np.ndarray) -> Axes:
 
 
 def _moved(call: Call, axes: Axes) -> Axes:
-    """Return it for what is made of one operand, the same along `axes`."""
+    """Return these axes for the result of an equation whose operand is constant along `axes`."""
     op, p = call.value.op, call.params
     if op in rules.WINDOWS:
         return _windowed(call, axes)
@@ -100,7 +100,7 @@ def _moved(call: Call, axes: Axes) -> Axes:
 
 
 def _windowed(call: Call, axes: Axes) -> Axes:
-    """Keep an axis where no window leaves the operand: at a border results are others."""
+    """Keep an axis if no window leaves the operand: results at a border differ."""
     numbers = rules.convolution_params(call)["dimension_numbers"] if call.value.op in rules.CONVOLUTIONS else None
     kept = {numbers.out_spec[0]} if numbers and numbers.lhs_spec[0] in axes else set()
     for window in rules.WINDOWS[call.value.op](call):
@@ -121,7 +121,7 @@ def _regrouped(call: Call, axes: Axes) -> Axes:
 
 
 def _picked(call: Call, axes: Axes) -> Axes:
-    """Number the places that differ, move the numbers, and look along which axes they are the same."""
+    """Number the positions that may differ, gather the numbers, and find the axes along which they are constant."""
     shape = call.shapes[0]
     own = [1 if a in axes else n for a, n in enumerate(shape)]
     numbers = np.broadcast_to(np.arange(np.prod(own), dtype=np.int32).reshape(own), shape)
@@ -130,7 +130,7 @@ def _picked(call: Call, axes: Axes) -> Axes:
 
 
 def _in_product(call: Call, operand: int, axes: Axes) -> Axes:
-    """Return an operand's axes as the result of a product numbers them, with those that the operand lacks."""
+    """Return an operand's axes as axes of a product's result, plus those that the operand lacks."""
     contracting, batch = call.params["dimension_numbers"]
     places: list[int | None] = [*batch[operand]]
     for i, shape in enumerate(call.shapes):

@@ -1,4 +1,4 @@
-"""Exchange the backward rule of every ReLU of a function."""
+"""Swap the backward rule of every ReLU in a function."""
 
 import functools
 import warnings
@@ -26,30 +26,33 @@ _RULES = {
 def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
     """Return `fn` with the backward rule of every ReLU swapped; its values stay the same.
 
-    A ReLU is an activation: what the function passes on to its next layer, or returns. It is found in each of these
-    spellings: `jax.nn.relu`, `jnp.maximum(x, 0)`, `relu6`, `jnp.clip(x, 0, c)`, `jnp.where(x > 0, x, 0)`,
-    `x * (x > 0)`; reused, inside jit, remat or `shard_map`, in a model nobody prepared. Others, such as
-    `-jnp.minimum(-x, 0)` or `(x + abs(x)) / 2`, keep their derivative. Where the activation is also bounded from above,
-    as in relu6, the bound keeps its own.
+    A ReLU is an activation that the function passes on to its next layer, or returns. These spellings are found:
+    `jax.nn.relu`, `jnp.maximum(x, 0)`, `relu6`, `jnp.clip(x, 0, c)`, `jnp.where(x > 0, x, 0)`, `x * (x > 0)`; also if
+    reused, and inside jit, remat or `shard_map`; the model need not be prepared. Other spellings, such as
+    `-jnp.minimum(-x, 0)` or `(x + abs(x)) / 2`, keep their derivative. If the activation is also bounded from above, as
+    in relu6, the bound keeps its derivative.
 
-    No ReLU is what looks like one in a part of another function of its input (CELU, PReLU, hard swish), in what
-    something else is multiplied by (the gates of squeeze-and-excitation, ReGLU, variances), in a hard sigmoid, in
-    clipping images before the first layer, or in a hinge loss after the last. These keep their derivative.
+    These look like ReLUs, but are none, and keep their derivative: parts of other functions of their input (CELU,
+    PReLU, hard swish), what multiplies something else (the gates of squeeze-and-excitation, ReGLU, variances), hard
+    sigmoids, clipping of the images before the first layer, and hinge losses after the last.
 
     Args:
         fn: any function of arrays, such as a network or a score.
         rule: "guided" passes a gradient where the input and the gradient are positive (guided backprop), "deconvnet"
             where the gradient is positive (Zeiler & Fergus); or a function `(x, g) -> g'` of the ReLU's input and the
-            gradient that arrives from above.
+            incoming gradient, arrays of the same shape.
+
+    Returns:
+        A function of the same arguments and results; it is not jitted.
 
     Raises:
-        ValueError: when called, if there is no ReLU to swap or one that cannot be swapped: inside a loop or a branch,
-            inside a function with its own derivative, one that is both passed on and a part of another function, or a
-            leaky ReLU, for which only a rule of your own has a meaning.
+        ValueError: When called, if there is no ReLU to swap or one that cannot be swapped: inside a loop or a branch,
+            inside a function with a custom derivative, both passed on and part of another function, or a leaky ReLU,
+            for which only a rule of your own makes sense.
 
     Warns:
-        UserWarning: when called with "guided" or "deconvnet", if there are other activations among the layers, such as
-            GELU, which keep their derivative: the result is then guided in part only.
+        UserWarning: When called with "guided" or "deconvnet", if there are other activations among the layers, such as
+            GELU, which keep their derivative: the result is then only partly guided.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -66,7 +69,7 @@ def with_relu(fn: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
 
 
 def ruled(fn: Callable[..., Any], rule: Rule, *, last_only: bool) -> Callable[..., Any]:
-    """Return what `with_relu` does; with `last_only`, only what depends on the last argument has ReLUs."""
+    """Do what `with_relu` does; with `last_only`, consider only ReLUs that depend on the last argument."""
     if not callable(rule) and rule not in _RULES:
         raise ValueError(f"expected the rule 'guided', 'deconvnet' or a function (x, g) -> g', got {rule!r}")
     apply = rule if callable(rule) else _RULES[rule]
@@ -89,8 +92,8 @@ def ruled(fn: Callable[..., Any], rule: Rule, *, last_only: bool) -> Callable[..
 
 
 def _others(program: Program, flow: Flow, relus: list[Relu]) -> Counter[str]:
-    """Count the activations that are no ReLU, by the operations that they are made of."""
-    # A minimum that a ReLU is taken of bounds it, as one that is taken of a ReLU does.
+    """Count the activations that are not ReLUs, by their operations."""
+    # A minimum bounds a ReLU whether it comes before or after it.
     bounds = [relu.swap.inputs[relu.operand] for relu in relus]
     parts = [value for relu in relus for value in (relu.value, relu.swap)] + [x for x in bounds if _is_bounded(x)]
     found = Counter(flow.activations(parts))
@@ -107,18 +110,18 @@ def _counted(others: Counter[str]) -> str:
 
 def _warn(rule: Rule, relus: int, others: Counter[str]) -> None:
     warnings.warn(
-        f"only a part of this network follows the rule {rule!r}: beside its ReLUs (relu: {relus}) it has other "
+        f"only part of this network follows the rule {rule!r}: besides its ReLUs (relu: {relus}) it has other "
         f"activations ({_counted(others)}), which keep their own derivative",
         stacklevel=3,
     )
 
 
 def revived(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `fn`, part of a loss, with a gradient also where a ReLU passes none for a whole image.
+    """Return `fn`, part of a loss, with a gradient even where a ReLU passes none for a whole image.
 
-    A unit that is off everywhere on the first image would leave that image gray for ever. There, and only there, the
-    gradient goes through that would switch units on when the loss is descended: the negative one (Olah et al. 2017 do
-    this for the first steps).
+    A unit that is off everywhere in the initial image would leave that image gray forever. There, and only there, the
+    ReLU passes the gradient that would switch units on under descent, the negative one (Olah et al. 2017 do so for the
+    first steps).
     """
 
     def swapped(*args: Any) -> Any:
@@ -142,13 +145,13 @@ def _refuse_unswappable(program: Program, relus: list[Relu], rule: Rule) -> None
     for relu in _candidates(program):
         if not _is_returned(relu) and relu.swap.rule_at in layers:
             raise ValueError(
-                "a ReLU inside a function with a derivative of its own (custom_jvp or custom_vjp) cannot be swapped: "
-                "that derivative would still pass it by; use the function without its custom derivative here"
+                "a ReLU inside a function with a custom derivative (custom_jvp or custom_vjp) cannot be swapped: "
+                "that derivative would still bypass it; use the function without its custom derivative here"
             )
     if any(relu.mixed for relu in relus):
         raise ValueError(
-            "a ReLU here is passed on to a layer and is also a part of another function of its input, as max(x, 0) is "
-            "of a PReLU: it cannot be swapped in one place only; compute it again for one of the two"
+            "a ReLU here is passed on to a layer and is also part of another function of its input, as max(x, 0) is "
+            "of a PReLU: it cannot be swapped in just one place; compute it separately for each"
         )
     if not callable(rule) and any(relu.spelling == "leaky_relu" for relu in relus):
         raise ValueError(
@@ -171,7 +174,7 @@ def _swap(relu: Relu, rule: Callable, operands: list[Any], run: Callable[[], lis
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _redirect(rule: Callable, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Return `y`, with the gradient sent to `x` alone, by the rule."""
+    """Return `y`; the backward pass sends the gradient to `x` alone, by the rule."""
     return y
 
 

@@ -1,4 +1,4 @@
-"""The tour's sections on which image a network would like to see."""
+"""The tour's sections on which images a network responds to most."""
 
 import jax.numpy as jnp
 
@@ -57,7 +57,7 @@ def invert(tour: Tour) -> Pictures:
     for layer, what in (
         ("relu3_3", "nearly all is kept"),
         ("relu4_3", "a little less"),
-        ("relu5_3", "things, roughly"),
+        ("relu5_3", "only the gist"),
     ):
         found = call_invert(tour.key, images, layer, steps, tour.progress(steps))
         yield f"invert-{layer}", f"Made from noise and the features of {layer}: {what}", found[0]
@@ -99,9 +99,9 @@ def stylize(tour: Tour) -> Pictures:
 
     side, steps = (224, 80) if tour.full else (144, 60)
     photo, manner = tour.images(side)[0], jaxviz.load_image(data.immunohistochemistry(), size=side)
-    yield "style-manner", "What is to be its manner: stained tissue under the microscope", manner
+    yield "style-manner", "The style: stained tissue under the microscope", manner
     found = call_stylize(tour.key, photo, manner, steps, tour.progress(steps))
-    yield "style", f"The photograph in that manner ({steps} steps)", found[0]
+    yield "style", f"The photograph in that style ({steps} steps)", found[0]
 
 
 # Fast style
@@ -116,4 +116,4 @@ def call_fast_style(photo):
 def fast_style(tour: Tour) -> Pictures:
     photo = tour.images(512 if tour.full else 288)[0]
     for name, image in zip(*call_fast_style(photo), strict=True):
-        yield f"fast-style-{name}", f"The photograph in one pass of a net that has learned “{name}”", image
+        yield f"fast-style-{name}", f"The photograph after one pass of a net that has learned “{name}”", image

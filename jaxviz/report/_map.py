@@ -1,4 +1,4 @@
-"""Images laid out by similarity: a picture of all of them in a grid, and what makes a map of it to move about in."""
+"""Images laid out by similarity: a picture of all of them in a grid, and the data for an interactive map."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import jaxviz
 
 
 class Layout(NamedTuple):
-    """The picture and, for the page's script, where its squares are and which are alike."""
+    """The picture and, for the page's script, where its squares are and which are similar."""
 
     picture: jax.Array
     cells: Int[np.ndarray, "n 2"]
@@ -27,15 +27,15 @@ def lay_out(
     side: int,
     near: int = 8,
 ) -> Layout:
-    """Return a picture of all images and the map of it.
+    """Return a picture of all images and its map.
 
     Args:
-        points: of the images in the plane.
-        features: rows that say by their angles which images are alike.
-        names: of the images.
-        thumbnail: returns an image by its name, `(side, side, 3)`.
-        side: in pixels.
-        near: how many of the most similar ones the map shows of each.
+        points: the images' positions in the plane.
+        features: one row for each image; their cosine distance measures similarity.
+        names: the images' names.
+        thumbnail: returns an image by name, `(side, side, 3)`.
+        side: the side of a thumbnail in pixels.
+        near: the number of most similar images that the map shows for each.
     """
     cells = jaxviz.grid_layout(points)
     pictures = [thumbnail(names[int(i)]) for i in np.lexsort(cells.T[::-1])]  # row by row

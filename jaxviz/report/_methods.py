@@ -1,4 +1,4 @@
-"""The sections of the tour, in the lecture's order. Adding a method to it is adding an entry to `METHODS`."""
+"""The sections of the tour, in the lecture's order. To add a method to the tour, add an entry to `METHODS`."""
 
 from jaxviz.report._images import (
     ascend,
@@ -35,8 +35,8 @@ METHODS = (
         title="First-layer filters",
         question=UNITS,
         paper="Krizhevsky, Sutskever & Hinton 2012",
-        text="The kernels of the first layer work on pixels, so they can be shown as pictures. Oriented edges and "
-        "opponent colors come out of training on nearly any photographs.",
+        text="The kernels of the first layer act on pixels, so they can be shown as pictures. Training on nearly any "
+        "photographs yields oriented edges and opponent colors.",
         call=call_filters,
         pictures=filters,
     ),
@@ -45,9 +45,8 @@ METHODS = (
         title="Nearest neighbors and t-SNE",
         question=UNITS,
         paper="Krizhevsky, Sutskever & Hinton 2012; van der Maaten & Hinton 2008",
-        text="The last layer in front of the classifier turns an image into 1280 numbers. Images whose numbers are "
-        "alike show the same kind of thing, whatever their pixels are like; pixel by pixel, it is the colors and the "
-        "light that count.",
+        text="The last layer before the classifier turns an image into 1280 numbers. Images with similar numbers show "
+        "the same kind of thing, whatever their pixels; compared pixel by pixel, it is colors and light that count.",
         call=call_neighbors,
         pictures=neighbors,
     ),
@@ -56,8 +55,8 @@ METHODS = (
         title="Maximally activating patches",
         question=UNITS,
         paper="Zeiler & Fergus 2013",
-        text="Run many images through the network, and keep for each channel those that it responds to most, cut to "
-        "just what the unit sees. A row is a channel: what its patches have in common is what it is there for.",
+        text="Run many images through the network and keep, for each channel, those that it responds to most, cropped "
+        "to what the unit sees. Each row is a channel: what its patches have in common is what it detects.",
         call=call_top_patches,
         pictures=top_patches,
     ),
@@ -66,8 +65,8 @@ METHODS = (
         title="Occlusion",
         question=PIXELS,
         paper="Zeiler & Fergus 2013",
-        text="Hide a part of the photograph, ask again, and go on to the next part: where the network becomes less "
-        "sure, something that it needs was hidden. No gradients, nothing to take on trust, and the most work.",
+        text="Hide a part of the photograph, run the network again, and move on to the next part: where the network "
+        "becomes less certain, something it needs was hidden. No gradients, no assumptions, and the most computation.",
         call=call_occlusion,
         pictures=occlusion,
     ),
@@ -77,7 +76,7 @@ METHODS = (
         question=PIXELS,
         paper="Simonyan, Vedaldi & Zisserman 2013",
         text="The gradient of a class score with respect to the pixels: bright where a small change would change the "
-        "score most. For each pixel the largest absolute value over the three colors is shown.",
+        "score most. Each pixel shows the largest absolute value over the three colors.",
         call=call_saliency,
         pictures=saliency,
     ),
@@ -86,7 +85,7 @@ METHODS = (
         title="Guided backprop",
         question=PIXELS,
         paper="Springenberg, Dosovitskiy, Brox & Riedmiller 2014",
-        text="The gradient again, but on the way back every ReLU lets only positive gradients of active units pass. "
+        text="The gradient again, but in the backward pass every ReLU passes only positive gradients of active units. "
         "What suppresses a unit is left out, and what excites it stands out sharply: eyes, whiskers, single hairs.",
         call=call_guided_backprop,
         pictures=guided_backprop,
@@ -96,8 +95,8 @@ METHODS = (
         title="Deconvnet",
         question=PIXELS,
         paper="Zeiler & Fergus 2013",
-        text="The older sibling of guided backprop: positive gradients pass every ReLU, whether its unit was active or "
-        "not. The pictures are less sharp, since more that the unit did not see comes along.",
+        text="The older sibling of guided backprop: every ReLU passes positive gradients, whether its unit was active "
+        "or not. The pictures are less sharp, since they include more that the unit did not see.",
         call=call_deconvnet,
         pictures=deconvnet,
     ),
@@ -107,7 +106,7 @@ METHODS = (
         question=PIXELS,
         paper="Selvaraju et al. 2017",
         text="The last maps of the network, which still know where things are, each weighted by how much the class "
-        "score rises with it. Coarse, since those maps are 7x7, but it tells classes apart.",
+        "score rises with it. Coarse, since these maps are 7x7, but it distinguishes classes.",
         call=call_grad_cam,
         pictures=grad_cam,
     ),
@@ -116,8 +115,8 @@ METHODS = (
         title="Channels by gradient ascent",
         question=IMAGES,
         paper="Olah, Mordvintsev & Schubert 2017",
-        text="Images that a channel responds to most, found by climbing the gradient from noise. They are optimized in "
-        "a Fourier basis and shifted, scaled and turned at each step, so that only robust patterns survive.",
+        text="Images that a channel responds to most, found by gradient ascent from noise. They are optimized in a "
+        "Fourier basis and shifted, scaled and rotated at each step, so that only robust patterns survive.",
         call=call_ascend,
         pictures=ascend,
     ),
@@ -136,9 +135,9 @@ METHODS = (
         title="Feature inversion",
         question=IMAGES,
         paper="Mahendran & Vedaldi 2014",
-        text="An image is made from nothing but the features that the photograph has at one layer. What comes back is "
-        "what the layer has kept: nearly every hair low in the network; higher up things, but no longer exactly where "
-        "they were and in which colors.",
+        text="An image is reconstructed from nothing but the photograph's features at one layer. It shows what the "
+        "layer keeps: nearly every hair low in the network; objects higher up, but no longer their exact positions "
+        "and colors.",
         call=call_invert,
         pictures=invert,
     ),
@@ -147,8 +146,8 @@ METHODS = (
         title="Texture synthesis",
         question=IMAGES,
         paper="Gatys, Ecker & Bethge 2015",
-        text="How strongly each two channels of a layer respond together, on average over the image, says what a "
-        "texture is like, and not where anything is. An image is made from noise until it has the sample's averages.",
+        text="How strongly each pair of channels in a layer responds together, averaged over the image, describes a "
+        "texture, but not where anything is. An image is optimized from noise until it has the sample's averages.",
         call=call_texture,
         pictures=texture,
     ),
@@ -157,7 +156,7 @@ METHODS = (
         title="Neural style",
         question=IMAGES,
         paper="Gatys, Ecker & Bethge 2016",
-        text="Feature inversion and texture synthesis at once: the photograph's features at one layer, and another "
+        text="Feature inversion and texture synthesis combined: the photograph's features at one layer, and another "
         "image's averages at five.",
         call=call_stylize,
         pictures=stylize,
@@ -167,8 +166,8 @@ METHODS = (
         title="Fast style",
         question=IMAGES,
         paper="Johnson, Alahi & Fei-Fei 2016; Dumoulin, Shlens & Kudlur 2017",
-        text="A second network learns, on many photographs, to make in one pass what neural style makes in hundreds of "
-        "steps. This one has learned five styles, which share all of its kernels and differ in scale and offset.",
+        text="A second network learns, from many photographs, to do in one pass what neural style does in hundreds of "
+        "steps. This one has learned five styles, which share all kernels and differ only in scales and offsets.",
         call=call_fast_style,
         pictures=fast_style,
     ),

@@ -20,11 +20,11 @@ def call_occlusion(images, stride):
 
 def occlusion(tour: Tour) -> Pictures:
     images = tour.crop()
-    yield "occlusion-photo", f"The photograph as the network gets it; it says {best_class(images)}", images[0]
+    yield "occlusion-photo", f"The photograph as the network sees it; it says {best_class(images)}", images[0]
     hidden = images.at[:, 80:144, 80:144].set(0.5)
     yield "occlusion-hidden", f"One of the copies: with this part hidden, {best_class(hidden)}", hidden[0]
     shown = jaxviz.draw(call_occlusion(images, 8 if tour.full else 16)[0], over=images[0])
-    yield "occlusion-map", "Bright where hiding makes the class less probable", shown
+    yield "occlusion-map", "Bright where hiding a part makes the class less probable", shown
 
 
 # Saliency
@@ -40,9 +40,9 @@ def call_saliency(images):
 def saliency(tour: Tour) -> Pictures:
     images = tour.crop()
     map = call_saliency(images)[0]
-    yield "saliency-photo", f"The photograph as the network gets it; it says {best_class(images)}", images[0]
+    yield "saliency-photo", f"The photograph as the network sees it; it says {best_class(images)}", images[0]
     yield "saliency-map", "The map for that class", jaxviz.draw(map, fine=True)
-    yield "saliency-overlay", "The same, blurred, on the photograph", jaxviz.draw(map, over=images[0], fine=True)
+    yield "saliency-overlay", "The same, blurred, over the photograph", jaxviz.draw(map, over=images[0], fine=True)
 
 
 # Guided backprop
@@ -85,12 +85,12 @@ def deconvnet(tour: Tour) -> Pictures:
 
 LAYERS = ("relu3_3", "relu4_3", "relu5_3")
 _NEURONS = (
-    f"The four strongest channels of {', '.join(LAYERS)}, a row each: what the unit sees, and what it responds to"
+    f"The four strongest channels of {', '.join(LAYERS)}, one row each: what the unit sees, and what it responds to"
 )
 
 
 def _neurons(images: jax.Array, method: Callable) -> jax.Array:
-    """Show the patch and the map of the strongest unit of some channels of three layers, side by side."""
+    """Show patch and map of the strongest unit in each of some channels of three layers, side by side."""
     net, params = jaxviz.load("vgg16_features")
     _, values = jax.jit(jaxviz.capture(net, LAYERS))(params, images)
     cells = []
@@ -127,4 +127,4 @@ def grad_cam(tour: Tour) -> Pictures:
         caption = f"For the class ranked {rank}, “{jaxviz.class_names()[target].split(',')[0]}”"
         yield f"grad-cam-{rank}", caption, jaxviz.draw(call_grad_cam(images, target)[0], over=images[0])
     maps = jaxviz.guided_grad_cam(jaxviz.logit(net, first), params, images, layer="head")
-    yield "grad-cam-guided", "Guided Grad-CAM: times guided backprop", jaxviz.draw(maps[0], fine=True)
+    yield "grad-cam-guided", "Guided Grad-CAM: multiplied by guided backprop", jaxviz.draw(maps[0], fine=True)

@@ -42,7 +42,7 @@ def neighbors(tour: Tour) -> Pictures:
     album, side = tour.photographs(96), 96 if tour.album is None else 224
     found, near = call_neighbors(album, side)
     queries = [0]
-    while len(queries) < min(5, len(near)):  # whatever is least like those before
+    while len(queries) < min(5, len(near)):  # the image least similar to those chosen before
         nearest = jaxviz.neighbors(found.values[queries], found.values, k=1)
         queries.append(int(nearest.distances.argmax()))
     near = near[queries]
@@ -56,13 +56,13 @@ def neighbors(tour: Tour) -> Pictures:
     pixels = jaxviz.neighbors(small, small[near[:, 0]], k=near.shape[1], metric="l2").indices
     yield (
         "neighbors-pixels",
-        f"The {others} that are nearest pixel by pixel",
+        f"The {others} that are nearest in pixels",
         jaxviz.montage(small[pixels.ravel()], columns=near.shape[1]),
     )
     points = jaxviz.tsne(found.values, tour.key, perplexity=min(30.0, (len(small) - 1) / 3))
     thumbnails = dict(zip(found.ids, jnp.clip(jaxviz.resize(small, (48, 48)), 0, 1), strict=True))
     layout = lay_out(points, found.values, found.ids, thumbnails.__getitem__, side=48)
-    caption = "All of them, where t-SNE of the features puts them; in the grid, moved to squares of their own"
+    caption = "All of them, where t-SNE of the features puts them; in the grid, each moved to its own square"
     yield "neighbors-embedding", caption, layout.picture, layout.map
 
 
@@ -81,7 +81,7 @@ def top_patches(tour: Tour) -> Pictures:
         patches = call_top_patches(album, side, layer)
         weakest = np.where(patches.indices < 0, np.inf, patches.values).min(axis=1)
         alive = patches.values[:, 0] > 0
-        shared = alive & (weakest > 0.5 * patches.values[:, 0]) & (weakest > 0)  # more than one image has it
+        shared = alive & (weakest > 0.5 * patches.values[:, 0]) & (weakest > 0)  # active in more than one image
         spread = np.flatnonzero(shared if shared.any() else alive)
         chosen = np.random.default_rng(0).permutation(spread)[:6]
         rows = {name: i for i, name in enumerate(album.ids)}
@@ -91,5 +91,5 @@ def top_patches(tour: Tour) -> Pictures:
                 image = jaxviz.load_image(album.read(rows[name]), size=side) if name else jnp.ones((side, side, 3))
                 crop = image[top:bottom, left:right]
                 crops.append(enlarged(crop[None], max(1, 80 // max(crop.shape)))[0])
-        caption = f"{layer}: channels {', '.join(map(str, chosen))}, and the nine patches that each responds to most"
+        caption = f"{layer}: channels {', '.join(map(str, chosen))}, and the nine patches that activate each most"
         yield f"patches-{layer}", caption, jaxviz.montage(crops, columns=9)

@@ -1,4 +1,4 @@
-"""Adam whose learning rate is data."""
+"""Adam with its learning rate as data."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ _ADAM = optax.scale_by_adam()
 
 
 def adam(learning_rate: float) -> optax.GradientTransformation:
-    """Return Adam with its learning rate in the state, as data: another one compiles nothing."""
+    """Return Adam with its learning rate in the state, as data: changing it does not recompile."""
     return optax.GradientTransformation(_Init(learning_rate), _step)
 
 

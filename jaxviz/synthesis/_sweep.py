@@ -1,4 +1,4 @@
-"""One synthesis for each of several values of an option."""
+"""Running a synthesis for each of several values of an option."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,21 +18,23 @@ def sweep(
     callback: Watch | None = None,
     **options: Any,
 ) -> Images:
-    """Run a synthesis for each of several values of one option, and return the images, a row of a figure.
+    """Run a synthesis for each of several values of one option, and return the images, as for a row of a figure.
 
-    Weights are data: all runs share one compiled program.
+    Weights are data: if only they vary, all runs share one compiled program.
 
     Args:
         method: `stylize`, `texture`, `invert`, ...
         option: the name of one of its options, such as "style_weights" or "style_size".
-        values: what it is to be, in turn.
-        args: what the method takes by position.
-        callback: called as `callback(synthesis)` with the run that it is at; if it returns true, that run and the sweep
-            end there.
-        options: its other options.
+        values: the option's values, one for each run.
+        args: the method's positional arguments.
+        callback: called as `callback(synthesis)` with the current run; if it returns true, that run and the sweep end.
+        options: the method's other options.
 
     Returns:
-        `(k, h, w, c)`, an image for each value; of those up to where the callback ended it.
+        Images in [0, 1], `(k, h, w, c)`, one for each value; if the callback ended the sweep, only those so far.
+
+    Raises:
+        ValueError: There are no values. The method raises its own errors.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz

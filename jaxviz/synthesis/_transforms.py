@@ -1,4 +1,4 @@
-"""Random transformations that an image must survive: what only one alignment of pixels would excite, fades."""
+"""Random transformations that make images robust: patterns that excite a unit in only one alignment fade."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Transform = Callable[[Key, Images], Images]
 
 
 class _OfEach:
-    """A transform that does something else to each image of a batch."""
+    """A transform that acts differently on each image of a batch."""
 
     def __call__(self, key: Key, images: Images) -> Images:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
@@ -52,7 +52,7 @@ class Crops(_OfEach):
     def one(self, key: Key, image: Array) -> Array:
         part_key, place_key, noise_key = jax.random.split(key, 3)
         part = jax.random.uniform(part_key, (), image.dtype, self.least, self.most)
-        free = (1 - part) / 2 * jnp.array(image.shape[:2], image.dtype)  # as far as its center may go
+        free = (1 - part) / 2 * jnp.array(image.shape[:2], image.dtype)  # largest shift of the part's center
         shift = free * jax.random.uniform(place_key, (2,), image.dtype, -1, 1)
         shown = resample(image, part * jnp.eye(2, dtype=image.dtype), shift)
         return shown + self.noise * jax.random.normal(noise_key, image.shape, image.dtype)
@@ -70,15 +70,21 @@ class Rolls(_OfEach):
 
 
 def jitter_scale_rotate(*, jitter: float = 8.0, scale: float = 0.1, degrees: float = 10.0) -> Transform:
-    """Return a transform that shifts, scales and turns each image at random, about its center, in one resampling.
+    """Return a transform that randomly shifts, scales and rotates each image about its center, in one resampling.
+
+    Areas from outside the image are gray. The ranges follow lucid (Olah et al. 2017), which shifts in two steps, by up
+    to 4 and 2 pixels in each direction around a padding of 12, and more often leaves the angle at zero.
 
     Args:
-        jitter: the largest shift, in pixels.
-        scale: the largest change of scale: 0.1 is from 0.9 to 1.1.
-        degrees: the largest turn.
+        jitter: the largest shift, in pixels, at least 0.
+        scale: the largest change of scale, from 0 to below 1: 0.1 means factors of 0.9 to 1.1.
+        degrees: the largest rotation, in degrees, at least 0.
 
-    What comes into view from outside is gray. The ranges are lucid's (Olah et al. 2017), which shifts in two steps, by
-    up to 4 and 2 pixels either way around a padding of 12, and turns by nothing more often.
+    Returns:
+        A function `(key, images) -> images` of float images `(n, h, w, c)`, of the same shape and dtype.
+
+    Raises:
+        ValueError: An option is outside its range.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -94,16 +100,22 @@ def jitter_scale_rotate(*, jitter: float = 8.0, scale: float = 0.1, degrees: flo
 
 
 def crops(*, least: float = 0.05, most: float = 0.5, noise: float = 0.08) -> Transform:
-    """Return a transform that shows a random part of each image, enlarged to its size, with noise added.
+    """Return a transform that enlarges a random part of each image to the image's size and adds noise.
+
+    The defaults have the range of sizes and the noise of the code published by the authors of MACO (Fel et al. 2023),
+    in which the size also falls from largest to smallest during the run, 32 parts are averaged at each step, positions
+    are normally distributed, and uniform noise is added as well.
 
     Args:
-        least: the smallest side of a part, as a fraction of the image's.
-        most: the largest.
-        noise: standard deviation of what is added, in units of brightness.
+        least: the smallest side of a part, as a fraction of the image's, above 0.
+        most: the largest, up to 1.
+        noise: the standard deviation of the Gaussian noise, in units of the images' [0, 1] range; at least 0.
 
-    The defaults have the range of sizes and the noise of the program that the authors of MACO published (Fel et al.
-    2023), where the size falls from the largest to the smallest on the way, 32 parts are averaged at each step, their
-    places are normally distributed, and uniform noise is added, too.
+    Returns:
+        A function `(key, images) -> images` of float images `(n, h, w, c)`, of the same shape and dtype.
+
+    Raises:
+        ValueError: An option is outside its range.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -120,20 +132,20 @@ def crops(*, least: float = 0.05, most: float = 0.5, noise: float = 0.08) -> Tra
 
 
 def rolls(*, most: int, least: int = 0) -> Transform:
-    """Return a transform that moves each image by so many whole pixels down and to the right, and what leaves, back in.
+    """Return a transform that rolls each image down and to the right by random whole pixels, wrapping around.
 
-    The class visualization of CS231n's assignment does so.
+    The class visualization of CS231n's assignment does this.
     """
 
     return Rolls(int(most), int(least))
 
 
 def resample(image: Array, matrix: Array, shift: Array) -> Array:
-    """Show an image (h, w, c) under an affine map of coordinates about its center, bilinearly, gray outside."""
+    """Resample an image (h, w, c) bilinearly under an affine map of coordinates about its center; gray outside."""
     height, width, channels = image.shape
     center = jnp.array([(height - 1) / 2, (width - 1) / 2], image.dtype)
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1).astype(image.dtype)
-    # Accelerators round the factors of a product by default: too coarse for coordinates.
+    # Accelerators by default round the factors of a product, too coarsely for coordinates.
     centered = grid - center[None, None]
     points = jnp.matmul(centered, matrix.T, precision="highest") + (center + shift)[None, None]
     low = jnp.floor(points)

@@ -166,7 +166,7 @@ BAD[150, 3] = np.nan
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"queries": QUERIES[:, :5]}, r"expected rows of one shape, got bank \(203, 17\) and queries \(11, 5\)"),
+        ({"queries": QUERIES[:, :5]}, r"expected rows of the same shape, got bank \(203, 17\) and queries \(11, 5\)"),
         ({"queries": QUERIES[0]}, r"queries: expected \(n, ...\), a row for each vector or image, got shape \(17,\)"),
         ({"k": 0}, "k: expected 1 to 203, the rows of the bank, got 0"),
         ({"k": 204}, "k: expected 1 to 203, the rows of the bank, got 204"),

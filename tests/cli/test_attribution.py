@@ -301,8 +301,8 @@ def test_a_broken_image_does_not_keep_the_others(small, capsys, tmp_path):
 
 CAT = "images/cat.png"
 ERRORS = [
-    (["saliency"], "expected the name of an image or a folder, got none"),
-    (["saliency", "none.png", "no.png"], "none.png: expected an image file or a folder of them, got a path where"),
+    (["saliency"], "expected the name of an image or a folder, got nothing"),
+    (["saliency", "none.png", "no.png"], "none.png: expected an image file or a folder of them, got a path that"),
     (["saliency", "empty"], "empty: expected a folder with images (.jpg, "),
     (["saliency", "empty/notes"], "empty/notes: expected an image file, got 8 bytes that begin with b'no image'"),
     (["saliency", "images", "more/cat.png"], "images/cat.png and more/cat.png have the same name"),

@@ -104,7 +104,7 @@ def test_a_broken_image_does_not_keep_the_others_from_being_made(capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main("fast-style apply images --net net.safetensors --style night".split())
     assert stopped.value.code == 1
-    assert "nothing could be made of 1 of 3 files, see above" in capsys.readouterr().err
+    assert "1 of 3 files failed, see above" in capsys.readouterr().err
     assert {path.name for path in Path("out").iterdir()} == {"cat-night.png", "cup-night.png"}
 
 
@@ -146,16 +146,16 @@ def test_help_names_the_options(capsys):
     [
         (
             "apply images --net net.safetensors --style day",
-            "no style 'day' in this net; there are night, waves",
+            "expected a style of this net (night, waves), got 'day'",
         ),
         (
             "apply images --net net.safetensors --mix night",
-            "expected names and weights as in mosaic=0.7,ink=0.3",
+            "expected names and weights, such as mosaic=0.7,ink=0.3",
         ),
         ("apply images --net net.safetensors --mix night=0", "--mix: expected names and weights"),
-        ("apply images --net net.safetensors --mix night=1 --style waves", "--style and --mix: expected one of them"),
+        ("apply images --net net.safetensors --mix night=1 --style waves", "--style and --mix: expected only one"),
         ("apply images --net images/cat.png", "expected weights"),
-        ("apply none.mp4 --net net.safetensors", "none.mp4: expected a video, got a path where there is none"),
+        ("apply none.mp4 --net net.safetensors", "none.mp4: expected a video file, got none at this path"),
         ("apply none.png --net net.safetensors", "none.png: expected an image file or a folder"),
         ("train images styles/night.png --out images/new", "--out images/new: expected a folder outside of images"),
         ("train nowhere styles/night.png", "nowhere: expected a folder of images"),

@@ -396,7 +396,7 @@ def test_a_folder(capsys):
         cli.main("invert images --layer relu_0 --size 16 --steps 8".split())
     assert stopped.value.code == 1
     said = capsys.readouterr()
-    assert "nothing could be made of 1 of 3 files, see above" in said.err
+    assert "1 of 3 files failed, see above" in said.err
     assert "out/cat-relu_0-invert.png" in said.out
     assert "out/cup-relu_0-invert.png" in said.out
 

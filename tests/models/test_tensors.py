@@ -532,7 +532,7 @@ def test_several_networks_are_refused_until_one_is_named(tmp_path, write):
 def test_an_optimizer_alone_is_refused(tmp_path, write):
     state = {"state": {0: {"exp_avg": tensor(Storage(NUMBERS), (12,), (1,))}}, "param_groups": [{"lr": 0.1}]}
     for checkpoint in (state, {"optimizer": state, "epoch": 3}):
-        with pytest.raises(TensorFileError, match="got an optimizer's state alone"):
+        with pytest.raises(TensorFileError, match="got only an optimizer's state"):
             read_tensors(write(tmp_path / "w.pth", checkpoint))
 
 
@@ -716,7 +716,7 @@ OTHERS = {
     "a zip archive of other files .word/document.xml": zipped("word/document.xml"),
     "a Python wheel": zipped("a/net.pth", "a-1.dist-info/METADATA"),
     "w.pth, part of a TensorFlow checkpoint": bytes(40) + bytes.fromhex("57fb808b247547db"),
-    "TensorFlow's record of checkpoints": b'model_checkpoint_path: "model.ckpt"',
+    "TensorFlow's list of checkpoints": b'model_checkpoint_path: "model.ckpt"',
     "a GGUF file": b"GGUF\3\0\0\0",
 }
 

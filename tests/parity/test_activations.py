@@ -93,5 +93,5 @@ def test_beside_a_relu_they_are_warned_of_or_refused(name):
             said = [str(warning.message) for warning in caught]
         except ValueError as error:
             said = [str(error)]
-    words = "only a part of this network follows the rule", "leaky_relu", "part of another function"
+    words = "only part of this network follows the rule", "leaky_relu", "part of another function"
     assert any(word in message for message in said for word in words)

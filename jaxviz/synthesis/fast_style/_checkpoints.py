@@ -1,4 +1,4 @@
-"""What there is of a training, kept in a folder from which it resumes."""
+"""Checkpoints of a training run, in a folder from which it resumes."""
 
 import contextlib
 import functools
@@ -19,22 +19,22 @@ from jaxviz.program._digest import digest_of
 
 
 class _StyleTraining(NamedTuple):
-    """Where the training of a net is, or how it ended."""
+    """The state of a net's training so far, or its result."""
 
     params: Any
-    """Of the net, for `style_net`."""
+    """The net's parameters, for `style_net`."""
     losses: Float[np.ndarray, "steps 3"]
-    """Content, style and smoothness, each with its weight, of the batch before each step; the loss is their sum."""
+    """Content, style and smoothness, each weighted, of the batch before each step; the loss is their sum."""
     finished: bool
-    """False if it is still going on, or was ended by its callback."""
+    """False while training is in progress, or if its callback ended it."""
 
 
 class StyleTraining(Progress, _StyleTraining):
-    """Where the training of a net is, or how it ended."""
+    """The state of a net's training so far, or its result."""
 
 
 def _alone_in_its_store(train: Any) -> Any:
-    """Keep two trainings from writing to one store, where each would undo what the other does."""
+    """Keep two runs from training into the same store, where each would undo the other's work."""
 
     @functools.wraps(train)
     def alone(*args: Any, store: str | PathLike[str] | None = None, **options: Any) -> StyleTraining:
@@ -49,7 +49,7 @@ def entropy_of(key: Key) -> list[int]:
 
 
 class Keeper:
-    """Keeps the state of a training in a folder, by Orbax: a checkpoint is there whole or not at all."""
+    """Saves the state of training in a folder with Orbax: a checkpoint is complete or not there at all."""
 
     def __init__(self, store: str | PathLike[str] | None, settings: dict[str, Any]):
         self.manager = None
@@ -63,16 +63,16 @@ class Keeper:
         if "program" in changed and (changed["program"] is None or len(changed) == 1):
             why = f"with a network that computes something else{traced_by(folder)}"
             if changed["program"] is None:
-                why = "by an earlier version of jaxviz, which did not keep what the network computes"
-            raise ValueError(f"{folder} holds a training {why}: give another folder, or delete this one")
+                why = "from an earlier version of jaxviz, which did not record what the network computes"
+            raise ValueError(f"{folder} holds a training run {why}: choose another folder, or delete this one")
         if changed:
             others = ", ".join(sorted({*changed} - {"program"}))
             raise ValueError(
-                f"{folder} holds a training with another {others}: give the same options to go on with it, or another "
-                "folder"
+                f"{folder} holds a training run with another {others}: give the same options to resume it, or choose "
+                "another folder"
             )
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-        # Not as one database: what Orbax makes of it in a folder with brackets in its path cannot be read again.
+        # Not as one OCDBT database: Orbax cannot read back one in a folder with brackets in its path.
         handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
         self.manager = ocp.CheckpointManager(folder / "checkpoints", options=options, item_handlers=handler)
         self.args = ocp.args
@@ -80,14 +80,14 @@ class Keeper:
     def keep(self, state: Any, losses: np.ndarray) -> None:
         if self.manager is None or self.manager.latest_step() == len(losses):
             return
-        # As arrays of the host, which any number of devices can go on from.
+        # As arrays on the host, from which any number of devices can resume.
         leaves = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         kept: dict[str, Any] = {"state": leaves, "losses": losses}
         kept |= {"digest": np.frombuffer(bytes.fromhex(digest_of(kept)), np.uint8)}
         self.manager.save(len(losses), args=self.args.PyTreeSave(kept))
 
     def restored(self, fresh: Any) -> tuple[Any, np.ndarray]:
-        """Return the state and the losses to go on from."""
+        """Return the state and losses to resume from."""
         step = None if self.manager is None else self.manager.latest_step()
         if self.manager is None or step is None:
             return fresh, np.zeros((0, 3), np.float32)
@@ -95,12 +95,12 @@ class Keeper:
         try:
             kept: Any = self.manager.restore(step, args=self.args.PyTreeRestore())
             told = np.asarray(kept.pop("digest")).tobytes().hex()
-        except Exception as error:  # whatever Orbax makes of damaged files
+        except Exception as error:  # Orbax raises all kinds of errors for damaged files
             kept, told = error, ""
         if isinstance(kept, Exception) or digest_of(kept) != told:
             raise ValueError(
-                f"{at}: this checkpoint is damaged: delete the folder, and the training resumes from the checkpoint "
-                "before or starts over"
+                f"{at}: this checkpoint is damaged: delete the folder, and training resumes from the previous "
+                "checkpoint or starts over"
             ) from (kept if isinstance(kept, Exception) else None)
         leaves = [jnp.asarray(kept["state"][name]) for name in sorted(kept["state"])]
         return jax.tree.unflatten(jax.tree.structure(fresh), leaves), np.asarray(kept["losses"])

@@ -1,4 +1,4 @@
-"""Files of style nets: saved, loaded and exported."""
+"""Saving, loading and exporting style nets."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from jaxviz.models._tensors import read_tensors
 from jaxviz.synthesis.fast_style._net import count_blocks, count_styles, init_style_net, with_border
 
 STYLE_NET = "fast_style.safetensors"  # the file that comes with jaxviz
-_STYLES = "jaxviz_style_net"  # the one entry of a file's metadata: of several the order, and so the file, varies
+_STYLES = "jaxviz_style_net"  # the file's only metadata entry: the order of several, and so the file, would vary
 
 
 class StyleNet(NamedTuple):
-    """The parameters of a net, and the names of its styles in their order."""
+    """A net's parameters, and the names of its styles in order."""
 
     params: Any
     styles: list[str]
@@ -29,15 +29,15 @@ class StyleNet(NamedTuple):
 def save_style_net(path: str | os.PathLike[str], params: Any, styles: Sequence[str]) -> None:
     """Write a net to a safetensors file, as float16, with the names of its styles.
 
-    The file appears whole or not at all.
+    The file is written atomically.
 
     Args:
-        path: of the file.
-        params: of the net.
+        path: where to write the file.
+        params: the net's parameters.
         styles: a name for each style.
 
     Raises:
-        ValueError: for names that are not one for each style, or not different, or empty.
+        ValueError: The names are not one for each style, not unique, or empty.
 
     Example:
         >>> import jax, jaxviz, tempfile
@@ -50,7 +50,7 @@ def save_style_net(path: str | os.PathLike[str], params: Any, styles: Sequence[s
     from safetensors.numpy import save
 
     if not _are_names(list(styles)) or len(styles) != count_styles(params):
-        raise ValueError(f"styles: expected {count_styles(params)} different names, got {list(styles)}")
+        raise ValueError(f"styles: expected {count_styles(params)} unique names, got {list(styles)}")
     tensors = {
         f"{layer}/{name}": np.asarray(value, np.float16) for layer, of in params.items() for name, value in of.items()
     }
@@ -61,14 +61,14 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
     """Read a net that `save_style_net` wrote, or the one that comes with jaxviz.
 
     Args:
-        path: of the file; None: the net that comes with jaxviz, of five styles.
+        path: the file; None: the net that comes with jaxviz, with five styles.
 
     Returns:
         The parameters, as float32, and the names of the styles.
 
     Raises:
-        ValueError: for a file that is something else, or damaged.
-        FileNotFoundError: if there is none.
+        ValueError: The file is not a style net, or is damaged.
+        FileNotFoundError: There is no such file.
 
     Example:
         >>> import jaxviz
@@ -88,7 +88,7 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
         with safe_open(os.fspath(path), framework="numpy") as file:
             styles = json.loads(file.metadata()[_STYLES])
         if not _are_names(styles):
-            raise ValueError(f"expected different names of styles, got {styles!r:.200}")
+            raise ValueError(f"expected unique names of styles, got {styles!r:.200}")
         shape = lambda tree: jax.tree.map(jnp.shape, tree)
         kernel = params["first"]["kernel"]
         fresh = jax.eval_shape(
@@ -97,8 +97,8 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
             )
         )
         if shape(params) != shape(fresh):
-            raise ValueError("its tensors are of other shapes")
-    except Exception as error:  # of no safetensors file, of one without our metadata, of other tensors
+            raise ValueError("its tensors have other shapes")
+    except Exception as error:  # not a safetensors file, or one without our metadata, or with other tensors
         raise ValueError(
             f"{path}: expected a net that save_style_net wrote, got another file ({type(error).__name__}: {error})"
         ) from error
@@ -106,19 +106,22 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
 
 
 def _are_names(styles: Any) -> bool:
-    """Return whether styles can be told apart by name; what becomes a file's name is for `file_name` to see to."""
+    """Return whether styles are nonempty, unique names; `file_name` makes them safe as file names."""
     named = isinstance(styles, list) and all(isinstance(name, str) and name for name in styles)
     return named and len(set(styles)) == len(styles)
 
 
 def export_style_net(params: Any) -> bytes:
-    """Return the net with its parameters as a program that needs jax alone: what `restyle` does, of any size.
+    """Export the net with its parameters as a program that needs only jax: what `restyle` does, for any size.
 
-    `jax.export.deserialize(program).call(image, weights)` takes an image `(1, h, w, 3)` of float32 in [0, 1], each side
-    at least 32 pixels, and the weights of the styles, `(styles,)`. It runs on CPUs, NVIDIA GPUs and TPUs.
+    `jax.export.deserialize(program).call(image, weights)` takes a float32 image `(1, h, w, 3)` in [0, 1], each side at
+    least 32 pixels, and the weights of the styles, `(styles,)`, float32. It runs on CPUs, NVIDIA GPUs and TPUs.
 
     Args:
-        params: of the net.
+        params: the net's parameters.
+
+    Returns:
+        The serialized program.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz

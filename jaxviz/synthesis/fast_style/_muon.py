@@ -1,4 +1,4 @@
-"""Muon for networks of convolutions: kernels of one shape are stepped along side by side."""
+"""Muon for convolutional networks: kernels of the same shape are updated together."""
 
 import dataclasses
 from typing import Any
@@ -14,13 +14,16 @@ _MATRIX = optax.contrib.MuonDimensionNumbers((1, 2, 3), 4)  # of kernels of one 
 
 
 def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """Return Muon for 3x3 kernels, all of one shape at once, and NAdam for all other parameters.
+    """Return Muon for 3x3 kernels, batched by shape, and NAdam for all other parameters.
 
-    For `train_style_net`: with a good learning rate for each, 6e-3 for Adam and 1e-2 for this, its loss after 600 steps
-    of a small net was 9% lower (with layers of equal weight).
+    For `train_style_net`: with a good learning rate for each, 6e-3 for Adam and 1e-2 for Muon, a small net's loss after
+    600 steps was 9% lower (with equal weights for all layers).
 
     Args:
         learning_rate: a number above 0, or an optax schedule.
+
+    Returns:
+        An optax transformation; kernels are `(3, 3, in, out)`.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz

@@ -15,17 +15,17 @@ from jaxviz.image._checks import ImageError
 from jaxviz.image._files import read_pixels
 from jaxviz.synthesis.fast_style._checkpoints import entropy_of
 
-KEPT = 2**30  # bytes of photographs that stay in memory, of 320 px 3,500
+KEPT = 2**30  # bytes of photographs kept in memory: 3,500 of 320 px
 
 
 def digest_of_source(source: Source) -> str:
-    """Tell sources apart by the names of their images; those without, by their content."""
+    """Return a hash of a source: of its images' names, or of their content if they have none."""
     told = [name if name != str(i) else name + source.mark(i) for i, name in enumerate(source.ids)]
     return hashlib.sha256("\n".join(told).encode(errors="surrogateescape")).hexdigest()
 
 
 def crops_of(source: Source, key: Key, first: int, steps: int, size: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield the batches of steps `first` to `steps`, each a function of the key and the step's number alone; uint8."""
+    """Yield the uint8 batches of steps `first` to `steps`, each of which depends only on the key and the step."""
     entropy, count = entropy_of(key), len(source.ids)
     rounds = range(-(-steps * batch_size // count))
     order = np.concatenate([np.random.default_rng([*entropy, 0, i]).permutation(count) for i in rounds])
@@ -43,7 +43,7 @@ def crops_of(source: Source, key: Key, first: int, steps: int, size: int, batch_
 
 
 def _photos(source: Source, wanted: list[int], side: int) -> Iterator[np.ndarray | ImageError]:
-    """Yield photographs `(side, side, 3)`, or why one cannot be read; those that there is memory for are read once."""
+    """Yield photographs `(side, side, 3)`, or why one cannot be read; as many as fit in memory are read only once."""
     first = dict(zip(reversed(wanted), reversed(range(len(wanted))), strict=True))
     kept = dict.fromkeys(itertools.islice(dict.fromkeys(wanted), KEPT // (3 * side**2)))
     anew = [i not in kept or first[i] == at for at, i in enumerate(wanted)]
@@ -59,10 +59,10 @@ def _photos(source: Source, wanted: list[int], side: int) -> Iterator[np.ndarray
 
 
 def _readable(photos: list[np.ndarray | ImageError], source: Source, after: int, side: int) -> list[np.ndarray]:
-    """Return the photographs of a batch, with others in the places of those that cannot be read.
+    """Return the photographs of a batch, with unreadable ones replaced by others.
 
-    They are of the batch, or if it has none, the next that can be read `after` one: a resumed training knows
-    nothing of the steps before.
+    Replacements come from the same batch or, if none of it is readable, from the next readable one `after` this index,
+    since resumed training knows nothing of earlier steps.
     """
     good = [photo for photo in photos if isinstance(photo, np.ndarray)]
     count = len(source.ids)
@@ -73,6 +73,6 @@ def _readable(photos: list[np.ndarray | ImageError], source: Source, after: int,
         except ImageError:
             continue
     if not good:
-        raise ImageError(f"source: expected photographs, got {count} of which none can be read, as {photos[0]}")
+        raise ImageError(f"source: expected photographs, got {count} that cannot be read, such as {photos[0]}")
     others = itertools.cycle(good)
     return [photo if isinstance(photo, np.ndarray) else next(others) for photo in photos]

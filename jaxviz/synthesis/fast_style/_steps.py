@@ -1,4 +1,4 @@
-"""Steps of training a style net: the loss, one compiled loop."""
+"""Training steps of a style net: the loss, and one compiled loop."""
 
 import functools
 from typing import Any, Literal, NamedTuple
@@ -22,18 +22,18 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Job(NamedTuple):
-    """What all steps of a training share: data of one compiled program."""
+    """What all training steps share: data of one compiled program."""
 
-    fixed: Any  # the net that styles are added to, or None
-    params: Any  # of the network that compares
-    grams: dict[str, Array]  # of all styles that are trained, (styles, c, c)
+    fixed: Any  # the net to which styles are added, or None
+    params: Any  # of the loss network
+    grams: dict[str, Array]  # of all trained styles, (styles, c, c)
     content_weights: dict[str, ArrayLike]
     style_weights: dict[str, ArrayLike]
     smoothness: ArrayLike
 
 
 def _joined(fixed: Any, trained: Any) -> Any:
-    """Return the parameters of the whole net."""
+    """Return the whole net's parameters."""
     if fixed is None:
         return trained
     rows = {
@@ -58,9 +58,9 @@ def take_steps(
     rates: Float[Array, " steps"],
     count: Any,
 ) -> tuple[Any, Float[Array, "steps 3"]]:
-    """Take the first `count` of the steps: one program for all counts, and kernels of VGG made ready once for all.
+    """Take the first `count` of the steps: one program for all counts, with VGG's kernels prepared just once.
 
-    `rates` multiply what the optimizer says: minus a learning rate for Adam's directions, 1 for whole steps.
+    `rates` multiply the optimizer's updates: minus the learning rate for Adam's directions, 1 for complete steps.
     """
 
     def turn(carry: Any) -> Any:
@@ -84,7 +84,7 @@ def _step(
     chosen: Int[Array, " n"],
     rate: Any,
 ) -> tuple[Any, Float[Array, "3"]]:
-    """Take a step, unless it would not be finite: then the losses are NaN and the state stays."""
+    """Take a step, unless it is not finite: then the losses are NaN and the state is unchanged."""
     trained, memory = state
     wanted = lambda trained: _loss(net, precision, trained, job, images, chosen)
     (loss, parts), grads = jax.value_and_grad(wanted, has_aux=True)(trained)

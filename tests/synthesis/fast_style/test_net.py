@@ -193,7 +193,7 @@ def test_the_net_that_comes_with_it():
 def test_files_that_are_refused(params, tmp_path):
     path = tmp_path / "net.safetensors"
     for styles in (["a", "b"], ["a", "b", "b"]):
-        with pytest.raises(ValueError, match="styles: expected 3 different names, got"):
+        with pytest.raises(ValueError, match="styles: expected 3 unique names, got"):
             jaxviz.save_style_net(path, params, styles)
     assert not path.exists()
     save_file({"conv/kernel": np.zeros((3, 3), np.float16)}, path)
@@ -201,7 +201,7 @@ def test_files_that_are_refused(params, tmp_path):
         jaxviz.load_style_net(path)
     cut = {name: layer for name, layer in params.items() if name != "up1"}
     jaxviz.save_style_net(path, cut, ["a", "b", "c"])
-    with pytest.raises(ValueError, match="its tensors are of other shapes"):
+    with pytest.raises(ValueError, match="its tensors have other shapes"):
         jaxviz.load_style_net(path)
     path.write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="expected weights"):
@@ -217,7 +217,7 @@ def test_names_that_do_not_tell_styles_apart(styles, params, tmp_path):
     jaxviz.save_style_net(path, params, ["a", "../../b", "[/]"])
     assert jaxviz.load_style_net(path).styles == ["a", "../../b", "[/]"]  # what makes files of them sees to that
     save_file(load_file(path), path, {"jaxviz_style_net": json.dumps(styles)})
-    with pytest.raises(ValueError, match=r"got another file .*expected different names of styles, got "):
+    with pytest.raises(ValueError, match=r"got another file .*expected unique names of styles, got "):
         jaxviz.load_style_net(path)
 
 

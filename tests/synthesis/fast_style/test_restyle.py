@@ -187,7 +187,7 @@ def test_bytes_are_no_image(params):
 
 def test_what_is_no_video(tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").write_bytes(b"no video")
-    with pytest.raises(ImageError, match=r"clip.mp4: expected a video that FFmpeg reads"):
+    with pytest.raises(ImageError, match=r"clip.mp4: expected a video that FFmpeg can read"):
         map_video(lambda x: x, tmp_path / "clip.mp4", tmp_path / "new.mp4", tell=print)
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImageError, match=r"which is not installed: pip install 'jaxviz-cnn\[video\]'"):
@@ -199,6 +199,6 @@ def test_what_is_no_video(tmp_path, monkeypatch):
 def test_a_video_that_is_a_list_opens_no_other_file(text, tmp_path):
     write_video(tmp_path / "secret.mp4")
     (tmp_path / "list.mp4").write_text(text)
-    with pytest.raises(ImageError, match=r"list\.mp4: expected a video that FFmpeg reads, got: "):
+    with pytest.raises(ImageError, match=r"list\.mp4: expected a video that FFmpeg can read, got: "):
         map_video(lambda image: image, tmp_path / "list.mp4", tmp_path / "made.mp4", tell=lambda done, total: None)
     assert not (tmp_path / "made.mp4").exists()

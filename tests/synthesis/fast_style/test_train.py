@@ -122,7 +122,7 @@ def test_what_was_taken_before_a_source_broke_is_kept(tmp_path):
         return photos[i]
 
     source = open_source(photos)._replace(read=read, labeled=None)
-    with pytest.raises(ImageError, match=r"18 of which none can be read, as .*no such disk"):
+    with pytest.raises(ImageError, match=r"18 that cannot be read, such as .*no such disk"):
         train(source=source, store=tmp_path, checkpoint_every=8)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["8"]
 
@@ -215,18 +215,18 @@ def test_another_training_is_not_gone_on_with(tmp_path):
         ({"styles": STYLES[1:]}, "styles"),
         ({"source": PHOTOS[:5], "learning_rate": 0.1}, "learning_rate, source"),
     ):
-        with pytest.raises(ValueError, match=f"holds a training with another {names}: give the same options"):
+        with pytest.raises(ValueError, match=f"holds a training run with another {names}: give the same options"):
             train(store=tmp_path, **options)
 
 
 def test_a_training_with_another_network_is_not_gone_on_with(tmp_path):
     """A normalization changes no parameter."""
     train(store=tmp_path, steps=1)
-    with pytest.raises(ValueError, match="holds a training with a network that computes something else: give another"):
+    with pytest.raises(ValueError, match="holds a training run with a network that computes something else: choose"):
         jaxviz.train_style_net(lambda p, x: net(p, 2 * x - 1), PARAMS, KEY, PHOTOS, STYLES[:2], **SMALL, store=tmp_path)
     settings = json.loads((tmp_path / "settings.json").read_text())
     (tmp_path / "settings.json").write_text(json.dumps({x: y for x, y in settings.items() if x != "program"}))
-    with pytest.raises(ValueError, match=r"holds a training by an earlier version of jaxviz, .*: give another folder"):
+    with pytest.raises(ValueError, match=r"training run from an earlier version of jaxviz, .*: choose another folder"):
         train(store=tmp_path, steps=1)
     (tmp_path / "settings.json").unlink()
     with pytest.raises(ValueError, match=r"this store is damaged: settings.json, which says what checkpoints are of"):
@@ -240,7 +240,10 @@ def test_a_damaged_checkpoint_is_told(tmp_path):
     """Zarr reads a chunk that is missing as zeros, and has no checksum for one in which a bit was flipped."""
     train(store=tmp_path, steps=2, checkpoint_every=1)
     chunks = sorted(path for path in (tmp_path / "checkpoints" / "2").rglob("state.*/0*") if path.is_file())
-    good, damaged = chunks[-1].read_bytes(), "checkpoints/2: this checkpoint is damaged: delete the folder, and the"
+    good, damaged = (
+        chunks[-1].read_bytes(),
+        "checkpoints/2: this checkpoint is damaged: delete the folder, and",
+    )
     chunks[-1].unlink()
     with pytest.raises(ValueError, match=damaged):
         train(store=tmp_path, steps=3)
@@ -379,7 +382,7 @@ def test_photographs_that_cannot_be_read(tmp_path):
     same(train(source=tmp_path, steps=6, batch_size=1, store=tmp_path / "store"), alone)
     for i in (0, 1):
         (tmp_path / f"{i}.png").write_bytes(b"no image")
-    with pytest.raises(ImageError, match=r"expected photographs, got 3 of which none can be read, as .*.png: "):
+    with pytest.raises(ImageError, match=r"expected photographs, got 3 that cannot be read, such as .*.png: "):
         train(source=tmp_path, steps=3)
 
 
@@ -396,7 +399,7 @@ def test_folders_of_any_name(tmp_path):
 
 def test_other_photographs_of_the_same_number_are_another_training(tmp_path):
     train(steps=2, store=tmp_path)
-    with pytest.raises(ValueError, match="holds a training with another source"):
+    with pytest.raises(ValueError, match="holds a training run with another source"):
         train(source=1 - PHOTOS, steps=3, store=tmp_path)
 
 
