@@ -17,7 +17,7 @@ from jaxviz._options import check_watch
 from jaxviz._types import Images, Net
 from jaxviz.activation._rows import Features, InMemory, Rows, hash_of
 from jaxviz.activation._store import OnDisk
-from jaxviz.data._batches import Loaded, batches, check_readable, sized
+from jaxviz.data._batches import Loaded, batches, check_readable, read_as, sized
 from jaxviz.data._multihost import agreed, rounds, share, wait_for_all
 from jaxviz.data._sharding import over_devices, whole_shares
 from jaxviz.data._source import open_source
@@ -114,8 +114,7 @@ def features(
     opened, size = sized(open_source(source), size)
     chosen = layer_or_output(layer, output)
     image, shapes = arranged_shapes(net, params, {chosen: _layout(pool)}, size, "features")
-    (_, height, width, channels), shape = image.shape, shapes[chosen]
-    read_at = {"size": size if np.ndim(size) == 0 else (height, width), "channels": channels}
+    read_at, shape = read_as(size, image.shape), shapes[chosen]
     row = shape[1:] if pool is None else shape[-1:]
     batch_size = whole_shares(batch_size)
     total = len(opened.ids)
@@ -124,9 +123,8 @@ def features(
     with contextlib.nullcontext() if store is None else alone_in(Path(store), what="store"):
         kept: InMemory | OnDisk = InMemory(row)
         if store is not None:
-            settings: dict[str, Any] = {"layer": str(chosen), "pool": pool, "size": [height, width]}
-            settings |= {"batch_size": batch_size}
-            settings |= {"params": digest_of(params)}
+            settings: dict[str, Any] = {"layer": str(chosen), "pool": pool, "size": [*image.shape[1:3]]}
+            settings |= {"batch_size": batch_size, "params": digest_of(params)}
             reader = read_arranged(net, {chosen: _layout(pool)}, "features")
             settings |= {"program": digest_of_program(reader, params, image)}
             kept = OnDisk(Path(store), row, settings)

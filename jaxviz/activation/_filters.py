@@ -36,7 +36,7 @@ def filters(params: Any, *, channels: int = 3, normalize: bool = True) -> Float[
     every = {jax.tree_util.keystr(path): _channels_last(leaf) for path, leaf in leaves if jnp.ndim(leaf) == 4}
     kernels = {path: kernel for path, kernel in every.items() if kernel.shape[2] == channels}
     if len(kernels) != 1:
-        listed = lambda some: ", ".join(f"{path} {leaf.shape}" for path, leaf in some.items())
+        listed = lambda some: ", ".join([*(f"{path} {leaf.shape}" for path, leaf in some.items())][:8])
         others = f" among {listed(every)}, or say how many channels the images have, channels=..." if every else ""
         found = f"{listed(kernels)}; pass the kernel itself" if kernels else f"none; pass the kernel itself{others}"
         raise ValueError(f"expected one kernel (kh, kw, {channels}, out) in the parameters, found {found}")

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from jaxviz._options import check_watch
 from jaxviz._progress import Progress
 from jaxviz._types import Images, Net
-from jaxviz.data._batches import batches, check_readable, sized
+from jaxviz.data._batches import batches, check_readable, read_as, sized
 from jaxviz.data._multihost import agreed, rounds, share
 from jaxviz.data._sharding import over_devices, whole_shares
 from jaxviz.data._source import Source, open_source
@@ -126,10 +126,9 @@ def top_patches(
     names = (layer,) if isinstance(layer, str) else tuple(layer)
     places = _Places(net, params, names, size)
     batch_size = whole_shares(batch_size)
-    image = places.image
-    read_at = {"size": size if np.ndim(size) == 0 else places.size, "channels": image.shape[-1]}
+    read_at = read_as(size, places.image.shape)
     reader = read_arranged(net, dict.fromkeys(names, "units"), "top_patches")
-    made_by = {"params": digest_of(params), "program": digest_of_program(reader, params, image)}
+    made_by = {"params": digest_of(params), "program": digest_of_program(reader, params, places.image)}
     state = _begin(places, k, made_by)
     if resume is not None:
         state = _resumed(resume, state, opened)

@@ -79,6 +79,11 @@ def _shape_of(image: Any) -> tuple[int, ...]:
     return tuple(shape[:2] if shape[2:] in ((), *((c,) for c in CHANNELS)) else shape)
 
 
+def read_as(size: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the options of `batches` for images of a shape `(n, h, w, c)` that a size has led to."""
+    return {"size": size if np.ndim(size) == 0 else shape[1:3], "channels": shape[3]}
+
+
 def batches(
     source: Source,
     indices: Sequence[int],

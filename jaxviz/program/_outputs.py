@@ -66,15 +66,16 @@ def read(net: Net, params: Any, images: Any, layers: Sequence[Layer]) -> Reading
         return arrays_in(returned)
 
     program = trace(called, params, images, turns=True)
-    found: dict[Layer, Value] = dict(find(program, names)) if names else {}
-    actions: dict[Path, Any] = taking({name: value for name, value in found.items() if isinstance(name, str)})
+    named = find(program, names) if names else {}
+    found: dict[Layer, Value] = {**named}
+    actions: dict[Path, Any] = taking(named)
     if outputs:
         ends = program.values[-len(outputs) :]  # the barrier, which shows what values are returned, and is not run
         found |= {output: end.inputs[i] for i, (output, end) in enumerate(zip(outputs, ends, strict=True))}
         actions[ends[0].path] = lambda operands, _: (operands, {})
     result, taken = evaluate(program, (params, images), actions)
-    taken |= dict(zip(outputs, result, strict=True)) if outputs else {}
-    return Reading({name: (taken[name], value) for name, value in found.items()})
+    arrays = {**taken, **(dict(zip(outputs, result, strict=True)) if outputs else {})}
+    return Reading({layer: (arrays[layer], value) for layer, value in found.items()})
 
 
 def read_arranged(net: Net, layers: Mapping[Layer, Layout], who: str) -> Callable[[Any, Any], dict[Layer, Array]]:

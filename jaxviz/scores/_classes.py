@@ -5,9 +5,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from jaxviz._types import Net
+from jaxviz.image._arrays import AnyArray
 from jaxviz.program._axes import image_axes
 from jaxviz.program._outputs import Reading
 from jaxviz.program._returned import Output
@@ -116,7 +117,7 @@ def _chances(logits: Array) -> Array:
     return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
 
 
-Where = Float[Array, "*_ _ _"] | Literal["predicted"]
+Where = Shaped[AnyArray, "*_ _ _"] | Literal["predicted"]
 
 
 def logit(

@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from jaxviz._options import check_array, check_least_zero
 from jaxviz._types import Net
+from jaxviz.image._arrays import AnyArray
 from jaxviz.image._checks import check_finite
 from jaxviz.program._axes import Layout
 from jaxviz.program._returned import Layer, layer_or_output
@@ -63,7 +64,7 @@ def _length(vectors: Array) -> Array:
 def direction(
     net: Net,
     layer: str | None,
-    vector: Float[Array, "*_ _"],
+    vector: Shaped[AnyArray, "*_ _"],
     *,
     output: Any = None,
     cosine: bool = False,

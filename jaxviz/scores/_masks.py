@@ -27,8 +27,8 @@ def mask_of(name: str, mask: Any, size: tuple[int, ...] | None = None) -> Float[
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
 
 
-def fitted(mask: Array | None, value: Array) -> Array | None:
-    """Return a mask at the size of a layer."""
+def fitted(mask: Any, value: Array) -> Any:
+    """Return a mask at the size of a layer; None stays None."""
     if mask is None:
         return None
     size = (len(mask), *value.shape[1:3])

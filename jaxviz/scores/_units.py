@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from jaxviz._types import Net
+from jaxviz.image._arrays import AnyArray
 from jaxviz.program._axes import Layout
 from jaxviz.program._returned import Layer, layer_or_output
 from jaxviz.scores._algebra import Index, OfLayer, numbers, static
@@ -75,7 +76,7 @@ class Energy(OfLayer):
 
 
 def channel(
-    net: Net, layer: str | None, index: Index, *, output: Any = None, where: Float[Array, "*_ _ _"] | None = None
+    net: Net, layer: str | None, index: Index, *, output: Any = None, where: Shaped[AnyArray, "*_ _ _"] | None = None
 ) -> Channel:
     """Score one channel of a layer by its mean over positions: those of a map, or the tokens of `(n, tokens, c)`.
 
