@@ -158,6 +158,8 @@ def _check_classes(model: Model) -> None:
 
 def check_layers(options: Any, model: Model, *names: str) -> None:
     """Raise ValueError for layers that nobody asked for: defaults, which are of another network."""
+    if not is_own(model.name):  # of those the defaults are, or the error that the function raises says it all
+        return
     fields = type(options).__dataclass_fields__
     for name in names:
         default = fields[name].default
