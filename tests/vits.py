@@ -11,9 +11,10 @@ WIDTH, HEADS, PATCH = 8, 2, 4
 SIZE = (12, 8)  # 3 x 2 patches
 
 
-def vit_params(extra=1, depth=2, size=SIZE, classes=5, dtype=np.float32, seed=0):
+def vit_params(extra=1, depth=2, size=SIZE, classes=5, dtype=None, seed=0):
     """Return parameters of a Vision Transformer with so many class and register tokens."""
     rng = np.random.default_rng(seed)
+    dtype = jnp.result_type(float) if dtype is None else dtype
     weights = lambda *shape: jnp.asarray(rng.normal(size=shape) / np.sqrt(np.prod(shape[:-1])), dtype)
     block = lambda: {
         "qkv": 2 * weights(WIDTH, 3 * WIDTH), "out": weights(WIDTH, WIDTH), "gain": 1 + 0.1 * weights(WIDTH),

@@ -103,12 +103,12 @@ def _fused(weights: Array, fusion: Fusion, discard: float, chain: Chain) -> Floa
     flat = fused.reshape(n, queries * keys)
     smallest = jnp.argsort(flat, axis=-1)[:, : int(flat.shape[-1] * discard)]
     dropped = jax.vmap(lambda row, places: row.at[places].set(0))(flat, smallest)
-    beside = np.diag(~np.isin(np.arange(keys), chain.index))[:queries]
+    beside = np.diag(~np.isin(np.arange(keys), chain.numbers))[:queries]
     return jnp.where(beside[None], fused, dropped.reshape(fused.shape))
 
 
 def map_of(shares: Float[Array, "n queries keys"], chain: Chain, images: Images) -> Maps:
     """Return what the queries that are read have of each patch, at the size of the images."""
     row = shares[:, chain.read].mean(1)
-    small = row[:, chain.index.ravel()].reshape(len(row), *chain.index.shape)
+    small = row[:, chain.numbers.ravel()].reshape(len(row), *chain.numbers.shape)
     return jax.image.resize(small, images.shape[:3], "linear")

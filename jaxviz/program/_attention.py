@@ -63,8 +63,7 @@ def _weighted_by(product: Value, side: int) -> Attention | None:
         return None
     for weights, axes in _before(product.inputs[side], (queries, keys)):
         if softmax_axes(weights) == (axes[1],):
-            scores, scored = _scores(weights, axes)
-            return Attention(weights, *axes, product, 1 - side, scores, scored)
+            return Attention(weights, axes[0], axes[1], product, 1 - side, *_scores(weights, axes))
     return None
 
 

@@ -28,7 +28,7 @@ class Chain(NamedTuple):
     """Does the last one gather the tokens with queries of its own, as a pooling head does?"""
     read: Bool[np.ndarray, " queries"]
     """Which results of the last one what the network returns is made of."""
-    index: Int[np.ndarray, "rows columns"]
+    numbers: Int[np.ndarray, "rows columns"]
     """Which token lies at each row and column."""
 
 

@@ -148,7 +148,7 @@ def _of_grid(seen: Sequence[np.ndarray], grid: Grid, shape: Sequence[int]) -> li
     sides = []
     for plane in seen:
         first = plane.transpose(order)[:, 0]
-        of_tokens = np.broadcast_to(first, (2, count, first.shape[-1]))[:, grid.index]
+        of_tokens = np.broadcast_to(first, (2, count, first.shape[-1]))[:, grid.numbers]
         sides.append(list(edges(of_tokens)))
     (top, bottom), (left, right) = sides
     return list(np.broadcast_arrays(top, left, bottom, right))

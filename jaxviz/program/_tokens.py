@@ -36,15 +36,15 @@ class Grid(NamedTuple):
     images: int
     tokens: int
     channels: int
-    index: Int[np.ndarray, "rows columns"]
+    numbers: Int[np.ndarray, "rows columns"]
 
     def map_of(self, array: Any) -> Array:
         """Return a layer's values as a map, `(n, rows, columns, channels)`."""
         moved = jnp.transpose(array, (self.images, self.tokens, self.channels))
-        first, count = int(self.index.min()), self.index.size
-        if np.array_equal(self.index.ravel(), np.arange(first, first + count)):  # a gather is slow to differentiate
-            return moved[:, first : first + count].reshape(len(moved), *self.index.shape, -1)
-        return moved[:, self.index.ravel()].reshape(len(moved), *self.index.shape, -1)
+        first, count = int(self.numbers.min()), self.numbers.size
+        if np.array_equal(self.numbers.ravel(), np.arange(first, first + count)):  # a gather is slow to differentiate
+            return moved[:, first : first + count].reshape(len(moved), *self.numbers.shape, -1)
+        return moved[:, self.numbers.ravel()].reshape(len(moved), *self.numbers.shape, -1)
 
 
 def grid_of(value: Value, axes: Operand, images: int | None, tokens: Tokens, who: str) -> Grid | None:
@@ -58,11 +58,11 @@ def grid_of(value: Value, axes: Operand, images: int | None, tokens: Tokens, who
     if tokens is None:
         return found
     told = _told(shape, axes, images or 0, tokens, who)
-    if found is not None and not np.array_equal(found.index, told.index):
-        rows, columns = found.index.shape
+    if found is not None and not np.array_equal(found.numbers, told.numbers):
+        rows, columns = found.numbers.shape
         raise ValueError(
             f"{who}: tokens={tokens!r} is not what this network's program shows: {rows} rows and {columns} columns, "
-            f"the first of them token {found.index[0, 0]}; leave tokens out"
+            f"the first of them token {found.numbers[0, 0]}; leave tokens out"
         )
     return told
 

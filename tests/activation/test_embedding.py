@@ -195,3 +195,38 @@ def test_errors(call, message):
 def test_device_arrays_do():
     points = jnp.asarray(RANDOM.normal(size=(9, 2)))
     np.testing.assert_array_equal(jaxviz.grid_layout(points), jaxviz.grid_layout(np.asarray(points)))
+
+
+# Features as colors
+
+
+def test_colors_are_three_components_over_all_places():
+    maps = np.random.default_rng(0).normal(size=(2, 4, 3, 6)) * np.array([6.0, 5, 4, 3, 2, 1])
+    rows = maps.reshape(-1, 6)
+    u, s, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    points = (u * s)[:, :3]
+    expected = ((points - points.min(0)) / (points.max(0) - points.min(0))).reshape(2, 4, 3, 3)
+    found = jaxviz.pca_colors(maps)
+    for color in range(3):  # a component has no sign
+        same, turned = (np.abs(found[..., color] - x).max() for x in (expected[..., color], 1 - expected[..., color]))
+        assert min(same, turned) < 1e-12
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_foreground_is_what_takes_less_of_the_border(sign):
+    rng = np.random.default_rng(0)
+    maps, inside = rng.normal(size=(2, 6, 6, 5)), np.zeros((2, 6, 6), bool)
+    inside[0, 1:4, 2:5] = inside[1, 2:6, 3:5] = True  # one touches the border
+    maps[inside] += sign * 20 * np.array([1.0, 0, 1, 0, 0])
+    found = jaxviz.pca_colors(maps, foreground=True)
+    np.testing.assert_array_equal(found[~inside], 0)
+    own = jaxviz.pca_colors(maps[inside].reshape(1, 1, -1, 5))[0, 0]
+    np.testing.assert_allclose(found[inside], own, atol=1e-12)
+
+
+def test_colors_of_what_has_none():
+    np.testing.assert_array_equal(jaxviz.pca_colors(np.ones((1, 2, 2, 4))), 0)
+    with pytest.raises(ValueError, match=r"maps: expected features \(n, h, w, c\), got shape \(4, 3\)"):
+        jaxviz.pca_colors(np.ones((4, 3)))
+    with pytest.raises(ValueError, match="components: expected 1 to 2"):
+        jaxviz.pca_colors(np.ones((1, 4, 4, 2)))

@@ -155,7 +155,7 @@ def masked(block, x):
     return jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(n, t, WIDTH) @ block["out"]
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "users_promotions")  # jax.nn.dot_product_attention promotes types
 @pytest.mark.parametrize("attend", [by_matmul, by_jax, by_vmap, masked])
 @pytest.mark.parametrize("count", [2, 1])
 def test_spellings_of_attention(attend, count):

@@ -28,7 +28,7 @@ def flat(x):
 
 
 def extra(x, count):
-    return jnp.broadcast_to(jnp.asarray(EXTRA[:, :count]), (len(x), count, 8))
+    return jnp.broadcast_to(jnp.asarray(EXTRA[:, :count], x.dtype), (len(x), count, 8))
 
 
 def joined(*parts):
@@ -128,7 +128,7 @@ REFUSED = {
     "heads": lambda x: flat(maps(x)).reshape(len(x), -1, 2, 4),
     "windows": lambda x: in_windows(maps(x)).reshape(-1, 4, 8),
     "half of the tokens, by their values": lambda x: jax.lax.top_k(flat(maps(x)).transpose(0, 2, 1), 4)[0],
-    "two grids": lambda x: joined(flat(maps(x)), flat(convolve(maps(x), np.ones((2, 2, 8, 8), np.float32), 2))),
+    "two grids": lambda x: joined(flat(maps(x)), flat(convolve(maps(x), jnp.ones((2, 2, 8, 8)), 2))),
     "the same tokens twice": lambda x: joined(flat(maps(x)), flat(maps(x))),
     "some of a row": lambda x: flat(maps(x))[:, :5],
     "class token": lambda x: joined(extra(x, 1), flat(maps(x)))[:, :1],
@@ -201,7 +201,7 @@ def test_tokens_that_the_program_contradicts():
 def test_a_token_sees_its_patch():
     """Attention looks elsewhere, which the spatial field leaves out; strictly, a token sees all."""
     params = vit_params(size=(12, 16))
-    images = jax.ShapeDtypeStruct((1, 12, 16, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, 12, 16, 3), float)
     for layer in ("norm0", "block0", "block1"):
         field = jaxviz.receptive_field(make_vit(), params, images, layer)
         assert field == ((4, 4), (4, 4), (0, 0))
@@ -216,7 +216,7 @@ def test_a_token_sees_its_patch():
 
 def test_patches_of_tokens():
     """The strongest token of each channel, found by hand."""
-    images = np.random.default_rng(0).random((3, *SIZE, 3), np.float32)
+    images = np.random.default_rng(0).random((3, *SIZE, 3)).astype(jnp.result_type(float))
     params = vit_params()
     found = jaxviz.top_patches(make_vit(), params, images, layer="block0", k=1).layers["block0"]
     values = jaxviz.capture(make_vit(), "block0")(params, images)[1]["block0"][:, 1:].reshape(3, 3, 2, 8)
