@@ -112,7 +112,7 @@ def _film(
     from rich.console import Console
 
     if not path.is_file():  # reading a pipe would block
-        raise ImageError(f"{path}: expected a video, got no file")
+        raise ImageError(f"{path}: expected a video file, got none at this path")
     for name, weights in chosen.items():
         change = functools.partial(jaxviz.restyle, net.params, style=weights, tile=tile)
         target, start = targets[name], time.perf_counter()
