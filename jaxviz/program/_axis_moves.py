@@ -149,7 +149,7 @@ def padded(value: Value, operands: list[Operand]) -> Operand:
         value.eqn.params["padding_config"],  # type: ignore[union-attr]
         strict=True,
     )
-    return tuple(windowed(axis, out, low=low, spread=inner + 1) for axis, out, (low, _, inner) in each)
+    return tuple(windowed(axis, out, low=int(low), spread=int(inner) + 1) for axis, out, (low, _, inner) in each)
 
 
 def sliced(value: Value, operands: list[Operand]) -> Operand:
