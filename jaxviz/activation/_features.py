@@ -27,6 +27,7 @@ from jaxviz.program._axes import Layout
 from jaxviz.program._compiled import compiled
 from jaxviz.program._digest import digest_of, digest_of_program
 from jaxviz.program._edit import dtype_of
+from jaxviz.program._once import once
 from jaxviz.program._outputs import arranged_shapes, read_arranged
 
 Pool = Literal["mean", "max"]
@@ -106,6 +107,7 @@ def features(
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     check_whole("batch_size", batch_size, least=1)
     check_watch(every, callback)
+    net = once(net)
     opened, size = sized(open_source(source), size)
     height, width = sides_of(size)
     shape = arranged_shapes(net, params, {layer: _layout(pool)}, (height, width), "features")[layer]

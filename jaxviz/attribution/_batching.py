@@ -16,6 +16,7 @@ from jaxviz.image._arrays import blur
 from jaxviz.image._checks import check_finite, check_images, check_range, check_whole
 from jaxviz.program._compiled import Compiled
 from jaxviz.program._differentiable import check_reaches
+from jaxviz.program._once import once
 from jaxviz.scores._algebra import some_per_image
 from jaxviz.scores._calls import check_score, is_pytree, one_by_one
 
@@ -45,6 +46,7 @@ def run(
         batch_size = 4 if jax.default_backend() == "cpu" else 16
     check_positive(batch_size=batch_size)
     options |= {"batch_size": batch_size}
+    score = once(score)
     if not is_pytree(score):
         return method(score, params, images, *arrays, **options)
     check_score(score, params, images, differentiable=False)  # those that need a gradient look for it themselves

@@ -14,6 +14,7 @@ from jaxviz.program._axes import order_of
 from jaxviz.program._differentiable import reaches
 from jaxviz.program._edit import capture, replace
 from jaxviz.program._names import find
+from jaxviz.program._once import once
 from jaxviz.program._trace import trace
 from jaxviz.scores._algebra import nets_of
 from jaxviz.scores._calls import fixed
@@ -82,6 +83,7 @@ def guided_grad_cam(
 
     Selvaraju et al. 2017, Grad-CAM.
     """
+    score = once(score)
     maps = grad_cam(score, params, images, layer=layer, batch_size=batch_size)
     return guided_backprop(score, params, images, batch_size=batch_size) * maps[..., None]
 

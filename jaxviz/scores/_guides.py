@@ -13,6 +13,7 @@ from jaxviz._types import Images, Net
 from jaxviz.fast._swap import accelerate
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import read_layers
+from jaxviz.program._once import once
 from jaxviz.scores._algebra import Summable
 from jaxviz.scores._likeness import gram
 
@@ -88,7 +89,7 @@ def resemblance(net: Net, params: Any, images: Images, *, layer: str) -> _Resemb
     Mordvintsev, Olah & Tyka 2015, Inceptionism: Going Deeper into Neural Networks.
     """
     check_batch("images", images)
-    found = _guide(net, layer, params, images)
+    found = _guide(once(net), layer, params, images)
     return _Resemblance(net, layer, found.reshape(-1, found.shape[-1]))
 
 

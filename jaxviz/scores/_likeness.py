@@ -19,6 +19,7 @@ from jaxviz._types import Images, Net
 from jaxviz.fast._swap import accelerate
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import layers as layers_of
+from jaxviz.program._once import once
 from jaxviz.program._outputs import Reading, read
 from jaxviz.scores._algebra import Read, as_numbers, static
 
@@ -171,7 +172,7 @@ def match_features(net: Net, params: Any, images: Images, layers: Layers) -> Fea
     """
     check_batch("images", images)
     weights = proportions_of("layers", layers)
-    return FeatureMatch(net, weights, _features(net, tuple(weights), params, images))
+    return FeatureMatch(net, weights, _features(once(net), tuple(weights), params, images))
 
 
 def match_grams(
@@ -220,7 +221,7 @@ def match_grams(
     weights = proportions_of("layers", layers)
     mask = None if masks is None else mask_of("masks", masks, images.shape[1:3])
     region = None if where is None else mask_of("where", where)
-    return GramMatch(net, weights, grams_of(net, tuple(weights), params, images, mask), region)
+    return GramMatch(net, weights, grams_of(once(net), tuple(weights), params, images, mask), region)
 
 
 @compiled(static_argnums=(0, 1))

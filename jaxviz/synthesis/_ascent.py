@@ -14,6 +14,7 @@ from jaxviz._types import Key, Score
 from jaxviz.data._sharding import over_devices
 from jaxviz.image._checks import check_finite, check_range, sides_of
 from jaxviz.program._edit import dtype_of
+from jaxviz.program._once import once
 from jaxviz.scores._algebra import lengths_of
 from jaxviz.scores._calls import as_data, check_score
 from jaxviz.synthesis._adam import adam
@@ -109,6 +110,7 @@ def ascend(
     """
     check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
     _check(transform, optimizer, learning_rate, penalties)
+    score = once(score)
     height, width = sides_of(size)
     form = parameterized(basis, height, width)
     start_key, step_key = jax.random.split(key)

@@ -13,6 +13,7 @@ from jaxviz._progress import Progress
 from jaxviz._types import Images, Net
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import dtype_of
+from jaxviz.program._once import once
 from jaxviz.scores._algebra import Index
 from jaxviz.scores._calls import check_score
 from jaxviz.scores._units import logit
@@ -95,6 +96,7 @@ def fool(
     if np.shape(target) not in ((), (len(images),)) or np.asarray(target).dtype.kind not in "iu":
         raise ValueError(f"target: expected the number of a class, or one for each of {len(images)}, got {target!r}")
     target = np.broadcast_to(np.asarray(target), len(images))
+    net = once(net)
     score = logit(net, target)
     check_score(score, params, images)
     target = target % jax.eval_shape(net, params, images.astype(dtype_of(params))).shape[-1]  # -1 is the last

@@ -15,6 +15,7 @@ from jaxviz._types import Images, Key, Net
 from jaxviz.data._sharding import whole_shares
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import dtype_of, shapes_of
+from jaxviz.program._once import once
 from jaxviz.scores._units import channel
 from jaxviz.synthesis._ascent import ascend
 from jaxviz.synthesis._minimize import DivergedError, other_run
@@ -102,6 +103,7 @@ def sheet(
     if batch_size < 1 or size < 1:
         raise ValueError(f"expected a batch_size and a size of 1 or more, got {batch_size} and {size}")
     check_watch(1, callback)
+    net = once(net)
     wanted = _wanted(net, params, layer, channels, size)
     share = whole_shares(min(batch_size, len(wanted)))
     images, losses = _begun(resume, len(wanted), size)

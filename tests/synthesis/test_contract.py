@@ -70,9 +70,7 @@ def minimize(p, key, x, **options):
 
 
 def sweep(p, key, x, **options):
-    return Made(
-        jaxviz.sweep(jaxviz.invert, "smoothness", [0.0, 0.1], net, p, key, x[:1], layer="relu_0", **options)
-    )
+    return Made(jaxviz.sweep(jaxviz.invert, "smoothness", [0.0, 0.1], net, p, key, x[:1], layer="relu_0", **options))
 
 
 def dream_zoom(p, key, x, **options):
