@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 
+from jaxviz.program._shared import Shared
+
 
 class HoldsFunctions:
     """A frozen dataclass of ours whose fields may be functions of the user's, such as a score's network."""
@@ -80,12 +82,12 @@ class Compiled:
     def eval_shape(self, *args: Any, **options: Any) -> Any:
         """Return the shapes and types of the results; what was traced once is remembered."""
         program, args, options = self._prepare(args, options)
-        return program.eval_shape(*args, **options)
+        return getattr(program, "jitted", program).eval_shape(*args, **options)
 
     def lower(self, *args: Any, **options: Any) -> Any:
         """Return the program for these arguments, or their shapes, before it is compiled."""
         program, args, options = self._prepare(args, options)
-        return program.lower(*args, **options)
+        return getattr(program, "jitted", program).lower(*args, **options)
 
     def _prepare(self, args: Any, options: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
         found: dict[Weak, Weak] = {}
@@ -101,7 +103,8 @@ class Compiled:
     def _program(self, key: tuple[Weak, ...]) -> Any:
         program = self._programs.get(key)
         if program is None:
-            program = self._programs[key] = jax.jit(renewed(self._fn), **self._options)
+            # What holds no function stays as it is: nothing of it is made again.
+            program = self._programs[key] = (Shared if key else jax.jit)(renewed(self._fn), **self._options)
             for weak in key:
                 weakref.finalize(weak.owner(), self._programs.pop, key, None).atexit = False
         return program
