@@ -151,22 +151,23 @@ def _told(value: Any) -> Any:
     if isinstance(value, dict | types.MappingProxyType):
         return (type(value), *((_told(k), _told(v)) for k, v in value.items()))
     if isinstance(value, types.FunctionType):
-        if value.__closure__ or not _is_jaxs(value):
+        if value.__closure__ or not _is_known(value):
             raise _NotToldError
         return value
     if isinstance(value, type):
         return value
-    if dataclasses.is_dataclass(value) and not callable(value):
+    if dataclasses.is_dataclass(value) and not callable(value) and _is_known(type(value)):
         return (type(value), *(_told(getattr(value, field.name)) for field in dataclasses.fields(value)))
     if isinstance(value, jax.sharding.Mesh | jax.sharding.AbstractMesh):
         return value
-    if callable(value) or not _is_jaxs(type(value)) or isinstance(value, jax.Array):
+    if callable(value) or not _is_known(type(value)) or isinstance(value, jax.Array):
         raise _NotToldError(type(value))
     return (type(value), value)  # equal as JAX says, or only to itself
 
 
-def _is_jaxs(made: Any) -> bool:
-    return (made.__module__ or "").partition(".")[0] in ("jax", "jaxlib", "numpy", "builtins")
+def _is_known(made: Any) -> bool:
+    """Tell what JAX or this library defines: it has no state besides what makes it equal to another."""
+    return (made.__module__ or "").partition(".")[0] in ("jax", "jaxlib", "numpy", "jaxviz")
 
 
 def _of_array(value: Any) -> Any:

@@ -67,6 +67,7 @@ class Shared:
         program = traced.jaxpr
         if [np.shape(x) for x in leaves] != [getattr(x, "shape", None) for x in program.in_avals]:
             return None  # it closes over what is being traced
+        assert len(given) == len(leaves)
         if len({device for x in (*leaves, *program.consts) if isinstance(x, jax.Array) for device in x.devices()}) > 1:
             return None
         found = describe(program, [info.donated for info in given], traced.fun_name)
