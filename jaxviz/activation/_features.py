@@ -27,6 +27,7 @@ from jaxviz.program._axes import Layout
 from jaxviz.program._compiled import compiled
 from jaxviz.program._digest import digest_of, digest_of_program
 from jaxviz.program._edit import dtype_of
+from jaxviz.program._once import once
 from jaxviz.program._outputs import arranged_shapes, read_arranged
 from jaxviz.program._returned import Layer, layer_or_output
 from jaxviz.program._tokens import Tokens, checked_tokens
@@ -117,6 +118,7 @@ def features(
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     check_whole("batch_size", batch_size, least=1)
     check_watch(every, callback)
+    net = once(net)
     opened, size = sized(open_source(source), size)
     chosen, tokens = layer_or_output(layer, output), checked_tokens(tokens)
     image, shapes = arranged_shapes(net, params, {chosen: _layout(pool)}, size, "features", tokens)

@@ -21,6 +21,7 @@ from jaxviz.program._compiled import compiled
 from jaxviz.program._digest import digest_of, digest_of_program
 from jaxviz.program._edit import dtype_of
 from jaxviz.program._image_channels import Size
+from jaxviz.program._once import once
 from jaxviz.program._outputs import arranged_shapes, read_arranged
 from jaxviz.program._receptive_field import unit_edges
 from jaxviz.program._tokens import Tokens, checked_tokens
@@ -127,6 +128,7 @@ def top_patches(
     check_whole("k", k, least=1)
     check_whole("batch_size", batch_size, least=1)
     check_watch(every, callback)
+    net = once(net)
     opened, size = sized(open_source(source), size)
     names = (layer,) if isinstance(layer, str) else tuple(layer)
     batch_size, tokens = whole_shares(batch_size), checked_tokens(tokens)

@@ -17,6 +17,7 @@ from jaxviz.image._checks import check_finite, check_images, check_range, check_
 from jaxviz.program._compiled import Compiled
 from jaxviz.program._differentiable import check_reaches
 from jaxviz.program._image_channels import known_channels
+from jaxviz.program._once import once
 from jaxviz.scores._algebra import some_per_image
 from jaxviz.scores._calls import check_score, is_pytree, one_by_one
 
@@ -46,6 +47,7 @@ def run(
         batch_size = 4 if jax.default_backend() == "cpu" else 16
     check_positive(batch_size=batch_size)
     options |= {"batch_size": batch_size}
+    score = once(score)
     with known_channels(score, params, images):
         if not is_pytree(score):
             return method(score, params, images, *arrays, **options)

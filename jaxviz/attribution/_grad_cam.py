@@ -14,6 +14,7 @@ from jaxviz.program._axes import arranging
 from jaxviz.program._differentiable import reaches
 from jaxviz.program._edit import capture, replace
 from jaxviz.program._names import find
+from jaxviz.program._once import once
 from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.program._trace import trace
 from jaxviz.scores._algebra import nets_of
@@ -89,6 +90,7 @@ def guided_grad_cam(
 
     Selvaraju et al. 2017, Grad-CAM.
     """
+    score = once(score)
     maps = grad_cam(score, params, images, layer=layer, tokens=tokens, batch_size=batch_size)
     return guided_backprop(score, params, images, batch_size=batch_size) * maps[..., None]
 

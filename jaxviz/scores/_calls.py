@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jaxviz._types import Score
@@ -41,9 +42,29 @@ def check_score(score: Score, params: Any, images: Any, *, differentiable: bool 
     elif isinstance(score, Read):
         # Without its numbers, so that what was traced for one class is found again for all.
         without_numbers = jax.tree.map(lambda _: 0, score)
-        jax.eval_shape(score.pick, _read.eval_shape(differentiable, without_numbers, params, images))
+        _check_pick(score, _read.eval_shape(differentiable, without_numbers, params, images))
     else:
         jax.eval_shape(checked(score) if differentiable else functools.partial(score), params, images)
+
+
+def _check_pick(score: Read, values: Any) -> None:
+    """Let a score pick from values of these shapes, which takes a millisecond; for a known number only once."""
+    leaves, treedef = jax.tree.flatten(values)
+    if all(type(x) is int or isinstance(x, np.integer) for x in jax.tree.leaves(score)):
+        without_net = dataclasses.replace(score, net=_no_net)  # which would be kept
+        _picked(without_net, tuple((x.shape, x.dtype) for x in leaves), treedef)
+    else:
+        jax.eval_shape(score.pick, values)
+
+
+def _no_net(params: Any, images: Any) -> None:
+    """Stand in the place of a network that nobody calls."""
+
+
+@functools.lru_cache(maxsize=256)
+def _picked(score: Read, shapes: tuple[Any, ...], treedef: Any) -> None:
+    leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+    jax.eval_shape(score.pick, jax.tree.unflatten(treedef, leaves))
 
 
 @compiled(static_argnums=0)

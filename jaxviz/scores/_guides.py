@@ -12,6 +12,7 @@ from jaxviz._options import check_batch
 from jaxviz._types import Images, Net
 from jaxviz.fast._swap import accelerate
 from jaxviz.program._compiled import compiled
+from jaxviz.program._once import once
 from jaxviz.program._outputs import read
 from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.scores._algebra import Summable
@@ -95,7 +96,7 @@ def resemblance(net: Net, params: Any, images: Images, *, layer: str, tokens: To
     """
     check_batch("images", images)
     tokens = checked_tokens(tokens)
-    found = _guide(net, layer, tokens, params, images)
+    found = _guide(once(net), layer, tokens, params, images)
     return _Resemblance(net, layer, found.reshape(-1, found.shape[-1]), tokens)
 
 

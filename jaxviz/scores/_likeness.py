@@ -18,6 +18,7 @@ from jaxviz.fast._swap import accelerate
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import layers as layers_of
 from jaxviz.program._image_channels import known_channels
+from jaxviz.program._once import once
 from jaxviz.program._outputs import Reading, read
 from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.scores._algebra import Read, as_numbers, static
@@ -174,7 +175,7 @@ def match_features(net: Net, params: Any, images: Images, layers: Layers) -> Fea
     check_batch("images", images)
     weights = proportions_of("layers", layers)
     with known_channels(net, params, images):
-        return FeatureMatch(net, weights, _features(net, tuple(weights), params, images))
+        return FeatureMatch(net, weights, _features(once(net), tuple(weights), params, images))
 
 
 def match_grams(
@@ -228,7 +229,9 @@ def match_grams(
     region = None if where is None else mask_of("where", where)
     tokens = checked_tokens(tokens)
     with known_channels(net, params, images):
-        return GramMatch(net, weights, grams_of(net, tuple(weights), params, images, mask, tokens), region, tokens)
+        return GramMatch(
+            net, weights, grams_of(once(net), tuple(weights), params, images, mask, tokens), region, tokens
+        )
 
 
 @compiled(static_argnums=(0, 1))

@@ -16,6 +16,7 @@ from jaxviz.data._sharding import over_devices
 from jaxviz.image._checks import check_finite, check_range
 from jaxviz.program._edit import dtype_of
 from jaxviz.program._image_channels import Size, accepted, split_size
+from jaxviz.program._once import once
 from jaxviz.scores._algebra import lengths_of
 from jaxviz.scores._calls import as_data, check_score
 from jaxviz.synthesis._adam import adam
@@ -113,6 +114,7 @@ def ascend(
     """
     check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
     _check(transform, optimizer, learning_rate, penalties)
+    score = once(score)
     check = functools.partial(check_score, score, params)
     shape = accepted(check, params, _sized_as(size, start), count=_batch(score))[0].shape
     form = parameterized(basis, *shape[1:])

@@ -13,6 +13,7 @@ from jaxviz._types import Images, Key, Score
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._arrays import resize
 from jaxviz.program._image_channels import known_channels
+from jaxviz.program._once import once
 from jaxviz.scores._algebra import one_per_image
 from jaxviz.scores._calls import as_data, check_score
 from jaxviz.synthesis._minimize import Look, Part, Synthesis, Watch, follow, in_stages, iterate, looks
@@ -74,6 +75,7 @@ def dream(
     check_run(steps=steps, every=every, callback=callback)
     check_least_zero("step_size", step_size)
     check_count("jitter", jitter, least=0)
+    score = once(score)
     with known_channels(score, params, images):
         check_score(score, params, images)
     sizes = octave_sizes(images.shape[1:3], octaves, octave_scale)
@@ -147,6 +149,7 @@ def dream_zoom(
     check_count("frames", frames, least=0)
     check_count("first", first, least=0)
     check_watch(1, callback)
+    score = once(score)
     for i in range(first, frames):
         seen = _closer(images, zoom) if i else images
         part = Part(callback, f"frame {i + 1} of {frames}", i, frames)

@@ -15,6 +15,7 @@ from jaxviz._types import Images, Net
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import dtype_of
 from jaxviz.program._image_channels import known_channels
+from jaxviz.program._once import once
 from jaxviz.program._returned import Output, array_of
 from jaxviz.scores._algebra import Index
 from jaxviz.scores._calls import check_score
@@ -100,6 +101,7 @@ def fool(
     if np.shape(target) not in ((), (len(images),)) or np.asarray(target).dtype.kind not in "iu":
         raise ValueError(f"target: expected the number of a class, or one for each of {len(images)}, got {target!r}")
     target = np.broadcast_to(np.asarray(target), len(images))
+    net = once(net)
     score, part = logit(net, target, output=output), Output.of(output)
     with known_channels(score, params, images):
         check_score(score, params, images)

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxviz._options import check_batch, check_least_zero, check_number, check_optimizer, check_positive, check_run
 from jaxviz._types import Images, Key, Net
+from jaxviz.program._once import once
 from jaxviz.scores._likeness import match_features
 from jaxviz.synthesis._lbfgs import lbfgs
 from jaxviz.synthesis._minimize import Synthesis, Watch, follow
@@ -93,6 +94,7 @@ def invert(
         raise ValueError(f"start: expected the images' shape {images.shape}, got {jnp.shape(start)}")
     if start is not None:
         check_batch("start", start)
+    net = once(net)
     smooth = Weighted(smoothness, total_variation, {"beta": beta})
     run = render(
         match_features(net, params, images, [layer]),

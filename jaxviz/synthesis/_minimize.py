@@ -197,12 +197,17 @@ def _resumed(state: Any, resume: Sequence[Any]) -> tuple[Any, Any]:
     leaves = list(resume[:-1])
     expected = [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
     got = [(jnp.shape(x), jnp.asarray(x).dtype) for x in leaves]
-    if not len(resume) or got != expected:
-        raise ValueError("resume: this state is of a run of another kind or size; start over without it")
+    if not len(resume) or got != expected or jnp.ndim(resume[-1]) != 1:
+        raise other_run()
     put = [_like(jnp.array(x), fresh) for x, fresh in zip(leaves, jax.tree.leaves(state), strict=True)]
     earlier = resume[-1]
     earlier = earlier if isinstance(earlier, Tracer) else np.asarray(earlier)
     return jax.tree.unflatten(jax.tree.structure(state), put), earlier
+
+
+def other_run() -> ValueError:
+    """Return the error for a state that is not of this run."""
+    return ValueError("resume: this state is of a run of another kind or size; start over without it")
 
 
 def _like(values: Array, fresh: Array) -> Array:
@@ -370,9 +375,7 @@ Stage = Callable[[int, Images | None, Sequence[Any] | None], Iterator[Look]]
 
 def in_stages(stage: Stage, count: int, resume: Sequence[Any] | None) -> Iterator[Look]:
     """Yield the looks at stages one after the other, each from the images of the one before, as one run."""
-    first, earlier, state = (int(resume[0]), np.asarray(resume[1]), resume[2:]) if resume else (0, np.zeros(0), None)
-    if first >= count:
-        raise ValueError("resume: this state is of a run of another kind or size; start over without it")
+    first, earlier, state = (0, np.zeros(0), None) if resume is None else _of_stage(resume, count)
     images = None
     for i in range(first, count):
         before, look = _joined([earlier] if len(earlier) else []), None
@@ -385,3 +388,13 @@ def in_stages(stage: Stage, count: int, resume: Sequence[Any] | None) -> Iterato
             yield look
         assert look is not None
         images, earlier, state = look.show(), look.losses, None
+
+
+def _of_stage(resume: Sequence[Any], count: int) -> tuple[int, np.ndarray, Sequence[Any]]:
+    """Return at which stage a run was stopped, the losses of those before it, and the state of that one."""
+    if len(resume) < 2 or jnp.ndim(resume[0]) or jnp.ndim(resume[1]) != 1:
+        raise other_run()
+    stage = np.asarray(resume[0])
+    if stage.dtype.kind not in "iu" or not 0 <= stage < count:
+        raise other_run()
+    return int(stage), np.asarray(resume[1]), resume[2:]

@@ -16,9 +16,10 @@ from jaxviz.data._sharding import whole_shares
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import dtype_of, read_layers
 from jaxviz.program._image_channels import Size, accepted, split_size
+from jaxviz.program._once import once
 from jaxviz.scores._units import channel
 from jaxviz.synthesis._ascent import ascend
-from jaxviz.synthesis._minimize import DivergedError
+from jaxviz.synthesis._minimize import DivergedError, other_run
 from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
 
 
@@ -101,11 +102,10 @@ def sheet(
     check_count("batch_size", batch_size)
     split_size(size)
     check_watch(1, callback)
+    net = once(net)
     shape, wanted = _wanted(net, params, layer, channels, size)
     share = whole_shares(min(batch_size, len(wanted)))
-    images, losses = [jnp.asarray(x) for x in resume] if resume else (jnp.zeros((0, *shape)), jnp.zeros(0))
-    if len(images) > len(wanted) or images.shape[1:] != shape:
-        raise ValueError("resume: this state is of a run of another kind or size; start over without it")
+    images, losses = _begun(resume, len(wanted), shape)
     form, start = parameterized(basis, *shape), options.pop("start", None)
     found = _so_far(images, losses, wanted)
     while not found.finished:
@@ -129,6 +129,16 @@ def sheet(
         if callback is not None and callback(found):
             break
     return found
+
+
+def _begun(resume: Sequence[Any] | None, most: int, shape: tuple[int, ...]) -> tuple[Images, Array]:
+    """Return the images and losses of the batches that are done."""
+    if resume is None:
+        return jnp.zeros((0, *shape)), jnp.zeros(0)
+    done = len(resume[0]) if len(resume) == 2 and jnp.ndim(resume[0]) else most + 1
+    if done > most or [jnp.shape(x) for x in resume] != [(done, *shape), (done,)]:
+        raise other_run()
+    return jnp.asarray(resume[0]), jnp.asarray(resume[1])
 
 
 def _so_far(images: Images, losses: Array, wanted: np.ndarray) -> Sheet:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from jaxviz._options import check_least_zero, check_positive, check_run
 from jaxviz._types import Key, Net
 from jaxviz.image._checks import check_not_negative
+from jaxviz.program._once import once
 from jaxviz.scores._algebra import Summable
 from jaxviz.scores._likeness import GramMatch, Layers, grams_of, match_features, proportions_of
 from jaxviz.scores._masks import mask_of
@@ -126,6 +127,7 @@ def stylize(
     painted, manners = colored(colors, shown, manners)
     sizes = octave_sizes(shown.shape[1:3], octaves, 2.0)
     first = _start(start, key, painted, manners)
+    net = once(net)
 
     def goal(i: int) -> Summable:
         longest = style_size * max(sizes[i])

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxviz._options import check_least_zero, check_run
 from jaxviz._types import Images, Key, Net
 from jaxviz.image._checks import sides_of
+from jaxviz.program._once import once
 from jaxviz.scores._likeness import GramMatch, Layers, match_grams, proportions_of
 from jaxviz.synthesis._colors import Pictures
 from jaxviz.synthesis._minimize import Synthesis, Watch
@@ -79,6 +80,7 @@ def texture(
     sample = as_batch("image", image)
     whole = sample.shape[1:3] if size is None else sides_of(size)
     weights = proportions_of("layers", layers)
+    net = once(net)
     sizes = octave_sizes(whole, octaves, 2.0)
     shrunk = octave_sizes(sample.shape[1:3], octaves, 2.0)
 

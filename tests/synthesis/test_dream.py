@@ -111,13 +111,6 @@ def test_a_step_changes_pixels_by_its_size_on_average(small_params, photo):
     np.testing.assert_allclose(jnp.abs(found.images - photo).mean((1, 2, 3)), 0.02, rtol=1e-4)
 
 
-@pytest.mark.slow
-def test_an_image_does_not_see_its_neighbors(small_params, photo):
-    both = dream(SCORE, small_params, KEY, photo).images
-    alone = dream(SCORE, small_params, KEY, photo[1:]).images
-    np.testing.assert_allclose(alone[0], both[1], atol=1e-4)
-
-
 def test_the_same_key_gives_the_same_bits(small_params, photo):
     first, again, other = (dream(SCORE, small_params, key, photo) for key in (KEY, KEY, jax.random.key(6)))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):

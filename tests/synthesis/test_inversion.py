@@ -69,15 +69,6 @@ def test_copies_start_from_different_noise(small_params, images):
     assert jnp.abs(first - second).max() > 1e-3
 
 
-def test_it_goes_on_where_it_was(small_params, images):
-    whole = invert(small_params, images)
-    half = invert(small_params, images, callback=lambda found: len(found.losses) >= 16)
-    assert not half.finished
-    rest = invert(small_params, images, resume=half.state)
-    np.testing.assert_array_equal(rest.images, whole.images)
-    np.testing.assert_array_equal(rest.losses, whole.losses)
-
-
 def test_other_weights_compile_nothing(small_params, images):
     invert(small_params, images, smoothness=0.1)
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
