@@ -88,7 +88,6 @@ def channel(
     where: Shaped[AnyArray, "*_ _ _"] | None = None,
     tokens: Tokens = None,
 ) -> Channel:
-) -> Channel:
     """Score one channel of a layer by its mean over positions: those of a map, or the tokens of `(n, tokens, c)`.
 
     Args:
