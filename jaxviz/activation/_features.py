@@ -124,8 +124,7 @@ def features(
     image, shapes = arranged_shapes(net, params, {chosen: _layout(pool)}, size, "features", tokens)
     read_at, shape = read_as(size, image.shape), shapes[chosen]
     row = shape[1:] if pool is None else shape[-1:]
-    batch_size = whole_shares(batch_size)
-    total = len(opened.ids)
+    batch_size, total = whole_shares(batch_size), len(opened.ids)
     compute = functools.partial(_values, net, chosen, pool, tokens)
 
     with contextlib.nullcontext() if store is None else alone_in(Path(store), what="store"):

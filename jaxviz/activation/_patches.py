@@ -137,8 +137,7 @@ def top_patches(
     reader = read_arranged(net, dict.fromkeys(names, "units"), "top_patches", tokens)
     made_by = {"params": digest_of(params), "program": digest_of_program(reader, params, places.image)}
     state = _begin(places, k, made_by)
-    if resume is not None:
-        state = _resumed(resume, state, opened)
+    state = state if resume is None else _resumed(resume, state, opened)
     reading = _Reading(opened, state["ids"])
     best = {name: reading.ranked(each) for name, each in state["best"].items()}
     wanted = range(state["seen"], len(opened.ids))
