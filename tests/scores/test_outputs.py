@@ -146,7 +146,7 @@ EACH = np.stack([MASK, MASK.T])
 def test_the_mean_over_a_mask(net, where, small_params, images):
     """Resized to the outputs by linear interpolation, which halves its size here."""
     logits = segmenter(small_params, images)
-    masks = jnp.asarray(where, jnp.float32).reshape(-1, 32, 32)
+    masks = jnp.asarray(where, logits.dtype).reshape(-1, 32, 32)
     small = jnp.broadcast_to(jax.image.resize(masks, (len(masks), 16, 16), "linear"), (2, 16, 16))
     expected = jnp.einsum("nhwc,nhw->nc", logits, small) / small.sum((1, 2))[:, None]
     close = lambda score, values: np.testing.assert_allclose(score(small_params, images), values, rtol=1e-4, atol=1e-5)
