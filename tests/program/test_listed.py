@@ -13,7 +13,7 @@ from nets import convolve, small_net
 
 import jaxviz
 
-SHAPE = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+SHAPE = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.result_type(float))
 
 
 def rows_of(table):
@@ -35,7 +35,7 @@ def test_the_table_of_a_network(small_params):
 
 
 def test_what_units_see_is_the_receptive_field(small_params):
-    images = jax.ShapeDtypeStruct((1, 64, 48, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, 64, 48, 3), SHAPE.dtype)
     for name, (_, _, sees) in rows_of(jaxviz.layers(small_net, small_params, images)).items():
         field = jaxviz.receptive_field(small_net, small_params, images, name)
         assert sees == f"{field.size[0]} x {field.size[1]}"
@@ -140,7 +140,7 @@ def spectral(p):
 
 
 MADE = {
-    "cast": lambda p: p["kernel"].astype(jnp.bfloat16).astype(jnp.float32),
+    "cast": lambda p: p["kernel"].astype(jnp.bfloat16).astype(p["kernel"].dtype),
     "weight standardization": standardized,
     "spectral normalization": spectral,
     "scaled by another parameter": lambda p: p["kernel"] * p["gamma"].reshape(1, 1, 1, -1),

@@ -39,7 +39,7 @@ def test_with_a_power_of_the_cosine_as_in_lucid(power, maps, small_params, image
 def test_cosine_to_an_embedding(small_params, images):
     """As CLIP compares images and texts."""
     encoder = lambda params, images: {"image_embeds": small_net(params, images)}
-    texts = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
+    texts = np.random.default_rng(1).normal(size=(3, 5)).astype(images.dtype)
     embeds = np.asarray(small_net(small_params, images))
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
     expected = unit(embeds) @ unit(texts).T

@@ -146,7 +146,7 @@ EACH = np.stack([MASK, MASK.T])
 def test_the_mean_over_a_mask(net, where, small_params, images):
     """Resized to the outputs by linear interpolation, which halves its size here."""
     logits = segmenter(small_params, images)
-    masks = jnp.asarray(where, jnp.float32).reshape(-1, 32, 32)
+    masks = jnp.asarray(where, logits.dtype).reshape(-1, 32, 32)
     small = jnp.broadcast_to(jax.image.resize(masks, (len(masks), 16, 16), "linear"), (2, 16, 16))
     expected = jnp.einsum("nhwc,nhw->nc", logits, small) / small.sum((1, 2))[:, None]
     close = lambda score, values: np.testing.assert_allclose(score(small_params, images), values, rtol=1e-4, atol=1e-5)
@@ -183,8 +183,8 @@ def test_the_pixels_predicted_as_a_class(small_params, images):
 
 def test_gradients_through_a_mask_and_the_predicted_pixels(small_params, images):
     """The pixels are held fixed: their gradient is that of a sum over known places."""
-    first = segmenter(small_params, images).argmax(-1)
-    weights = (first == 2) / jnp.maximum((first == 2).sum((1, 2), keepdims=True), 1)
+    there = (segmenter(small_params, images).argmax(-1) == 2).astype(images.dtype)
+    weights = there / jnp.maximum(there.sum((1, 2), keepdims=True), 1)
     plain = lambda x: jnp.sum(segmenter(small_params, x)[..., 2] * weights)
     found = jaxviz.gradient(jaxviz.logit(segmenter, 2, where="predicted"), small_params, images)
     np.testing.assert_allclose(found, jax.grad(plain)(images), atol=1e-5)
