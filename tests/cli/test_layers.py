@@ -10,6 +10,9 @@ import jaxviz
 from jaxviz import cli
 from jaxviz.program._listing import listed
 
+# Networks are written here as users write them.
+pytestmark = pytest.mark.usefixtures("users_promotions")
+
 FILE = """
 import jax
 import jax.numpy as jnp

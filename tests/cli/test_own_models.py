@@ -16,6 +16,9 @@ from jaxviz import cli
 from jaxviz.cli import _models
 from jaxviz.cli._own_models import own_network
 
+# Networks are written here as users write them.
+pytestmark = pytest.mark.usefixtures("users_promotions")
+
 FILE = """
 import jax
 import jax.numpy as jnp
@@ -136,7 +139,7 @@ VERBS = {
     "style": "images/cat.png images/cup.png --content-layers relu_0 --style-layers relu_0 --steps 2",
     "features": "images --layer relu_0",
     "neighbors": "images --layer relu_0",
-    "embed": "images --layer relu_0 --perplexity 1",
+    "embed": "images --layer relu_0",
     "patches": "images --layer relu_0",
 }
 

@@ -16,6 +16,9 @@ from jaxviz.report import _tour
 from jaxviz.report._own import chosen, looked_at
 from jaxviz.report._own_methods import OWN_METHODS
 
+# Networks are written here as users write them.
+pytestmark = pytest.mark.usefixtures("users_promotions")
+
 FILE = '''
 """A network of 30 lines."""
 import jax
