@@ -37,6 +37,7 @@ GATHERED = {
     "features": lambda: jaxviz.features(net, EYE, IMAGES, layer="relu_0").values,
     "top_patches": lambda: jaxviz.top_patches(net, EYE, IMAGES, layer="relu_0", k=1).layers["relu_0"].values,
     "pca": lambda: jaxviz.pca(ROWS),
+    "pca_colors": lambda: jaxviz.pca_colors(IMAGES),
     "neighbors": lambda: jaxviz.neighbors(ROWS, ROWS, k=2),
     "grid_layout": lambda: jaxviz.grid_layout(np.random.default_rng(0).random((4, 2))),
 }

@@ -10,13 +10,14 @@ from jaxviz._types import Images, Score
 from jaxviz.attribution._batching import of_each_score, run, values_of
 from jaxviz.attribution._guided import guided_backprop
 from jaxviz.fast._swap import accelerate
-from jaxviz.program._axes import arranging
+from jaxviz.program._attention_chain import is_read
+from jaxviz.program._axes import arranging, tokens_of
 from jaxviz.program._differentiable import reaches
 from jaxviz.program._edit import capture, replace
 from jaxviz.program._names import find
 from jaxviz.program._once import once
 from jaxviz.program._tokens import Tokens, checked_tokens
-from jaxviz.program._trace import trace
+from jaxviz.program._trace import Program, Value, trace
 from jaxviz.scores._algebra import nets_of
 from jaxviz.scores._calls import fixed
 
@@ -46,8 +47,8 @@ def grad_cam(
 
     Raises:
         ValueError: for a layer that is unknown, is neither an image map nor tokens of known places (heads and windows
-            are not) or is not on the path from the images to the score; for tokens that do not fit it; and as for
-            `gradient`.
+            are not) or is not on the path from the images to the score; for tokens that do not fit it, and where the
+            score is made from a class token behind the last attention; and as for `gradient`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -99,7 +100,8 @@ def _cam(score: Score, params: Any, images: Images, *, layer: str, tokens: Token
     if nets_of(score) > 1:
         raise ValueError("grad_cam: expected scores of one network to be added, got some of several")
     score = fixed(score, params, images)
-    value = find(trace(score, params, images, turns=True), [layer])[layer]
+    program = trace(score, params, images, turns=True)
+    value = find(program, [layer])[layer]
     shape, arranged = value.aval, arranging(value, layer, "map", "grad_cam", tokens)
 
     def from_layer(delta: Array) -> tuple[Array, Array]:
@@ -114,9 +116,21 @@ def _cam(score: Score, params: Any, images: Images, *, layer: str, tokens: Token
             "path, or only steps such as argmax lead from one to the other; choose a layer that the score is made from"
         )
 
+    _check_patches(program, value, layer, tokens)
+
     def backward(cotangent: Array) -> Array:
         gradients = arranged(pull(cotangent)[0])
         small = jax.nn.relu(jnp.einsum("nhwc,nc->nhw", arranged(maps), gradients.mean((1, 2))))
         return jax.image.resize(small, images.shape[:3], "linear")
 
     return of_each_score(backward, values, batch_size)
+
+
+def _check_patches(program: Program, value: Value, layer: str, tokens: Tokens) -> None:
+    """Raise ValueError for a layer of tokens of which the score is made from none that has a place in the image."""
+    grid = tokens_of(value, tokens, "grad_cam")
+    if grid is not None and not is_read(program, value, grid.tokens, grid.numbers.ravel()):
+        raise ValueError(
+            f"grad_cam: of the tokens of {layer!r} the score is made from others than the image's patches, such as the "
+            "class token, so that its map would be zero everywhere; choose a layer before the last attention"
+        )

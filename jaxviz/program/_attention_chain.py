@@ -112,17 +112,17 @@ def _read(
     read = np.zeros(queries, bool)
     groups = [np.array([i]) for i in range(queries) if queries != size or i not in index]
     for group in [*groups, *([index.ravel()] if queries == size else [])]:
-        read[group] = _is_read(program, last, group)
+        read[group] = is_read(program, last.weights, last.queries, group)
     if not read.any():
         raise ValueError(f"{who}: what this network returns does not depend on its last attention")
     return read, index
 
 
-def _is_read(program: Program, last: Attention, group: np.ndarray) -> bool:
-    """Tell whether what a program returns depends on some of the queries of its last attention."""
-    shape = [1] * len(last.weights.aval.shape)
-    shape[last.queries] = last.weights.aval.shape[last.queries]
+def is_read(program: Program, value: Value, axis: int, places: np.ndarray) -> bool:
+    """Tell whether what a program returns depends on some places along an axis of a value."""
+    shape = [1] * len(value.aval.shape)
+    shape[axis] = value.aval.shape[axis]
     ends = np.full((2, *shape), NOTHING, np.int32)
-    ends.reshape(2, -1)[:, group] = 0
-    seen = followed(program, last.weights, ends)
-    return any(id(value) in seen and (seen[id(value)] != NOTHING).any() for value in program.outputs)
+    ends.reshape(2, -1)[:, places] = 0
+    seen = followed(program, value, ends)
+    return any(id(x) in seen and (seen[id(x)] != NOTHING).any() for x in program.outputs)

@@ -30,7 +30,8 @@ def layers(net: Net, params: Any, images: Any) -> Layers:
         A mapping of name to shape and dtype. Printed, and in a notebook, it is a table, also of kinds and of how many
         rows and columns of the image each layer's units see. Of a Linen model's own method and of a `named` network,
         modules' paths come before numbers; values in the turns of a `scan` are called as in `"blocks[3]/Dense_0"`. The
-        numbers stay valid.
+        numbers stay valid. The weights of softmax attention are called `attention_0` or
+        `"blocks/3/attention/attention_weights"`.
 
     Raises:
         ValueError: if a name stands for more than one value.

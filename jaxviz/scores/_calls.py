@@ -51,7 +51,7 @@ def _check_pick(score: Read, values: Any) -> None:
     """Let a score pick from values of these shapes, which takes a millisecond; for a known number only once."""
     leaves, treedef = jax.tree.flatten(values)
     if all(type(x) is int or isinstance(x, np.integer) for x in jax.tree.leaves(score)):
-        without_net = dataclasses.replace(score, net=_no_net)  # which would be kept
+        without_net = dataclasses.replace(score, net=_no_net)  # type: ignore[type-var]  # a net would be kept
         _picked(without_net, tuple((x.shape, x.dtype) for x in leaves), treedef)
     else:
         jax.eval_shape(score.pick, values)

@@ -176,6 +176,17 @@ def test_the_layout_does_not_matter(layout, small_params, images):
     assert maps.max() > 1e-3
 
 
+def test_tokens_are_a_map(small_params, images):
+    """With a class token in front, too, which the head does not read."""
+    zero = lambda x: jnp.concatenate([jnp.zeros((len(x), 1, 8), x.dtype), x.reshape(len(x), -1, 8)], 1)
+    net = named(lambda x, params: head(x[:, 1:], params), zero)
+    plain, maps = (
+        jaxviz.grad_cam(jaxviz.logit(each, jnp.arange(5)[None]), small_params, images, layer="maps")
+        for each in (named(head), net)
+    )
+    np.testing.assert_allclose(maps, plain, atol=1e-6)
+
+
 EIGHT = jnp.arange(1.0, 9.0).reshape(1, 1, 1, 8)
 
 
@@ -188,7 +199,7 @@ def windows(x):
     ("change", "message"),
     [
         (lambda x: x.reshape(len(x), -1, 2, 4), r"has shape \(2, 120, 2, 4\), .* axis 1 has rows and columns together"),
-        (lambda x: x.reshape(len(x), -1, 8), "needs a layer of image maps .* axis 1 has rows and columns together"),
+        (lambda x: jnp.sort(x.reshape(len(x), -1, 8), 1), "needs a layer of image maps .* axis 1 has rows and columns"),
         (windows, r"has shape \(60, 2, 2, 8\), .* axis 0 has images and rows and columns together"),
         (lambda x: x[:, ::-1], "axis 1 has rows in part or in another order"),
         (lambda x: jnp.roll(x, 3, 2), "axis 2 has columns in part or in another order"),

@@ -214,6 +214,15 @@ def test_a_token_sees_its_patch():
     assert head == ((12, 16), (0, 0), (0, 0))
 
 
+def test_a_map_that_would_be_zero_is_refused():
+    """Behind the last attention a class token is all that counts; of a mean over tokens the patches count, too."""
+    params, images = vit_params(), jax.random.uniform(jax.random.key(1), (2, *SIZE, 3))
+    with pytest.raises(ValueError, match=r"of 'block1' the score is made from others .* before the last attention"):
+        jaxviz.grad_cam(jaxviz.logit(make_vit(), 1), params, images, layer="block1")
+    assert jaxviz.grad_cam(jaxviz.logit(make_vit(), 1), params, images, layer="norm1").max() > 0
+    assert jaxviz.grad_cam(jaxviz.logit(make_vit("mean"), 1), params, images, layer="block1").max() > 0
+
+
 def test_patches_of_tokens():
     """The strongest token of each channel, found by hand."""
     images = np.random.default_rng(0).random((3, *SIZE, 3)).astype(jnp.result_type(float))
