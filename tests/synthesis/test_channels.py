@@ -28,7 +28,7 @@ def net(params, images):
 def params_of(channels):
     numbers = np.random.default_rng(1)
     shapes = {"w1": (3, 3, channels, 6), "w2": (3, 3, 6, 4), "w3": (4, 5)}
-    return {name: jnp.asarray(numbers.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    return {name: jnp.asarray(numbers.normal(size=shape), jnp.result_type(float)) for name, shape in shapes.items()}
 
 
 @functools.cache
