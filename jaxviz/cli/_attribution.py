@@ -138,8 +138,8 @@ class Lrp(OfUnit):
     """Hand the score back from layer to layer, in the proportions in which values made it up (LRP)."""
 
     verb, method = "lrp", "lrp"
-    rule: Literal["epsilon", "gamma"] = "epsilon"
-    """Which of the two rules."""
+    rule: Literal["epsilon", "gamma", "attention"] = "epsilon"
+    """Which of the rules; attention is AttnLRP, for transformers."""
     epsilon: float = 1e-6
     """What keeps the denominator from zero; a larger one takes weak and contradictory evidence away."""
     gamma: float = 0.25
