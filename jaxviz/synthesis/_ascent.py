@@ -157,7 +157,7 @@ def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -
 def _sized_as(size: Size, start: Any) -> Size:
     """Return a size with the number of channels that a start has, if that is an image or a color."""
     sides, channels = split_size(size)
-    shape: tuple[int, ...] = () if start is None or isinstance(start, str) else np.shape(start)
+    shape: Any = np.shape(0 if start is None or isinstance(start, str) else start)
     told = len(shape) == 1 or shape[-3:-1] == sides
     return (*sides, shape[-1]) if channels is None and told and shape[-1] > 1 else size
 
