@@ -189,7 +189,7 @@ def test_recipes_start_around_the_mean_brightness():
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_texture_starts_from_noise_of_the_samples_colors(channels):
-    sample = 0.5 + 0.1 * jax.random.normal(KEY, (1, 64, 64, channels)) * jnp.arange(1, channels + 1).reshape(
+    sample = 0.5 + 0.1 * jax.random.normal(KEY, (1, 64, 64, channels)) * jnp.arange(1.0, channels + 1).reshape(
         1, 1, 1, -1
     )
     noise = noise_like(sample, KEY, (128, 128))
