@@ -126,9 +126,9 @@ def smooth_net(params, images):
 
 
 PARAMS = {
-    "w1": jax.random.normal(jax.random.key(0), (3, 3, 3, 8)),
-    "w2": jax.random.normal(jax.random.key(1), (3, 3, 8, 8)),
-    "w3": jax.random.normal(jax.random.key(2), (8, 3)),
+    "w1": jax.random.normal(jax.random.key(0), (3, 3, 3, 8), jnp.float32),
+    "w2": jax.random.normal(jax.random.key(1), (3, 3, 8, 8), jnp.float32),
+    "w3": jax.random.normal(jax.random.key(2), (8, 3), jnp.float32),
 }
 
 
