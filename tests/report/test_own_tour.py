@@ -126,9 +126,9 @@ def smooth_net(params, images):
 
 
 PARAMS = {
-    "w1": jax.random.normal(jax.random.key(0), (3, 3, 3, 8)),
-    "w2": jax.random.normal(jax.random.key(1), (3, 3, 8, 8)),
-    "w3": jax.random.normal(jax.random.key(2), (8, 3)),
+    "w1": jax.random.normal(jax.random.key(0), (3, 3, 3, 8), jnp.float32),
+    "w2": jax.random.normal(jax.random.key(1), (3, 3, 8, 8), jnp.float32),
+    "w3": jax.random.normal(jax.random.key(2), (8, 3), jnp.float32),
 }
 
 
@@ -167,7 +167,7 @@ def test_probabilities_are_scores_too():
     own, html = made(jaxviz.Network(net, PARAMS), ("saliency",))
     assert own.gives_chances
     assert "score = jaxviz.probability(net)" in html
-    image = jnp.full((1, 16, 16, 3), 0.3)
+    image = jnp.full((1, 16, 16, 3), 0.3, jnp.float32)
     index, chance = own.ranked(image)[0]
     np.testing.assert_allclose(chance, net(PARAMS, image)[0, index], rtol=1e-5)
 
