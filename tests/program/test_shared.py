@@ -86,6 +86,7 @@ SAME = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("users_promotions")
 @pytest.mark.parametrize("call", [value, slope], ids=["value", "slope"])
 @pytest.mark.parametrize("make", SAME)
 def test_what_is_made_again_compiles_nothing(make, call, caplog):
