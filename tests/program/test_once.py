@@ -15,6 +15,9 @@ from net_calls import CALLS, EYE, IMAGES, KEY, head
 import jaxviz
 from jaxviz.program._once import once
 
+# The networks here are written as users write them.
+pytestmark = pytest.mark.usefixtures("users_promotions")
+
 
 def counted(net):
     traced = []

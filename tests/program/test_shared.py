@@ -14,6 +14,9 @@ from net_calls import CALLS, EYE, IMAGES, head
 import jaxviz
 from jaxviz.program._compiled import compiled
 
+# The networks here are written as users write them.
+pytestmark = pytest.mark.usefixtures("users_promotions")
+
 ONES, TWOS = jnp.ones(12), jnp.full(12, 2.0)
 X = jnp.linspace(-1.0, 2.0, 48).reshape(4, 12)
 
@@ -231,7 +234,6 @@ OTHERS = {
 }
 
 
-@pytest.mark.usefixtures("users_promotions")
 @pytest.mark.parametrize("call", [value, slope], ids=["value", "slope"])
 @pytest.mark.parametrize("nets", OTHERS.values(), ids=OTHERS)
 def test_another_program_has_its_own_results(nets, call):
