@@ -86,24 +86,17 @@ def _paths_in_loops(program: Program) -> dict[int, str]:
 
 def _paths_of_attention(program: Program, modules: set[str]) -> dict[int, str]:
     """Return what attention weights are called by: the path of their module, where that has been named."""
-    found = with_turns(program, list(_paths(program)))
+    found = [(path, attention.weights) for attention in attentions(program) if (path := path_of(attention))]
+    own = {id(value) for _, value in found}
+    # Together with the modules' paths: the turn of a loop stands where it does there.
+    found = [pair for pair in with_turns(program, [*_marks(program), *found]) if id(pair[1]) in own]
     times = Counter(path for path, _ in found)
-    return {
-        id(value): path
-        for path, value in found
-        if path.endswith(WEIGHTS) and path.removesuffix(WEIGHTS) in modules and times[path] == 1
-    }
+    return {id(value): path for path, value in found if path.removesuffix(WEIGHTS) in modules and times[path] == 1}
 
 
 def _numbered(program: Program) -> list[tuple[str, Value]]:
     """Return what modules returned by their paths; calls of a module that is called again are numbered."""
-    found: list[tuple[str, Value]] = []
-    for value in program.values:
-        path = module_of(value)
-        # A framework's transformation of a module may return what the module has returned.
-        if path is not None and not any(module_of(source) == path for source in _sources(value)):
-            found.append((path, _mapped_first(value)))
-    found = with_turns(program, found)
+    found = with_turns(program, list(_marks(program)))
     times = Counter(path for path, _ in found)
     calls: Counter[str] = Counter()
     names = []
@@ -111,6 +104,15 @@ def _numbered(program: Program) -> list[tuple[str, Value]]:
         names.append((path if times[path] == 1 else f"{path}:{calls[path]}", value))
         calls[path] += 1
     return names
+
+
+def _marks(program: Program) -> Iterator[tuple[str, Value]]:
+    """Yield what modules returned, by their paths."""
+    for value in program.values:
+        path = module_of(value)
+        # A framework's transformation of a module may return what the module has returned.
+        if path is not None and not any(module_of(source) == path for source in _sources(value)):
+            yield path, _mapped_first(value)
 
 
 def _mapped_first(value: Value) -> Value:
