@@ -307,7 +307,7 @@ def test_networks_that_nobody_has_leave_nothing(name):
             sizes.append(sum(x.nbytes for x in jax.live_arrays()))
     gc.collect()
     assert [ref() for ref in refs if ref() is not None] == []
-    assert len({*sizes}) == 1
+    assert len({*sizes}) == 1, sizes
 
 
 def test_a_program_that_is_kept_keeps_no_array():
