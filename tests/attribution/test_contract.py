@@ -177,14 +177,14 @@ def seen_by_some(params, images, channels, place):
 def test_images_have_any_number_of_channels(row, maps, small_params, images):
     """What RGB has a map of, has it among twelve channels, nine of them without an effect; and gray as red alone."""
     wide_params, wide = seen_by_some(small_params, images, 12, 5)
-    found = row.call(score(), wide_params, wide)
+    found = row.call(score(row), wide_params, wide)
     assert found.shape == (wide.shape if row.colors else wide.shape[:3])
     if row is not METHODS["smoothgrad"]:  # whose noise is another one for each shape
-        expected = jnp.pad(maps(row.call), ((0, 0),) * 3 + ((5, 4),)) if row.colors else maps(row.call)
+        expected = jnp.pad(maps(row), ((0, 0),) * 3 + ((5, 4),)) if row.colors else maps(row)
         np.testing.assert_allclose(found, expected, atol=row.tolerance)
     red = small_params | {"w1": small_params["w1"][:, :, :1]}
-    gray = row.call(score(), red, images[..., :1])
-    in_color = row.call(score(), *seen_by_some(red, images[..., :1], 3, 0))
+    gray = row.call(score(row), red, images[..., :1])
+    in_color = row.call(score(row), *seen_by_some(red, images[..., :1], 3, 0))
     if row is not METHODS["smoothgrad"]:
         np.testing.assert_allclose(gray, in_color[..., :1] if row.colors else in_color, atol=row.tolerance)
     assert gray.std() > 1e-5
