@@ -109,7 +109,7 @@ def arranging(value: Value, name: Any, layout: Layout, who: str, tokens: Tokens 
     return lambda array: jnp.transpose(array, order)
 
 
-def order_of(value: Value, name: str, layout: Layout, who: str) -> tuple[int, ...]:
+def order_of(value: Value, name: Any, layout: Layout, who: str) -> tuple[int, ...]:
     """Return the order of axes that does so, of what is no layer of tokens in rows and columns."""
     shape, axes = value.aval.shape, image_axes(value)
     rest = [i for i in range(len(shape)) if i != axes.images]

@@ -14,6 +14,7 @@ from jaxviz.image._arrays import AnyArray
 from jaxviz.image._checks import check_finite
 from jaxviz.program._axes import Layout
 from jaxviz.program._returned import Layer, layer_or_output
+from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.scores._algebra import OfLayer, static
 
 LEAST = 0.1  # of a cosine that multiplies: lucid's
@@ -31,6 +32,7 @@ class Direction(OfLayer):
     vector: Any = None
     power: Any = None
     cosine: bool = dataclasses.field(default=False, metadata={"static": True})
+    tokens: Tokens = static(default=None)
 
     def lengths(self) -> set[int]:
         """Return for how many images there are vectors; one is for any number of them."""
@@ -69,6 +71,7 @@ def direction(
     output: Any = None,
     cosine: bool = False,
     power: ArrayLike | None = None,
+    tokens: Tokens = None,
 ) -> Direction:
     """Score a direction in the space of a layer's channels: the dot product with a vector, its mean over positions.
 
@@ -84,6 +87,7 @@ def direction(
         cosine: whether to take the cosine, from -1 to 1, instead of the dot product.
         power: multiplies the dot product by `max(cosine, 0.1) ** power`, so that what has more of all else counts for
             less; 2 to 4 in the papers. None: the dot product.
+        tokens: where tokens lie, if the network's program does not show it: see `grad_cam`.
 
     Raises:
         ValueError: for what is no vector, and for a power beside `cosine`; when called, for a layer that there is not,
@@ -110,4 +114,4 @@ def direction(
         if cosine:
             raise ValueError("power: expected none beside cosine=True: it multiplies the dot product")
     each = jnp.asarray(vector)[None] if jnp.ndim(vector) == 1 else jnp.asarray(vector)
-    return Direction(net, layer_or_output(layer, output), each, power, cosine)
+    return Direction(net, layer_or_output(layer, output), each, power, cosine, checked_tokens(tokens))
