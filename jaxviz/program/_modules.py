@@ -51,7 +51,7 @@ def named(net: Net) -> Net:
     Example:
         >>> import flax, jax, jax.numpy as jnp, jaxviz
         >>> model = flax.linen.Sequential([flax.linen.Dense(4), flax.linen.LayerNorm()])
-        >>> images = jnp.ones((2, 3, 3, 3))
+        >>> images = jnp.ones((2, 3, 3, 3), jnp.float32)
         >>> params = model.init(jax.random.key(0), images)
         >>> net = jaxviz.named(lambda params, images: model.apply(params, images).mean((1, 2)))
         >>> list(jaxviz.layers(net, params, images))
