@@ -12,7 +12,7 @@ import numpy as np
 from jaxviz._types import Net
 from jaxviz.program._channels import channel_axis
 from jaxviz.program._modules import named_by_default
-from jaxviz.program._names import _left_out, find, other_names, values_by_name
+from jaxviz.program._names import _left_out, find, values_by_name
 from jaxviz.program._run import Action, evaluate
 from jaxviz.program._trace import Path, Value, trace
 
@@ -48,12 +48,12 @@ def layers(net: Net, params: Any, images: Any) -> dict[str, jax.ShapeDtypeStruct
         dense_1 (2, 10)
     """
     program = trace(named_by_default(net), params, images, turns=True)
-    table = values_by_name(program)
+    best, others = values_by_name(program)
     if left_out := _left_out(program):
         warnings.warn(f"layers lists what can be named{left_out} and named outside", stacklevel=2)
     shape = lambda value: jax.ShapeDtypeStruct(value.aval.shape, value.aval.dtype)
-    others = {name: shape(value) for name, value in other_names(program).items()}
-    return _Layers({name: shape(value) for name, value in table.items()}, others)
+    shapes = [{name: shape(value) for name, value in table.items()} for table in (best, others)]
+    return _Layers(*shapes)
 
 
 class _Layers(dict[str, jax.ShapeDtypeStruct]):

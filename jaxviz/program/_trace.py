@@ -222,9 +222,14 @@ def _lift(body: ClosedJaxpr, results: Sequence[Value], path: Path) -> None:
             value.home = (path, output)
 
 
+def word_of(key: Any) -> str:
+    """Return a key of a pytree's path as text."""
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+
+
 def _module_path(keys: Sequence[Any]) -> str:
     """Return a parameter's path without what only holds or labels it: `params/Conv_0/kernel` is of `Conv_0`."""
-    words = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys]
+    words = [word_of(key) for key in keys]
     while words and words[-1] in ("value", "raw_value"):  # NNX's Param wraps its array
         words.pop()
     words = words[1:] if words[:1] == ["params"] else words
