@@ -13,7 +13,7 @@ from jaxviz._types import Net
 from jaxviz.program._channels import channel_axis
 from jaxviz.program._listed import Layers
 from jaxviz.program._modules import named_by_default
-from jaxviz.program._names import _left_out, find, other_names, values_by_name
+from jaxviz.program._names import _left_out, find, values_by_name
 from jaxviz.program._run import Action, evaluate
 from jaxviz.program._trace import Path, Value, trace
 
@@ -57,10 +57,10 @@ def layers(net: Net, params: Any, images: Any) -> Layers:
         dense_1  dense  2 x 10  8 x 8
     """
     program = trace(named_by_default(net), params, images, turns=True)
-    table = values_by_name(program)
+    best, others = values_by_name(program)
     if left_out := _left_out(program):
         warnings.warn(f"layers lists what can be named{left_out} and named outside", stacklevel=2)
-    return Layers(program, table, other_names(program))
+    return Layers(program, best, others)
 
 
 def dtype_of(params: Any) -> Any:

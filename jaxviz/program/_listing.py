@@ -33,7 +33,8 @@ def listed(net: Net, params: Any, images: Any) -> list[Listed]:
     """Return what `layers` lists, in the same order, with what it is; runs nothing."""
     program = trace(named_by_default(net), params, images, turns=True)
     kinds, known = kinds_of(program), {}
-    return [_listed(name, value, kind_of(value, kinds), known) for name, value in values_by_name(program).items()]
+    best, _ = values_by_name(program)
+    return [_listed(name, value, kind_of(value, kinds), known) for name, value in best.items()]
 
 
 def _listed(name: str, value: Value, kind: str, known: dict[int, Any]) -> Listed:

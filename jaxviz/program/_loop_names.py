@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from jaxviz.program._trace import Path, Program, Value
 
 
-def turns_around(program: Program, value: Value) -> list[tuple[Path, int]]:
-    """Return the loops around a value, outermost first, each with the iteration."""
-    starts = [value.path[:end] for end in range(1, len(value.path))]
+def turns_around(program: Program, path: Path) -> list[tuple[Path, int]]:
+    """Return the loops around a value, or a loop, at this path, outermost first, each with the iteration."""
+    starts = [path[:end] for end in range(1, len(path))]
     return [(start[:-1], program.turns[start]) for start in starts if start in program.turns]
 
 
 def with_turns(program: Program, names: Sequence[tuple[str, Value]]) -> list[tuple[str, Value]]:
     """Put the iteration into the names of values in loops: after the path that all names in a loop share."""
-    around = [turns_around(program, value) for _, value in names]
+    around = [turns_around(program, value.path) for _, value in names]
     inside: dict[Path, list[str]] = {}
     for (name, _), loops in zip(names, around, strict=True):
         for loop, _ in loops:
@@ -27,17 +27,11 @@ def with_turns(program: Program, names: Sequence[tuple[str, Value]]) -> list[tup
 
 def place_in_loops(program: Program, value: Value) -> str:
     """Return the prefix of numbered names in a loop: `scan_0[3]/`; "" outside of loops."""
-    place, outer = "", None
-    for loop, turn in turns_around(program, value):
-        beside = [other for other in program.scans if _loop_around(program, other) == outer]
+    place, around = "", turns_around(program, value.path)
+    for depth, (loop, turn) in enumerate(around):
+        beside = [other for other in program.scans if turns_around(program, other) == around[:depth]]
         place += f"scan_{beside.index(loop)}[{turn}]/"
-        outer = (loop, turn)
     return place
-
-
-def _loop_around(program: Program, path: Path) -> tuple[Path, int] | None:
-    starts = [path[:end] for end in range(1, len(path))]
-    return next(((at[:-1], program.turns[at]) for at in reversed(starts) if at in program.turns), None)
 
 
 def _common_path(names: Sequence[str]) -> str:

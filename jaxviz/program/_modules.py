@@ -20,6 +20,7 @@ from jaxviz._types import Net
 from jaxviz.program._compiled import original
 from jaxviz.program._module_paths import Paths
 from jaxviz.program._names import MODULE
+from jaxviz.program._trace import words_of
 
 _LOCK = threading.RLock()  # classes are shared: one thread at a time wraps their calls
 
@@ -114,7 +115,7 @@ class _Tags:
         leaves, treedef = jax.tree_util.tree_flatten_with_path(returned)
         self.count += 1
         several = sum(_is_value(leaf) for _, leaf in leaves) > 1
-        names = [path + "".join(f".{_word(key)}" for key in at) * several for at, _ in leaves]
+        names = [path + "".join(f".{word}" for word in words_of(at)) * several for at, _ in leaves]
         tagged = [
             checkpoint_name(leaf, MODULE + name) if _is_value(leaf) else leaf
             for name, (_, leaf) in zip(names, leaves, strict=True)
@@ -137,10 +138,6 @@ def _traced_anew(path: str) -> Any:
 
 def _is_value(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _word(key: Any) -> str:
-    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
 
 
 def _linen(tags: _Tags) -> Any:

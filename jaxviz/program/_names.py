@@ -81,7 +81,7 @@ def _paths_in_loops(program: Program) -> dict[int, str]:
     """Return what the layers in loops are called by: their module paths, where these mean one value each."""
     found = with_turns(program, list(_paths(program)))
     times = Counter(path for path, _ in found)
-    return {id(value): path for path, value in found if times[path] == 1 and turns_around(program, value)}
+    return {id(value): path for path, value in found if times[path] == 1 and turns_around(program, value.path)}
 
 
 def _paths_of_attention(program: Program, modules: set[str]) -> dict[int, str]:
@@ -195,16 +195,14 @@ def _paths(program: Program) -> Iterator[tuple[str, Value]]:
             yield path, attention.weights
 
 
-def values_by_name(program: Program) -> dict[str, Value]:
-    """Return every value that can be named, in forward order; refuse names that mean two values or none."""
-    return _unique(_names(program).listed)
+def values_by_name(program: Program) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Return every value that can be named, in forward order; refuse names that mean two values or none.
 
-
-def other_names(program: Program) -> dict[str, Value]:
-    """Return further names that mean one value each, such as the numbers of layers that are listed by their paths."""
-    others = _names(program).others
-    times = Counter(name for name, _ in others)
-    return {name: value for name, value in others if times[name] == 1}
+    And further names that mean one value each, such as the numbers of layers that are listed by their paths.
+    """
+    names = _names(program)
+    times = Counter(name for name, _ in names.others)
+    return _unique(names.listed), {name: value for name, value in names.others if times[name] == 1}
 
 
 def _unique(names: Sequence[tuple[str, Value]]) -> dict[str, Value]:
@@ -244,8 +242,8 @@ def find(program: Program, wanted: Sequence[str]) -> dict[str, Value]:
         for name in {name_of(value) or module_of(value) for value in body.values}.intersection(wanted):
             where = _INSIDE.get(loop, "cannot be reached: return it from there and name it outside")
             raise ValueError(f"{name!r} is inside a `{loop}`, where it {where}, or {way_out(loop)}")
-    table = values_by_name(program)
-    table |= {name: value for name, value in other_names(program).items() if name not in table}
+    best, others = values_by_name(program)
+    table = best | {name: value for name, value in others.items() if name not in best}
     paths = [(path, value) for path, value in with_turns(program, list(_paths(program))) if path not in table]
     times = Counter(path for path, _ in paths)
     for name in wanted:

@@ -221,13 +221,18 @@ def _lift(body: ClosedJaxpr, results: Sequence[Value], path: Path) -> None:
             value.home = (path, output)
 
 
+def words_of(keys: Sequence[Any]) -> list[str]:
+    """Return the path of a pytree's leaf as words; a tuple that is a key of a dictionary is several."""
+    found = [getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in keys]
+    return [str(word) for key in found for word in (key if isinstance(key, tuple) else (key,))]
+
+
 def _module_path(keys: Sequence[Any]) -> str:
     """Return a parameter's module: `Conv_0` for `params/Conv_0/kernel`.
 
     Keys of a flat dictionary are paths themselves: `layer1.0.conv1` for `layer1.0.conv1.weight`.
     """
-    found = [getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in keys]
-    words = [str(word) for key in found for word in (key if isinstance(key, tuple) else (key,))]
+    words = words_of(keys)
     while words and words[-1] in ("value", "raw_value"):  # NNX's Param wraps its array
         words.pop()
     *owner, label = words or [""]
