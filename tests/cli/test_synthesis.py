@@ -154,6 +154,7 @@ def test_a_verb_makes_what_its_function_makes(case, capsys):
         ("texture images/cat.png --sample 12 --size 8 --method efros-leung --window 5", "--steps 7", "--window 3"),
     ],
 )
+@pytest.mark.slow
 def test_an_option_that_another_one_makes_ignored_makes_no_other_run(line, ignored, counts, capsys):
     cli.main(line.split())
     assert "done before" not in capsys.readouterr().out

@@ -74,6 +74,7 @@ def tour(*args):
     return Path("tour-my/index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_page_of_some_sections(capsys):
     html = tour("--only", "filters", "saliency", "grad-cam")
     assert html.count("data:image/png;base64") == 1 + 3 + 2
