@@ -235,7 +235,8 @@ def test_another_network_under_the_same_name_is_another_setting(small, capsys, m
     }
     call("saliency", "images/cat.png")
     for network in networks.values():
-        monkeypatch.setattr(jaxviz, "load", lambda name, network=network: network)
+        loaded = jaxviz.Network(*network, size=224)
+        monkeypatch.setattr(jaxviz, "load", lambda name, loaded=loaded: loaded)
         capsys.readouterr()
         call("saliency", "images/cat.png", "--target", "3")
         call("gradient", "images/cat.png", "--target", "3")

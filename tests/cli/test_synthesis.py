@@ -230,7 +230,8 @@ def test_another_network_under_the_same_name_is_another_run(case, stop_at, capsy
     line = re.sub(r"--steps \d+", "--steps 2", line).replace("--octaves 2", "--octaves 1").split()
     cli.main(line)
     net, params = stand_in()
-    monkeypatch.setattr(jaxviz, "load", lambda name: (lambda params, images: net(params, 2 * images - 1), params))
+    other = jaxviz.Network(lambda params, images: net(params, 2 * images - 1), params, size=224)
+    monkeypatch.setattr(jaxviz, "load", lambda name: other)
     capsys.readouterr()
     with pytest.raises(SystemExit):
         cli.main([*line, "--resume"])
