@@ -36,7 +36,6 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
 import jaxviz
@@ -188,7 +187,7 @@ def main(
     begin = None if start is None else jaxviz.load_style_net(start).params
     how: dict[str, Any] = {"learning_rate": learning_rate, "cooldown": cooldown}
     if optimizer == "muon":
-        how = {"optimizer": jaxviz.muon(falling(learning_rate, steps, cooldown))}
+        how = {"optimizer": jaxviz.muon(learning_rate, steps=steps, cooldown=cooldown)}
     found = jaxviz.train_style_net(
         net, params, jax.random.key(0), learned, list(chosen.values()), **LOSS, **LAYERS, **how, start=begin,
         width=width, size=size, batch_size=batch_size, steps=steps, style_size=STYLE_PIXELS / size, precision=precision,
@@ -199,15 +198,6 @@ def main(
     jaxviz.save_style_net(weights, found.params, list(chosen))
     content, style, smoothness = found.losses[-500:].mean(0)
     print(f"{weights}: step {len(found.losses)}, content {content:.3f}, style {style:.3f}, smoothness {smoothness:.4f}")
-
-
-def falling(rate: float, steps: int, cooldown: float) -> Any:
-    """Return a learning rate that decays to zero over the final fraction of the steps."""
-    fall = round(cooldown * steps)
-    if not fall:
-        return rate
-    parts = [optax.constant_schedule(rate), optax.linear_schedule(rate, 0.0, fall)]
-    return optax.join_schedules(parts, [steps - fall])
 
 
 class Follow:

@@ -27,6 +27,7 @@ from jaxviz.data._source import open_source
 from jaxviz.image._checks import check_not_negative
 from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
 from jaxviz.program._edit import read_layers
+from jaxviz.program._once import once
 from jaxviz.scores._likeness import Layers, grams_of, proportions_of
 from jaxviz.synthesis._colors import Image
 from jaxviz.synthesis._minimize import DivergedError, by_its_own_rules
@@ -144,7 +145,7 @@ def train_style_net(
     check_count("blocks", blocks, least=0)
     check_least_zero("smoothness", smoothness)
     check_positive("style_size", style_size)
-    opened, batch_size = open_source(source), whole_shares(batch_size)
+    net, opened, batch_size = once(net), open_source(source), whole_shares(batch_size)
     params, styles = jax.tree.map(functools.partial(_cast, "float32"), (params, list(styles)))
     content_of = _weights("content_layers", content_layers, content_weight)
     style_of = _weights("style_layers", style_layers, style_weight)

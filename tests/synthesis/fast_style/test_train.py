@@ -354,6 +354,32 @@ def test_the_learning_rate_cools_down():
     assert _steps._falling(0.99, 0.0) == 1
 
 
+@pytest.mark.parametrize("cooldown", [0.0, 0.5, 1.0])
+def test_muons_learning_rate_cools_down_as_adams_does(cooldown):
+    params = {"kernel": jnp.ones((3, 3, 2, 4)), "offset": jnp.ones(4)}
+    rules = jaxviz.muon(0.1), jaxviz.muon(0.1, steps=10, cooldown=cooldown)
+    states = [rule.init(params) for rule in rules]
+    for i in range(10):
+        moved = [rule.update(params, state, params) for rule, state in zip(rules, states, strict=True)]
+        states, (constant, falling) = [state for _, state in moved], [updates for updates, _ in moved]
+        for name, update in falling.items():
+            np.testing.assert_allclose(update, _steps._falling(i / 10, cooldown) * constant[name], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cooldown": 2.0, "steps": 10}, r"cooldown: expected a finite number in \[0, 1\], got 2.0"),
+        ({"cooldown": 0.5}, "cooldown: expected none without the number of steps, got 0.5"),
+        ({"cooldown": 0.5, "steps": 0}, "steps: expected 1 or more, got 0"),
+        ({"cooldown": 0.5, "steps": 9, "learning_rate": optax.constant_schedule(0.1)}, "none beside a schedule"),
+    ],
+)
+def test_a_cooldown_of_muon_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        jaxviz.muon(**{"learning_rate": 0.1} | options)
+
+
 @pytest.mark.slow
 def test_bfloat16_is_near(whole):
     found = train(precision="bfloat16", steps=1)
