@@ -61,19 +61,19 @@ def lrp(
 
     The attention rule (AttnLRP) is the epsilon rule with more for transformers: products of two activations, as in
     attention, share in halves; LayerNorm and RMSNorm, whose deviation is held fixed, and GELU and SiLU, whose gate is,
-    pass all relevance on; softmax keeps its derivative. So only biases, position embeddings and class tokens are
-    missing from the map, and what softmax takes.
+    pass all relevance on; softmax keeps its derivative. So the map lacks only the shares of biases, position embeddings
+    and class tokens, and what softmax absorbs.
 
     Multiplications and additions of constants that directly follow a layer, such as BatchNorm in inference, are folded
-    into it, however written, so that a network and the same network with BatchNorm folded get the same relevances;
-    those between an activation and a convolution are folded into that one. The layer's output must have no other
-    use in between. Anywhere else, as behind the sum of a pre-activation ResNet or behind DenseNet's concatenation,
-    constants take their share like any summand and are not folded (Zennit passes such a BatchNorm's relevance whole).
+    into it, in whatever form, so that a network and the same network with BatchNorm folded get the same relevances;
+    those between an activation and a convolution are folded into that convolution. The layer's output must have no
+    other use in between. Anywhere else, as after the sum of a pre-activation ResNet or after DenseNet's concatenation,
+    constants take their share like any summand and are not folded (Zennit passes all relevance through them).
 
     Without the attention rule, everything else keeps its own derivative, which need not conserve relevance: softmax,
     LayerNorm, gates (both factors of a product get all of it), smooth activations, a saturated relu6. `gap` says how
-    much is missing or in excess. Biases take a share too, BatchNorm's among them, so a gap alone is not a fault: it is
-    all that misses the image.
+    much is missing or in excess. Biases take a share, too, including those of BatchNorm, so a gap alone is not an
+    error: it is all relevance that does not reach the image.
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
@@ -82,15 +82,15 @@ def lrp(
         rule: "epsilon", "gamma" or "attention".
         epsilon: what keeps the denominator from zero; a larger one removes weak and contradictory evidence.
         gamma: how much positive weights are favored; used by the gamma rule.
-        baseline: where the network's own normalization has its zero: a brightness, a color `(c,)` or images.
+        baseline: the input that the network's own normalization maps to zero: a brightness, a color `(c,)` or images.
         batch_size: for a score `(n, k)`, backward passes run at once, over all images; by default 4 on CPU, else 16.
 
     Returns:
         `maps`, `(n, h, w, c)` or `(n, k, h, w, c)`; and `gap`, `(n,)` or `(n, k)`: `|sum of a map - score| / |score|`.
 
     Raises:
-        ValueError: for a network without a convolution or dense product, or with one in a loop or in a function with a
-            derivative of its own, and as for `gradient`.
+        ValueError: for a network without a convolution or dense product, or with one in a loop or in a function with
+            its own derivative, and as for `gradient`.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -164,7 +164,7 @@ def _refuse(program: Program, layers: list[Value]) -> None:
     if not layers:
         raise ValueError("lrp found no convolution or dense product of the images with parameters in this score")
     if any(layer.rule_at for layer in layers):
-        raise ValueError("lrp cannot change a layer inside a function with a derivative of its own")
+        raise ValueError("lrp cannot change a layer inside a function with its own derivative")
 
 
 def _has_layer_below(layer: Value) -> bool:

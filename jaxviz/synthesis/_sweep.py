@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxviz._options import check_function, check_watch
 from jaxviz._types import Images
 from jaxviz.program._once import once
-from jaxviz.synthesis._minimize import Part, Synthesis, Watch
+from jaxviz.synthesis._stages import Part, Synthesis, Watch
 
 
 def sweep(

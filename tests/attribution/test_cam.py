@@ -136,7 +136,7 @@ def test_a_sum_of_scores_is_one_score(method, small_params, images):
 
 def test_a_sum_over_two_networks(small_params, images):
     other = jaxviz.logit(lambda params, images: small_net(params, 2 * images), 1)
-    with pytest.raises(ValueError, match="expected scores of one network to be added"):
+    with pytest.raises(ValueError, match="expected a sum of scores of one network"):
         jaxviz.grad_cam(score() + other, small_params, images, layer="relu_1")
 
 

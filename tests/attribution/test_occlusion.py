@@ -268,7 +268,7 @@ def test_errors_of_options(small_params, images):
         with pytest.raises(ValueError, match=f"{option}: expected a whole number of at least 1, got 0"):
             rise(**{option: 0})
     for keep in (0, -0.5, 1.5, float("nan")):
-        with pytest.raises(ValueError, match=rf"keep: expected a chance in \(0, 1\], got {keep}"):
+        with pytest.raises(ValueError, match=rf"keep: expected a probability in \(0, 1\], got {keep}"):
             rise(keep=keep)
 
 

@@ -348,5 +348,5 @@ def test_errors_of_networks(small_params, images):
     own = jax.custom_vjp(lambda x, w: convolve(x, w))
     own.defvjp(lambda x, w: (convolve(x, w), w), lambda w, g: (g[..., :3], w))
     hidden = lambda params, x: own(x, params["w1"]).mean((1, 2)) @ jnp.ones((8, 5))
-    with pytest.raises(ValueError, match="cannot change a layer inside a function with a derivative of its own"):
+    with pytest.raises(ValueError, match="cannot change a layer inside a function with its own derivative"):
         jaxviz.lrp(score(1, hidden), small_params, images)

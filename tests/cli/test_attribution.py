@@ -338,7 +338,7 @@ ERRORS = [
     (["occlusion", CAT, "--fill", "none.png"], "or blur, got 'none.png'"),
     (["integrated-gradients", CAT, "--baseline", "nan"], "--baseline: expected a brightness in [0, 1]"),
     (["smoothgrad", CAT, "--samples", "0"], "samples: expected a whole number of at least 1, got 0"),
-    (["rise", CAT, "--keep", "2"], "keep: expected a chance in (0, 1], got 2.0"),
+    (["rise", CAT, "--keep", "2"], "keep: expected a probability in (0, 1], got 2.0"),
 ]
 
 

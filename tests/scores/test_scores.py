@@ -266,9 +266,9 @@ def test_another_class_does_not_trace_the_network_again(small_params, images):
         before = len(traces)
         method(jaxviz.logit(net, 2), small_params, images, **options)
         assert len(traces) == before > 0
-        with pytest.raises(ValueError, match="there is no class 5: expected 0 to 4"):
+        with pytest.raises(ValueError, match=r"class: expected 0 to 4, .* got 5"):
             method(jaxviz.logit(net, 5), small_params, images, **options)
-        with pytest.raises(ValueError, match="there is no class 7"):
+        with pytest.raises(ValueError, match=r"class: expected .* got 7"):
             method(jaxviz.logit(net, 1) + 2 * jaxviz.logit(net, 7), small_params, images, **options)
 
 

@@ -261,7 +261,7 @@ def test_a_training_starts_from_a_net(whole):
     np.testing.assert_array_equal(again.losses, train(start=whole.params, steps=2).losses[:1])
     assert again.losses.sum() < 0.9 * train(steps=1).losses.sum()  # the same photographs and styles
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(whole.params))  # its memory is its own
-    with pytest.raises(ValueError, match="start: expected a net of 1 styles, got one of 2"):
+    with pytest.raises(ValueError, match="start: expected a net with 1 styles, got one with 2"):
         train(STYLES[:1], start=whole.params)
     with pytest.raises(ValueError, match="start, add_to: expected one of them"):
         train(start=whole.params, add_to=whole.params)
@@ -462,7 +462,7 @@ def test_what_diverges_keeps_the_parameters_before():
         ({"styles": STYLES[0]}, "styles: expected a list of images"),
         ({"styles": [STYLES[0][..., 0]]}, "expected images"),
         ({"steps": 0}, "steps: expected 1 step or more, got 0"),
-        ({"cooldown": 2.0}, r"cooldown: expected a part in \[0, 1\], got 2"),
+        ({"cooldown": 2.0}, r"cooldown: expected a fraction in \[0, 1\], got 2"),
         ({"precision": "float8"}, "precision: expected 'float32' or 'bfloat16', got 'float8'"),
         ({"optimizer": "adam"}, r"expected an optax .* as jaxviz.muon\(1e-2\), or None for Adam, got 'adam'"),
         ({"optimizer": "muon"}, r"expected an optax .* as jaxviz.muon\(1e-2\), or None for Adam, got 'muon'"),
