@@ -150,7 +150,7 @@ def main(
     start: Path | None = None,
     steps: int = 59_500,
     hours: float = math.inf,
-    width: int = 32,
+    width: int | None = None,
     size: int = 256,
     batch_size: int = 4,
     optimizer: Literal["adam", "muon"] = "muon",
@@ -170,7 +170,7 @@ def main(
         start: a net with the same styles to start from.
         steps: number of steps; without a cooldown, it can be increased later.
         hours: end this run after that time, not counting startup.
-        width: channels of the net's first layer.
+        width: channels of the net's first layer; by default 32, or those of the net to start from.
         size: side of the crops in pixels.
         batch_size: crops per step.
         optimizer: Adam, or `jaxviz.muon`.

@@ -48,7 +48,7 @@ def lrp(
     *,
     rule: Literal["epsilon", "gamma", "attention"] = "epsilon",
     epsilon: float = 1e-6,
-    gamma: float = 0.25,
+    gamma: float | None = None,
     baseline: Fill = 0.5,
     batch_size: int | None = None,
 ) -> Relevance:
@@ -81,7 +81,7 @@ def lrp(
         images: `(n, h, w, c)` in [0, 1].
         rule: "epsilon", "gamma" or "attention".
         epsilon: what keeps the denominator from zero; a larger one removes weak and contradictory evidence.
-        gamma: how much positive weights are favored; used by the gamma rule.
+        gamma: how much the gamma rule favors positive weights, at least 0; None: 0.25.
         baseline: the input that the network's own normalization maps to zero: a brightness, a color `(c,)` or images.
         batch_size: for a score `(n, k)`, backward passes run at once, over all images; by default 4 on CPU, else 16.
 
@@ -90,7 +90,7 @@ def lrp(
 
     Raises:
         ValueError: for a network without a convolution or dense product, or with one in a loop or in a function with
-            its own derivative, and as for `gradient`.
+            its own derivative, for a gamma beside another rule, and as for `gradient`.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -106,12 +106,15 @@ def lrp(
     Andéol et al. 2021 (gamma where inputs have both signs); Achtibat et al. 2024, AttnLRP: Attention-Aware Layer-Wise
     Relevance Propagation for Transformers (attention).
     """
-    for name, number in (("epsilon", epsilon), ("gamma", gamma)):
-        check_not_negative(name, number)
+    check_not_negative("epsilon", epsilon)
+    if gamma is not None:
+        check_not_negative("gamma", gamma)
     if rule not in ("epsilon", "gamma", "attention"):
         raise ValueError(f"rule: expected 'epsilon', 'gamma' or 'attention', got {rule!r}")
+    if gamma is not None and rule != "gamma":
+        raise ValueError(f"gamma: expected none beside the rule {rule!r}, which would ignore it; it is of rule='gamma'")
     start = filled("baseline", baseline, images)
-    strength = jnp.asarray(gamma if rule == "gamma" else 0.0)
+    strength = jnp.asarray(0.0 if rule != "gamma" else 0.25 if gamma is None else gamma)
     return run(
         _relevance, score, params, images, start, jnp.asarray(epsilon), strength, rule=rule, batch_size=batch_size
     )

@@ -34,13 +34,13 @@ def train(options: Train) -> None:
     start, old = (path and jaxviz.load_style_net(path) for path in (options.start, options.add_to))
     names = [*(old.styles if old else []), *styles]
     if len(set(names)) < len(names) or len(styles) < len(options.styles):
-        raise ValueError(f"expected styles of different names, got {', '.join(names)}: rename a file")
+        raise ValueError(f"expected a different name for each style, got {', '.join(names)}: rename a file")
     check_writable(out)
     source = open_source(options.source)
     check_apart(Path(options.source), out, recursive=True)
     photos = list(itertools.islice(_samples(options.samples, source, options.size), len(options.samples) or 4))
     if not photos:
-        raise ImageError(f"{options.source}: expected photographs, got none that can be read")
+        raise ImageError(f"{options.source}: expected photographs, got none that are readable")
     net, params = load_model(options.model, options.size).network
     given = (net, params, jax.random.key(options.seed), source, list(styles.values()))
     how = {name: getattr(options, name) for name in _TRAINING} | _optimizer(options)

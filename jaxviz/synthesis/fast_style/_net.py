@@ -166,6 +166,11 @@ def count_blocks(params: Any) -> int:
     return sum(name.startswith("block") for name in params) // 2
 
 
+def count_channels(params: Any) -> int:
+    """Return how many channels the first layer has, the width of a net."""
+    return params["first"]["kernel"].shape[-1]
+
+
 def reach(params: Any) -> int:
     """Return the radius of the net's receptive field, apart from its moments, rounded up to a multiple of `STEP`."""
     # 9x9, 3x3, 3x3 with stride 2, and those of the blocks with stride 4; then the same in reverse.

@@ -34,7 +34,7 @@ from jaxviz.synthesis._minimize import DivergedError, by_its_own_rules
 from jaxviz.synthesis._octaves import resized
 from jaxviz.synthesis._painting import scaled
 from jaxviz.synthesis.fast_style._checkpoints import Keeper, StyleTraining, _alone_in_its_store, entropy_of
-from jaxviz.synthesis.fast_style._net import count_styles, init_style_net
+from jaxviz.synthesis.fast_style._net import count_blocks, count_channels, count_styles, init_style_net
 from jaxviz.synthesis.fast_style._photographs import crops_of, digest_of_source
 from jaxviz.synthesis.fast_style._steps import ADAM, Job, Precision, _cast, _falling, _joined, take_steps
 
@@ -56,8 +56,8 @@ def train_style_net(
     *,
     start: Any = None,
     add_to: Any = None,
-    width: int = 32,
-    blocks: int = 5,
+    width: int | None = None,
+    blocks: int | None = None,
     size: int = 256,
     batch_size: int = 4,
     steps: int = 40_000,
@@ -93,8 +93,8 @@ def train_style_net(
         start: parameters of a net with the same number of styles to start from; None: random ones.
         add_to: parameters of a trained net to add the styles to: only the new styles' own scales and offsets are
             trained.
-        width: the number of channels of the net's first layer, if it starts from random parameters; see `style_net`.
-        blocks: the number of its residual blocks, likewise.
+        width: the number of channels of the net's first layer; None: 32, or those of `start` or `add_to`.
+        blocks: the number of its residual blocks; None: 5, or those of `start` or `add_to`.
         size: the side of the crops in pixels; photographs are read with a shorter side 1.25 times as long.
         batch_size: crops per step; rounded up to a multiple of the number of local devices.
         steps: the total number of steps, including those before a resume; a finished run can be given more.
@@ -122,8 +122,9 @@ def train_style_net(
 
     Raises:
         ImageError: if the source has no images, or none of them can be read.
-        ValueError: for layers that are unknown or have no maps, images of another shape, a learning rate or a cooldown
-            together with an optimizer, which would ignore it, or a store that belongs to another run or that another
+        ValueError: for layers that are unknown or have no maps, images of another shape, another width or number of
+            blocks than those of `start` or `add_to`, a learning rate or a cooldown together with an optimizer, which
+            would ignore it, or a store that belongs to another run or that another
             run is writing to.
         DivergedError: if the loss or its gradient stops being finite; its `found` has the last good parameters.
 
@@ -141,11 +142,11 @@ def train_style_net(
     & Kudlur 2017, A Learned Representation for Artistic Style.
     """
     _check(
-        styles, precision, optimizer, learning_rate, cooldown=cooldown, size=size, batch_size=batch_size, width=width,
+        styles, precision, optimizer, learning_rate, cooldown=cooldown, size=size, batch_size=batch_size,
         checkpoint_every=checkpoint_every,
     )  # fmt: skip
     check_run(steps=steps, every=every, callback=callback)
-    check_count("blocks", blocks, least=0)
+    width, blocks = _sizes(width, blocks, start if add_to is None else add_to)
     check_least_zero("smoothness", smoothness)
     check_positive("style_size", style_size)
     net, opened, batch_size = once(net), open_source(source), whole_shares(batch_size)
@@ -296,6 +297,18 @@ def _weights(what: str, names: Layers, weight: float) -> dict[str, Any]:
 def _fit(style: Image, longest: float) -> Images:
     images = jnp.asarray(style)[None]
     return resized(images, scaled(images, longest))
+
+
+def _sizes(width: int | None, blocks: int | None, old: Any) -> tuple[int, int]:
+    """Return the width and the number of blocks of a net; those of an old one that is trained further are its own."""
+    for name, given, least in (("width", width, 1), ("blocks", blocks, 0)):
+        if given is not None:
+            check_count(name, given, least=least)
+    if old is not None:
+        for name, given, own in (("width", width, count_channels(old)), ("blocks", blocks, count_blocks(old))):
+            if given not in (None, own):
+                raise ValueError(f"{name}: expected None or {own}, as start or add_to has, got {given}")
+    return 32 if width is None else width, 5 if blocks is None else blocks
 
 
 def _start(key: Key, start: Any, add_to: Any, width: int, blocks: int, styles: int) -> Any:

@@ -27,6 +27,7 @@ KEY = jax.random.key(5)
 PARAMS = {"w": 0.5 * jax.random.normal(jax.random.key(0), (3, 3, 3, 6))}
 PHOTOS = np.asarray(jaxviz.blur(jax.random.uniform(jax.random.key(1), (6, 20, 20, 3)), 1.0))
 STYLES = [jax.random.uniform(jax.random.key(i), (12, 14, 3)) for i in (2, 3, 4)]
+OLD = jaxviz.init_style_net(KEY, width=2, blocks=0, styles=2)
 SMALL = {
     "content_layers": ["relu_0"], "style_layers": ["relu_0"], "style_weight": 3.0, "width": 2, "blocks": 0, "size": 16,
     "batch_size": 2, "steps": 11, "every": 4, "checkpoint_every": 4,
@@ -462,6 +463,8 @@ def test_what_diverges_keeps_the_parameters_before():
         ({"styles": STYLES[0]}, "styles: expected a list of images"),
         ({"styles": [STYLES[0][..., 0]]}, "expected images"),
         ({"steps": 0}, "steps: expected 1 step or more, got 0"),
+        ({"width": 3, "start": OLD}, "width: expected None or 2, as start or add_to has, got 3"),
+        ({"blocks": 1, "add_to": OLD}, "blocks: expected None or 0, as start or add_to has, got 1"),
         ({"cooldown": 2.0}, r"cooldown: expected a fraction in \[0, 1\], got 2"),
         ({"precision": "float8"}, "precision: expected 'float32' or 'bfloat16', got 'float8'"),
         ({"optimizer": "adam"}, r"expected an optax .* as jaxviz.muon\(1e-2\), or None for Adam, got 'adam'"),
