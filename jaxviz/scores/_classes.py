@@ -208,7 +208,7 @@ def probability(
 
 def _made(net: Net, target: Any, softmax: bool, output: Any, position: Any, where: Any) -> Logit:
     if position is not None and where is not None:
-        raise ValueError("where: expected None beside a position: a score is for one position or for some pixels")
+        raise ValueError("where: expected none beside a position: a score is for one position or for some pixels")
     if isinstance(where, str) and where != "predicted":
         raise ValueError(f"where: expected a mask (h, w) or (n, h, w), or 'predicted', got {where!r}")
     place = tuple(numbers(x) for x in position) if isinstance(position, tuple) else numbers(position)

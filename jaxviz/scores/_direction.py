@@ -115,6 +115,6 @@ def direction(
     if power is not None:
         check_least_zero("power", power)
         if cosine:
-            raise ValueError("power: expected None together with cosine=True: it is a factor of the dot product")
+            raise ValueError("power: expected none beside cosine=True: it is a factor of the dot product")
     each = jnp.asarray(vector)[None] if jnp.ndim(vector) == 1 else jnp.asarray(vector)
     return Direction(net, layer_or_output(layer, output), each, power, cosine, checked_tokens(tokens))

@@ -264,7 +264,7 @@ def test_a_training_starts_from_a_net(whole):
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(whole.params))  # its memory is its own
     with pytest.raises(ValueError, match="start: expected a net with 1 styles, got one with 2"):
         train(STYLES[:1], start=whole.params)
-    with pytest.raises(ValueError, match="start, add_to: expected one of them"):
+    with pytest.raises(ValueError, match="start, add_to: expected at most one of them"):
         train(start=whole.params, add_to=whole.params)
 
 
