@@ -316,14 +316,14 @@ ERRORS = [
     (["saliency", CAT, "--layer", "relu_7"], "no layer 'relu_7'"),
     (["cam", CAT, "--layer", "relu_7"], "no layer 'relu_7'"),
     (["cam", CAT, "--layer", "dense_0"], "needs a layer of image maps (n, h, w, channels); 'dense_0' has shape"),
-    (["saliency", CAT, "--layer", "relu_0", "--target", "8"], "no channel of 'relu_0' 8: expected 0 to 7"),
+    (["saliency", CAT, "--layer", "relu_0", "--target", "8"], "channel of 'relu_0': expected 0 to 7, or -8 to -1"),
     (
         ["saliency", CAT, "--layer", "relu_0", "--target", "tabby"],
         "expected the number of a channel of relu_0",
     ),
     (
         ["saliency", CAT, "--layer", "relu_0", "--target", "3", "--position", "24", "0"],
-        "no row of 'relu_0' 24: expected 0 to 23",
+        "row of 'relu_0': expected 0 to 23, or -24 to -1",
     ),
     (["saliency", CAT, "--position", "2", "2"], "--position: expected together with --layer and --target"),
     (["saliency", CAT, "--layer", "relu_0", "--position", "2", "2"], "--position: expected together with --target"),
