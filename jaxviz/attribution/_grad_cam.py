@@ -14,7 +14,7 @@ from jaxviz.program._attention_chain import is_read
 from jaxviz.program._axes import arranging, tokens_of
 from jaxviz.program._differentiable import reaches
 from jaxviz.program._edit import capture, replace
-from jaxviz.program._names import find
+from jaxviz.program._names import find, values_by_name
 from jaxviz.program._once import once
 from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.program._trace import Program, Value, trace
@@ -124,6 +124,25 @@ def _cam(score: Score, params: Any, images: Images, *, layer: str, tokens: Token
         return jax.image.resize(small, images.shape[:3], "linear")
 
     return of_each_score(backward, values, batch_size)
+
+
+def last_layer(score: Score, params: Any, images: Any) -> str | None:
+    """Return the last layer that Grad-CAM can weigh: of maps, or of tokens that the score is made from.
+
+    Gates and pools of one place do not count, having nothing to show. Runs nothing; images may be only a shape.
+    """
+    program = trace(score, params, images, turns=True)
+    best, _ = values_by_name(program)
+    for name, value in reversed(best.items()):
+        try:
+            arranged = arranging(value, name, "map", "grad_cam", None)
+            _check_patches(program, value, name, None)
+        except ValueError:
+            continue
+        _, rows, columns, _ = jax.eval_shape(arranged, value.aval).shape
+        if rows * columns > 1:
+            return name
+    return None
 
 
 def _check_patches(program: Program, value: Value, layer: str, tokens: Tokens) -> None:

@@ -68,9 +68,11 @@ class OfMaps(Attribution):
 
     weighs = True
     layer: Name = None
-    """The layer whose maps are weighed; by default the last that has maps."""
+    """The layer whose maps are weighed; by default the last with maps, or with tokens that the class is made from."""
     target: Name = None
     """A class by name or number; by default the one that the network ranks first."""
+    tokens: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="ROWS COLUMNS [IN-FRONT]")] = None
+    """The grid of a layer of tokens, where the network does not show it."""
 
 
 @dataclass(frozen=True, kw_only=True)

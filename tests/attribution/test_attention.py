@@ -60,6 +60,7 @@ def rollout(weights, fuse=lambda w: w.mean(1), discard=0.0):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", READ)
+@pytest.mark.slow
 def test_rollout(name):
     net, extra, read, front = READ[name]
     params, images = case(extra)
@@ -109,6 +110,7 @@ def probed(params, images):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 def test_a_pooling_head():
     params, images = case(0)
     params |= {"extra": jnp.linspace(-3.0, 3.0, 5)[None]}
@@ -158,6 +160,7 @@ def masked(block, x):
 @pytest.mark.usefixtures("x64", "users_promotions")  # jax.nn.dot_product_attention promotes types
 @pytest.mark.parametrize("attend", [by_matmul, by_jax, by_vmap, masked])
 @pytest.mark.parametrize("count", [2, 1])
+@pytest.mark.slow
 def test_spellings_of_attention(attend, count):
     params, images = case(1, count)
     net, plain = make_vit(attend=attend), make_vit()

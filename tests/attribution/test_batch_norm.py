@@ -214,6 +214,7 @@ def test_spellings(spelling, params, images):
     assert_alike(functools.partial(two_layers, SPELLINGS[spelling]), twin, params, images)
 
 
+@pytest.mark.slow
 def test_several_in_a_row(params, images):
     def several(x, kernel, norm):
         return plain(0.5 * plain(convolve(x, kernel) + 1.0, norm), (norm[3], norm[1], norm[2], norm[0]))

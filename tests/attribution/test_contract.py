@@ -112,6 +112,7 @@ def test_raw_jit_and_a_plain_function_agree(row, maps, small_params, images):
 
 
 @every
+@pytest.mark.slow
 def test_several_targets_are_a_loop_over_them(row, maps, small_params, images, caplog):
     fn = lambda target, **options: row.call(score(row, target), small_params, images, **options)
     each = {1: maps(row)}
@@ -142,6 +143,7 @@ def test_several_targets_in_batches_and_of_a_plain_function(row, maps, small_par
 
 
 @every
+@pytest.mark.slow
 def test_the_best_class_is_explained_if_none_is_named(row, small_params, images):
     best = jnp.argmax(row.net(small_params, images), axis=-1)
     named = row.call(score(row, best), small_params, images)
@@ -149,6 +151,7 @@ def test_the_best_class_is_explained_if_none_is_named(row, small_params, images)
 
 
 @every
+@pytest.mark.slow
 def test_dtype_follows_the_images(row, x64, small_params, images):
     """In float64, with digits that float32 does not have."""
     params, wide = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, images))
@@ -174,6 +177,7 @@ def seen_by_some(params, images, channels, place):
 
 
 @every
+@pytest.mark.slow
 def test_images_have_any_number_of_channels(row, maps, small_params, images):
     """What RGB has a map of, has it among twelve channels, nine of them without an effect; and gray as red alone."""
     wide_params, wide = seen_by_some(small_params, images, 12, 5)

@@ -315,7 +315,10 @@ ERRORS = [
     (["saliency", CAT, "--target", "1000"], "expected the index of an ImageNet class, 0 to 999, got 1000"),
     (["saliency", CAT, "--layer", "relu_7"], "no layer 'relu_7'"),
     (["cam", CAT, "--layer", "relu_7"], "no layer 'relu_7'"),
-    (["cam", CAT, "--layer", "dense_0"], "needs a layer of image maps (n, h, w, channels); 'dense_0' has shape"),
+    (
+        ["cam", CAT, "--layer", "dense_0"],
+        "needs a layer of image maps (n, h, w, channels), or of tokens (n, t, channels) of known places; 'dense_0' has",
+    ),
     (["saliency", CAT, "--layer", "relu_0", "--target", "8"], "channel of 'relu_0': expected 0 to 7, or -8 to -1"),
     (
         ["saliency", CAT, "--layer", "relu_0", "--target", "tabby"],

@@ -204,6 +204,7 @@ def test_patches_killed_and_the_same_command_again():
     assert {name: killed[name] for name in whole} == whole  # a file that was being written may be left beside them
 
 
+@pytest.mark.slow
 def test_finished_patches_grow_with_the_folder(capsys):
     line = f"patches photographs --layer relu_1 --k 4 {SIZES}".split()
     cli.main(line)
@@ -267,6 +268,7 @@ def normalized(params, images):
     ],
     ids=["other weights", "a normalization"],
 )
+@pytest.mark.slow
 def test_another_network_under_the_same_name(load, capsys, monkeypatch):
     """As after `jaxviz weights import`."""
     lines = [f"{verb} photographs --layer relu_1 {SIZES}".split() for verb in ("features", "patches")]

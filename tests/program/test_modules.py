@@ -84,6 +84,7 @@ def test_linen(wrap, pictures):
     np.testing.assert_allclose(outputs["logits"], model.apply(variables, pictures)["logits"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_linen_scanned(pictures):
     model, plain = ViT(scan=True), ViT()
     variables = model.init(jax.random.key(1), pictures)

@@ -101,6 +101,7 @@ def test_what_is_made_again_compiles_nothing(make, call, caplog):
         np.testing.assert_allclose(result, jax.jit(call.__wrapped__, static_argnums=0)(net, X), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fifty_checkpoints_compile_once(caplog):
     def build(width):
         return lambda params, images: jax.nn.relu(images @ params["w1"]).mean((1, 2)) @ params["w2"][:width]

@@ -200,6 +200,7 @@ def test_predicted_pixels_stay_those_of_the_image_when_it_changes(small_params, 
     np.testing.assert_allclose(found, jaxviz.occlusion(held, small_params, images, **options), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_synthesis_with_a_mask(small_params):
     """Of one mask for all images, and one for each."""
     score = jaxviz.logit(segmenter, 2, where=MASK)

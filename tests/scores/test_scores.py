@@ -396,6 +396,7 @@ class ModelOutput:
         (lambda y: None, "a NoneType", ""),
     ],
 )
+@pytest.mark.slow
 def test_a_network_that_returns_several_things(wrap, got, advice, small_params, images):
     """It is told what it returns and how to wrap it; its layers can be scored all the same."""
     net = lambda params, images: wrap(small_net(params, images))

@@ -137,7 +137,8 @@ def _photo_of(crop):
     raise AssertionError("no crop of any photograph")
 
 
-def test_stopped_by_the_callback_and_gone_on_with(whole, tmp_path):
+@pytest.mark.slow
+def test_stopped_by_the_callback_and_resumed(whole, tmp_path):
     looks = []
 
     def stop(found):
