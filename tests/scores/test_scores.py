@@ -153,7 +153,7 @@ def test_out_of_range(small_params, images):
             make(small_net, jnp.zeros((3, 2), int))(small_params, images)
         with pytest.raises(ValueError, match=r"class: expected 0 to 4, .* got \[\[ ?0 +-6\]\]"):
             make(small_net, np.array([[0, -6]]))(small_params, images)
-    with pytest.raises(ValueError, match=r"one row of 'relu_1' or one for each of 2 images, got shape \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"one row of 'relu_1', or one for each of 2 images, got shape \(1, 2\)"):
         jaxviz.neuron(small_net, "relu_1", 0, (np.array([[0, 1]]), 0))(small_params, images)
     with pytest.raises(ValueError, match=r"network that returns \(n, classes\)"):
         jaxviz.logit(lambda p, x: x)(small_params, images)
@@ -436,7 +436,7 @@ def test_negative_numbers_count_from_the_end(small_params, images):
         lambda i: jaxviz.neuron(small_net, "dense_0", i),
     ):
         np.testing.assert_array_equal(make(-1)(small_params, images), make(4)(small_params, images))
-        with pytest.raises(ValueError, match="-6: expected 0 to 4, or -5 to -1 from the end"):
+        with pytest.raises(ValueError, match="class: expected 0 to 4, or -5 to -1 from the end, got -6"):
             make(-6)(small_params, images)
     at = [jaxviz.neuron(small_net, "relu_1", 1, where)(small_params, images) for where in ((-1, -8), (7, 0))]
     np.testing.assert_array_equal(*at)
