@@ -436,7 +436,7 @@ def test_negative_numbers_count_from_the_end(small_params, images):
         lambda i: jaxviz.neuron(small_net, "dense_0", i),
     ):
         np.testing.assert_array_equal(make(-1)(small_params, images), make(4)(small_params, images))
-        with pytest.raises(ValueError, match="class: expected 0 to 4, or -5 to -1 from the end, got -6"):
+        with pytest.raises(ValueError, match=": expected 0 to 4, or -5 to -1 from the end, got -6"):
             make(-6)(small_params, images)
     at = [jaxviz.neuron(small_net, "relu_1", 1, where)(small_params, images) for where in ((-1, -8), (7, 0))]
     np.testing.assert_array_equal(*at)

@@ -7,6 +7,9 @@ import pytest
 
 import jaxviz
 
+# Called without `minimize`, which lets optax promote.
+pytestmark = pytest.mark.usefixtures("users_promotions")
+
 
 def second_step(optimizer, cosine):
     """Return the second step, and its gradient, where the first changed that at an angle of this cosine to the step."""

@@ -15,10 +15,16 @@ from jaxviz.synthesis._colors import color_matched
 from jaxviz.synthesis._penalties import total_variation
 
 KEY = jax.random.key(2)
-PARAMS = {
-    "w1": 0.5 * jax.random.normal(jax.random.key(0), (3, 3, 3, 6)),
-    "w2": 0.3 * jax.random.normal(jax.random.key(1), (3, 3, 6, 8)),
-}
+
+
+def drawn():
+    return {
+        "w1": 0.5 * jax.random.normal(jax.random.key(0), (3, 3, 3, 6)),
+        "w2": 0.3 * jax.random.normal(jax.random.key(1), (3, 3, 6, 8)),
+    }
+
+
+PARAMS = drawn()
 LAYERS = {"content_layers": ["relu_1"], "style_layers": ["relu_0", "relu_1"]}
 
 
@@ -194,8 +200,9 @@ def test_lbfgs_gets_further_than_adam():
 @pytest.mark.parametrize("seeds", [(3, 4), (23, 43), (35, 75)])
 def test_lbfgs_makes_no_leap_uphill(seeds):
     """Along some steps there is hardly any curvature; without care, the next ones made these losses 2 to 79."""
-    content, style = picture(seeds[0]), picture(seeds[1], 24, 18) ** 3
-    losses = stylize(content, style, steps=104).losses
+    with jax.enable_x64(False):  # where the numbers drawn are others
+        content, style = picture(seeds[0]), picture(seeds[1], 24, 18) ** 3
+        losses = jaxviz.stylize(net, drawn(), KEY, content, style, **LAYERS, steps=104).losses
     assert (losses[9:] < 1.05 * losses[8:-1]).all()
 
 
