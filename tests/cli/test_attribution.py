@@ -320,14 +320,14 @@ ERRORS = [
         ["cam", CAT, "--layer", "dense_0"],
         "needs a layer of image maps (n, h, w, channels), or of tokens (n, t, channels) of known places; 'dense_0' has",
     ),
-    (["saliency", CAT, "--layer", "relu_0", "--target", "8"], "no channel of 'relu_0' 8: expected 0 to 7"),
+    (["saliency", CAT, "--layer", "relu_0", "--target", "8"], "channel of 'relu_0': expected 0 to 7, or -8 to -1"),
     (
         ["saliency", CAT, "--layer", "relu_0", "--target", "tabby"],
         "expected the number of a channel of relu_0",
     ),
     (
         ["saliency", CAT, "--layer", "relu_0", "--target", "3", "--position", "24", "0"],
-        "no row of 'relu_0' 24: expected 0 to 23",
+        "row of 'relu_0': expected 0 to 23, or -24 to -1",
     ),
     (["saliency", CAT, "--position", "2", "2"], "--position: expected together with --layer and --target"),
     (["saliency", CAT, "--layer", "relu_0", "--position", "2", "2"], "--position: expected together with --target"),
@@ -342,7 +342,7 @@ ERRORS = [
     (["occlusion", CAT, "--fill", "none.png"], "or blur, got 'none.png'"),
     (["integrated-gradients", CAT, "--baseline", "nan"], "--baseline: expected a brightness in [0, 1]"),
     (["smoothgrad", CAT, "--samples", "0"], "samples: expected a whole number of at least 1, got 0"),
-    (["rise", CAT, "--keep", "2"], "keep: expected a chance in (0, 1], got 2.0"),
+    (["rise", CAT, "--keep", "2"], "keep: expected a probability in (0, 1], got 2.0"),
 ]
 
 

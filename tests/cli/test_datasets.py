@@ -344,5 +344,5 @@ def test_nothing_that_can_be_read(capsys):
     with pytest.raises(SystemExit):
         cli.main(f"neighbors broken --layer relu_1 {SIZES}".split())
     said = capsys.readouterr().err
-    assert "broken: expected images, got 1 of which none can be read: a.png: " in said
+    assert "broken: expected images, got 1, none of which can be read: a.png: " in said
     assert "a.png: expected an image file" in said

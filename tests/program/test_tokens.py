@@ -218,7 +218,7 @@ def test_a_token_sees_its_patch():
 def test_a_map_that_would_be_zero_is_refused():
     """Behind the last attention a class token is all that counts; of a mean over tokens the patches count, too."""
     params, images = vit_params(), jax.random.uniform(jax.random.key(1), (2, *SIZE, 3))
-    with pytest.raises(ValueError, match=r"of 'block1' the score is made from others .* before the last attention"):
+    with pytest.raises(ValueError, match=r"of 'block1', the score depends on none of .* before the last attention"):
         jaxviz.grad_cam(jaxviz.logit(make_vit(), 1), params, images, layer="block1")
     assert jaxviz.grad_cam(jaxviz.logit(make_vit(), 1), params, images, layer="norm1").max() > 0
     assert jaxviz.grad_cam(jaxviz.logit(make_vit("mean"), 1), params, images, layer="block1").max() > 0

@@ -203,7 +203,7 @@ def test_style_of_other_channels():
     options = {"content_layers": ["relu_1"], "style_layers": ["relu_0"], "steps": 1}
     with pytest.raises(ValueError, match="styles: expected 1 channels, as the content has, got 3"):
         jaxviz.stylize(net, params_of(1), KEY, photo_of(1)[0], photo_of(3)[0], **options)
-    with pytest.raises(ValueError, match="colors: 'luminance' is of RGB, expected 3 channels, got 1"):
+    with pytest.raises(ValueError, match="colors: 'luminance' needs RGB, expected 3 channels, got 1"):
         jaxviz.stylize(net, params_of(1), KEY, photo_of(1)[0], photo_of(1)[1], colors="luminance", **options)
 
 

@@ -172,7 +172,7 @@ OTHER_STATES = {
 @pytest.mark.parametrize("change", OTHER_STATES.values(), ids=OTHER_STATES)
 @those(lambda row: row.resumes)
 def test_the_state_of_another_run_is_refused(name, change, made):
-    with pytest.raises(ValueError, match="resume: this state is of a run of another kind or size"):
+    with pytest.raises(ValueError, match="resume: this state belongs to a run of another kind or size"):
         make(name, resume=change(made(name).state))
 
 
