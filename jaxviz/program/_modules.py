@@ -29,7 +29,7 @@ def named(net: Net) -> Net:
 
     For models of Flax (Linen and NNX), Equinox, Haiku and Keras on JAX: all modules that run while `net` is called.
     `layers`, `capture`, `replace`, scores and `grad_cam` find these names besides all others; values and gradients stay
-    the same. A model's own method, such as Linen's and Haiku's `model.apply`, has them without this function, also inside
+    the same. A model's own method, such as Linen's and Haiku's `model.apply`, has them without this function, also in
     `functools.partial` and `jax.jit`.
 
     If a module returns several arrays, each has a name: `"attention.0"`, `"head.logits"`. If it is called several
@@ -84,7 +84,7 @@ def _named(net: Net, *, required: bool) -> Net:
 
 
 def named_by_default(net: Net) -> Net:
-    """Return a network with its modules named, if it is certainly a model's own method, such as Linen's `model.apply`."""
+    """Return a network with its modules named, if it is certainly a model's own method: Linen's `model.apply`."""
     return _named(net, required=False) if _is_of_model(original(net)) else net
 
 

@@ -107,6 +107,32 @@ class UNet(nnx.Module):
         return {"logits": self.out(x).mean((1, 2)), "map": x}
 
 
+class Wide(nnx.Module):
+    """A block of a ConvNeXt."""
+
+    def __init__(self, rngs):
+        self.depthwise = nnx.Conv(6, 6, (7, 7), feature_group_count=6, rngs=rngs)
+        self.norm, self.scale = nnx.LayerNorm(6, rngs=rngs), nnx.Param(jnp.full(6, 1e-6))
+        self.first, self.second = nnx.Linear(6, 24, rngs=rngs), nnx.Linear(24, 6, rngs=rngs)
+
+    def __call__(self, x):
+        hidden = nnx.gelu(self.first(self.norm(self.depthwise(x))), approximate=False)
+        return x + self.scale * self.second(hidden)
+
+
+class ConvNeXt(nnx.Module):
+    def __init__(self, rngs):
+        self.stem = nnx.Sequential(nnx.Conv(3, 6, (4, 4), (4, 4), rngs=rngs), nnx.LayerNorm(6, rngs=rngs))
+        self.blocks = nnx.List([Wide(rngs) for _ in range(2)])
+        self.norm, self.head = nnx.LayerNorm(6, rngs=rngs), nnx.Linear(6, 5, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x.mean((1, 2))))
+
+
 def of_random_numbers(tree):
     """Return the tree with numbers instead of its floats, so that no scale is 1, no shift 0; all positive."""
     numbers = np.random.default_rng(1)
@@ -157,7 +183,12 @@ def of_nnx(model):
     return jaxviz.named(lambda state, images: nnx.merge(graph, state)(images)), of_random_numbers(state), own
 
 
-NETS = {"Linen ResNet": (of_linen, ResNet(), 16), "NNX ViT": (of_nnx, ViT, 31), "NNX U-Net": (of_nnx, UNet, 20)}
+NETS = {
+    "Linen ResNet": (of_linen, ResNet(), 16),
+    "NNX ViT": (of_nnx, ViT, 31),
+    "NNX U-Net": (of_nnx, UNet, 20),
+    "NNX ConvNeXt": (of_nnx, ConvNeXt, 16),
+}
 
 
 @pytest.fixture(scope="module", params=list(NETS))
