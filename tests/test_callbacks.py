@@ -161,6 +161,7 @@ def test_every_is_the_steps_between_two_calls(name):
 
 
 @all_of_them
+@pytest.mark.slow
 def test_a_true_value_ends_the_run(name):
     call, kind, _, total = CALLS[name]
     told = []

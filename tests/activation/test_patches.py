@@ -52,6 +52,7 @@ def test_a_box_is_what_the_unit_sees(small_params):
         assert float(got) == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_neither_batches_nor_order_matter(small_params):
     whole = find(small_params, batch_size=23)
     for batch_size in (1, 5, 64):

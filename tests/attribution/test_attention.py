@@ -70,6 +70,7 @@ def test_rollout(name):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("fusion", "discard"), [("max", 0.0), ("min", 0.0), ("max", 0.6)])
+@pytest.mark.slow
 def test_fusion_and_discard(fusion, discard):
     params, images = case()
     fuse = lambda weights: getattr(np, fusion)(weights, 1)
@@ -91,6 +92,7 @@ def relevance(net, params, images, target):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["class token in front of registers", "mean of patches"])
+@pytest.mark.slow
 def test_relevance(name):
     net, extra, read, front = READ[name]
     params, images = case(extra)

@@ -228,6 +228,7 @@ def test_several_in_a_row(params, images):
     assert_alike(*nets, params, images)
 
 
+@pytest.mark.slow
 def test_before_a_convolution(params, images):
     """Behind a ReLU it is folded into the convolution that comes then, whose bias differs along its border of zeros."""
 

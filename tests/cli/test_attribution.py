@@ -164,6 +164,7 @@ def test_a_class_by_name_by_number_and_by_rank(small):
         ),
     ],
 )
+@pytest.mark.slow
 def test_layers_channels_and_neurons(arguments, score, explained, small):
     call("saliency", "images/cat.png", *arguments)
     map, told, _ = read("saliency")

@@ -13,6 +13,8 @@ from nets import convolve
 
 import jaxviz
 
+pytestmark = pytest.mark.slow
+
 
 def block(params, x):
     return checkpoint_name(jax.nn.relu(convolve(x, params["block"])), "inside")

@@ -237,6 +237,7 @@ def test_patches_of_tokens():
         assert list(found.boxes[channel, 0]) == [4 * row, 4 * column, 4 * row + 4, 4 * column + 4]
 
 
+@pytest.mark.slow
 def test_what_compares_maps_compares_tokens():
     images = jax.random.uniform(jax.random.key(1), (2, *SIZE, 3))
     params, net = vit_params(), make_vit()

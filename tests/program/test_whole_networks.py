@@ -210,6 +210,7 @@ def test_every_output_is_named_and_equal(built, pictures):
         np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_gradients_of_pixels(built, pictures):
     net, params, own, _ = built
     shape = jax.eval_shape(net, params, pictures)

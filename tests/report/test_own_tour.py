@@ -90,6 +90,7 @@ def test_a_page_of_some_sections(capsys):
     assert "First-layer filters: done before" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_network_in_the_file_is_shown_again(capsys):
     tour("--only", "filters")
     write(1)

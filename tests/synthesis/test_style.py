@@ -101,6 +101,7 @@ def test_a_batch_is_painted_image_by_image():
     np.testing.assert_allclose(made.images[0], texture(STYLE, steps=4).images[0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_style_of_no_weight_leaves_the_content():
     found = stylize(CONTENT, STYLE, style_weights=0.0, steps=5)
     np.testing.assert_allclose(found.images[0], CONTENT, atol=1e-6)

@@ -196,6 +196,7 @@ def test_kill_9_and_the_same_command_again(tmp_path):
     same(train(source=Slow(), store=tmp_path, steps=total), train(steps=total))
 
 
+@pytest.mark.slow
 def test_two_trainings_do_not_share_a_folder(tmp_path):
     """Not even for a moment: the second one neither reads nor writes, and the first goes on undisturbed."""
     second = []
