@@ -65,7 +65,7 @@ def attention_rollout(
         ...     x = images.reshape(len(images), -1, 3)  # each pixel is a token
         ...     return (jax.nn.softmax(x @ params @ x.swapaxes(1, 2)) @ x).mean(1)
         >>> images = jnp.array([[[[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]])
-        >>> print(jaxviz.attention_rollout(net, 9 * jnp.eye(3) + jnp.array([0.0, 0.0, 9.0]), images).round(2))
+        >>> print(jaxviz.attention_rollout(net, 9 * jnp.eye(3).at[:, 2].add(1), images).round(2))
         [[[0.38 0.62]]]
 
     Abnar & Zuidema 2020, Quantifying Attention Flow in Transformers.

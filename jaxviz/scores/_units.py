@@ -116,8 +116,8 @@ def channel(
         >>> segments = lambda params, images: {"masks": images @ params}  # two classes for each pixel
         >>> left = jnp.array([[1.0, 0.0], [1.0, 0.0]])
         >>> score = jaxviz.channel(segments, None, 1, output="masks", where=left)
-        >>> print(score(jnp.eye(3)[:, :2], jnp.arange(12.0).reshape(1, 2, 2, 3) / 12))
-        [0.33333334]
+        >>> print(score(jnp.eye(3)[:, :2], jnp.arange(12.0).reshape(1, 2, 2, 3) / 16))
+        [0.25]
     """
     mask = None if where is None else mask_of("where", where)
     return Channel(net, layer_or_output(layer, output), numbers(index), mask, checked_tokens(tokens))

@@ -76,7 +76,24 @@ def score(row, target=1):
 
 @pytest.fixture(scope="module")
 def images():
-    return jax.random.uniform(jax.random.key(7), (2, 12, 10, 3))
+    return as_default(jax.random.uniform(jax.random.key(7), (2, 12, 10, 3), jnp.float32))
+
+
+@pytest.fixture(scope="module")
+def small_params():
+    keys = jax.random.split(jax.random.key(0), 3)
+    normal = lambda key, *shape: as_default(jax.random.normal(key, shape, jnp.float32))
+    return {
+        "w1": 0.4 * normal(keys[0], 3, 3, 3, 8),
+        "b1": jnp.linspace(-0.2, 0.2, 8),
+        "w2": 0.2 * normal(keys[1], 3, 3, 8, 6),
+        "w3": normal(keys[2], 6, 5),
+    }
+
+
+def as_default(x):
+    """Return numbers that are the same in every setting: in float64 the generator draws others."""
+    return x.astype(jnp.result_type(float))
 
 
 @pytest.fixture(scope="module")

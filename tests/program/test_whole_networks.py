@@ -191,8 +191,8 @@ NETS = {
 }
 
 
-@pytest.fixture(scope="module", params=list(NETS))
-def built(request):
+@pytest.fixture(params=list(NETS))
+def built(request, users_promotions):
     """Return a network, its parameters, the framework's own capture, and how many outputs that is to have."""
     kind, model, count = NETS[request.param]
     return *kind(model), count

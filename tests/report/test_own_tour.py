@@ -217,7 +217,7 @@ def test_residual_streams_of_tokens():
 
 
 def test_few_layers_are_all(images):
-    assert names(smooth_net, PARAMS, images) == ["conv_0", "conv_1"]
+    assert names(smooth_net, PARAMS, images.astype(jnp.float32)) == ["conv_0", "conv_1"]
     assert names(lambda params, x: x.mean((1, 2)) @ params, jnp.eye(3), images) == []
 
 
