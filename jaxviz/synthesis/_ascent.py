@@ -160,7 +160,8 @@ def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -
 def _sized_as(size: Size, start: Any) -> Size:
     """Return a size with the number of channels of the start, if that is an image or a color."""
     sides, channels = split_size(size)
-    shape = np.shape(0 if start is None or isinstance(start, str) else start)
+    image: Any = 0 if start is None or isinstance(start, str) else start
+    shape = np.shape(image)
     told = len(shape) == 1 or shape[-3:-1] == sides
     return (*sides, shape[-1]) if channels is None and told and shape[-1] > 1 else size
 
