@@ -222,7 +222,9 @@ def test_finished_patches_grow_with_the_folder(capsys):
         path.unlink()
     capsys.readouterr()
     cli.main(line)  # what it has seen is gone: anew
-    assert re.match("resume: .* b/0.png is gone or has changed; .*; so it starts over\n4 of 7 images\n", capsys.readouterr().out)
+    assert re.match(
+        "resume: .* b/0.png is gone or has changed; .*; so it starts over\n4 of 7 images\n", capsys.readouterr().out
+    )
 
 
 def test_patches_of_images_that_have_changed(capsys):
