@@ -17,12 +17,15 @@ from jaxviz.scores._calls import fixed
 
 
 class Curve(NamedTuple):
-    """What `deletion` and `insertion` return."""
+    """What `deletion` and `insertion` return.
+
+    Attributes:
+        values: `(n, points)`, the score at each point, from nothing changed to everything changed.
+        areas: `(n,)`, the area under each curve, by the trapezoidal rule, with a horizontal axis from 0 to 1.
+    """
 
     values: Float[Array, "n points"]
-    """The score at each point, from nothing changed to everything changed."""
     areas: Float[Array, " n"]
-    """The area under each curve, by the trapezoidal rule, with a horizontal axis from 0 to 1."""
 
 
 def deletion(

@@ -72,11 +72,22 @@ def dtype_of(params: Any) -> Any:
 
 
 def capture(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
-    """Return a function that also gives the values called `names`.
+    """Return the network as a function that also returns some of its inner values.
 
-    The result, `fn(params, images) -> (outputs, {name: array})`, composes with jit, vmap, grad and remat. An unknown
-    name, one that is used twice and one inside a loop raise ValueError when it is called. To a value from within a
-    function with a `custom_vjp` that function's own derivative does not apply, nor to what comes after it.
+    If a value lies inside a function with a `custom_vjp`, that function's own derivative applies neither to the value
+    nor to what is computed from it there.
+
+    Args:
+        net: any JAX function `net(params, images)`.
+        names: a name that `layers` lists, or several.
+
+    Returns:
+        `fn(params, images) -> (outputs, {name: array})`, which composes with jit, vmap, grad and remat. The arrays have
+        the shapes that `layers` lists.
+
+    Raises:
+        ValueError: if there are no names; when called, for a name that is unknown, stands for several values, or lies
+            in a loop whose iterations have no names.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -127,7 +138,15 @@ def replace(net: Net, replacements: Mapping[str, Any]) -> Callable[[Any, Any], A
 
     Args:
         net: any JAX function `net(params, images)`.
-        replacements: for each name a function of the value, or an array that broadcasts to its shape.
+        replacements: for each name that `layers` lists, a function of the value that returns one of the same shape, or
+            an array that broadcasts to that shape. The result is converted to the value's dtype.
+
+    Returns:
+        `fn(params, images) -> outputs`, which composes with jit, vmap and grad.
+
+    Raises:
+        ValueError: if there are no replacements; when called, for a replacement of another shape, and for a name that
+            is unknown, stands for several values, or lies in a loop whose iterations have no names.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz

@@ -169,7 +169,7 @@ def match_features(net: Net, params: Any, images: Images, layers: Layers) -> Fea
             images in [0, 1]; when called, for another number or size of images.
 
     Example:
-        >>> import jax.numpy as jnp, jaxviz
+        >>> import jax, jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: jax.nn.relu(images)
         >>> images = jnp.array([1.0, 0.5]).reshape(2, 1, 1, 1) * jnp.ones((2, 4, 4, 3))
         >>> print(jaxviz.match_features(net, None, images[:1], ["relu_0"])(None, images))

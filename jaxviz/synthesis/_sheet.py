@@ -24,26 +24,27 @@ from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
 
 
 class _Sheet(NamedTuple):
-    """The images of the channels done so far."""
-
     images: Images
-    """`(n, h, w, c)` in [0, 1]."""
     losses: Float[Array, " n"]
-    """Minus the last score of each image."""
     state: list[Array]
-    """Pass it as `resume` to resume the run after the last complete batch."""
     finished: bool
-    """False if channels are left."""
     channels: Int[np.ndarray, " n"]
-    """The channel that each image is for."""
 
 
 class Sheet(Progress, _Sheet):
-    """The images of the channels done so far."""
+    """The images of the channels done so far.
+
+    Attributes:
+        images: `(n, h, w, c)` in [0, 1].
+        losses: `(n,)`, minus the last score of each image.
+        state: pass it as `resume` to resume the run after the last complete batch.
+        finished: False if channels are left.
+        channels: `(n,)`, the channel that each image is for.
+    """
 
     @property
     def scores(self) -> Float[Array, " n"]:
-        """The last score of each image: its channel's mean."""
+        """The last score of each image, `(n,)`: its channel's mean."""
         return -self.losses
 
 
