@@ -24,7 +24,7 @@ def layers(net: Net, params: Any, images: Any) -> Layers:
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters, or their shapes (`jax.ShapeDtypeStruct`).
-        images: `(n, h, w, c)`, or its shape.
+        images: `(n, h, w, c)`, or its shape, likewise.
 
     Returns:
         A mapping of name to shape and dtype. Printed, and in a notebook, it is a table, also of kinds and of how many
@@ -179,9 +179,16 @@ def _as_names(names: str | Sequence[str]) -> tuple[str, ...]:
 def _substitute(name: str, new: Any, value: jax.Array) -> jax.Array:
     result: Any = new(value) if callable(new) else jnp.asarray(new)
     shape = jnp.shape(result)
-    if np.broadcast_shapes(shape, value.shape) != value.shape if not callable(new) else shape != value.shape:
+    if not (shape == value.shape or (not callable(new) and _broadcasts(shape, value.shape))):
         raise ValueError(f"the replacement of {name!r} has shape {shape}; the network needs {value.shape}")
     return jnp.broadcast_to(result, value.shape).astype(value.dtype)
+
+
+def _broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, wanted) == wanted
+    except ValueError:
+        return False
 
 
 def changing(edits: Mapping[str, tuple[Value, Callable]]) -> dict[Path, Action]:

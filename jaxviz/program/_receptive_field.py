@@ -103,8 +103,8 @@ def receptive_field(
 
     Args:
         net: any JAX function `net(params, images)`.
-        params: its parameters, or their shapes.
-        images: `(n, h, w, c)`, or its shape.
+        params: its parameters, or their shapes (`jax.ShapeDtypeStruct`).
+        images: `(n, h, w, c)`, or its shape, likewise.
         layer: a name that `layers` lists.
         strict: whether to count gates, normalizations and attention, too.
         tokens: `(rows, columns)` of a layer of tokens where the program does not show them, `(rows, columns, in
