@@ -167,7 +167,9 @@ def _place(position: Any) -> tuple[Any, Any] | None:
     try:
         row, column = position
     except (TypeError, ValueError):
-        raise ValueError(f"position: expected (row, column), each a number or one per image, got {position!r}") from None
+        raise ValueError(
+            f"position: expected (row, column), each a number or one per image, got {position!r}"
+        ) from None
     return numbers(row), numbers(column)
 
 

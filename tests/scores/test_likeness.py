@@ -151,8 +151,8 @@ def test_networks_are_let_go_of(small_params, images):
             )
             for weight in (-1.0, np.inf, np.nan, "1", None)
         ),
-        (lambda p, x: jaxviz.gram(x[0]), r"features: expected .* \(n, h, w, c\), got .* one image's are features\[None\]"),
-        (lambda p, x: jaxviz.gram(x[:, 0, 0]), r"features: expected a layer's maps \(n, h, w, c\), got shape \(2, 3\)$"),
+        (lambda p, x: jaxviz.gram(x[0]), r"features: expected .* got .* one image's are features\[None\]"),
+        (lambda p, x: jaxviz.gram(x[:, 0, 0]), r"features: expected .* maps \(n, h, w, c\), got shape \(2, 3\)$"),
         (
             lambda p, x: jaxviz.gram(x, mask=x[0, ..., 0]),
             r"mask: expected the features' size, \(1, 32, 32\) or \(2, 32, 32\), got \(32, 32\)",
