@@ -43,15 +43,15 @@ def relative_error(values: Float[Array, "n ..."], target: Float[Array, "#n ..."]
     return jnp.sum(jnp.square(values - target), axes) / jnp.where(size > 0, size, 1)
 
 
-def gram(features: Float[Array, "n h w c"], *, mask: Float[Array, "#n h w"] | None = None) -> Float[Array, "n c c"]:
+def gram(features: Float[Array, "n h w c"], *, mask: Float[Array, "*_ h w"] | None = None) -> Float[Array, "n c c"]:
     """Return the Gram matrix of each image's features: the mean over positions of the product of each two channels.
 
     It is a mean so that images of different sizes can be compared.
 
     Args:
         features: a layer's maps, `(n, h, w, c)`.
-        mask: weights of the positions, `(n, h, w)` or `(1, h, w)`, at least 0, for a weighted mean: the Gram matrix of
-            a region. None: all count equally.
+        mask: weights of the positions, `(h, w)` or one for each image, `(n, h, w)`, at least 0, for a weighted mean:
+            the Gram matrix of a region. None: all count equally.
 
     Returns:
         The matrices, `(n, c, c)`, in units of squared features; zeros where a mask is zero everywhere.
@@ -78,9 +78,9 @@ def gram(features: Float[Array, "n h w c"], *, mask: Float[Array, "#n h w"] | No
     rows = features.reshape(n, height * width, channels)
     if mask is None:
         return jnp.einsum("npi,npj->nij", rows, rows) / (height * width)
-    if jnp.shape(mask) not in ((1, height, width), (n, height, width)):
+    if jnp.shape(mask) not in ((height, width), (1, height, width), (n, height, width)):
         raise ValueError(
-            f"mask: expected the features' size, {(1, height, width)} or {(n, height, width)}, got {jnp.shape(mask)}"
+            f"mask: expected the features' size, {(height, width)} or {(n, height, width)}, got {jnp.shape(mask)}"
         )
     weights = jnp.broadcast_to(jnp.asarray(mask, features.dtype), (n, height, width)).reshape(n, height * width, 1)
     total = jnp.sum(weights, 1, keepdims=True)

@@ -101,7 +101,7 @@ def fool(
     check_least_zero("step_size", step_size)
     if np.shape(target) not in ((), (len(images),)) or np.asarray(target).dtype.kind not in "iu":
         raise ValueError(f"target: expected the number of a class, or one for each of {len(images)}, got {target!r}")
-    target = np.broadcast_to(np.asarray(target), len(images))
+    target = np.broadcast_to(np.asarray(target, int), len(images))  # of bytes, `%` would overflow
     net = once(net)
     score, part = logit(net, target, output=output), Output.of(output)
     with known_channels(score, params, images):

@@ -167,7 +167,7 @@ def _wanted(
     whole = wanted.ndim == 1 and wanted.dtype.kind in "iu"
     if not whole or not len(wanted) or wanted.min() < -there or wanted.max() >= there:
         raise ValueError(f"channels: expected some of 0 to {there - 1}, the channels of {layer!r}, got {channels}")
-    return image.shape[1:], wanted % there  # -1 is the last
+    return image.shape[1:], wanted.astype(int) % there  # -1 is the last; bytes would overflow
 
 
 def _noise(form: Any, key: Key, channels: np.ndarray) -> Any:

@@ -269,7 +269,7 @@ def test_each_image_has_its_own_boxes():
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16])
 def test_boxes_may_be_small_integers(dtype):
     """Differences of bytes, and their squares, do not fit into bytes."""
-    maps, box = peak(40, 300, (50, 400)), np.array([[[10, 20, 45, 25]]], dtype)
+    maps, box = peak(40, 300, (50, 400)), jnp.array([[[10, 20, 45, 25]]], dtype)
     assert not jaxviz.pointing_game(maps, box, tolerance=275)[0]
     assert jaxviz.pointing_game(maps, box, tolerance=276)[0]  # from column 24, the last one inside
 

@@ -153,6 +153,7 @@ def test_a_position_is_a_row_and_a_column(position):
         jaxviz.neuron(small_net, "relu_1", 0, position)
 
 
+@pytest.mark.usefixtures("users_view")
 def test_a_position_may_be_an_array(small_params, images):
     expected = jaxviz.neuron(small_net, "relu_1", 0, (1, 2))(small_params, images)
     for position in ([1, 2], np.array([1, 2]), jnp.array([[1, 1], [2, 2]])):
