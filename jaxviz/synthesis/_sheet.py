@@ -54,7 +54,7 @@ def sheet(
     key: Key,
     *,
     layer: str,
-    channels: Sequence[int] | None = None,
+    channels: Sequence[int] | np.ndarray | None = None,
     size: int | tuple[int, ...] = 96,
     steps: int = 256,
     batch_size: int = 16,
@@ -158,7 +158,7 @@ def _watch(callback: Callable[[Sheet], Any], found: Sheet, block: np.ndarray, ba
 
 
 def _wanted(
-    net: Net, params: Any, layer: str, channels: Sequence[int] | None, size: Size
+    net: Net, params: Any, layer: str, channels: Sequence[int] | np.ndarray | None, size: Size
 ) -> tuple[tuple[int, ...], np.ndarray]:
     """Return the shape of each image, and the channels as numbers from 0."""
     image, values = accepted(functools.partial(jax.eval_shape, read_layers(net, layer), params), params, size)
