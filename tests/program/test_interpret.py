@@ -292,6 +292,9 @@ def test_names_must_be_strings(small_params, images):
 def test_a_replacement_of_another_shape_is_refused(small_params, images):
     with pytest.raises(ValueError, match=r"replacement of 'dense_0' has shape \(2,\); the network needs \(2, 5\)"):
         jaxviz.replace(small_net, {"dense_0": lambda x: x[:, 0]})(small_params, images)
+    for shape in ((2,), (3, 5), (1, 2, 5)):
+        with pytest.raises(ValueError, match=r"replacement of 'dense_0' has shape .*; the network needs \(2, 5\)"):
+            jaxviz.replace(small_net, {"dense_0": jnp.ones(shape)})(small_params, images)
 
 
 class LinenBlock(linen.Module):
