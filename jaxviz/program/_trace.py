@@ -1,9 +1,9 @@
 """Look inside a function by reading its jaxpr: list, capture and replace the values in it.
 
-A value is named by JAX's own `jax.ad_checkpoint.checkpoint_name(x, "conv4_2")`. Unnamed convolutions, dense products
-and ReLUs are numbered in order, by kind, counting named ones as well (`conv_0`, `relu_0`, `dense_0`); the value of a
-convolution or dense layer includes its bias. They are also known by the path of their kernel in the parameters
-(`"Block_0/Conv_1"`), which Linen and NNX name after the module.
+A value is named by JAX's own `jax.ad_checkpoint.checkpoint_name(x, "conv4_2")`. Unnamed convolutions, dense products,
+activations, pools and sums of branches are numbered in order, by kind, counting named ones as well (`conv_0`, `relu_0`,
+`dense_0`, `gelu_0`); the value of a convolution or dense layer includes its bias. These are also known by the path of
+their kernel in the parameters (`"Block_0/Conv_1"`), which Linen and NNX name after the module.
 
 The functions here take a function and return a function. They do not jit: values inside a jitted part are reached by
 inlining that part, so jit the result. So are those in the iterations of a `scan` (`scan_0[3]/dense_0`,
