@@ -279,8 +279,8 @@ def test_two_modules_of_one_name(capsys, monkeypatch):
 def test_default_layers_are_of_another_network(capsys):
     said = refused(capsys, "dream images/cat.png --model my.py:load")
     assert (
-        "--layer: expected layers of my.py:load, which has no relu5_1 (the default). It has: conv_0, relu_0, dense_0"
-        in said
+        "--layer: expected layers of my.py:load, which has no relu5_1 (the default). It has: conv_0, relu_0, "
+        "global_avg_pool_0, dense_0" in said
     )
     said = refused(capsys, "texture images/cat.png --model my.py:load")
     assert "--layers: expected layers of my.py:load, which has no relu1_1, relu2_1" in said

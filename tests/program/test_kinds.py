@@ -148,20 +148,20 @@ def test_numbers_within_loops():
 
 
 def pooled(x, reduce, start, window, strides=None, padding="VALID"):
-    return lax.reduce_window(x, jnp.asarray(start, x.dtype), reduce, window, strides or window, padding)
+    return lax.reduce_window(x, start, reduce, window, strides or window, padding)
 
 
 def averaged(x):
     """Return means over windows in which padding does not count."""
     how = ((1, 3, 3, 1), (1, 2, 2, 1), "SAME")
-    return pooled(x, lax.add, 0, *how) / pooled(jnp.ones((1, *x.shape[1:3], 1), x.dtype), lax.add, 0, *how)
+    return pooled(x, lax.add, 0.0, *how) / pooled(jnp.ones((1, *x.shape[1:3], 1), x.dtype), lax.add, 0.0, *how)
 
 
 POOLS = {
     "max_pool": lambda x: pooled(x, lax.max, -jnp.inf, (1, 3, 3, 1), (1, 2, 2, 1), "SAME"),
     "max_pool channels first": lambda x: pooled(x.transpose(0, 3, 1, 2), lax.max, -jnp.inf, (1, 1, 2, 2)),
-    "avg_pool": lambda x: pooled(x, lax.add, 0, (1, 2, 2, 1)) / 4,
-    "avg_pool by the inverse": lambda x: pooled(x, lax.add, 0, (1, 2, 2, 1)) * 0.25,
+    "avg_pool": lambda x: pooled(x, lax.add, 0.0, (1, 2, 2, 1)) / 4,
+    "avg_pool by the inverse": lambda x: pooled(x, lax.add, 0.0, (1, 2, 2, 1)) * 0.25,
     "avg_pool without padding": averaged,
     "global_avg_pool": lambda x: x.mean((1, 2)),
     "global_avg_pool as a map": lambda x: x.mean((1, 2), keepdims=True),
@@ -180,12 +180,12 @@ def test_pools(name):
 
 
 NO_POOLS = {
-    "sums of windows": lambda x: pooled(x, lax.add, 0, (1, 2, 2, 1)),
-    "sums of windows, halved": lambda x: pooled(x, lax.add, 0, (1, 2, 2, 1)) / 2,
+    "sums of windows": lambda x: pooled(x, lax.add, 0.0, (1, 2, 2, 1)),
+    "sums of windows, halved": lambda x: pooled(x, lax.add, 0.0, (1, 2, 2, 1)) / 2,
     "sums": lambda x: x.sum((1, 2)),
     "over channels": lambda x: x.mean(-1),
     "over windows of channels": lambda x: pooled(x, lax.max, -jnp.inf, (1, 1, 1, 2)),
-    "response normalization": lambda x: x / (1 + pooled(x * x, lax.add, 0, (1, 1, 1, 3), (1, 1, 1, 1), "SAME") / 3),
+    "response normalization": lambda x: x / (1 + pooled(x * x, lax.add, 0.0, (1, 1, 1, 3), (1, 1, 1, 1), "SAME") / 3),
     "over rows": lambda x: x.mean(1),
     "over images": lambda x: x.mean(0),
     "over all": lambda x: x.mean(),
@@ -207,7 +207,7 @@ def test_what_the_table_says_of_them():
     def net(kernel, images):
         x = POOLS["max_pool"](jax.nn.gelu(convolve(images, kernel)))
         x = x + jax.nn.sigmoid(convolve(x, kernel[:, :, :1].repeat(4, 2)))
-        return pooled(x, lax.add, 0, (1, 2, 2, 1)).mean((1, 2)) / 4
+        return pooled(x, lax.add, 0.0, (1, 2, 2, 1)).mean((1, 2)) / 4
 
     lines = repr(jaxviz.layers(net, KERNEL, SHAPE)).splitlines()[1:]
     assert [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines] == [

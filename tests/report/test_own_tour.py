@@ -104,7 +104,7 @@ def test_another_network_in_the_file_is_shown_again(capsys):
 @pytest.mark.parametrize(
     ("args", "channels", "message"),
     [
-        (["--only", "fast-style"], 3, "no section fast-style; there are filters, neighbors, patches, occlusion"),
+        (["--only", "fast-style"], 3, "no section fast-style; there are filters, neighbors, patches, colors"),
         ([], 5, "expected a network of photographs, which have 3 channels, or 1, got one of 5"),
         ([], 1, "expected an image of the kind that it knows, as in `jaxviz tour IMAGE`"),
     ],
