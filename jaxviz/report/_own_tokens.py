@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 
 import jaxviz
-from jaxviz.report._method import Pictures, Tour
+from jaxviz.report._method import Pictures, Tour, enlarged
 from jaxviz.report._own import LeftOut
-from jaxviz.report._own_pixels import drawn, large, photograph
+from jaxviz.report._own_pixels import drawn, photograph
 
 # Attention
 
@@ -50,10 +50,12 @@ def colors(tour: Tour) -> Pictures:
     shown = [layer for layer in own.layers if layer.channels >= 3]
     if not shown:
         raise LeftOut("the network has no layer of maps or tokens with three channels or more")
-    yield ("colors-photo", *photograph(tour))
+    caption, view = photograph(tour)
+    yield "colors-photo", caption, view
     for i, layer in enumerate(shown):
         picture = call_colors(own.net, own.params, images, layer.name, own.size)[0]
         rows, columns = picture.shape[:2]
         unit = "patches" if layer.layout == "tokens" else "units"
         caption = f"{layer.name}: {rows}x{columns} {unit}, those with similar features in similar colors"
-        yield f"colors-{i}", caption, large(jnp.asarray(picture, jnp.float32))
+        times = max(1, view.shape[0] // rows)  # as large as the photograph
+        yield f"colors-{i}", caption, enlarged(jnp.asarray(picture, jnp.float32)[None], times)[0]
