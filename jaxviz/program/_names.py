@@ -63,7 +63,7 @@ def _names(program: Program) -> _Names:
     modules = _numbered(program)
     shown = [(name, value) for name, value in modules if name not in taken and id(_origin(value)) not in covered]
     marks = [value.inputs[0] if value.op == "transpose" else value for _, value in shown]
-    covered |= {id(source) for mark in marks for source in _sources(mark)}
+    covered |= {id(source) for mark in marks for source in _sources(mark)} | _learned_scores(program)
     order = {id(value): i for i, value in enumerate(program.values)}
     counts: Counter[str] = Counter()
     entries, others = given + shown, [pair for pair in modules if pair not in shown]
@@ -89,6 +89,12 @@ def of_kinds(program: Program) -> Iterator[tuple[str, Value]]:
     yield from (found for found in find_activations(program, flow) if id(found[1]) not in known)
     yield from find_pools(program, flow)
     yield from (("add", value) for value in find_sums(program, flow))
+
+
+def _learned_scores(program: Program) -> set[int]:
+    """Return the scores of attention with queries of its own, whose product with keys is no layer: it has a number."""
+    scores = [attention.scores for attention in attentions(program)]
+    return {id(_with_bias(product)) for product in scores if product is not None and is_layer(product)}
 
 
 def _paths_in_loops(program: Program) -> dict[int, str]:

@@ -248,3 +248,19 @@ def test_sums(name):
 def test_what_comes_before_the_first_layer_is_not_listed():
     net = lambda params, x: jnp.tanh(x).mean((1, 2)) @ params + (x.max((1, 2)) @ params)
     assert list(jaxviz.layers(net, jnp.eye(3), SHAPE)) == ["dense_0", "dense_1", "add_0"]
+
+
+@pytest.mark.usefixtures("users_promotions")
+def test_scores_of_a_pooling_head_are_no_layer_but_have_a_number(images):
+    """Its queries are parameters, so that their product with keys looks like a dense layer's."""
+
+    def net(params, images):
+        tokens = images.reshape(len(images), -1, 3) @ params["key"]
+        scores = jnp.einsum("qc,ntc->nqt", params["probe"], tokens)
+        return (jax.nn.softmax(scores) @ tokens)[:, 0] @ params["head"]
+
+    params = {"key": jnp.eye(3), "probe": jnp.ones((1, 3)), "head": jnp.eye(3)}
+    assert list(jaxviz.layers(net, params, images)) == ["dense_0", "attention_0", "dense_2"]
+    _, values = jaxviz.capture(net, ["dense_1", "attention_0"])(params, images)
+    weights = jax.nn.softmax(values["dense_1"].reshape(values["attention_0"].shape))
+    np.testing.assert_allclose(values["attention_0"], weights, rtol=1e-6)
