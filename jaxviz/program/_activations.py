@@ -8,7 +8,7 @@ from jaxviz.program._flow import Flow
 from jaxviz.program._one_number import Made, made_of
 from jaxviz.program._trace import Program, Value
 
-_POINTS = np.concatenate([np.linspace(-8.2, 8.2, 42), [-0.3, -0.1, 0.1, 0.3]])
+_POINTS = np.concatenate([np.linspace(-8.2, 8.2, 42), [-100, -30, -0.3, -0.1, 0.1, 0.3, 30, 100]])
 _LAST = frozenset("mul div add sub neg logistic tanh select_n max min clamp log1p log".split())
 """What may come last in an activation."""
 

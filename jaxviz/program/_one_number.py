@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from scipy import special
 
-from jaxviz.program._trace import Value
+from jaxviz.program._trace import Value, is_key
 
 _MOST_STEPS = 40
 
@@ -73,8 +73,10 @@ def _evaluated(value: Value, known: dict[int, Any]) -> Any:
 
 def _computed(value: Value, known: dict[int, Any]) -> Any:
     if value.op == "constant":
-        array = None if isinstance(value.constant, Tracer) or np.ndim(value.constant) else np.asarray(value.constant)
-        return None if array is None else array.astype(bool if array.dtype == bool else float)
+        if isinstance(value.constant, Tracer) or is_key(value.aval) or value.aval.shape:
+            return None
+        array = np.asarray(value.constant)
+        return array.astype(bool if array.dtype == bool else float)
     if value.eqn is None or len(value.eqn.outvars) != 1:
         return None
     if value.op in _SAME:

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxviz.program._activations import is_reachable
-from jaxviz.program._axes import image_axes
+from jaxviz.program._axis_lines import letters_of
+from jaxviz.program._axis_rules import follow
 from jaxviz.program._flow import Flow, number
 from jaxviz.program._trace import KINDS, MOVES, POINTWISE, Program, Value
 
+_GLOBAL = ("reduce_max", "reduce_sum")
 _BY_UNIT = {*POINTWISE, *MOVES}
 _POOLS = {
     "reduce_window_max": "max_pool",
@@ -24,16 +26,20 @@ def find_pools(program: Program, flow: Flow) -> list[tuple[str, Value]]:
     """Return pools, by what they are called, in forward order.
 
     A maximum or a mean counts if it is known to be over rows and columns, or an image's tokens, and over neither images
-    nor channels. What comes before the first layer is none; nor is a statistic, which meets its own source again before
-    the next layer, as in normalizations.
+    nor channels. What comes before the first layer is none; nor is a statistic of all positions, which meets its own
+    source again before the next layer, as in normalizations.
     """
     known: dict[int, Any] = {}
-    found = []
+    found: list[tuple[str, Value]] = []
+    if any(len(x.aval.shape) != 4 for x in program.inputs if x.varies):  # no images, which have rows and columns
+        return found
     for value in program.values:
         if value.op not in _POOLS or not flow.is_touched(value) or not jnp.issubdtype(value.aval.dtype, jnp.floating):
             continue
         pool = value if value.op.endswith("max") else _mean(value)
-        if pool is not None and is_reachable(pool) and _is_of_positions(value, known) and not _is_statistic(value):
+        if pool is None or not is_reachable(pool) or not _is_of_positions(value, known):
+            continue
+        if value.op not in _GLOBAL or not _is_statistic(value):
             found.append((_POOLS[value.op], pool))
     return found
 
@@ -52,9 +58,9 @@ def _is_of_positions(value: Value, known: dict[int, Any]) -> bool:
     shape, reduced = value.inputs[0].aval.shape, set(_axes(value))
     if len(shape) < 3 or not reduced or len(reduced) > len(shape) - 2:
         return False
-    axes = image_axes(value.inputs[0], known)
-    places = {i for i, letters in enumerate(axes.letters) if "h" in letters or "w" in letters}
-    if axes.images is None or any("n" in axes.letters[i] for i in places):
+    axes = follow([value.inputs[0]], known)[0] or ()
+    places = {i for i, axis in enumerate(axes) if {*letters_of(axis)} & {"h", "w"}}
+    if any("n" in letters_of(axes[i]) for i in places):
         return False
     return reduced <= places if value.op.startswith("reduce_window") else reduced == places
 
@@ -66,6 +72,8 @@ def _mean(total: Value) -> Value | None:
         value = value.users[0]
     user = value.users[0] if len(value.users) == 1 else None
     if user is None or user.op not in ("div", "mul") or user.inputs[-1] is user.inputs[0]:
+        return None
+    if math.prod(user.aval.shape) != math.prod(total.aval.shape):  # repeated along some axis
         return None
     other = user.inputs[user.inputs[0] is value]
     if other.varies or (user.op == "div" and other is user.inputs[0]):

@@ -100,7 +100,7 @@ def trace(fn: Callable, *args: Any, last_only: bool = True, maps: bool = False, 
         for path, _ in jax.tree_util.tree_flatten_with_path(arg)[0]
     ]
     inputs = [
-        Value("input", var.aval, varies=varies and not _is_key(var.aval), key=_module_path(path))
+        Value("input", var.aval, varies=varies and not is_key(var.aval), key=_module_path(path))
         for var, (path, varies) in zip(jaxpr.jaxpr.invars, leaves, strict=True)
     ]
     program = Program(jaxpr, jax.tree.structure(shape), inputs, maps=maps, writes_out=turns)
@@ -125,7 +125,7 @@ def _of_arrays(outputs: Any) -> Any:
     return outputs
 
 
-def _is_key(aval: Any) -> bool:
+def is_key(aval: Any) -> bool:
     return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
 
 

@@ -371,6 +371,15 @@ def test_a_module_used_twice_has_no_path_of_its_own(images):
     assert "conv_1" in jaxviz.layers(net, params, images)
 
 
+def test_a_random_key_that_a_network_closes_over(images):
+    key = jax.random.key(0)
+    noise = lambda x: jax.random.normal(key, x.shape, x.dtype)
+    net = lambda params, images: jax.nn.softmax(jax.nn.relu(images @ params) + noise(images), axis=-1)
+    assert list(jaxviz.layers(net, jnp.eye(3), images)) == ["dense_0", "relu_0"]
+    outputs, values = jaxviz.capture(net, "relu_0")(jnp.eye(3), images)
+    np.testing.assert_allclose(jax.nn.softmax(values["relu_0"] + noise(images), axis=-1), outputs, rtol=1e-6)
+
+
 def test_products_of_activations_are_not_layers(images):
     def attention(params, images):
         x = images.reshape(images.shape[0], -1, 3) @ params

@@ -86,6 +86,7 @@ def test_a_part_of_another_activation_is_listed_only_if_it_is_used_by_itself():
     assert found_after(gated)[:2] == ["sigmoid_0", "silu_0"]
     assert found_after(lambda x: x[..., :2] * jax.nn.sigmoid(x[..., 2:])) == ["sigmoid_0"]  # a gated linear unit
     assert found_after(lambda x: x * jax.nn.sigmoid(1.5 * x)) == ["sigmoid_0"]  # a function without a name
+    assert found_after(lambda x: jnp.clip(jax.nn.silu(x), -20.0, 20.0)) == ["silu_0"]  # not what is bounded far away
 
 
 def test_relus_keep_their_names_and_numbers():
@@ -161,6 +162,7 @@ POOLS = {
     "max_pool": lambda x: pooled(x, lax.max, -jnp.inf, (1, 3, 3, 1), (1, 2, 2, 1), "SAME"),
     "max_pool channels first": lambda x: pooled(x.transpose(0, 3, 1, 2), lax.max, -jnp.inf, (1, 1, 2, 2)),
     "avg_pool": lambda x: pooled(x, lax.add, 0.0, (1, 2, 2, 1)) / 4,
+    "avg_pool less its source": lambda x: pooled(x, lax.add, 0.0, (1, 3, 3, 1), (1, 1, 1, 1), "SAME") / 9 - x,
     "avg_pool by the inverse": lambda x: pooled(x, lax.add, 0.0, (1, 2, 2, 1)) * 0.25,
     "avg_pool without padding": averaged,
     "global_avg_pool": lambda x: x.mean((1, 2)),
@@ -192,6 +194,7 @@ NO_POOLS = {
     "over images and positions": lambda x: x.mean((0, 1, 2)),
     "instance normalization": lambda x: (x - x.mean((1, 2), keepdims=True)) / x.std((1, 2), keepdims=True),
     "its fast variance": lambda x: x * lax.rsqrt((x * x).mean((1, 2), keepdims=True) - x.mean((1, 2), keepdims=True)),
+    "repeated": lambda x: jnp.broadcast_to(x.sum((1, 2), keepdims=True), (2, 5, 5, 4)) / 256,
     "softmax over positions": lambda x: jax.nn.softmax(x, (1, 2)),
     "heads": lambda x: x.reshape(2, 256, 2, 2).mean((2, 3)),
 }
