@@ -33,6 +33,12 @@ def layers(net: Net, params: Any, images: Any) -> Layers:
         numbers stay valid. The weights of softmax attention are called `attention_0` or
         `"blocks/3/attention/attention_weights"`.
 
+        What has neither path nor `checkpoint_name` is numbered by its kind: `conv_0`, `dense_0`, `relu_0` (leaky ones
+        too), other activations by what they compute (`gelu_0`, `silu_0`, `hard_swish_0`, `elu_0`, `sigmoid_0`, ...),
+        pools over positions (`max_pool_0`, `avg_pool_0`, `global_max_pool_0`, `global_avg_pool_0`), and sums of
+        branches, such as a residual block's (`add_0`). Normalizations that are no modules have no name, nor has what
+        comes before the first layer.
+
     Raises:
         ValueError: if a name stands for more than one value.
 
