@@ -43,6 +43,7 @@ def test_what_comes_before_the_layer_stays(layer, names, small_params, images):
     )
 
 
+@pytest.mark.usefixtures("users_promotions")  # as frameworks do
 def test_layers_may_be_named_by_their_modules(images):
     """By all names that `layers` lists, and the numbers that stay valid."""
     model = linen.Sequential([linen.Dense(4), jax.nn.relu, linen.Dense(5)])
