@@ -72,6 +72,8 @@ def reshaped(value: Value, operands: list[Operand]) -> Operand:
 
 def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
     parts = merged([part for axis in axes for part in axis])
+    if 0 in shape:  # nothing is anywhere
+        return unknown(shape, "".join(part.of for part in parts))
     result: list[Axis] = []
     for size in shape:
         taken: list[Part] = []
@@ -191,6 +193,7 @@ def in_reverse(value: Value, operands: list[Operand]) -> Operand:
 
 def concatenated(value: Value, operands: list[Operand]) -> Operand:
     at, parts = value.eqn.params["dimension"], filled(value, operands)  # type: ignore[union-attr]
+    parts = [axes for axes in parts if size_of(axes[at])] or parts[:1]  # what is empty is nowhere
     result = [functools.reduce(met, axes) for axes in zip(*parts, strict=True)]
     result[at] = joined([axes[at] for axes in parts])
     return tuple(result)

@@ -130,7 +130,9 @@ def test_layers_says_what_is_inside(flow, params, pictures):
     call, primitive, _ = FLOWS[flow]
     inside = ", ".join(f"{what} inside a `{primitive}`: 1" for what in ("conv", "relu", "checkpoint_name"))
     with pytest.warns(UserWarning, match=rf"what has no name \({inside}\) must be returned from there"):
-        assert list(jaxviz.layers(around(call), params, pictures)) == ["conv_0", "stem", "dense_0"]
+        names = list(jaxviz.layers(around(call), params, pictures))
+    # The mean before the head is a pool where the axes of what is inside can be followed.
+    assert [name for name in names if name != "global_avg_pool_0"] == ["conv_0", "stem", "dense_0"]
 
 
 class Model(nnx.Module):

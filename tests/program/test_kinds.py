@@ -247,6 +247,26 @@ def test_sums(name):
     assert [each for each in found_after(f) if each.startswith("add_")] == [f"add_{i}" for i in range(count)]
 
 
+NOTHING = {
+    "reshaped": lambda x: jnp.concatenate([x[:, :0].reshape(2, 0, 16, 4), x], 1),
+    "of no tokens": lambda x: jnp.concatenate([x.reshape(2, 256, 4), x[:, :0].reshape(2, 0, 4)], 1),
+    "of no channels": lambda x: jnp.concatenate([x, x[..., :0].reshape(2, 4, 64, 0).reshape(2, 16, 16, 0)], -1),
+    "transposed": lambda x: jnp.concatenate([x, x[:, :, :0].swapaxes(1, 2).reshape(2, 0, 16, 4)], 1),
+    "a sum of none": lambda x: x + x[:, :, :0].sum((1, 2), keepdims=True),
+    "a maximum of none": lambda x: x + x[:, :, :0].max((1, 2), keepdims=True, initial=0.0),
+}
+
+
+@pytest.mark.usefixtures("users_promotions")
+@pytest.mark.parametrize("name", NOTHING)
+def test_arrays_without_elements_stop_nothing(name):
+    def mean(x):
+        x = NOTHING[name](x)
+        return x.mean(range(1, x.ndim - 1))
+
+    assert "global_avg_pool_0" in found_after(mean)
+
+
 @pytest.mark.usefixtures("users_promotions")
 def test_what_comes_before_the_first_layer_is_not_listed():
     net = lambda params, x: jnp.tanh(x).mean((1, 2)) @ params + (x.max((1, 2)) @ params)
