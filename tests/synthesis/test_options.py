@@ -69,6 +69,8 @@ METHODS = {
     "pixels": functools.partial(jaxviz.pixels, height=8, width=8),
     "fourier": functools.partial(jaxviz.fourier, height=8, width=8),
     "maco": functools.partial(jaxviz.maco, width=8),
+    "natural": functools.partial(jaxviz.natural, height=8, width=8),
+    "normalized_momentum": jaxviz.normalized_momentum,
 }
 
 ITERATED = ("ascend", "dream", "dream_zoom", "invert", "texture", "stylize", "fool", "sheet", "minimize")
@@ -206,6 +208,13 @@ RANGES = [
     ("pixels", {"spread": -1.0}, f"spread: expected a finite number {AT_LEAST_0} -1.0"),
     ("fourier", {"decay": NAN}, "decay: expected a finite number, got nan"),
     ("maco", {"height": 0}, "height: expected 1 or more, got 0"),
+    ("natural", {"gain": 0.0}, f"gain: {POSITIVE}, got 0.0"),
+    ("natural", {"spread": -1.0}, f"spread: expected a finite number {AT_LEAST_0} -1.0"),
+    ("crops", {"spread": -0.1}, f"spread: expected a finite number {AT_LEAST_0} -0.1"),
+    ("crops", {"size": 0}, "expected"),
+    ("normalized_momentum", {"rate": -1.0}, f"rate: expected a finite number {AT_LEAST_0} -1.0"),
+    ("normalized_momentum", {"rate": 0.1, "decay": 1.0}, "decay: expected a finite number from 0 to below 1, got 1.0"),
+    ("ascend", {"views": 0}, "views: expected 1 view or more, got 0"),
 ]
 
 
