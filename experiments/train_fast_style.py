@@ -36,7 +36,6 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
 import jaxviz
@@ -151,7 +150,7 @@ def main(
     start: Path | None = None,
     steps: int = 59_500,
     hours: float = math.inf,
-    width: int = 32,
+    width: int | None = None,
     size: int = 256,
     batch_size: int = 4,
     optimizer: Literal["adam", "muon"] = "muon",
@@ -171,7 +170,7 @@ def main(
         start: a net with the same styles to start from.
         steps: number of steps; without a cooldown, it can be increased later.
         hours: end this run after that time, not counting startup.
-        width: channels of the net's first layer.
+        width: channels of the net's first layer; by default 32, or those of the net to start from.
         size: side of the crops in pixels.
         batch_size: crops per step.
         optimizer: Adam, or `jaxviz.muon`.
@@ -188,7 +187,7 @@ def main(
     begin = None if start is None else jaxviz.load_style_net(start).params
     how: dict[str, Any] = {"learning_rate": learning_rate, "cooldown": cooldown}
     if optimizer == "muon":
-        how = {"optimizer": jaxviz.muon(falling(learning_rate, steps, cooldown))}
+        how = {"optimizer": jaxviz.muon(learning_rate, steps=steps, cooldown=cooldown)}
     found = jaxviz.train_style_net(
         net, params, jax.random.key(0), learned, list(chosen.values()), **LOSS, **LAYERS, **how, start=begin,
         width=width, size=size, batch_size=batch_size, steps=steps, style_size=STYLE_PIXELS / size, precision=precision,
@@ -199,15 +198,6 @@ def main(
     jaxviz.save_style_net(weights, found.params, list(chosen))
     content, style, smoothness = found.losses[-500:].mean(0)
     print(f"{weights}: step {len(found.losses)}, content {content:.3f}, style {style:.3f}, smoothness {smoothness:.4f}")
-
-
-def falling(rate: float, steps: int, cooldown: float) -> Any:
-    """Return a learning rate that decays to zero over the final fraction of the steps."""
-    fall = round(cooldown * steps)
-    if not fall:
-        return rate
-    parts = [optax.constant_schedule(rate), optax.linear_schedule(rate, 0.0, fall)]
-    return optax.join_schedules(parts, [steps - fall])
 
 
 class Follow:

@@ -3,14 +3,15 @@
 Every function takes any network `net(params, images)` and is pure; images are `(n, h, w, c)` in [0, 1], RGB where c is
 3.
 
-What takes long takes a `callback`, called as `callback(found)` with the result so far, of the type that the function
-returns (`dream_zoom` and `sweep`, which return images: of the run they are at). It says `found.what`, and how much is
-`found.done` of `found.total`, in steps or images. If the callback returns true, the run ends with what there is.
-`every`, a whole number of at least 1, is how many steps, or batches of a data set, lie between two calls; it is called
-at the end, too.
+Long-running functions take a `callback`, called as `callback(found)` with the result so far, of the type that the
+function returns (for `dream_zoom` and `sweep`, which return images, that of the current run). `found.what` names the
+stage, and `found.done` of `found.total` steps or images are done. If the callback returns true, the run ends with the
+result so far. `every`, a whole number of at least 1, is the number of steps, or batches of a data set, between
+callbacks; there is one at the end, too.
 
-What is computed from arrays by a program that composes under `jit` is a `jax.Array`; what is gathered on the host, from
-data sets and files, or computed from features there (`pca`, `tsne`, `umap`, `neighbors`, `grid_layout`), is NumPy's.
+Results computed from arrays by programs that compose under `jit` are `jax.Array`s; results gathered on the host from
+data sets and files, or computed there from features (`pca`, `pca_colors`, `tsne`, `umap`, `neighbors`, `grid_layout`),
+are NumPy arrays.
 """
 
 import typing

@@ -50,6 +50,18 @@ CALLS = {
     "invert": (lambda net: jaxviz.invert(net, EYE, KEY, IMAGES, **LAYER, **RUN), 1),
     "texture": (lambda net: jaxviz.texture(net, EYE, KEY, IMAGES[0], layers=["relu_0"], **RUN), 1),
     "stylize": (lambda net: jaxviz.stylize(net, EYE, KEY, IMAGES[0], IMAGES[0] ** 2, **STYLE), 1),
+    "sweep": (
+        lambda net: jaxviz.sweep(
+            jaxviz.stylize, "style_weights", [0.0, 1.0], net, EYE, KEY, IMAGES[0], IMAGES[0] ** 2, **STYLE
+        ),
+        1,
+    ),
+    "train_style_net": (
+        lambda net: jaxviz.train_style_net(
+            net, EYE, KEY, IMAGES, [IMAGES[0]], width=2, blocks=1, size=16, batch_size=1, **STYLE
+        ),
+        1,
+    ),
     "fool": (lambda net: jaxviz.fool(net, EYE, IMAGES, target=1, **RUN), 1),
     "sheet": (lambda net: jaxviz.sheet(net, EYE, KEY, **LAYER, size=16, batch_size=1, **RUN), 1),
     "features": (lambda net: jaxviz.features(net, EYE, IMAGES, **LAYER, size=16, batch_size=1), 1),

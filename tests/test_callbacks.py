@@ -125,6 +125,7 @@ def test_all_functions_with_a_callback_are_here():
 
 
 @all_of_them
+@pytest.mark.slow
 def test_a_callback_is_given_what_there_is_and_how_far_that_is(name):
     call, kind, whats, total = CALLS[name]
     told = []
@@ -160,6 +161,7 @@ def test_every_is_the_steps_between_two_calls(name):
 
 
 @all_of_them
+@pytest.mark.slow
 def test_a_true_value_ends_the_run(name):
     call, kind, _, total = CALLS[name]
     told = []

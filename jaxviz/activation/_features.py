@@ -55,55 +55,55 @@ def features(
     Images are read ahead by Grain while the network works; several local devices share each batch. A store is a folder
     with a zarr array, `values`, the names and hashes of its rows, `rows.jsonl`, and the settings it was made with,
     `settings.json`. A run that was stopped, even killed, resumes after the last complete batch and ends with the same
-    bytes as an undisturbed one. Images that the store does not have yet are appended; so are those that have changed
-    since: files are compared by size and modification time, arrays in memory by content. Images of other sources are
+    bytes as an uninterrupted one. Images that the store does not have yet are appended, as are those that have changed:
+    files are compared by size and modification time, arrays in memory by content. Images of other sources are
     identified by name; the pixels of a few are compared, and a different data set raises an error. The result covers
-    the source's images, in its order, whatever else the store holds.
+    the source's images, in its order, regardless of what else the store holds.
 
     A store is tied to the parameters and to the traced program: a network that computes something else with the same
-    parameters is refused. A new version of JAX may trace the same network to another program; the message then says so,
-    and the way out is another folder. Everything read from a store is checked: lost, doubled or edited lines of the
-    journal and missing or shortened chunks of the array when it is opened, other damage by a checksum when a chunk is
+    parameters is refused. A new version of JAX may trace the same network to another program; the error then says so,
+    and another folder has to be used. Everything read from a store is checked: lost, duplicated or edited lines of the
+    journal and missing or truncated chunks of the array when it is opened, other damage by a checksum when a chunk is
     read.
 
-    Under `jax.distributed` all processes make the same call, with a source and a store that all can read. Each one
-    reads and computes every n-th batch and gets all rows; the store has the bytes that one process would write.
+    Under `jax.distributed` all processes make the same call, with a source and a store that all can read. Each process
+    reads and computes every n-th batch and returns all rows; the store has the bytes that one process would write.
 
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        source: a folder, with the folders in it and those that links lead to; a list of files; an array of images, or
-            `(images, labels)`; "tfds:NAME[SPLIT]"; or a data set: anything with a length and elements at its numbers,
-            such as those of Grain, PyTorch and Hugging Face, or PyTorch's `DataLoader`, which stands for its data set,
-            in the data set's order. An element is an image, an image and its label, or a dictionary. Arrays and tensors
-            are of uint8 or of floats in [0, 1], with the channels last or first.
+        source: a folder, including subfolders and links to folders; a list of files; an array of images, or `(images,
+            labels)`; "tfds:NAME[SPLIT]"; or a data set: anything with a length and integer indexing, such as those of
+            Grain, PyTorch and Hugging Face, or PyTorch's `DataLoader`, which stands for its data set, in the data set's
+            order. An element is an image, an image and its label, or a dictionary. Arrays and tensors hold uint8 or
+            floats in [0, 1], with channels last or first.
         layer: a name that `layers` lists; None: what the network returns.
         output: with `layer=None`, which part the network returns: a key, an attribute, an index, or a tuple of them.
-        pool: "mean" or "max" over the positions of a map; None: whole maps. A vector stays as it is. Tokens
-            `(n, tokens, c)` are a map, without class and register tokens, where the network's program shows their
-            places.
-        tokens: `(rows, columns)` of tokens where it does not show them, `(rows, columns, in front)` if the layer has
-            more tokens than these: see `grad_cam`.
-        size: an int scales an image's shorter side to it and cuts out the center; (h, w) scales to exactly that,
-            and so does (h, w, c), with c channels. By default arrays that are all of one size keep it, and anything
-            else is scaled to 224. Where the size does not say it, images are read as RGB, or with as many channels as a
-            network takes that does not take RGB; gray ones become RGB, and colors gray, as `load_image` does it.
-        batch_size: images at once; rounded up to a multiple of the number of local devices.
-        store: folder to keep the features in; None: in memory.
-        every: batches from one callback to the next. The rows so far are put together anew for each: with a million
-            images, ask for every hundredth.
-        callback: called as `callback(features)` with the rows so far, and at the end; if it returns true, the run
-            stops. Its `done` and `total` count images.
+        pool: "mean" or "max" over the positions of a map; None: whole maps. Vectors are not pooled. Tokens
+            `(n, tokens, c)` count as a map, without class and register tokens, if the network's program shows their
+            grid.
+        tokens: the grid, `(rows, columns)`, if the program does not show it, or `(rows, columns, in front)` if the
+            layer has more tokens than these: see `grad_cam`.
+        size: an int scales an image's shorter side to it and crops the center; (h, w) scales to exactly that size, as
+            does (h, w, c), with c channels. By default, arrays that all have one size keep it, and anything else is
+            scaled to 224. If `size` does not give the channels, images are read as RGB, or with the channels that the
+            network takes if it does not take RGB; gray becomes RGB, and colors gray, as in `load_image`.
+        batch_size: images per batch; rounded up to a multiple of the number of local devices.
+        store: the folder to keep the features in; None: they are kept in memory.
+        every: the number of batches between callbacks. Each collects all rows so far: with a million images, use 100.
+        callback: called as `callback(features)` with the rows so far, and at the end; if it returns true, the run ends.
+            Its `done` and `total` count images.
 
     Returns:
-        `values`, `(n, f)` or `(n, h, w, c)` of float32, a row per readable image; `ids`, their names; and `skipped`.
+        `values`, `(n, f)` or `(n, h, w, c)` of float32, a row for each readable image; `ids`, their names; and
+        `skipped`, the other images, with the reason.
 
     Raises:
-        ImageError: for a source without images, or of which none can be read.
-        ValueError: for a layer that is unknown, another pool, or a store that is damaged, that was made with other
-            settings or another network, or that another run is writing to.
+        ImageError: if the source has no images, or none of them can be read.
+        ValueError: for an unknown layer or pool, or a store that is damaged, that was made with other settings or
+            another network, or that another run is writing to.
 
-    Images that cannot be read are skipped and listed; if they are more than a tenth, there is a warning too.
+    If more than a tenth of the images cannot be read, there is a warning, too.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -167,8 +167,8 @@ def _computed(
     placed, waiting = params, None
     for batch in read:
         images, placed = over_devices(batch.images, placed)
-        jax.block_until_ready(waiting)  # or else the network may run twice at once, with twice the memory
-        values = compute(placed, images)  # runs on while the batch before is written
+        jax.block_until_ready(waiting)  # otherwise the network may run twice at once, with twice the memory
+        values = compute(placed, images)  # continues while the previous batch is written
         if waiting is not None:
             yield _rows(ids, marks, *waiting, hashed)
         waiting = batch, values
@@ -193,7 +193,7 @@ def _values(net: Net, layer: Layer, pool: Pool | None, tokens: Tokens, params: A
 
 
 def _layout(pool: Pool | None) -> Layout:
-    """Return which axes a layer must have: whole maps are taken as they are, but for the images being first."""
+    """Return which axes a layer must have: whole maps only need the images first."""
     return "images" if pool is None else "channels"
 
 

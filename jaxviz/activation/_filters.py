@@ -1,4 +1,4 @@
-"""First-layer filters: the only ones that can be read as pictures."""
+"""First-layer filters: the only ones that can be viewed as pictures."""
 
 from typing import Any
 
@@ -11,13 +11,17 @@ def filters(params: Any, *, channels: int = 3, normalize: bool = True) -> Float[
     """Return the kernels of the first layer as tiles.
 
     Args:
-        params: a network's parameters, of which the one kernel with so many input channels is taken; or that kernel
-            itself, `(kh, kw, c, out)`, or in PyTorch's order `(out, c, k, k)`.
-        channels: of the images, 3 for RGB.
-        normalize: scale each tile to [0, 1] by its largest absolute weight, zero becoming gray; otherwise the weights.
+        params: a network's parameters, with a single kernel of that many input channels; or the kernel itself,
+            `(kh, kw, c, out)`, or in PyTorch's order `(out, c, k, k)`.
+        channels: the number of channels of the images, 3 for RGB.
+        normalize: whether to scale each tile to [0, 1] by its largest absolute weight, with zero as gray; otherwise
+            the weights are returned unchanged.
+
+    Returns:
+        The tiles, `(out, kh, kw, c)`.
 
     Raises:
-        ValueError: if no kernel, or more than one, has so many input channels.
+        ValueError: if no kernel, or more than one, has that many input channels.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -25,8 +29,8 @@ def filters(params: Any, *, channels: int = 3, normalize: bool = True) -> Float[
         >>> print(jaxviz.filters(params).shape)
         (64, 7, 7, 3)
 
-    Tiles of three channels are pictures in color, those of one are gray. Of others a picture shows each channel by
-    itself, a row of them for each filter:
+    Tiles with three channels are pictures in color, those with one are gray. For other numbers, show each channel
+    separately, one row for each filter:
 
         >>> tiles = jaxviz.filters({"kernel": jnp.ones((5, 5, 4, 8))}, channels=4)
         >>> jaxviz.montage(jnp.moveaxis(tiles, -1, 1).reshape(-1, 5, 5), columns=4).shape
@@ -47,7 +51,7 @@ def filters(params: Any, *, channels: int = 3, normalize: bool = True) -> Float[
     return 0.5 + tiles / (2 * jnp.where(largest > 0, largest, 1))
 
 
-LARGEST = 11  # pixels: a square window larger than AlexNet's is rather two numbers of channels
+LARGEST = 11  # pixels: two equal sizes larger than AlexNet's window are more likely numbers of channels
 
 
 def _channels_last(kernel: Any) -> Array:

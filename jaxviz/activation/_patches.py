@@ -1,4 +1,4 @@
-"""The patches of a data set's images that each channel of a layer responds to most."""
+"""The image patches in a data set to which each channel of a layer responds most."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -29,38 +29,38 @@ from jaxviz.program._tokens import Tokens, checked_tokens
 _Best = tuple[Float[Array, "c k"], Int[Array, "c k"], Int[Array, "c k"]]
 """Values, ranks of the images in the order of their names, and units, counted through the map."""
 _Kept = tuple[Any, Any, Any]
-"""The same in a state, with the images' numbers in the order of reading: new images change the ranks, and not those."""
+"""The same in a state, with the images' numbers in reading order, which new images do not change, instead of ranks."""
 _NONE = np.iinfo(np.int32).max
 """The rank of no image."""
 
 
 class Patches(NamedTuple):
-    """What each channel of a layer responds to most, strongest first; at most one patch of an image."""
+    """The patches to which each channel of a layer responds most, strongest first; at most one per image."""
 
     values: Float[np.ndarray, "c k"]
     ids: list[list[str]]
     indices: Int[np.ndarray, "c k"]
-    """Of the images in the source; -1 where it has fewer than k."""
+    """Indices of the images in the source; -1 if it has fewer than k."""
     positions: Int[np.ndarray, "c k 2"]
-    """Row and column in the layer's map; 0 for a layer that is no map."""
+    """Row and column in the layer's map; 0 for a layer without positions."""
     boxes: Int[np.ndarray, "c k 4"]
-    """Top, left, bottom and right of what the unit sees, in pixels of the image as it was given to the network: its
-    spatial receptive field (see `receptive_field`), exact at the image's borders too."""
+    """Top, left, bottom and right of the unit's spatial receptive field (see `receptive_field`), in pixels of the
+    network's input; exact at the image's borders, too."""
 
 
 class _TopPatches(NamedTuple):
-    """The patches of each layer, what was skipped and why, and the state to go on from."""
+    """The patches of each layer, which images were skipped and why, and the state to resume from."""
 
     layers: dict[str, Patches]
     skipped: dict[str, str]
     seen: int
-    """How many images of the source were read, with those that were skipped."""
+    """How many images of the source were read, including those that were skipped."""
     state: dict[str, Any]
-    """`best` for each layer, `seen`, `skipped`, and `ids` in the order of reading: those to come are at the end."""
+    """`best` for each layer, `seen`, `skipped`, and `ids` in reading order, with the unread ones at the end."""
 
 
 class TopPatches(Progress, _TopPatches):
-    """The patches of each layer, what was skipped and why, and the state to go on from."""
+    """The patches of each layer, which images were skipped and why, and the state to resume from."""
 
 
 def top_patches(
@@ -77,41 +77,45 @@ def top_patches(
     every: int = 1,
     callback: Callable[[TopPatches], Any] | None = None,
 ) -> TopPatches:
-    """Find the k images, and the place in each, to which every channel of a layer responds most.
+    """Find the k images, and the position in each, to which every channel of a layer responds most.
 
-    One pass over the source, for all channels of all layers at once. Only the best so far are kept: memory does not
-    grow with the source. What comes out does not depend on the order of the source or on `batch_size`, but for
-    rounding: of equal values the image whose name sorts first wins. Several local devices share each batch. Under
-    `jax.distributed` all processes call it alike, on a source that all of them can read; each one reads and computes
-    every n-th batch, and all get what one process would find.
+    It takes one pass over the source, for all channels of all layers. Only the best patches so far are kept, so memory
+    does not grow with the source. Up to rounding, the result depends neither on the order of the source nor on
+    `batch_size`: of equal values, the image whose name sorts first wins. Several local devices share each batch. Under
+    `jax.distributed` all processes make the same call, with a source that all can read; each one reads and computes
+    every n-th batch, and all return what one process would.
 
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
         source: a folder; a list of files; an array of images; "tfds:NAME[SPLIT]"; or a data set, as for `features`.
-        layer: a name that `layers` lists, or several; an image map, tokens `(n, tokens, c)`, or a vector, whose units
-            see the whole image.
-        k: patches of each channel.
-        tokens: `(rows, columns)` of tokens where the network's program does not show them, `(rows, columns, in front)`
-            if the layer has more tokens than these: see `grad_cam`.
-        size: an int scales an image's shorter side to it and cuts out the center; (h, w) or (h, w, c)
-            scales to exactly that. By default arrays that are all of one size keep it, and anything else is scaled to
-            224. How many channels images are read with is as for `features`.
-        batch_size: images at once; rounded up to a multiple of the number of local devices.
-        resume: `state` of a run with the same network (its parameters, and the program that it traces to), layers, k
-            and size: images that it has not seen are read. A run that was stopped resumes after the last whole batch;
-            one that was finished grows with its source. What could not be read is tried again once it has changed.
-        every: batches from one callback to the next.
-        callback: called as `callback(patches)` with those so far, and at the end; if it returns true, the run ends. Its
-            `done` and `total` count images.
+        layer: a name that `layers` lists, or several: maps, tokens `(n, tokens, c)`, or vectors, whose units see the
+            whole image.
+        k: the number of patches for each channel.
+        tokens: the grid of tokens, `(rows, columns)`, if the network's program does not show it, or `(rows, columns, in
+            front)` if the layer has more tokens than these: see `grad_cam`.
+        size: an int scales an image's shorter side to it and crops the center; (h, w) or (h, w, c) scales to exactly
+            that size. By default, arrays that all have one size keep it, and anything else is scaled to 224. Channels
+            are as for `features`.
+        batch_size: images per batch; rounded up to a multiple of the number of local devices.
+        resume: the `state` of a run with the same network (parameters and traced program), layers, k and size: only
+            images that it has not seen are read. A stopped run resumes after its last complete batch; a finished run is
+            extended by new images. Images that could not be read are tried again once they have changed.
+        every: the number of batches between callbacks.
+        callback: called as `callback(patches)` with the patches so far, and at the end; if it returns true, the run
+            ends. Its `done` and `total` count images.
+
+    Returns:
+        `layers`, the patches for each layer's name; `skipped`, the images that could not be read, with the reason;
+        `seen`, the number of images read; and `state`, to resume from.
 
     Raises:
-        ImageError: for a source without images, or of which none can be read.
+        ImageError: if the source has no images, or none of them can be read.
         ValueError: for a layer that is unknown, or that is neither a vector nor, as the network's program shows, a map
-            of the images' rows and columns or tokens of it (heads and windows are not); a k that is less than 1, and a
-            state of another run or of images that have changed (files: size or time of change; arrays: content).
+            or tokens in a grid (heads and windows are not); a k below 1; and the state of another run or of images that
+            have changed (files by size or modification time, arrays by content).
 
-    Images that cannot be read are skipped and listed; if they are more than a tenth, there is a warning too.
+    If more than a tenth of the images cannot be read, there is a warning, too.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -141,7 +145,7 @@ def top_patches(
     reading = _Reading(opened, state["ids"])
     best = {name: reading.ranked(each) for name, each in state["best"].items()}
     wanted = range(state["seen"], len(opened.ids))
-    # Before anything is read: an image that changes meanwhile is then found to have changed, next time.
+    # Before anything is read, so that an image that changes meanwhile is recognized as changed next time.
     marks = state["marks"] + [reading.source.mark(i) for i in wanted]
 
     def computed() -> Iterator[_Responses]:
@@ -170,7 +174,7 @@ def top_patches(
 
 
 class _Responses(NamedTuple):
-    """Of a batch: each layer's largest values and their units, the images' ranks, and what could not be read."""
+    """A batch's largest values and their units for each layer, the images' ranks, and what could not be read."""
 
     strongest: dict[str, tuple[Any, Any]]
     ranks: Any
@@ -178,7 +182,7 @@ class _Responses(NamedTuple):
 
 
 class _Reading:
-    """A source in the order of reading, with what was read before first, and the ranks of its sorted names."""
+    """A source in reading order, images read before first, and the ranks of its sorted names."""
 
     def __init__(self, opened: Source, read: list[str]):
         self.rows = {name: i for i, name in enumerate(opened.ids)}
@@ -187,21 +191,21 @@ class _Reading:
         at = [self.rows[name] for name in ids]
         self.source = Source(ids, lambda i: opened.read(at[i]), lambda i: opened.mark(at[i]))
         self.order = np.argsort(np.array(ids, dtype=str), kind="stable")
-        self.ranks = np.append(np.argsort(self.order), _NONE).astype(np.int32)  # the last one of number -1: no image
+        self.ranks = np.append(np.argsort(self.order), _NONE).astype(np.int32)  # the last is for number -1: no image
 
     def ranked(self, best: _Kept) -> _Best:
-        """Return what a state keeps with the images' ranks instead of their numbers."""
+        """Return the patches of a state with the images' ranks instead of their numbers."""
         values, numbers, units = best
         return jnp.asarray(values), jnp.asarray(self.ranks[np.asarray(numbers)]), jnp.asarray(units)
 
     def numbered(self, best: _Best) -> _Kept:
-        """Return it with the numbers, -1 for no image."""
+        """Return patches with the images' numbers, -1 for no image."""
         values, ranks, units = (np.asarray(x) for x in best)
         return values, np.where(ranks == _NONE, -1, self.order[np.minimum(ranks, len(self.order) - 1)]), units
 
 
 class _Places:
-    """Where the units of some layers are, and what they see."""
+    """The positions of some layers' units, and their receptive fields."""
 
     def __init__(self, net: Net, params: Any, names: Sequence[str], size: Size, tokens: Tokens):
         self.image, shapes = arranged_shapes(net, params, dict.fromkeys(names, "units"), size, "top_patches", tokens)
@@ -210,7 +214,7 @@ class _Places:
         self.edges = {name: unit_edges(net, params, self.image, name, tokens=tokens) for name in names}
 
     def of(self, name: str, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the positions of units of a layer's channels, `(c, k, 2)`, and the boxes they see, `(c, k, 4)`."""
+        """Return the positions of units of a layer's channels, `(c, k, 2)`, and their boxes, `(c, k, 4)`."""
         *sides, channels = self.shapes[name]
         positions = np.stack(np.divmod(units, sides[1] if sides else 1), axis=-1)
         places = tuple(positions[..., axis] for axis in range(len(sides)))
@@ -219,7 +223,7 @@ class _Places:
 
 
 def _begin(places: _Places, k: int, made_by: dict[str, str]) -> dict[str, Any]:
-    """Return the state before the first batch: as many as k of no image, which any image comes before."""
+    """Return the state before the first batch: k patches of no image, which rank behind any image."""
     best = {}
     for name, (*_, channels) in places.shapes.items():
         none = np.zeros((channels, k), np.int32)
@@ -230,22 +234,22 @@ def _begin(places: _Places, k: int, made_by: dict[str, str]) -> dict[str, Any]:
 
 
 class OtherRunError(ValueError):
-    """A state to go on from is of another run."""
+    """The state passed as `resume` belongs to another run."""
 
 
 def _resumed(state: dict[str, Any], fresh: dict[str, Any], opened: Source) -> dict[str, Any]:
-    """Return a state to go on from, without the images that could not be read and have changed since."""
+    """Return a state to resume from, without the images that could not be read and have changed since."""
     if set(state) != set(fresh) or jax.tree.map(np.shape, state["best"]) != jax.tree.map(np.shape, fresh["best"]):
-        raise OtherRunError("resume: this state is of a run of other layers or another k; start over without it")
+        raise OtherRunError("resume: this state belongs to a run with other layers or another k; start over without it")
     differ = {name for name, value in fresh["made_with"].items() if state["made_with"].get(name) != value}
     if differ == {"program"}:
         raise OtherRunError(
-            "resume: this state is of a run of a network that has these parameters but computes something else (or was "
-            "traced by another version of jax, or kept by an earlier one of jaxviz); start over without it"
+            "resume: this state belongs to a network that has these parameters but computes something else (or was "
+            "traced by another version of jax, or saved by an earlier one of jaxviz); start over without it"
         )
     if differ:
         raise OtherRunError(
-            "resume: this state is of a run with other parameters or another size; start over without it"
+            "resume: this state belongs to a run with other parameters or another size; start over without it"
         )
     seen, skipped = list(state["ids"][: state["seen"]]), state["skipped"]
     rows = {name: i for i, name in enumerate(opened.ids)}
@@ -253,8 +257,8 @@ def _resumed(state: dict[str, Any], fresh: dict[str, Any], opened: Source) -> di
     other = {name for name, before, now in zip(seen, state["marks"], marks, strict=True) if before != now}
     if other - {*skipped}:
         raise OtherRunError(
-            f"resume: this state is of a run over other images, {min(other - {*skipped})} among them, which is gone or "
-            "has changed; start over without it"
+            f"resume: this state belongs to a run over other images: {min(other - {*skipped})} is gone or has changed; "
+            "start over without it"
         )
     kept = [i for i, name in enumerate(seen) if name not in other]
     numbers = np.full(len(seen) + 1, -1)  # the last one for none, -1
@@ -284,7 +288,7 @@ def _strongest(
 
 @jax.jit
 def _merge(best: _Best, new: tuple[Float[Array, "b c"], Int[Array, "b c"]], ranks: Int[Array, " b"]) -> _Best:
-    """Keep the strongest, and of equals those whose names sort first, whatever came first."""
+    """Keep the strongest, and among equals those whose names sort first, regardless of reading order."""
     values, units = (x.T for x in new)
     ranks = jnp.broadcast_to(ranks, values.shape)
     values = jnp.where(ranks == _NONE, -jnp.inf, values)

@@ -10,24 +10,27 @@ from jaxviz.activation._neighbors import check_numbers, scaled_to_1
 
 
 class PCA(NamedTuple):
-    """Principal components: `points @ axes + mean` is the best approximation of the data in so many dimensions."""
+    """Principal components: `points @ axes + mean` is the best approximation of the data in that many dimensions."""
 
     points: Float[np.ndarray, "n c"]
     axes: Float[np.ndarray, "c f"]
     mean: Float[np.ndarray, " f"]
     explained: Float[np.ndarray, " c"]
-    """The part of the variance that lies along each axis; zeros if nothing varies."""
+    """The fraction of the variance along each axis; zeros if nothing varies."""
 
 
 def pca(x: ArrayLike, *, components: int = 2) -> PCA:
-    """Project data on the directions in which it varies most; scikit-learn's, by its full singular value decomposition.
+    """Project data on the directions in which it varies most, by scikit-learn's full singular value decomposition.
 
     Args:
-        x: `(n, ...)`, what lies beyond the first axis is flattened.
-        components: directions, at most n and at most the number of features.
+        x: `(n, ...)`; all axes after the first are flattened.
+        components: the number of directions, at most n and at most the number of features.
+
+    Returns:
+        The projected points `(n, components)`, the axes, the mean, and the fraction of variance along each axis.
 
     Raises:
-        ValueError: fewer than two rows, NaN or infinite values, or more components than there can be.
+        ValueError: There are fewer than two rows, NaN or infinite values, or too many components.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -40,16 +43,16 @@ def pca(x: ArrayLike, *, components: int = 2) -> PCA:
     rows = rows_of(x, least=2)
     if not 1 <= components <= min(rows.shape):
         raise ValueError(f"components: expected 1 to {min(rows.shape)} for data {rows.shape}, got {components}")
-    rows, power = scaled_to_1(rows)  # or else variances may be too large for their type, or too small
+    rows, power = scaled_to_1(rows)  # otherwise variances may over- or underflow
     found = Decomposition(components, svd_solver="full")
-    with np.errstate(invalid="ignore"):  # no variance at all is divided by itself
+    with np.errstate(invalid="ignore"):  # 0 / 0 if nothing varies
         points = found.fit_transform(rows)
     explained = np.nan_to_num(np.asarray(found.explained_variance_ratio_), nan=0.0)
     return PCA(np.ldexp(points, power), np.asarray(found.components_), np.ldexp(found.mean_, power), explained)
 
 
 def reduced(rows: np.ndarray) -> np.ndarray:
-    """Return 50 principal components of what has more, scaled."""
+    """Return scaled data, reduced to 50 principal components if there are more features."""
     return scaled_to_1(pca(rows, components=50).points if min(rows.shape) > 50 else rows)[0]
 
 
@@ -64,27 +67,27 @@ def rows_of(x: Any, *, least: int) -> np.ndarray:
 
 
 def pca_colors(maps: ArrayLike, *, foreground: bool = False) -> Float[np.ndarray, "n h w 3"]:
-    """Color what features are alike: the first three principal components over all places of all images, as RGB.
+    """Color similar features alike: the first three principal components over all positions of all images, as RGB.
 
-    What has the same color in two images has like features. Each component is scaled to [0, 1] over all places. With
-    `foreground`, the first component tells objects from what is around them, as in DINOv2: of the places above its mean
-    and those below, those that take less of the images' borders are the foreground. They are colored by their own three
-    components, and the others are black.
+    Places of the same color in two images have similar features. Each component is scaled to [0, 1] over all positions.
+    With `foreground`, the first component separates objects from their background, as in DINOv2: of the positions above
+    its mean and those below, those that cover less of the images' borders are the foreground. They are colored by their
+    own three components, and the others are black.
 
     Args:
-        maps: `(n, h, w, c)` features of at least three channels, as `features(..., pool=None)` gives them of maps and
-            of a transformer's tokens.
-        foreground: show objects only.
+        maps: `(n, h, w, c)`, features with at least three channels, such as `features(..., pool=None)` returns for maps
+            and for a transformer's tokens.
+        foreground: whether to show objects only.
 
     Returns:
-        `(n, h, w, 3)` in [0, 1]: a pixel for each place; `resize` enlarges it.
+        `(n, h, w, 3)` in [0, 1]: one pixel per position; `resize` enlarges it.
 
     Raises:
-        ValueError: for maps of another shape, NaN or infinite values, and fewer than three places or channels.
+        ValueError: for maps of another shape, NaN or infinite values, and fewer than three positions or channels.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
-        >>> maps = jnp.eye(4).reshape(1, 2, 2, 4)  # four places that have nothing in common
+        >>> maps = jnp.eye(4).reshape(1, 2, 2, 4)  # four positions that have nothing in common
         >>> jaxviz.pca_colors(maps).shape
         (1, 2, 2, 3)
 

@@ -1,7 +1,7 @@
-"""A folder that keeps rows for images: an array, a journal of whose rows they are, and what they were made with.
+"""A folder that stores rows for images: an array, a journal of the images they belong to, and the settings.
 
-What is read is checked: the array's chunks by a checksum each (zarr's crc32c) and, where one is missing, by its absence
-when the folder is opened; the journal's lines by a checksum each and by the number of their first row.
+Everything read is checked: the array's chunks by their checksums (zarr's crc32c), and missing ones when the folder is
+opened; the journal's lines by their checksums and the number of their first row.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from jaxviz.image._files import read_pixels
 
 _FORMAT = 2  # of the folder; the first one had no checksums
 _CHUNK = 2**22  # bytes
-_LOOKED_AT = 8  # images whose pixels are compared where a source cannot tell whether they have changed
+_LOOKED_AT = 8  # images whose pixels are compared if a source cannot tell whether they have changed
 
 
 class OnDisk(Kept):
-    """A folder with rows. What `rows.jsonl` does not list yet counts as not written, whatever the array holds.
+    """A folder with rows. Rows that `rows.jsonl` does not list count as not written, whatever the array holds.
 
-    Of several processes the first one writes, and the others, on whatever machines, read.
+    With several processes, the first one writes, and the others, on any machine, read.
     """
 
     on_disk = True
@@ -44,7 +44,7 @@ class OnDisk(Kept):
         self.writes = jax.process_index() == 0
         self.hashes: dict[str, bytes] = {}
         if not self.writes:
-            wait_for_all()  # for the first one to come to its own, below
+            wait_for_all()  # for the first process to reach its own call, below
         _check_settings(folder, settings)
         lines = self.journal.read_bytes().splitlines(keepends=True) if self.journal.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
@@ -74,9 +74,9 @@ class OnDisk(Kept):
         self.hashes |= {name: bytes.fromhex(hash) for name, hash in batch["hashes"].items() if name not in self.marks}
 
     def check_same(self, source: Source, size: Any, channels: int) -> None:
-        """Raise ValueError if some images, which a source tells by their names alone, are not those that rows are of.
+        """Raise ValueError if images that a source identifies only by name are not those the rows were computed from.
 
-        A data set's images are called by their numbers, and so are another one's.
+        A data set's images are named by their numbers, as are another data set's.
         """
         there = [(i, name) for i, name in enumerate(source.ids) if name in self.places and name in self.hashes]
         for at in dict.fromkeys(np.linspace(0, len(there) - 1, min(len(there), _LOOKED_AT)).astype(int).tolist()):
@@ -91,8 +91,8 @@ class OnDisk(Kept):
             if not same:
                 raise ValueError(
                     f"{self.folder}: this store holds features of other images: image {name} is not the one that its "
-                    "row is of, or is read differently each time (as with random crops, or by another version of "
-                    "Pillow); give another folder"
+                    "row was computed from, or is read differently each time (as with random crops, or by another "
+                    "version of Pillow); give another folder"
                 )
 
     def add(self, rows: Rows) -> None:
@@ -119,15 +119,15 @@ class OnDisk(Kept):
         return self.so_far(ids)
 
     def so_far(self, ids: Sequence[str]) -> Features:
-        """Return what the first process has written, for which others have to wait before."""
+        """Return what the first process has written; other processes have to wait for it first."""
         array = self.array if self.writes else _open_array(self.folder, self.row, self.count, self.ahead)
         return self.of_source(StoredRows(array, self.folder), ids)
 
 
 class StoredRows:
-    """Rows on disk: a tensorstore array whose errors name the store and the way out.
+    """Rows on disk: a tensorstore array whose errors name the store and what to do.
 
-    `[i:j]`, or an array of numbers, stands for a part, which `numpy.asarray` reads; the rest is tensorstore's.
+    `[i:j]`, or an array of indices, selects a part, which `numpy.asarray` reads; everything else is tensorstore's.
     """
 
     def __init__(self, array: Any, folder: Path):
@@ -143,7 +143,7 @@ class StoredRows:
 
     @property
     def dtype(self) -> np.dtype:
-        """NumPy's, by which JAX tells what it can take."""
+        """The NumPy dtype, which JAX asks for."""
         return self.array.dtype.numpy_dtype
 
     def __len__(self) -> int:
@@ -151,14 +151,14 @@ class StoredRows:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError("expected copy=None or copy=True: what is on disk is read into a new array")
+            raise ValueError("expected copy=None or copy=True: rows on disk are read into a new array")
         with _named(self.folder):
             return np.asarray(self.array.read().result(), dtype)
 
 
 @contextlib.contextmanager
 def _named(folder: Path) -> Iterator[None]:
-    """Let what tensorstore raises for damaged files name the store and the way out."""
+    """Let tensorstore's errors for damaged files name the store and what to do."""
     try:
         yield
     except ValueError as error:
@@ -192,7 +192,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def traced_by(folder: Path) -> str:
-    """Return what to say of a program that differs, if another version of JAX traced it."""
+    """Return a remark on a program that differs, if another version of JAX traced it."""
     version = json.loads((folder / "settings.json").read_text()).get("jax", jax.__version__)
     if version == jax.__version__:
         return ""
@@ -205,10 +205,10 @@ def claim(
     """Write the settings of a store that has none yet; return those that differ, as the store has them.
 
     Args:
-        file: in the store's folder.
+        file: the settings' file in the store's folder.
         settings: what the store's content depends on.
-        notes: what is written too, and not compared.
-        of: what there is in the folder only after the settings, which are lost if there is that alone.
+        notes: what is written but not compared.
+        of: files that exist only once there are settings; if there are any without settings, those were lost.
     """
     told, notes = json.loads(json.dumps(settings, default=float)), dict(notes or {})
     if not file.exists():
@@ -227,12 +227,12 @@ def claim(
 
 
 def _open_array(folder: Path, row: tuple[int, ...], count: int, ahead: int) -> Any:
-    """Open the array, or begin one; raise ValueError unless all that the journal lists is there.
+    """Open the array, or create one; raise ValueError unless everything that the journal lists is there.
 
     Args:
-        folder: the store's.
-        row: shape of a row.
-        count: rows that the journal lists.
+        folder: the store's folder.
+        row: the shape of a row.
+        count: the number of rows that the journal lists.
         ahead: how many more the array may have, since it is written first.
     """
     import tensorstore
@@ -264,7 +264,7 @@ def _open_array(folder: Path, row: tuple[int, ...], count: int, ahead: int) -> A
 
 
 def _check_chunks(folder: Path, chunk: tuple[int, ...], count: int) -> None:
-    """Raise ValueError if a file of the array is missing or not whole: what is missing would be read as NaN."""
+    """Raise ValueError if a file of the array is missing or truncated: missing values would be read as NaN."""
     whole = 4 * math.prod(chunk) + 4  # with its checksum
     for i in range(-(-count // chunk[0])):
         file = "/".join(map(str, itertools.chain(("values", "c", i), (0 for _ in chunk[1:]))))

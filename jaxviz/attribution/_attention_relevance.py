@@ -1,4 +1,4 @@
-"""Gradient-weighted attention: which patches a score's own attention is about."""
+"""Gradient-weighted attention: the patches that support a score, by a transformer's attention."""
 
 from typing import Any
 
@@ -22,21 +22,22 @@ from jaxviz.scores._calls import fixed
 def attention_relevance(
     score: Score, params: Any, images: Images, *, tokens: Tokens = None, batch_size: int | None = None
 ) -> Float[Array, "n *k h w"]:
-    """Follow a score through a transformer's attention: each block's weights count by the score's gradient.
+    """Follow a score through a transformer's attention, weighting each block's attention by the score's gradient.
 
-    From block to block the relevance of tokens for each other, at first the identity, grows by `R += A R`, where `A` is
-    the mean over heads of the positive part of weights times the score's gradient with respect to them. The map is the
-    row of `R` of the token that the score is made from, such as the class token, or the mean of several rows. Unlike
-    `attention_rollout` it tells classes apart.
+    From block to block, the relevance of tokens for each other, initially the identity, grows by `R += A R`, where `A`
+    is the mean over heads of the positive part of attention weights times the score's gradient with respect to them.
+    The map is the row of `R` for the token that the score is computed from, such as the class token, or the mean of
+    several rows. Unlike `attention_rollout` it distinguishes classes.
 
-    The attention, its order and what is read at the end are found in the traced program; attention within windows,
-    between two sequences and over merged tokens is refused. Of a pooling head that has queries of its own, `R = A R`.
+    The attention layers, their order and the tokens that are read at the end are found in the traced program. Attention
+    within windows, between two sequences and over merged tokens is refused. For a pooling head with queries of its own,
+    `R = A R`.
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)` of a network with softmax attention.
         params: the network's parameters.
         images: `(n, h, w, 3)` in [0, 1].
-        tokens: `(rows, columns)` of the patches where the program does not show them, `(rows, columns, in front)` if
+        tokens: the grid of patches, `(rows, columns)`, if the program does not show it; `(rows, columns, in front)` if
             there are more tokens than these: see `grad_cam`.
         batch_size: for a score `(n, k)`, backward passes run at once, over all images; by default 4 on CPU, else 16.
 
@@ -44,8 +45,8 @@ def attention_relevance(
         `(n, h, w)`, or `(n, k, h, w)` for a score `(n, k)`, at least 0, enlarged linearly to the images' size.
 
     Raises:
-        ValueError: for a network without attention, with attention that is no chain over the same tokens or that the
-            score has no gradient with respect to; for tokens that do not fit it; and as for `gradient`.
+        ValueError: for a network without attention, with attention that is not a chain over the same tokens, or with
+            respect to which the score has no gradient; for a grid that does not fit it; and as for `gradient`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz

@@ -1,4 +1,4 @@
-"""Attention rollout: how much of each patch arrives where a transformer reads its answer, by its weights alone."""
+"""Attention rollout: how much of each patch reaches a transformer's output, by its attention weights alone."""
 
 from typing import Any, Literal
 
@@ -31,33 +31,33 @@ def attention_rollout(
     discard: float = 0.0,
     tokens: Tokens = None,
 ) -> Maps:
-    """Multiply the attention of a transformer's blocks: how much of each patch arrives where the answer is read.
+    """Multiply the attention of a transformer's blocks: how much of each patch reaches the output.
 
-    Each block's weights, fused over heads, make `A = (W + 1) / 2`, its rows divided by their sums: half of a token is
-    what it gathers, half is itself. The product `A_L ... A_1` tells how much of each patch has come to each token. The
-    map is the row of the token that the outputs are made from, such as the class token, or the mean of several rows
-    where they are made from several, as by a mean over all tokens. It is not about any class.
+    Each block's weights, fused over heads, give `A = (W + 1) / 2`, with rows divided by their sums: half of a token is
+    what it gathers, half is itself. The product `A_L ... A_1` says how much of each patch reaches each token. The map
+    is the row of the token from which the outputs are computed, such as the class token, or the mean of several rows
+    if there are several, as with a mean over all tokens. It does not depend on any class.
 
-    The attention, its order and what is read at the end are found in the traced program; attention within windows,
-    between two sequences and over merged tokens is refused. A pooling head that has queries of its own multiplies
-    without the half.
+    The attention layers, their order and the tokens that are read at the end are found in the traced program. Attention
+    within windows, between two sequences and over merged tokens is refused. A pooling head with queries of its own is
+    multiplied without the half.
 
     Args:
         net: any JAX function `net(params, images)` whose attention is softmax attention, as in a Vision Transformer.
         params: its parameters.
         images: `(n, h, w, 3)` in [0, 1].
-        fusion: how heads become one: "mean", as in the paper, "max" or "min".
-        discard: the fraction of an image's fused weights, the smallest, that are set to 0 in each block; what class and
-            register tokens gather from themselves stays.
-        tokens: `(rows, columns)` of the patches where the program does not show them, `(rows, columns, in front)` if
+        fusion: how to combine heads: "mean", as in the paper, "max" or "min".
+        discard: the fraction of an image's fused weights, the smallest ones, to set to 0 in each block, in [0, 1); the
+            weights of class and register tokens for themselves are kept.
+        tokens: the grid of patches, `(rows, columns)`, if the program does not show it; `(rows, columns, in front)` if
             there are more tokens than these: see `grad_cam`.
 
     Returns:
         `(n, h, w)`, at least 0: each patch's share, enlarged linearly to the images' size.
 
     Raises:
-        ValueError: for a network without attention, or with attention that is no chain over the same tokens; for tokens
-            that do not fit it, another fusion or a discard outside of [0, 1); and for what are no images.
+        ValueError: for a network without attention, or with attention that is not a chain over the same tokens; for a
+            grid that does not fit it, another fusion or a discard outside of [0, 1); and if `images` are not images.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -65,7 +65,7 @@ def attention_rollout(
         ...     x = images.reshape(len(images), -1, 3)  # each pixel is a token
         ...     return (jax.nn.softmax(x @ params @ x.swapaxes(1, 2)) @ x).mean(1)
         >>> images = jnp.array([[[[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]])
-        >>> print(jaxviz.attention_rollout(net, 9 * jnp.eye(3) + jnp.array([0.0, 0.0, 9.0]), images).round(2))
+        >>> print(jaxviz.attention_rollout(net, 9 * jnp.eye(3).at[:, 2].add(1), images).round(2))
         [[[0.38 0.62]]]
 
     Abnar & Zuidema 2020, Quantifying Attention Flow in Transformers.
@@ -108,7 +108,7 @@ def _fused(weights: Array, fusion: Fusion, discard: float, chain: Chain) -> Floa
 
 
 def map_of(shares: Float[Array, "n queries keys"], chain: Chain, images: Images) -> Maps:
-    """Return what the queries that are read have of each patch, at the size of the images."""
+    """Return the share of each patch in the queries that are read, at the size of the images."""
     row = shares[:, chain.read].mean(1)
     small = row[:, chain.numbers.ravel()].reshape(len(row), *chain.numbers.shape)
     return jax.image.resize(small, images.shape[:3], "linear")

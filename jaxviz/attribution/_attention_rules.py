@@ -1,10 +1,10 @@
-"""AttnLRP: what layer-wise relevance propagation does with products of activations, normalizations and gates.
+"""AttnLRP: layer-wise relevance propagation through products of activations, normalizations and gates.
 
-As relevance is a value times a modified gradient of it, each rule is a change of one operation's gradient. A product of
-two activations, as of queries and keys or of weights and values, shares in halves: the gradient is halved. What divides
-by a deviation, as LayerNorm and RMSNorm do, passes all relevance on, and so does a smooth activation that is its input
-times a gate, as GELU and SiLU are: deviation and gate are held fixed. A softmax is expanded around its input, which is
-its own gradient.
+As relevance is a value times a modified gradient of it, each rule changes one operation's gradient. A product of two
+activations, such as queries and keys or attention weights and values, divides its relevance equally: the gradient is
+halved. Division by a deviation, as in LayerNorm and RMSNorm, passes all relevance on, as does a smooth activation that
+is its input times a gate, such as GELU and SiLU: the deviation or gate is held fixed. A softmax is linearized at its
+input, which is its ordinary gradient.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ _LINEAR = ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type", "co
 
 
 def attention_actions(program: Program) -> dict[Path, Action]:
-    """Return what is done at the operations of a program that have a rule of their own."""
+    """Return the actions for the operations of a program that have their own rule."""
     flow, actions = Flow(program), {}
     for value in program.values:
         if value.op in ("dot_general", "mul", "div") and sum(operand.varies for operand in value.inputs) == 2:
@@ -32,7 +32,7 @@ def attention_actions(program: Program) -> dict[Path, Action]:
 
 
 def _held(value: Value, flow: Flow) -> tuple[int, ...] | None:
-    """Return which operand is held fixed; () where both share, None where the gradient is as it is."""
+    """Return which operand is held fixed; () if both share, None if the gradient is unchanged."""
     if softmax_axes(value) is not None:
         return None
     if value.op == "div":
@@ -48,7 +48,7 @@ def _held(value: Value, flow: Flow) -> tuple[int, ...] | None:
 
 
 def _is_scale(value: Value) -> bool:
-    """Tell one over a deviation: `rsqrt(x)`, `1 / sqrt(x)`, also times constants."""
+    """Return whether a value is one over a deviation: `rsqrt(x)` or `1 / sqrt(x)`, possibly times constants."""
     while value.op in _LINEAR or (value.op == "mul" and sum(operand.varies for operand in value.inputs) == 1):
         value = next(operand for operand in value.inputs if operand.varies)
     if value.op == "integer_pow" and value.eqn is not None:
@@ -61,7 +61,7 @@ def _is_root(value: Value) -> bool:
 
 
 def _along(value: Value) -> Iterator[Value]:
-    """Yield what a value is made of by adding constants, moving and converting."""
+    """Yield a value and those it is derived from by adding constants, moving and converting."""
     while True:
         yield value
         varying = [operand for operand in value.inputs if operand.varies]

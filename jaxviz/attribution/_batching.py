@@ -1,4 +1,4 @@
-"""What the methods share that evaluate a score on many copies of an image: compiled loops that hold few at once."""
+"""Shared by methods that evaluate a score on many copies of an image: compiled loops that keep few in memory."""
 
 import functools
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from jaxviz.scores._algebra import some_per_image
 from jaxviz.scores._calls import check_score, is_pytree, one_by_one
 
 Fill = ArrayLike | tuple[float, ...] | Literal["blur"]
-"""What is put instead of pixels: a brightness, a color `(c,)`, an image, an image each; or the image, blurred."""
+"""What replaces pixels: a brightness, a color `(c,)`, an image, one image for each, or the blurred image."""
 
 
 def run(
@@ -36,13 +36,13 @@ def run(
 ) -> Any:
     """Return `method(score, params, images, *arrays, **options)`, compiled if the score is data; `options` are static.
 
-    A plain function runs as it is, for it may read what changes between calls. One of the options is `batch_size`: None
-    stands for what is fast here.
+    A plain function runs uncompiled, since it may depend on state that changes between calls. One of the options is
+    `batch_size`; None chooses what is fast on this platform.
     """
     check_images(images)
     check_range("images", images)
-    # For VGG-16's gradient at 224 px on 2 cores, 0.18 s for one at a time, 0.20 for four, 0.24 to 0.34 for sixteen:
-    # what is more than a cache holds is fetched again. EfficientNet-Lite0's is fastest by four.
+    # VGG-16's gradient at 224 px on 2 cores took 0.18 s per image one at a time, 0.20 with four and 0.24 to 0.34 with
+    # sixteen, which exceed the cache. EfficientNet-Lite0's is fastest with four.
     if batch_size is None:
         batch_size = 4 if jax.default_backend() == "cpu" else 16
     check_positive(batch_size=batch_size)
@@ -51,7 +51,7 @@ def run(
     with known_channels(score, params, images):
         if not is_pytree(score):
             return method(score, params, images, *arrays, **options)
-        check_score(score, params, images, differentiable=False)  # those that need a gradient look for it themselves
+        check_score(score, params, images, differentiable=False)  # methods that need a gradient check for it themselves
         return _compiled(method, tuple(sorted(options)))(score, params, images, *arrays, **options)
 
 
@@ -61,9 +61,9 @@ def _compiled(method: Callable[..., Any], static: tuple[str, ...]) -> Callable[.
 
 
 def by_image(fn: Callable[..., Any], score: Score, images: Images, *arrays: Any) -> Any:
-    """Return `fn(score, images, *arrays)`, computed one image at a time if the score can be taken apart.
+    """Return `fn(score, images, *arrays)`, computed one image at a time if the score can be split.
 
-    Only so does the number of images not matter for the memory that copies of them take.
+    The memory for copies then does not grow with the number of images.
     """
     scores = one_by_one(score, len(images))
     if scores is None or len(images) == 1:
@@ -82,10 +82,10 @@ def sum_over(
     images: Images,
     finish: Callable[[Any], Any] = lambda total: total,
 ) -> Any:
-    """Return `finish` of the sum of `part(indices, live)` over batches of `range(count)`; what is not live must add 0.
+    """Return `finish` of the sum of `part(indices, live)` over batches of `range(count)`; others than live must add 0.
 
-    Each index stands for a copy of all images; batches are of one size, so that they share a program. The sum is in
-    float32 at least, and so is what `finish` is given: in bfloat16 a sum of ones stays at 256.
+    Each index stands for a copy of all images; batches have one size, so that they share a program. The sum, and so the
+    argument of `finish`, is in float32 at least: in bfloat16 a sum of ones stays at 256.
     """
     batches = -(-count // max(1, batch_size // len(images)))
     size = -(-count // batches)
@@ -104,7 +104,7 @@ def sum_over(
 
 
 def loop_over(fn: Callable[[Any], Any], values: Any, **options: Any) -> Any:
-    """Return `jax.lax.map(fn, values, **options)`, convolution kernels made ready outside of the loop."""
+    """Return `jax.lax.map(fn, values, **options)`, with convolution kernels prepared outside of the loop."""
     return jax.lax.map(hoist(fn, jax.tree.map(lambda x: x[0], values)), values, **options)
 
 
@@ -116,9 +116,9 @@ def values_of(score: Score, params: Any, images: Images) -> Array:
 def differentiate(
     score: Score, params: Any, images: Images, *, batch_size: int, finish: Callable[[Array], Array] = lambda g: g
 ) -> Array:
-    """Return `finish` of the gradient of each image's score; of several scores, from one forward pass.
+    """Return `finish` of the gradient of each image's score; for several scores, from one forward pass.
 
-    Of k scores each, `(n, k, ...)`, with at most `batch_size` backward passes at once.
+    For k scores per image, `(n, k, ...)`, with at most `batch_size` backward passes at once.
     """
     values, pull = jax.vjp(lambda x: values_of(score, params, x), images)
     check_reaches(pull, values, score, params, images)
@@ -126,7 +126,7 @@ def differentiate(
 
 
 def of_each_score(backward: Callable[[Array], Array], values: Array, batch_size: int) -> Array:
-    """Return `backward` of the cotangent that picks the score of each image; of k scores, side by side on axis 1."""
+    """Return `backward` of the cotangent that selects each image's score; for k scores, stacked along axis 1."""
     if values.ndim == 1:
         return backward(jnp.ones_like(values))
     number, count = values.shape
@@ -136,7 +136,7 @@ def of_each_score(backward: Callable[[Array], Array], values: Array, batch_size:
 
 
 def filled(name: str, fill: Any, images: Images) -> Images:
-    """Return what `fill`, the argument called `name`, says to put instead of each image's pixels."""
+    """Return the replacement for each image's pixels that `fill`, the argument called `name`, specifies."""
     check_images(images)
     if isinstance(fill, str):
         if fill != "blur":
@@ -155,11 +155,11 @@ def filled(name: str, fill: Any, images: Images) -> Images:
 
 
 def check_positive(**numbers: int) -> None:
-    """Raise ValueError unless every number is a whole one, and at least 1."""
+    """Raise ValueError unless every number is a whole number of at least 1."""
     for name, number in numbers.items():
         check_whole(name, number, least=1)
 
 
 def beside(x: Array, maps: Array) -> Array:
-    """Return `x`, one for each image, with the axis that `maps` have if there are several for each image."""
+    """Return `x`, one per image, with an extra axis if `maps` has several per image."""
     return x[:, None] if maps.ndim > x.ndim else x

@@ -20,9 +20,9 @@ class Curve(NamedTuple):
     """What `deletion` and `insertion` return."""
 
     values: Float[Array, "n points"]
-    """The score at each point, from the first, where nothing has changed yet, to the last, where everything has."""
+    """The score at each point, from nothing changed to everything changed."""
     areas: Float[Array, " n"]
-    """The area under each curve, by trapezoids, the horizontal axis running from 0 to 1."""
+    """The area under each curve, by the trapezoidal rule, with a horizontal axis from 0 to 1."""
 
 
 def deletion(
@@ -46,7 +46,7 @@ def deletion(
         params: the network's parameters.
         images: `(n, h, w, c)` in [0, 1].
         maps: `(n, h, w)`; of pixels with equal values, the upper left goes first.
-        step: pixels deleted from one point to the next.
+        step: the number of pixels deleted between points.
         fill: what replaces them: a brightness, a color `(c,)`, an image, one image for each, or "blur".
         batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
@@ -81,18 +81,18 @@ def insertion(
 ) -> Curve:
     """Follow the score while an image appears, the most important pixels first, as a map ranks them.
 
-    A large area is good. RISE's protocol is `probability`, a step of 224 pixels, and the blurred image to begin with.
+    A large area is good. RISE's protocol is `probability`, a step of 224 pixels, and the blurred image as the start.
     The default, "blur", is a Gaussian of 11 pixels, sigma 5, with edge pixels repeated beyond it. The blur of the
-    authors' code, "rise", is stronger: that Gaussian with what lies beyond its 11 pixels folded back into them, which
-    is nearly a plain mean, and around the image the mean of ImageNet. Areas from the two are not comparable.
+    authors' code, "rise", is stronger: that Gaussian with the part beyond its 11 pixels folded back, which is
+    nearly a plain mean, and padded with the mean of ImageNet. Areas from the two are not comparable.
 
     Args:
         score: any function `score(params, images) -> (n,)`.
         params: the network's parameters.
         images: `(n, h, w, c)` in [0, 1].
         maps: `(n, h, w)`; of pixels with equal values, the upper left comes first.
-        step: pixels inserted from one point to the next.
-        fill: what is there before: a brightness, a color `(c,)`, an image, one image for each, "blur" or "rise".
+        step: the number of pixels inserted between points.
+        fill: what the image replaces: a brightness, a color `(c,)`, an image, one image for each, "blur" or "rise".
         batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Returns:
@@ -136,12 +136,12 @@ def pointing_game(maps: Maps, boxes: Num[Array, "n m 4"], *, tolerance: float | 
 
     Args:
         maps: `(n, h, w)`.
-        boxes: `(n, m, 4)`, the object's boxes as top, left, bottom, right in pixels, the last two exclusive; an empty
-            box, such as four zeros, stands for none, where one image has fewer than another.
-        tolerance: pixels by which a hit may lie outside; 15 is usual.
+        boxes: `(n, m, 4)`, the object's boxes as top, left, bottom, right in pixels, the last two exclusive; pad with
+            empty boxes, such as four zeros, for images that have fewer.
+        tolerance: how many pixels outside a box still count as a hit; 15 is usual.
 
     Returns:
-        `(n,)`; their mean is the pointing game's accuracy.
+        `(n,)` booleans; their mean is the pointing game's accuracy.
 
     Raises:
         ValueError: if the shapes are not `(n, h, w)` and `(n, m, 4)`, or a map is not finite.

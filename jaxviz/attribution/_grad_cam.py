@@ -14,7 +14,7 @@ from jaxviz.program._attention_chain import is_read
 from jaxviz.program._axes import arranging, tokens_of
 from jaxviz.program._differentiable import reaches
 from jaxviz.program._edit import capture, replace
-from jaxviz.program._names import find
+from jaxviz.program._names import find, values_by_name
 from jaxviz.program._once import once
 from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.program._trace import Program, Value, trace
@@ -34,21 +34,21 @@ def grad_cam(
         score: any function `score(params, images) -> (n,)` or `(n, k)` that passes through the layer.
         params: the network's parameters.
         images: `(n, h, w, c)` in [0, 1].
-        layer: a name that `layers` lists, with maps: usually the last one. Which axes are images, rows and columns
-            is read from the traced program, so that their order does not matter. Tokens `(n, tokens, c)` are put in
-            rows and columns in the same way, without class and register tokens: usually what goes into the last
-            block's attention, since behind it a class token is all that counts.
-        tokens: `(rows, columns)` of a layer of tokens where the program does not show them, such as behind a loop of
-            many turns; `(rows, columns, in front)` if it has more tokens than these.
+        layer: a name that `layers` lists, with maps: usually the last one. Which axes are images, rows and columns is
+            read from the traced program, so their order does not matter. Tokens `(n, tokens, c)` are arranged in rows
+            and columns in the same way, without class and register tokens: usually the input of the last block's
+            attention, since after it only the class token counts.
+        tokens: `(rows, columns)` of a layer of tokens, if the program does not show them, as after a loop of many
+            iterations; `(rows, columns, in front)` if it has more tokens than these.
         batch_size: for a score `(n, k)`, backward passes run at once, over all images; by default 4 on CPU, else 16.
 
     Returns:
         `(n, h, w)`, or `(n, k, h, w)` for a score `(n, k)`, at least 0.
 
     Raises:
-        ValueError: for a layer that is unknown, is neither an image map nor tokens of known places (heads and windows
-            are not) or is not on the path from the images to the score; for tokens that do not fit it, and where the
-            score is made from a class token behind the last attention; and as for `gradient`.
+        ValueError: for a layer that is unknown, has neither maps nor tokens in a known grid (heads and windows are
+            not), or is not on the path from the images to the score; for a grid that does not fit it; if the score
+            only depends on the layer's class token, as after the last attention; and as for `gradient`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -98,7 +98,7 @@ def guided_grad_cam(
 
 def _cam(score: Score, params: Any, images: Images, *, layer: str, tokens: Tokens, batch_size: int) -> Array:
     if nets_of(score) > 1:
-        raise ValueError("grad_cam: expected scores of one network to be added, got some of several")
+        raise ValueError("grad_cam: expected a sum of scores of one network, got scores of several")
     score = fixed(score, params, images)
     program = trace(score, params, images, turns=True)
     value = find(program, [layer])[layer]
@@ -113,7 +113,7 @@ def _cam(score: Score, params: Any, images: Images, *, layer: str, tokens: Token
     if not reaches(pull, values):
         raise ValueError(
             f"grad_cam: the score has no gradient with respect to {layer!r}: the layer lies behind it or beside its "
-            "path, or only steps such as argmax lead from one to the other; choose a layer that the score is made from"
+            "path, or only steps such as argmax lead from one to the other; choose a layer that the score depends on"
         )
 
     _check_patches(program, value, layer, tokens)
@@ -126,11 +126,30 @@ def _cam(score: Score, params: Any, images: Images, *, layer: str, tokens: Token
     return of_each_score(backward, values, batch_size)
 
 
+def last_layer(score: Score, params: Any, images: Any) -> str | None:
+    """Return the last layer that Grad-CAM can weigh: of maps, or of tokens that the score is made from.
+
+    Gates and pools of one place do not count, having nothing to show. Runs nothing; images may be only a shape.
+    """
+    program = trace(score, params, images, turns=True)
+    best, _ = values_by_name(program)
+    for name, value in reversed(best.items()):
+        try:
+            arranged = arranging(value, name, "map", "grad_cam", None)
+            _check_patches(program, value, name, None)
+        except ValueError:
+            continue
+        _, rows, columns, _ = jax.eval_shape(arranged, value.aval).shape
+        if rows * columns > 1:
+            return name
+    return None
+
+
 def _check_patches(program: Program, value: Value, layer: str, tokens: Tokens) -> None:
-    """Raise ValueError for a layer of tokens of which the score is made from none that has a place in the image."""
+    """Raise ValueError if the score depends on none of a layer's tokens that have a position in the image."""
     grid = tokens_of(value, tokens, "grad_cam")
     if grid is not None and not is_read(program, value, grid.tokens, grid.numbers.ravel()):
         raise ValueError(
-            f"grad_cam: of the tokens of {layer!r} the score is made from others than the image's patches, such as the "
-            "class token, so that its map would be zero everywhere; choose a layer before the last attention"
+            f"grad_cam: of the tokens of {layer!r}, the score depends on none of the image's patches, only on others "
+            "such as the class token, so its map would be zero everywhere; choose a layer before the last attention"
         )

@@ -1,4 +1,4 @@
-"""Gradients averaged over many copies of an image: along a path from a baseline, or with noise added."""
+"""Integrated gradients: gradients averaged along the line from a baseline to the image."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -44,16 +44,18 @@ def integrated_gradients(
 
     `(image - baseline)` times the mean gradient on the straight line between them, by Gauss-Legendre quadrature. The
     shares add up to `score(image) - score(baseline)` as `steps` grows; `gap` says how closely, and outside jit a
-    warning is given if they miss by more than 5%. From black to a photograph, of the class ranked first, 200 steps left
-    0.1% to 0.5% on VGG-16 but up to 6% on EfficientNet-Lite0, whose gradient has many more jumps on the way (median of
-    24 photographs: 1.0%), and the default of 50 steps 5.1% (median; of a tenth of them more than 14%, at worst 25%).
+    warning is given if they miss by more than 5%. From black to photographs, for the class ranked first, 200 steps left
+    a gap of 0.1% to 0.5% on VGG-16 but up to 6% on EfficientNet-Lite0, whose gradient has many more jumps along the
+    line (median of 24 photographs: 1.0%). There, the default of 50 steps left 5.1% (median; more than 14% for a tenth
+    of them, at worst 25%).
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
         params: the network's parameters.
         images: `(n, h, w, c)` in [0, 1].
         baseline: a brightness (0: black), a color `(c,)`, an image, one image for each, or "blur".
-        steps: points on the line; 50 is usual, 20 to 300 the paper's range. Time and, roughly, accuracy grow with it.
+        steps: the number of points on the line; 50 is usual, and 20 to 300 the paper's range. Time and, roughly,
+            accuracy grow with it.
         batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Returns:

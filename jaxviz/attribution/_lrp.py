@@ -48,7 +48,7 @@ def lrp(
     *,
     rule: Literal["epsilon", "gamma", "attention"] = "epsilon",
     epsilon: float = 1e-6,
-    gamma: float = 0.25,
+    gamma: float | None = None,
     baseline: Fill = 0.5,
     batch_size: int | None = None,
 ) -> Relevance:
@@ -61,19 +61,19 @@ def lrp(
 
     The attention rule (AttnLRP) is the epsilon rule with more for transformers: products of two activations, as in
     attention, share in halves; LayerNorm and RMSNorm, whose deviation is held fixed, and GELU and SiLU, whose gate is,
-    pass all relevance on; softmax keeps its derivative. So only biases, position embeddings and class tokens are
-    missing from the map, and what softmax takes.
+    pass all relevance on; softmax keeps its derivative. So the map lacks only the shares of biases, position embeddings
+    and class tokens, and what softmax absorbs.
 
     Multiplications and additions of constants that directly follow a layer, such as BatchNorm in inference, are folded
-    into it, however written, so that a network and the same network with BatchNorm folded get the same relevances;
-    those between an activation and a convolution are folded into that one. The layer's output must have no other
-    use in between. Anywhere else, as behind the sum of a pre-activation ResNet or behind DenseNet's concatenation,
-    constants take their share like any summand and are not folded (Zennit passes such a BatchNorm's relevance whole).
+    into it, in whatever form, so that a network and the same network with BatchNorm folded get the same relevances;
+    those between an activation and a convolution are folded into that convolution. The layer's output must have no
+    other use in between. Anywhere else, as after the sum of a pre-activation ResNet or after DenseNet's concatenation,
+    constants take their share like any summand and are not folded (Zennit passes all relevance through them).
 
     Without the attention rule, everything else keeps its own derivative, which need not conserve relevance: softmax,
     LayerNorm, gates (both factors of a product get all of it), smooth activations, a saturated relu6. `gap` says how
-    much is missing or in excess. Biases take a share too, BatchNorm's among them, so a gap alone is not a fault: it is
-    all that misses the image.
+    much is missing or in excess. Biases take a share, too, including those of BatchNorm, so a gap alone is not an
+    error: it is all relevance that does not reach the image.
 
     Args:
         score: any function `score(params, images) -> (n,)` or `(n, k)`.
@@ -81,16 +81,16 @@ def lrp(
         images: `(n, h, w, c)` in [0, 1].
         rule: "epsilon", "gamma" or "attention".
         epsilon: what keeps the denominator from zero; a larger one removes weak and contradictory evidence.
-        gamma: how much positive weights are favored; used by the gamma rule.
-        baseline: where the network's own normalization has its zero: a brightness, a color `(c,)` or images.
+        gamma: how much the gamma rule favors positive weights, at least 0; None: 0.25.
+        baseline: the input that the network's own normalization maps to zero: a brightness, a color `(c,)` or images.
         batch_size: for a score `(n, k)`, backward passes run at once, over all images; by default 4 on CPU, else 16.
 
     Returns:
         `maps`, `(n, h, w, c)` or `(n, k, h, w, c)`; and `gap`, `(n,)` or `(n, k)`: `|sum of a map - score| / |score|`.
 
     Raises:
-        ValueError: for a network without a convolution or dense product, or with one in a loop or in a function with a
-            derivative of its own, and as for `gradient`.
+        ValueError: for a network without a convolution or dense product, or with one in a loop or in a function with
+            its own derivative, for a gamma beside another rule, and as for `gradient`.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -106,12 +106,15 @@ def lrp(
     Andéol et al. 2021 (gamma where inputs have both signs); Achtibat et al. 2024, AttnLRP: Attention-Aware Layer-Wise
     Relevance Propagation for Transformers (attention).
     """
-    for name, number in (("epsilon", epsilon), ("gamma", gamma)):
-        check_not_negative(name, number)
+    check_not_negative("epsilon", epsilon)
+    if gamma is not None:
+        check_not_negative("gamma", gamma)
     if rule not in ("epsilon", "gamma", "attention"):
         raise ValueError(f"rule: expected 'epsilon', 'gamma' or 'attention', got {rule!r}")
+    if gamma is not None and rule != "gamma":
+        raise ValueError(f"gamma: expected none beside the rule {rule!r}, which would ignore it; it is of rule='gamma'")
     start = filled("baseline", baseline, images)
-    strength = jnp.asarray(gamma if rule == "gamma" else 0.0)
+    strength = jnp.asarray(0.0 if rule != "gamma" else 0.25 if gamma is None else gamma)
     return run(
         _relevance, score, params, images, start, jnp.asarray(epsilon), strength, rule=rule, batch_size=batch_size
     )
@@ -164,7 +167,7 @@ def _refuse(program: Program, layers: list[Value]) -> None:
     if not layers:
         raise ValueError("lrp found no convolution or dense product of the images with parameters in this score")
     if any(layer.rule_at for layer in layers):
-        raise ValueError("lrp cannot change a layer inside a function with a derivative of its own")
+        raise ValueError("lrp cannot change a layer inside a function with its own derivative")
 
 
 def _has_layer_below(layer: Value) -> bool:

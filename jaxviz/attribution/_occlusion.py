@@ -1,4 +1,4 @@
-"""Which pixels matter, found by hiding some of them: no gradients, any score."""
+"""Occlusion: which pixels matter, found by hiding some of them; works for any score, without gradients."""
 
 from typing import Any
 
@@ -33,8 +33,8 @@ def occlusion(
         params: the network's parameters.
         images: `(n, h, w, c)` in [0, 1].
         window: height and width in pixels, or one number for both.
-        stride: from one window to the next, in pixels, at most `window`.
-        fill: what hides: a brightness, a color `(c,)`, an image, one image for each, or "blur", the image blurred.
+        stride: the distance between windows in pixels, at most `window`.
+        fill: what hides them: a brightness, a color `(c,)`, an image, one image for each, or "blur", the blurred image.
         batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Returns:

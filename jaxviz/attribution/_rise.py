@@ -35,11 +35,11 @@ def rise(
         params: the network's parameters.
         key: random key for the masks.
         images: `(n, h, w, c)` in [0, 1].
-        masks: how many; the paper uses 4000 for VGG-16, 8000 for ResNet-50.
-        cells: along each side of a mask.
-        keep: probability that a cell is visible, in (0, 1].
-        fill: what is shown instead: a brightness, a color `(c,)`, an image, one image for each, or "blur". The paper's
-            is the mean of ImageNet, which is nearly gray.
+        masks: the number of masks; the paper uses 4000 for VGG-16 and 8000 for ResNet-50.
+        cells: the number of cells along each side of a mask.
+        keep: the probability that a cell is visible, in (0, 1].
+        fill: what is shown instead: a brightness, a color `(c,)`, an image, one image for each, or "blur". In the paper
+            it is the mean of ImageNet, which is nearly gray.
         batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 
     Returns:
@@ -61,7 +61,7 @@ def rise(
     """
     check_positive(masks=masks, cells=cells)
     if not 0 < keep <= 1:
-        raise ValueError(f"keep: expected a chance in (0, 1], got {keep}")
+        raise ValueError(f"keep: expected a probability in (0, 1], got {keep}")
     options = {"masks": masks, "cells": cells, "keep": float(keep), "batch_size": batch_size}
     return run(_masked, score, params, images, key, filled("fill", fill, images), **options)
 
@@ -97,7 +97,7 @@ def _masked(
 
 
 def _mask(key: Key, height: int, width: int, cells: int, keep: float) -> Array:
-    """Return a smooth random mask `(h, w)` in [0, 1]: the grid enlarged by one cell more than the image, and cut."""
+    """Return a smooth random mask `(h, w)` in [0, 1]: the grid, enlarged to a cell more than the image and cropped."""
     bits, shift = jax.random.split(key)
     grid = jax.random.bernoulli(bits, keep, (cells, cells)).astype(float)
     shifts = jax.random.uniform(shift, (2,))
@@ -106,7 +106,7 @@ def _mask(key: Key, height: int, width: int, cells: int, keep: float) -> Array:
 
 
 def _enlarging(size: int, cells: int, shift: Array) -> Array:
-    """Return the matrix `(size, cells)` of linear interpolation; `shift` in [0, 1) says where in a cell to begin."""
+    """Return the matrix `(size, cells)` of linear interpolation, starting at `shift`, in [0, 1), within a cell."""
     cell = -(-size // cells)
     pixels, middles = (jnp.arange(count, dtype=shift.dtype) for count in (size, cells))
     places = (pixels + jnp.floor(shift * cell) + 0.5) * cells / ((cells + 1) * cell) - 0.5

@@ -126,21 +126,23 @@ def sanity_check(
 ) -> dict[str, Float[Array, " n"]]:
     """Compare each image's map with the one after shuffling the network's upper layers, down to each of some layers.
 
-    Near 1, the map does not depend on what those layers have learned; near 0, it does. The summary that Adebayo et al.
-    plot.
+    Near 1, the map does not depend on what those layers have learned; near 0, it does. Adebayo et al. plot this.
 
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
         key: random key for the shuffling.
         images: `(n, h, w, c)` in [0, 1].
-        method: `method(params, images)` gives the maps, `(n, h, w)` or `(n, h, w, c)`, for a score of your choice. Name
-            its class: with `target=None`, another one may come first once the network is shuffled.
+        method: `method(params, images)` returns the maps, `(n, h, w)` or `(n, h, w, c)`, for a score of your choice.
+            Give it a class: with `target=None`, another one may rank first once the network is shuffled.
         layers: names that `layers` lists, in any order.
         absolute: compare absolute values; signs that flip at random say little.
 
     Returns:
-        For each layer the rank correlations, `(n,)`.
+        For each layer, the rank correlations, `(n,)` in [-1, 1].
+
+    Raises:
+        ValueError: for an unknown layer, and if `method` returns anything but maps.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz

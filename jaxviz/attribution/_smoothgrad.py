@@ -32,8 +32,8 @@ def smoothgrad(
         params: the network's parameters.
         key: random key for the noise; an image's noise does not depend on the others.
         images: `(n, h, w, c)` in [0, 1].
-        noise: standard deviation, as a fraction of the image's own range of values.
-        samples: noisy copies of each image.
+        noise: the standard deviation, as a fraction of the image's range of values, at least 0.
+        samples: the number of noisy copies of each image.
         statistic: "mean" of the gradients, signed; mean of their squares; or their variance (VarGrad).
         batch_size: copies of images evaluated at once; by default 4 on CPU, where more are slower, else 16.
 

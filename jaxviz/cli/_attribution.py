@@ -68,9 +68,11 @@ class OfMaps(Attribution):
 
     weighs = True
     layer: Name = None
-    """The layer whose maps are weighed; by default the last that has maps."""
+    """The layer whose maps are weighed; by default the last with maps, or with tokens that the class is made from."""
     target: Name = None
     """A class by name or number; by default the one that the network ranks first."""
+    tokens: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="ROWS COLUMNS [IN-FRONT]")] = None
+    """The grid of a layer of tokens, where the network does not show it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +144,8 @@ class Lrp(OfUnit):
     """Which of the rules; attention is AttnLRP, for transformers."""
     epsilon: float = 1e-6
     """What keeps the denominator from zero; a larger one takes weak and contradictory evidence away."""
-    gamma: float = 0.25
-    """How much positive weights are favored; used by the gamma rule."""
+    gamma: float | None = None
+    """How much the gamma rule favors positive weights; by default 0.25."""
     baseline: str = "0.5"
     """Where the network's own normalization has its zero.
     Written as 0.5, as R,G,B such as 1,0,0, as the name of an image file, or as blur."""

@@ -16,6 +16,7 @@ import numpy as np
 import jaxviz
 from jaxviz._files import alone_at, file_name, printable, write_atomically
 from jaxviz._types import Score
+from jaxviz.attribution._grad_cam import last_layer
 from jaxviz.attribution._integrated_gradients import WIDE
 from jaxviz.cli._attribution import Attribution
 from jaxviz.cli._files import digest, files, make_each
@@ -35,7 +36,7 @@ def explain(options: Attribution) -> None:
     with ended_by_interrupts():
         score, describe = _score(options, model)
         if options.weighs:
-            own["layer"] = options.layer or _last_maps(model)
+            own["layer"] = options.layer or _last_layer(score, model)
         more = {"network": model.digest(), "layer": own.get("layer", options.layer), "size": model.size}
         settings = {"position": None, "seed": None} | settings_of(options, **more)
         key = [] if settings["seed"] is None else [jax.random.key(settings["seed"])]
@@ -135,11 +136,11 @@ def _unit_score(net: Any, layer: str, target: str | None, position: tuple[int, i
     return jaxviz.neuron(net, layer, int(target), position), lambda images: f"{where} at {position}"
 
 
-def _last_maps(model: Model) -> str:
-    names = [name for name, value in model.layers().items() if len(value.shape) == 4]
-    if not names:
-        raise ValueError("this network has no layer of image maps: Grad-CAM is not for it")
-    return names[-1]
+def _last_layer(score: Score, model: Model) -> str:
+    layer = last_layer(score, model.network.params, model.shape)
+    if layer is None:
+        raise ValueError("this network has no layer of image maps or of tokens in a grid: Grad-CAM is not for it")
+    return layer
 
 
 def _replacement(option: str, text: str, model: Model) -> Any:

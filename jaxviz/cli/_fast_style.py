@@ -28,8 +28,8 @@ class Train(Network, Seed):
     """A trained net to which to add the styles; only the new styles' scales and offsets are trained."""
     model: str = "vgg16_features"
     """The loss network; see `jaxviz weights list`."""
-    width: int = 32
-    """Channels of the net's first layer."""
+    width: int | None = None
+    """Channels of the net's first layer; by default 32, or those of the net to start from or to add to."""
     size: int = 256
     """Side of the crops in pixels."""
     batch_size: int = 4

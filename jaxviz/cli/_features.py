@@ -184,4 +184,5 @@ def _section(options: Embed, model: Model, count: int, perplexity: float, layout
         seed=options.seed,
         paper="van der Maaten & Hinton 2008",
         settings={"jax": jax.__version__, "jaxviz": jaxviz.__version__},
+        left_out="",
     )

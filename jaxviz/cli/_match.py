@@ -51,7 +51,8 @@ _OF_OTHERS = {"gatys": ("window",), "efros-leung": _OF_NETWORKS}
 def texture(options: Texture) -> None:
     """Make an image of the same texture as each sample."""
     paths = files(options.images, options.out)
-    settings, key = settings_of(options, ignored=_OF_OTHERS[options.method]), jax.random.key(options.seed)
+    settings = settings_of(options, ignored=_OF_OTHERS[options.method], by=f"--method {options.method}")
+    key = jax.random.key(options.seed)
     model = None
     if options.method == "gatys":
         model = load_model(options.model)

@@ -39,7 +39,7 @@ def ascend(options: Ascend) -> None:
     score = _classes(options, loaded) if options.layer is None else _units(net, options.layer, options.target)
     ignored = () if options.recipe is None else ("steps", "learning_rate")  # the paper's are taken
     more = {"model": model, "network": loaded.digest(), "size": loaded.size}
-    settings = settings_of(options, ignored=ignored, **more)
+    settings = settings_of(options, ignored=ignored, by=f"--recipe {options.recipe}", **more)
     run = functools.partial(jaxviz.ascend, score, params, jax.random.key(options.seed), **how)
     at = options.out / f"{file_name('-'.join([options.layer or model, *options.target]))}-ascend"
     print(save_as_it_comes(run, at, settings, options))

@@ -34,13 +34,16 @@ _OF_NETWORK = (
 # Which run it is
 
 
-def settings_of(options: Verb, *, ignored: Collection[str] = (), **more: Any) -> dict[str, Any]:
+def settings_of(options: Verb, *, ignored: Collection[str] = (), by: str = "", **more: Any) -> dict[str, Any]:
     """Return what decides whether two runs make the same: options, files by their content, and the version.
 
-    Options that another one makes the run ignore decide nothing.
+    Options that another one, `by`, makes the run ignore decide nothing; given a value, they are refused.
     """
     assert dataclasses.is_dataclass(options)
     fields = [field for field in dataclasses.fields(options) if field.metadata.get("setting", True)]
+    for field in fields:
+        if field.name in ignored and getattr(options, field.name) != field.default:
+            raise ValueError(f"--{field.name.replace('_', '-')}: expected none beside {by}, which would ignore it")
     names = [field.name for field in fields if field.name not in ignored]
     values = {name: _by_content(getattr(options, name)) for name in names}
     return {"verb": options.verb, "jaxviz": jaxviz.__version__} | values | _texts_by_content(values) | more

@@ -40,7 +40,7 @@ class Ascend(Steps, Tolerance):
     """Classes by name or number; with --layer, channels by number (by default the whole layer).
     Several give an image each."""
     recipe: Annotated[str | None, tyro.conf.arg(metavar=RECIPES)] = None
-    """The options of a paper; --steps and --learning-rate are then the paper's."""
+    """The options of a paper, which has its own --steps and --learning-rate."""
     start: File = None
     """An image to start from, instead of noise."""
     model: Name = None

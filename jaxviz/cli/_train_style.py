@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxviz
 from jaxviz._files import alone_in, printable, write_atomically
@@ -35,13 +34,13 @@ def train(options: Train) -> None:
     start, old = (path and jaxviz.load_style_net(path) for path in (options.start, options.add_to))
     names = [*(old.styles if old else []), *styles]
     if len(set(names)) < len(names) or len(styles) < len(options.styles):
-        raise ValueError(f"expected styles of different names, got {', '.join(names)}: rename a file")
+        raise ValueError(f"expected a different name for each style, got {', '.join(names)}: rename a file")
     check_writable(out)
     source = open_source(options.source)
     check_apart(Path(options.source), out, recursive=True)
     photos = list(itertools.islice(_samples(options.samples, source, options.size), len(options.samples) or 4))
     if not photos:
-        raise ImageError(f"{options.source}: expected photographs, got none that can be read")
+        raise ImageError(f"{options.source}: expected photographs, got none that are readable")
     net, params = load_model(options.model, options.size).network
     given = (net, params, jax.random.key(options.seed), source, list(styles.values()))
     how = {name: getattr(options, name) for name in _TRAINING} | _optimizer(options)
@@ -56,15 +55,10 @@ def train(options: Train) -> None:
 
 
 def _optimizer(options: Train) -> dict[str, Any]:
-    """Return what trains: Adam, or Muon with the learning rate falling alike."""
+    """Return the options of Adam, or Muon with the same cooldown."""
     if options.optimizer == "adam":
         return {"learning_rate": options.learning_rate, "cooldown": options.cooldown}
-    if not 0 <= options.cooldown <= 1:
-        raise ValueError(f"--cooldown: expected a part in [0, 1], got {options.cooldown}")
-    fall = round(options.cooldown * options.steps)
-    parts = [optax.constant_schedule(options.learning_rate), optax.linear_schedule(options.learning_rate, 0, fall)]
-    falling = optax.join_schedules(parts, [options.steps - fall])
-    return {"optimizer": jaxviz.muon(falling if fall else options.learning_rate)}
+    return {"optimizer": jaxviz.muon(options.learning_rate, steps=options.steps, cooldown=options.cooldown)}
 
 
 def _samples(samples: Sequence[Path], source: Source, size: int) -> Iterator[jax.Array]:

@@ -136,7 +136,7 @@ def check_readable(source: Source, readable: int, skipped: Mapping[str, str]) ->
     count = len(source.ids)
     why = "; ".join(f"{name}: {why}" for name, why in [*skipped.items(), *source.left_out.items()][:3])
     if readable == 0 and len(skipped) == count:
-        raise ImageError(f"{source.name}: expected images, got {count} of which none can be read: {why}")
+        raise ImageError(f"{source.name}: expected images, got {count}, none of which can be read: {why}")
     if len(skipped) + len(source.left_out) > _MANY * count:
         left_out = f", and {len(source.left_out)} files or folders could not be looked into" if source.left_out else ""
         warnings.warn(

@@ -230,5 +230,5 @@ def _checked(source: Source) -> Source:
     if len(set(source.ids)) < len(source.ids):
         seen: set[str] = set()
         twice = next(name for name in source.ids if name in seen or seen.add(name))
-        raise ImageError(f"{source.name}: expected images of different names, got {twice} twice")
+        raise ImageError(f"{source.name}: expected a different name for each image, got {twice} twice")
     return source

@@ -86,8 +86,8 @@ def hoist(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
         >>> climb = lambda images: images + jax.grad(lambda x: accelerate(net)(kernel, x).sum())(images)
         >>> net = lambda w, x: jax.lax.conv(x, w, (1, 1), "SAME")
         >>> kernel, images = jax.numpy.ones((1, 1, 3, 3)), jax.numpy.ones((1, 1, 4, 4))
-        >>> turn = hoist(climb, images)
-        >>> found = jax.lax.fori_loop(0, 3, lambda _, x: turn(x), images)
+        >>> body = hoist(climb, images)
+        >>> found = jax.lax.fori_loop(0, 3, lambda _, x: body(x), images)
         >>> print(jax.numpy.array_equal(found, climb(climb(climb(images)))))
         True
     """

@@ -1,8 +1,8 @@
 """Images in, pictures out: functions that scale, blur, color and arrange arrays.
 
 The data contract for the whole package: images are `(n, h, w, c)` and one image is `(h, w, c)`, floats in `[0, 1]`,
-row 0 at the top, RGB where c is 3. Pictures show one channel as gray, the mean of two as gray, and of more than three
-the first three as RGB (`as_rgb` in `_channels.py`). Files are converted to float32 when they are read, and rounded to 8
+row 0 at the top, RGB if c is 3. Pictures show one channel as gray, the mean of two as gray, and the first three of more
+as RGB (`as_rgb` in `_channels.py`). Files are converted to float32 when they are read, and rounded to 8
 bits when they are written. Maps (gradients, saliency) keep their absolute values until `normalize` or `overlay` scales
 them for display. Only `load_image` and `save_image` touch files; the other functions work under `jit`, `vmap` and
 `grad`.
@@ -31,7 +31,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
 def per_color(colors: float | tuple[float, ...], images: Any) -> Float[Array, "1 1 1 c"]:
-    """Return numbers for red, green and blue as images need them; where these are no RGB, each has the mean."""
+    """Return numbers for red, green and blue broadcastable to images; other channels than RGB all get their mean."""
     return jnp.asarray(colors_for(colors, images), images.dtype).reshape(1, 1, 1, -1)
 
 
@@ -171,8 +171,8 @@ def montage(
 
     Args:
         images: `(n, h, w, c)`, gray `(n, h, w)`, or a sequence of `(h, w, c)` and `(h, w)` of any sizes: each is
-            centered in a cell as high as the highest image and as wide as the widest. One channel is gray, of two the
-            mean is, and of more than three the first three are shown, as RGB.
+            centered in a cell as high as the highest image and as wide as the widest. One channel is shown as gray, two
+            by their mean, and more than three by the first three, as RGB.
         columns: images per row; None makes the grid about square.
         gap: pixels between images, but not around them.
         background: brightness of gaps and empty cells, in [0, 1].
@@ -214,7 +214,7 @@ def overlay(
     image, negative values count as zero, and for an all-zero map the image is returned unchanged.
 
     Args:
-        image: `(h, w, c)` in [0, 1]; if it is no RGB, as `montage` shows it.
+        image: `(h, w, c)` in [0, 1]; if it is not RGB, it is shown as by `montage`.
         map: `(h, w)`, of any height and width.
         alpha: weight of the colors, in [0, 1].
         colormap: the name of one of matplotlib's colormaps.
@@ -267,7 +267,7 @@ def _cells(images: AnyArray | Sequence[AnyArray], background: ArrayLike) -> Floa
         height, width = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
         images = [_centered(_colored(image), height, width, background) for image in images]
     if not isinstance(images, AnyArray):
-        with jax.numpy_dtype_promotion("standard"):  # a photograph of float32 beside what was computed in float64
+        with jax.numpy_dtype_promotion("standard"):  # a float32 photograph beside images computed in float64
             images = jnp.stack(images)
     cells = jnp.asarray(images)
     return as_rgb(cells if cells.ndim == 4 else cells[..., None])

@@ -1,4 +1,4 @@
-"""The one rule by which images of any number of channels become pictures, and photographs become gray."""
+"""The one rule by which images with any number of channels become pictures, and photographs become gray."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def luminance(images: Float[Array, "*n h w 3"]) -> Float[Array, "*n h w"]:
 
 
 def gray_of(image: np.ndarray) -> np.ndarray:
-    """Return the brightness of an RGB image, `(h, w, 1)`; what is gray keeps its value to the bit."""
+    """Return the brightness of an RGB image, `(h, w, 1)`; gray pixels keep exactly their value."""
     weighted = image @ np.asarray(LUMINANCE, image.dtype)
     gray = (image == image[..., :1]).all(-1)
     return np.where(gray, image[..., 0], weighted)[..., None]

@@ -14,13 +14,13 @@ def draw(
 
     Args:
         map: `(h, w)`, or `(h, w, c)` with colors or signs, in absolute units. Its largest value becomes white; a map
-            with colors or negative values is drawn around middle gray. RGB is drawn in color, and of any other number
-            of channels the sum: to first order what they all change together.
+            with colors or negative values is drawn around middle gray. RGB is drawn in color, any other number of
+            channels by their sum: the effect of changing all of them together, to first order.
         over: an image `(h, w, c)` in [0, 1], to draw the map over as a heat map; for a map with channels, the heat is
             the largest absolute value among them.
-        fine: whether the map consists of single pixels, as gradients do. These would not be visible over an image, so
-            such a map is blurred by 3 pixels. A map of regions, such as Grad-CAM's or RISE's, is drawn from its least
-            value up instead, if that is positive.
+        fine: whether the map consists of single pixels, like a gradient. They would not be visible over an image, so
+            such a map is blurred by 3 pixels there. A map of regions, such as Grad-CAM's or RISE's, is drawn relative
+            to its smallest value instead, if that is positive.
 
     Returns:
         The picture, `(h, w, 3)` in [0, 1].
@@ -41,5 +41,5 @@ def draw(
 
 
 def _above_least(map: Float[Array, "h w *c"]) -> Float[Array, "h w *c"]:
-    """Subtract the least value of a map of regions, if it is positive, as it is in RISE's: a mean of scores."""
+    """Subtract the smallest value of a map of regions if it is positive, as it is for RISE, a mean of scores."""
     return map - jnp.maximum(map.min(), 0)

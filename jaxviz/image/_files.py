@@ -33,8 +33,8 @@ def load_image(
     Files are JPEG (also MPO), PNG, WebP, GIF, BMP, TIFF, PPM or AVIF, and HEIF once pillow-heif is registered. Nothing
     else is opened, even if Pillow could: PostScript disguised as a photograph would start a program.
 
-    EXIF orientation is applied, transparency is flattened onto white, gray becomes RGB, and an animation gives its
-    first frame. 8-bit values are divided by 255 and 16-bit ones by 65535 (16-bit *gray* files; PIL reads 16-bit color
+    EXIF orientation is applied, transparency is flattened onto white, gray becomes RGB, and of an animation the first
+    frame is read. 8-bit values are divided by 255 and 16-bit ones by 65535 (16-bit *gray* files; PIL reads 16-bit color
     files at 8 bits).
 
     Colors are sRGB. An embedded ICC profile (RGB, gray or CMYK) is converted by relative colorimetry with black point
@@ -52,8 +52,8 @@ def load_image(
         size: in pixels. None keeps the image's own; an int scales the shorter side to it and crops the center
             `(size, size)`; `(height, width)` scales to exactly that.
         longest: instead of `size`, scales an image whose longer side exceeds this many pixels down to it, uncropped.
-        channels: 3: RGB; 1: gray, of colors their brightness `0.299 r + 0.587 g + 0.114 b`; any other number: that of
-            an array, which is not changed.
+        channels: 3: RGB; 1: gray, for colors their brightness `0.299 r + 0.587 g + 0.114 b`; any other number: an array
+            with that many channels, which is not changed.
 
     Returns:
         The image, `(h, w, channels)` of float32 in [0, 1].
@@ -89,7 +89,8 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
 
     Args:
         path: ends in .png, .jpg or .jpeg.
-        image: `(h, w, c)` or gray `(h, w)`, floats in [0, 1]; if it is neither gray nor RGB, as `montage` shows it.
+        image: `(h, w, c)` or gray `(h, w)`, floats in [0, 1]; if it is neither gray nor RGB, it is shown as by
+            `montage`.
 
     Raises:
         ImageError: another suffix or shape, integers, or values that are NaN or infinite; nothing is written then.
@@ -123,7 +124,7 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
 
 
 def read_pixels(source: object, size: int | tuple[int, int] | None, channels: int = 3) -> np.ndarray:
-    """Return what `load_image` does, before it is put on a device."""
+    """Return the pixels of `load_image` as a NumPy array."""
     sides = checked_size(size)
     return _fit(_pixels(source, channels), sides)
 

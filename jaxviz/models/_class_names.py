@@ -64,9 +64,8 @@ def class_index(name_or_index: str | int, *, classes: Sequence[str] | None = Non
     names = class_names() if classes is None else tuple(classes)
     what = "an ImageNet class" if classes is None else f"one of {len(names)} classes"
     text = str(name_or_index).strip().casefold()
-    folded = [name.casefold() for name in names]
-    indices = [index for index, name in enumerate(folded) if text == name]
-    indices = indices or [index for index, name in enumerate(folded) if text in _synonyms(name)]
+    whole, synonyms = _indices(names)
+    indices = whole.get(text) or synonyms.get(text) or []
     if text.removeprefix("-").isdecimal():
         number = int(text)
         if not indices or not isinstance(name_or_index, str):
@@ -80,6 +79,18 @@ def class_index(name_or_index: str | int, *, classes: Sequence[str] | None = Non
             f"expected the name of one class, got {name_or_index!r}, which may be {_listing(indices, names)}"
         )
     raise ValueError(f"expected the name or index of {what}, got {name_or_index!r}{_similar(text, names)}")
+
+
+@functools.lru_cache(maxsize=8)
+def _indices(names: tuple[str, ...]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Return the indices of classes by their whole names and by their synonyms, in lower case."""
+    whole: dict[str, list[int]] = {}
+    synonyms: dict[str, list[int]] = {}
+    for index, name in enumerate(name.casefold() for name in names):
+        whole.setdefault(name, []).append(index)
+        for synonym in _synonyms(name):
+            synonyms.setdefault(synonym, []).append(index)
+    return whole, synonyms
 
 
 def _checked(index: int, count: int, what: str) -> int:

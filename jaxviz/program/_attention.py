@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from jaxviz.program._reach_windows import regrouped
 from jaxviz.program._softmax import softmax_axes
-from jaxviz.program._trace import KINDS, POINTWISE, Program, Value
+from jaxviz.program._trace import KINDS, MOVES, POINTWISE, Program, Value
 
 WEIGHTS = "/attention_weights"
 """What the paths of attention weights end with: what Flax calls them too."""
 
-_MOVES = ("reshape", "squeeze", "transpose", "broadcast_in_dim", "name")
+_MOVES = (*MOVES, "name")
 
 
 class Attention(NamedTuple):

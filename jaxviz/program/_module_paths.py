@@ -18,8 +18,14 @@ class Paths:
     def enter(self, module: Any) -> str:
         """Return the path of a module whose call begins; "" for a framework's own wrapper around functions.
 
-        If that wraps a module, it calls a copy of it.
+        If that wraps a module, it calls a copy of it. Equinox's bound methods are modules, too, and have their model's.
         """
+        owner = getattr(module, "__self__", None)
+        if isinstance(owner, self._base):
+            if id(owner) not in self._known:
+                self._learn(owner, self._place(owner) or "")
+            self._frames.append((owner, self._known[id(owner)]))
+            return ""
         if id(module) not in self._known:
             place = self._place(module)
             if place is None:

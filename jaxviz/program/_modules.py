@@ -7,7 +7,6 @@ import contextlib
 import functools
 import sys
 import threading
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,7 +29,8 @@ def named(net: Net) -> Net:
 
     For models of Flax (Linen and NNX), Equinox, Haiku and Keras on JAX: all modules that run while `net` is called.
     `layers`, `capture`, `replace`, scores and `grad_cam` find these names besides all others; values and gradients stay
-    the same. A Linen module's bound method `model.apply` has them without this function.
+    the same. A model's own method, such as Linen's and Haiku's `model.apply`, has them without this function, also in
+    `functools.partial` and `jax.jit`.
 
     If a module returns several arrays, each has a name: `"attention.0"`, `"head.logits"`. If it is called several
     times, its calls are numbered, `"shared:0"` and `"shared:1"`; inside a `scan`, its path has the iteration,
@@ -58,9 +58,13 @@ def named(net: Net) -> Net:
         >>> list(jaxviz.layers(net, params, images))
         ['layers_0', 'layers_1', 'Sequential']
     """
+    return _named(net, required=True)
+
+
+def _named(net: Net, *, required: bool) -> Net:
     inner = _without_jit(net)
 
-    @functools.wraps(net)
+    @functools.wraps(net, updated=())  # a model may be called itself: its parts are not copied
     def with_names(params: Any, images: Any) -> Any:
         with _LOCK, contextlib.ExitStack() as stack:
             tags = _Tags(stack)
@@ -68,7 +72,7 @@ def named(net: Net) -> Net:
             for watch in (_linen, _haiku, _nnx, _equinox, _keras):
                 stack.enter_context(watch(tags))
             result = inner(params, images)
-        if not tags.count:
+        if required and not tags.count:
             raise ValueError(
                 "named: no module of Flax, Equinox, Haiku or Keras ran in this network, so there is nothing to name; "
                 "name values of plain functions with jax.ad_checkpoint.checkpoint_name"
@@ -81,16 +85,35 @@ def named(net: Net) -> Net:
 
 def named_by_default(net: Net) -> Net:
     """Return a network with its modules named, if it is certainly a model's own method: Linen's `model.apply`."""
-    linen = sys.modules.get("flax.linen")
-    method = original(net)
-    if linen and isinstance(method, types.MethodType) and isinstance(method.__self__, linen.Module):
-        return named(net)
-    return net
+    return _named(net, required=False) if _is_of_model(original(net)) else net
+
+
+def _is_of_model(net: Any) -> bool:
+    """Tell a method of a framework's model, also jitted or with arguments bound, and Haiku's `apply` functions."""
+    while not hasattr(net, "__jaxviz_named__") and (isinstance(net, functools.partial) or _is_jitted(net)):
+        net = net.func if isinstance(net, functools.partial) else net.__wrapped__
+    if hasattr(net, "__jaxviz_named__"):
+        return False
+    bases = tuple(base for base in map(_base, _BASES) if base is not None)
+    of_haiku = (getattr(net, "__module__", None) or "").startswith("haiku.")
+    return of_haiku or isinstance(net, bases) or isinstance(getattr(net, "__self__", None), bases)
+
+
+_BASES = {"flax.linen": "Module", "flax.nnx": "Module", "equinox": "Module", "keras": "Layer"}
+
+
+def _base(framework: str) -> type | None:
+    """Return the class of a framework's modules, if the framework has been imported."""
+    return getattr(sys.modules.get(framework), _BASES[framework], None)
+
+
+def _is_jitted(net: Any) -> bool:
+    return hasattr(net, "lower") and hasattr(net, "__wrapped__")
 
 
 def _without_jit(net: Net) -> Net:
     """Return the function inside `jit`, which may have been traced before, without names."""
-    while hasattr(net, "lower") and hasattr(net, "__wrapped__") and not hasattr(net, "__jaxviz_named__"):
+    while _is_jitted(net) and not hasattr(net, "__jaxviz_named__"):
         net = net.__wrapped__  # type: ignore[attr-defined]
     return net
 
@@ -168,21 +191,21 @@ def _haiku(tags: _Tags) -> Any:
 
 
 def _keras(tags: _Tags) -> Any:
-    keras = sys.modules.get("keras")
-    if keras is None or keras.config.backend() != "jax":
+    layer = _base("keras")
+    if layer is None or sys.modules["keras"].config.backend() != "jax":
         return contextlib.nullcontext()
     wrap = lambda call: _wrapped(call, tags, lambda layer: layer.path or layer.name, lambda *_: None)
-    return _exchanged([keras.layers.Layer], wrap)
+    return _exchanged([layer], wrap)
 
 
 def _nnx(tags: _Tags) -> Any:
-    nnx = sys.modules.get("flax.nnx")
-    return contextlib.nullcontext() if nnx is None else _watched(nnx.Module, tags)
+    module = _base("flax.nnx")
+    return contextlib.nullcontext() if module is None else _watched(module, tags)
 
 
 def _equinox(tags: _Tags) -> Any:
-    equinox = sys.modules.get("equinox")
-    return contextlib.nullcontext() if equinox is None else _watched(equinox.Module, tags)
+    module = _base("equinox")
+    return contextlib.nullcontext() if module is None else _watched(module, tags)
 
 
 def _watched(base: type, tags: _Tags) -> Any:

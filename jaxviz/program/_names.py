@@ -219,7 +219,7 @@ WAYS_OUT = {
     "scan": "write the loop out in Python",
     "while": "write the loop out in Python",
     "cond": "choose the branch in Python, or compute both and choose with jnp.where",
-    "shard_map": "give the function for each device by itself, with images on one device",
+    "shard_map": "give the function for each device (in `shard_map` or `pmap`) by itself, with images on one device",
 }
 """What to do about a value in an operation with a program of its own, where it can be neither taken out nor changed."""
 
@@ -269,5 +269,8 @@ def _left_out(program: Program) -> str:
         f"{KINDS[v.op]} inside a `{at}`" for at, body in loop_bodies(program) for v in body.values if v.op in KINDS
     )
     counts.update(f"relu inside a `{loop}`" for loop in relus_in_loops(program))
+    for loop, body in loop_bodies(program):
+        marks = [value for value in body.values if _mark_of(value) is not None]
+        counts.update(f"{'module' if module_of(x) else 'checkpoint_name'} inside a `{loop}`" for x in marks)
     found = ", ".join(f"{what}: {count}" for what, count in counts.items())
     return f"; what has no name ({found}) must be returned from there" if found else ""

@@ -59,7 +59,7 @@ def _act(action: Action, operands: list[Any], run: Callable) -> tuple[list[Any],
 def bind(eqn: JaxprEqn, operands: list[Any], *_: Any) -> tuple[list[Any], dict[str, Any]]:
     """Run one equation unchanged; calls, too, so that custom derivatives survive."""
     results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
-    return results if eqn.primitive.multiple_results else [results], {}
+    return list(results) if eqn.primitive.multiple_results else [results], {}
 
 
 def _enter(eqn: JaxprEqn, operands: list[Any], actions: Mapping[Path, Action], path: Path) -> Any:

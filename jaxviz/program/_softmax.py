@@ -3,9 +3,9 @@
 import numpy as np
 from jax.core import Tracer
 
-from jaxviz.program._trace import Value
+from jaxviz.program._trace import MOVES, Value
 
-_MOVES = ("reshape", "squeeze", "broadcast_in_dim", "transpose", "convert_element_type", "copy", "name", "slice")
+_MOVES = (*MOVES, "convert_element_type", "copy", "name", "slice")
 
 
 def softmax_axes(value: Value) -> tuple[int, ...] | None:

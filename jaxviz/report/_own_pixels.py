@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxviz
+from jaxviz.attribution._grad_cam import last_layer
 from jaxviz.image._checks import sides_of
 from jaxviz.report._method import Pictures, Tour, enlarged
 from jaxviz.report._own import LeftOut
@@ -126,7 +127,9 @@ def grad_cam(tour: Tour) -> Pictures:
         raise LeftOut("the network has no layer of maps or tokens")
     if not own.class_count:
         raise LeftOut("the network has no classes to tell apart")
-    layer = own.layers[-1].name
+    layer = last_layer(own.score(), own.params, images)
+    if layer is None:
+        raise LeftOut("the network has no layer of maps or tokens that the classes are made from")
     for rank, (index, chance) in zip(("first", "second"), own.ranked(images)[:2], strict=False):
         map = call_grad_cam(own.score(index), own.params, images, layer)[0]
         caption = f"At {layer}, for the class ranked {rank}, {own.class_name(index)} ({chance:.0%})"

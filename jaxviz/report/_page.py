@@ -38,7 +38,7 @@ class Section(NamedTuple):
     seed: int | None
     paper: str
     settings: dict[str, str]
-    left_out: str = ""  # why there is none of this method; the page says so in a line
+    left_out: str  # why there is none of this method; the page says so in a line; else empty
 
 
 def save_section(folder: Path, section: Section, fingerprint: str) -> None:

@@ -130,6 +130,7 @@ def _make(method: Method, tour: Tour, folder: Path, seed: int, settings: dict[st
         seed=seed,
         paper=method.paper,
         settings=settings,
+        left_out="",
     )
 
 

@@ -1,13 +1,13 @@
 """Scores: functions `score(params, images) -> (n,)` that say what to explain or what to maximize.
 
 Each is a pytree. Its structure, the network and the layer, is static; its numbers, a class or channel or position,
-are traced. So `jax.jit(saliency)(logit(net, 3), params, images)` compiles once for every class.
+are traced. So `jax.jit(saliency)(logit(net, 3), params, images)` compiles once for all classes.
 
 A score may also give `(n, k)`, k numbers for each image. Attribution then explains each of them from one forward pass,
 with maps `(n, k, h, w)`: `saliency(logit(net, jnp.arange(1000)[None]), params, images)` has a map for every class.
 
-Scores add, and numbers multiply them, also a number for each image: `(1 - t) * channel(net, layer, 3) + t *
-channel(net, layer, 8)` with `t = jnp.linspace(0, 1, 5)` goes from one channel to another in five images.
+Scores can be added and scaled, by one number or by one per image: `(1 - t) * channel(net, layer, 3) + t *
+channel(net, layer, 8)` with `t = jnp.linspace(0, 1, 5)` moves from one channel to another in five images.
 """
 
 import dataclasses
@@ -35,10 +35,10 @@ def static(**options: Any) -> Any:
 
 
 class Summable(HoldsFunctions):
-    """The base of all scores made here: they add, and a number, or one for each image, multiplies or divides them.
+    """The base class of all scores: they can be added, and multiplied or divided by one number or by one per image.
 
-    A class of your own that is derived from it, a frozen dataclass that JAX knows as a pytree, does the same. What its
-    fields mark as static is compiled in; the others are data: another value of theirs compiles nothing new.
+    Your own subclass, a frozen dataclass registered as a pytree, works the same way. Fields marked as static are
+    compiled in; the others are data, and changing their values does not recompile.
 
     Example:
         >>> import dataclasses, jax, jax.numpy as jnp, jaxviz
@@ -55,14 +55,14 @@ class Summable(HoldsFunctions):
         [-0.25]
     """
 
-    __array_ufunc__ = None  # so that NumPy's numbers leave the multiplication to us
+    __array_ufunc__ = None  # so that NumPy scalars defer to our multiplication
 
     def __call__(self, params: Any, images: Any) -> Array:
-        """Return one number for each image, `(n,)`, or k of them, `(n, k)`."""
+        """Return one number per image, `(n,)`, or k per image, `(n, k)`."""
         raise NotImplementedError
 
     def lengths(self) -> set[int]:
-        """Return for how many images this holds numbers: the lengths of its vectors."""
+        """Return the numbers of images that this score holds values for: the lengths of its vectors."""
         return {len(leaf) for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) == 1}
 
     def __add__(self, other: Any) -> "Sum":
@@ -92,16 +92,19 @@ class Summable(HoldsFunctions):
 
 
 def score(fn: Score) -> Summable:
-    """Make a plain function a score that adds: `0.1 * score(fn) + channel(net, layer, 3)`.
+    """Turn a plain function into a score that can be added: `0.1 * score(fn) + channel(net, layer, 3)`.
 
-    One that stands beside another score, as in `channel(net, layer, 3) + fn`, is made one by itself.
+    A function that is added to a score, as in `channel(net, layer, 3) + fn`, is converted automatically.
 
     Args:
-        fn: `fn(params, images) -> (n,)`, a number for each image, or `(n, k)`. As with `jax.jit`, what it reads besides
-            its arguments is read when it is compiled, once for each function; a score is returned as it is.
+        fn: `fn(params, images) -> (n,)`, one number per image, or `(n, k)`. As with `jax.jit`, any other state it
+            depends on is read once, when the function is compiled. A score is returned unchanged.
+
+    Returns:
+        A score, `(n,)` or `(n, k)`.
 
     Raises:
-        ValueError: for what cannot be called, and, when called, for a function that gives anything else.
+        ValueError: if `fn` is not callable, and, when called, if it returns anything else.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -119,7 +122,7 @@ def score(fn: Score) -> Summable:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Function(Summable):
-    """A function of the user's."""
+    """A user's function."""
 
     fn: Score = static()
 
@@ -130,7 +133,7 @@ class Function(Summable):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Data(Summable):
-    """A callable of the user's that is a pytree: its numbers are data."""
+    """A user's callable that is a pytree: its leaves are data."""
 
     fn: Any
 
@@ -145,7 +148,7 @@ class Sum(Summable):
     weights: tuple[Any, ...]
 
     def lengths(self) -> set[int]:
-        """Return those of all terms and of their weights."""
+        """Return the lengths of all terms and of their weights."""
         weights = {len(weight) for weight in self.weights if jnp.ndim(weight) == 1}
         return weights.union(*(lengths_of(part) for part in self.scores))
 
@@ -155,7 +158,7 @@ class Sum(Summable):
         parts = [some_per_image(value, images) for value in values]
         if len({part.shape for part in parts}) > 1:
             shapes = [part.shape for part in parts]
-            raise ValueError(f"scores that are added: expected as many numbers for the same images, got {shapes}")
+            raise ValueError(f"scores that are added: expected equal shapes for the same images, got {shapes}")
         for i, (_, weights) in enumerate(terms):
             for weight in reversed(weights):
                 parts[i] = self._weighted(weight, parts[i], len(images))
@@ -170,7 +173,7 @@ class Sum(Summable):
 
 
 def _terms(score: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Yield what a score is the sum of, each term with all weights that multiply it, the outermost first."""
+    """Yield the terms of a score, each with all weights that multiply it, the outermost first."""
     if not isinstance(score, Sum):
         yield score, ()
         return
@@ -179,9 +182,9 @@ def _terms(score: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
 
 
 def _read_together(terms: Sequence[Any], params: Any, images: Any) -> list[Array]:
-    """Return the value of each score, from one evaluation of a network that several read.
+    """Return the value of each score, evaluating a network once even if several scores read it.
 
-    So a layer, or a ReLU, is there once, and what a method does to it, it does for all terms.
+    So each layer and each ReLU occurs once, and what a method does to it applies to all terms.
     """
     readers: dict[int, list[Any]] = {}
     for term in terms:
@@ -195,25 +198,25 @@ def _read_together(terms: Sequence[Any], params: Any, images: Any) -> list[Array
 
 
 def _reading(terms: Sequence[Any], params: Any, images: Any) -> Reading:
-    """Read what some scores of one network want of it."""
+    """Read the layers that some scores of one network need."""
     names = dict.fromkeys(name for term in terms for name in term.layers)
     return read(terms[0].net, params, images, list(names))
 
 
 def lengths_of(score: Score) -> set[int]:
-    """Return for how many images a score holds numbers: the lengths of its vectors; none if it is for any."""
+    """Return the numbers of images that a score holds values for: the lengths of its vectors, empty if it has none."""
     if isinstance(score, Summable):
         return score.lengths()
     return {len(leaf) for leaf in jax.tree.leaves(score) if not callable(leaf) and jnp.ndim(leaf) == 1}
 
 
 def nets_of(score: Score) -> int:
-    """Return how many networks a score reads, as far as that is known."""
+    """Return how many networks a score reads, as far as is known."""
     return len({id(term.net) for term, _ in _terms(score) if isinstance(term, Read)})
 
 
 class Read(Summable):
-    """A score that picks from what it takes of the network."""
+    """A score that picks numbers from the values it takes from a network."""
 
     net: Net
     taken: Callable[[Reading, Any], Any]
@@ -221,11 +224,11 @@ class Read(Summable):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """What it reads: names of layers, or what the network returns."""
+        """What it reads: names of layers, or an output of the network."""
         return ()
 
     def measured(self, values: Any) -> Array:
-        """Return what was taken as one array, of which one can ask whether a gradient of it reaches the images."""
+        """Return the values taken as one array, to check whether a gradient reaches the images."""
         return values
 
     def read(self, params: Any, images: Any) -> Any:
@@ -236,7 +239,7 @@ class Read(Summable):
 
 
 class OfLayer(Read):
-    """A score that takes a layer, its axes in the order that its layout says."""
+    """A score that takes one layer, with its axes arranged by its layout."""
 
     net: Net
     layer: Layer
@@ -254,12 +257,12 @@ class OfLayer(Read):
 
 
 def numbers(index: Any) -> Any:
-    """Return a list as an array: in a pytree it would be several numbers, each by itself."""
+    """Return a list as an array: in a pytree it would be separate leaves."""
     return np.asarray(index) if isinstance(index, list | tuple) else index
 
 
 def as_numbers(values: Any, dtype: Any = float) -> Array:
-    """Return a score's values as floats, those that are none as `dtype`: truth counts as 1 and 0."""
+    """Return a score's values as floats, integers and booleans as `dtype`: true counts as 1."""
     values = jnp.asarray(values)
     if jnp.issubdtype(values.dtype, jnp.complexfloating):
         raise ValueError(f"a score must give real numbers, got {values.dtype}; take jnp.abs or jnp.real of it")
@@ -267,18 +270,18 @@ def as_numbers(values: Any, dtype: Any = float) -> Array:
 
 
 def one_per_image(values: Any, images: Any) -> Array:
-    """Return a score's values as floats; raise ValueError unless there is one for each image."""
+    """Return a score's values as floats; raise ValueError unless there is one per image."""
     if not hasattr(values, "shape") or jnp.shape(values) != images.shape[:1]:
         got = jnp.shape(values) if hasattr(values, "shape") else f"a {type(values).__name__}"
         raise ValueError(
             f"a score must give one number per image, here {images.shape[:1]}; this one gave {got}; "
-            "jaxviz.logit, probability, channel, neuron and energy make scores of a network"
+            "jaxviz.logit, probability, channel, neuron and energy make scores from a network"
         )
     return as_numbers(values, images.dtype)
 
 
 def some_per_image(values: Any, images: Any) -> Array:
-    """Return a score's values as floats; raise ValueError unless there is one for each image, or k of them."""
+    """Return a score's values as floats; raise ValueError unless there is one per image, or k per image."""
     if hasattr(values, "shape") and len(jnp.shape(values)) == 2 and len(values) == len(images):
         return as_numbers(values, images.dtype)
     return one_per_image(values, images)

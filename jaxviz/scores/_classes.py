@@ -1,4 +1,4 @@
-"""Scores of classes: of an image, of one of the rows that a detector returns, or of the pixels of a segmentation."""
+"""Scores of classes: of an image, of a row that a detector returns, or of the pixels of a segmentation."""
 
 import dataclasses
 from typing import Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from jaxviz.scores._picked import picked
 
 
 class _Outputs(NamedTuple):
-    """What a network returns, classes last, and what is to be picked from: the same, or probabilities."""
+    """What a network returns, classes last, and the values to pick from: the same, or probabilities."""
 
     returned: Float[Array, "n *_ k"]
     values: Float[Array, "n *_ k"]
@@ -27,7 +27,7 @@ class _Outputs(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Logit(Read):
-    """The output of a class, or its probability."""
+    """The logit of a class, or its probability."""
 
     net: Net = static()
     target: Any = None
@@ -43,7 +43,7 @@ class Logit(Read):
         return (self.output,)
 
     def lengths(self) -> set[int]:
-        """Return for how many images there are classes, positions and masks; one mask is for any number of them."""
+        """Return how many images the classes, positions and masks are for; a single mask fits any number."""
         masks = set() if self.where is None else {len(self.where)} - {1}
         places = jax.tree.leaves((self.target, self.position))
         return masks | {len(place) for place in places if jnp.ndim(place) == 1}
@@ -53,7 +53,7 @@ class Logit(Read):
         self._check_shape(returned, images)
         if not self.softmax and are_chances:
             raise ValueError(
-                "logit: this network ends in a softmax or a sigmoid, so it returns probabilities, which are no logits; "
+                "logit: this network ends in a softmax or a sigmoid, so it returns probabilities, not logits; "
                 "use jaxviz.probability, or the network without its last function"
             )
         if returned.ndim == 4 and image_axes(reading.layers[self.output][1]).is_map:
@@ -83,13 +83,13 @@ class Logit(Read):
         return picked(values, self.best(outputs) if self.target is None else self.target, "class", several=True)
 
     def best(self, outputs: _Outputs) -> Array:
-        """Return the class that ranks first, of each image."""
+        """Return the class that ranks first in each image."""
         found = outputs.returned
         ranked = _predicted(found).sum((1, 2)) if self.predicted else self._pooled(outputs, found)
         return jax.lax.stop_gradient(jnp.argmax(ranked, axis=-1))
 
     def _pooled(self, outputs: _Outputs, values: Array) -> Float[Array, "n k"]:
-        """Return one number for each class, of what is asked for."""
+        """Return one number per class, for the requested position or pixels."""
         if self.predicted:
             return mean_in(_predicted(outputs.returned), values)
         if self.where is not None:
@@ -100,7 +100,7 @@ class Logit(Read):
         return values
 
     def held(self, outputs: _Outputs) -> "Logit":
-        """Return this score with the class, and the pixels, that it is of for these outputs."""
+        """Return this score with the class, and the pixels, that it selects from these outputs held fixed."""
         target = self.best(outputs) if self.target is None else self.target
         where = _predicted(outputs.returned) if self.predicted else self.where
         return dataclasses.replace(self, target=target, where=where, predicted=False)
@@ -113,7 +113,7 @@ def _predicted(returned: Float[Array, "n h w k"]) -> Float[Array, "n h w k"]:
 
 
 def _chances(logits: Array) -> Array:
-    """Return probabilities: by a softmax over the classes or, of a single output, by a sigmoid."""
+    """Return probabilities: a softmax over the classes or, for a single output, a sigmoid."""
     return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
 
 
@@ -131,21 +131,24 @@ def logit(
     """Score a class by its logit, before any softmax.
 
     Args:
-        net: a classifier that returns logits, `(n, classes)`; or, with `position` or `where`, what returns them for
-            several rows or for each pixel.
-        target: a class; one for each image, `(n,)`; k for each image, `(n, k)`, or the same k for all, `(1, k)`; None:
-            the class that the network ranks first, held fixed. Negative numbers count from the end: -1 is the last.
-        output: which part the network returns is meant, where that is a tuple, a dictionary or an object: its index,
-            key or attribute, or a tuple of those that lead to it. None: the network returns one array.
-        position: of `(n, rows, classes)`, as a detector's, the number of the row; of `(n, h, w, classes)`, row and
-            column of a pixel. One for all images, or one for each, `(n,)`.
-        where: of `(n, h, w, classes)`, a segmentation: the mean over a mask's pixels, `(h, w)` or one for each image,
-            `(n, h, w)`, in [0, 1] and resized to the logits; or over the pixels whose class ranks first, "predicted",
-            held fixed, which is 0 where it does so nowhere.
+        net: a classifier that returns logits, `(n, classes)`; or, with `position` or `where`, a network that returns
+            them for several rows or for each pixel.
+        target: a class; one per image, `(n,)`; k per image, `(n, k)`, or the same k for all, `(1, k)`; None: the class
+            that the network ranks first, held fixed. Negative numbers count from the end: -1 is the last.
+        output: which part to use if the network returns a tuple, a dictionary or an object: its index, key or
+            attribute, or a tuple of those that lead to it. None: the network returns one array.
+        position: for outputs `(n, rows, classes)`, as of a detector, the index of a row; for `(n, h, w, classes)`, the
+            row and column of a pixel. One for all images, or one per image, `(n,)`.
+        where: for outputs `(n, h, w, classes)`, as of a segmentation, the pixels to average over: a mask in [0, 1],
+            `(h, w)` or one per image, `(n, h, w)`, which is resized to the logits; or "predicted", the pixels where
+            the class ranks first, held fixed; the score is 0 if there are none.
+
+    Returns:
+        A score, `(n,)`, or `(n, k)` for k targets per image.
 
     Raises:
-        ValueError: when called, for a class that there is not, for a network that returns anything but one array of
-            that shape, and for one that ends in a softmax or a sigmoid: it returns probabilities.
+        ValueError: when called, for a class that does not exist, for a network that returns anything but one array of
+            that shape, and for one that ends in a softmax or a sigmoid and so returns probabilities.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -157,7 +160,7 @@ def logit(
         [[0.25 1.  ]
          [0.25 1.  ]]
 
-    Outputs of other kinds: `(logits, features)`, the pixels of a segmentation, a number of the third box.
+    Other outputs: a dictionary, the pixels of a segmentation, a number of the third box.
 
         >>> two = lambda params, images: {"logits": net(params, images), "features": images}
         >>> print(jaxviz.logit(two, 1, output="logits")(jnp.eye(3), images))
@@ -179,15 +182,20 @@ def probability(
     position: Index | tuple[Index, Index] | None = None,
     where: Where | None = None,
 ) -> Logit:
-    """Score a class by its probability, the softmax of the logits: what RISE and the deletion curves are about.
+    """Score a class by its probability, the softmax of the logits, as in RISE and the deletion curves.
 
-    Of a network with a single output, `(n, 1)`, it is the sigmoid: the probability of the one class, number 0, that the
-    network tells from all else. A network that ends in a softmax or a sigmoid, as its traced program shows, has its
-    outputs taken as they are.
+    For a network with a single output, `(n, 1)`, it is the sigmoid: the probability of class 0, the only one. If the
+    network ends in a softmax or a sigmoid, as its traced program shows, its outputs are used unchanged.
 
     Args:
-        net: a classifier, `(n, classes)` out.
+        net: a classifier that returns logits or probabilities, `(n, classes)`; see also `logit`.
         target, output, position, where: as for `logit`.
+
+    Returns:
+        A score in [0, 1], `(n,)`, or `(n, k)` for k targets per image.
+
+    Raises:
+        ValueError: as for `logit`, except that the network may return probabilities.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -200,7 +208,7 @@ def probability(
 
 def _made(net: Net, target: Any, softmax: bool, output: Any, position: Any, where: Any) -> Logit:
     if position is not None and where is not None:
-        raise ValueError("where: expected none beside a position: a score is of one place or of some pixels")
+        raise ValueError("where: expected none beside a position: a score is for one position or for some pixels")
     if isinstance(where, str) and where != "predicted":
         raise ValueError(f"where: expected a mask (h, w) or (n, h, w), or 'predicted', got {where!r}")
     place = tuple(numbers(x) for x in position) if isinstance(position, tuple) else numbers(position)

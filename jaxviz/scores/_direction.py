@@ -1,4 +1,4 @@
-"""How far the values of a layer, or what a network returns, point in a direction: a concept, another embedding."""
+"""How far a layer's values, or a network's outputs, point in a direction, such as a concept or another embedding."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from jaxviz.program._returned import Layer, layer_or_output
 from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.scores._algebra import OfLayer, static
 
-LEAST = 0.1  # of a cosine that multiplies: lucid's
+LEAST = 0.1  # lower bound of the cosine that is a factor, as in lucid
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +35,7 @@ class Direction(OfLayer):
     tokens: Tokens = static(default=None)
 
     def lengths(self) -> set[int]:
-        """Return for how many images there are vectors; one is for any number of them."""
+        """Return how many images the vectors are for; a single one fits any number."""
         return {len(self.vector)} - {1}
 
     def pick(self, value: Array) -> Array:
@@ -58,7 +58,7 @@ class Direction(OfLayer):
 
 
 def _length(vectors: Array) -> Array:
-    """Return the lengths of vectors, 1 for zero: whose cosine is 0 then, and so is its gradient."""
+    """Return the lengths of vectors, and 1 for zero vectors, so that their cosine and its gradient are 0."""
     square = jnp.sum(jnp.square(vectors), -1)
     return jnp.sqrt(jnp.where(square > 0, square, 1))
 
@@ -73,25 +73,28 @@ def direction(
     power: ArrayLike | None = None,
     tokens: Tokens = None,
 ) -> Direction:
-    """Score a direction in the space of a layer's channels: the dot product with a vector, its mean over positions.
+    """Score a direction in the space of a layer's channels: the dot product with a vector, averaged over positions.
 
-    A direction may be a concept, as from a linear probe or the mean difference of two kinds of images, a neuron's
-    mixture, or the embedding of a text: with `cosine=True` and `layer=None`, how near a network such as CLIP's image
-    encoder comes to it.
+    A direction may be a concept, such as a linear probe or the mean difference between two sets of images, a mixture of
+    neurons, or a text embedding: with `cosine=True` and `layer=None`, the score is how close the output of a network
+    such as CLIP's image encoder is to it.
 
     Args:
         net: any JAX function `net(params, images)`.
         layer: a name that `layers` lists, with channels: maps, tokens or vectors; None: what the network returns.
-        vector: of the layer's channels, `(c,)`; one for each image, `(n, c)`; k for each, `(n, k, c)` or `(1, k, c)`.
+        vector: the direction, `(c,)`; one per image, `(n, c)`; or k per image, `(n, k, c)` or `(1, k, c)`.
         output: with `layer=None`, which part the network returns: a key, an attribute, an index, or a tuple of them.
         cosine: whether to take the cosine, from -1 to 1, instead of the dot product.
-        power: multiplies the dot product by `max(cosine, 0.1) ** power`, so that what has more of all else counts for
-            less; 2 to 4 in the papers. None: the dot product.
-        tokens: where tokens lie, if the network's program does not show it: see `grad_cam`.
+        power: multiplies the dot product by `max(cosine, 0.1) ** power`, which gives less
+            weight to values that also have much of other directions; 2 to 4 in the papers. None: the dot product.
+        tokens: the grid of tokens, if the network's program does not show it: see `grad_cam`.
+
+    Returns:
+        A score, `(n,)`, or `(n, k)` for k vectors per image.
 
     Raises:
-        ValueError: for what is no vector, and for a power beside `cosine`; when called, for a layer that there is not,
-            a layer without an axis of channels, and a vector of another length.
+        ValueError: if `vector` is not a vector, or `power` is given together with `cosine`; when called, for a layer
+            that does not exist or has no channel axis, and for a vector of another length.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -112,6 +115,6 @@ def direction(
     if power is not None:
         check_least_zero("power", power)
         if cosine:
-            raise ValueError("power: expected none beside cosine=True: it multiplies the dot product")
+            raise ValueError("power: expected none beside cosine=True: it is a factor of the dot product")
     each = jnp.asarray(vector)[None] if jnp.ndim(vector) == 1 else jnp.asarray(vector)
     return Direction(net, layer_or_output(layer, output), each, power, cosine, checked_tokens(tokens))

@@ -1,4 +1,4 @@
-"""Scores that only synthesis has a use for: they compare images with each other, or with a guide."""
+"""Scores for synthesis only: they compare images with each other, or with a guide."""
 
 import dataclasses
 import functools
@@ -37,11 +37,21 @@ class _Diversity(Summable):
 
 
 def diversity(net: Net, layer: str, *, tokens: Tokens = None) -> _Diversity:
-    """Score each image by how little it is like the others of its batch: minus the mean cosine of Gram matrices.
+    """Score each image by how different it is from the others in its batch: minus the mean cosine of Gram matrices.
 
-    Added to another score, it makes a batch show that score's several sides: `channel(net, "relu4_3", jnp.full(4, 89))
-    + 0.5 * diversity(net, "relu2_2")`. The layer has image maps, or tokens `(n, tokens, c)` with places (see
-    `grad_cam` about `tokens`).
+    Added to another score, it makes a batch show different facets of that score: `channel(net, "relu4_3", jnp.full(4,
+    89)) + 0.5 * diversity(net, "relu2_2")`.
+
+    Args:
+        net: any JAX function `net(params, images)`.
+        layer: a layer of maps `(n, h, w, c)`, or of tokens `(n, tokens, c)`.
+        tokens: the grid of tokens, if the network's program does not show it: see `grad_cam`.
+
+    Returns:
+        A score, `(n,)`, from -1, all alike, to 0.
+
+    Raises:
+        ValueError: when called, for a layer that does not exist, or has neither maps nor tokens in a known grid.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -67,22 +77,29 @@ class _Resemblance(Summable):
     def __call__(self, params: Any, images: Any) -> Array:
         found = _maps(self.net, self.layer, self.tokens, "resemblance", params, images)
         best = jax.checkpoint(lambda row: jnp.max(jnp.einsum("nwc,qc->nwq", row, self.guide), -1))
-        # A row at a time: all places of an image times all of the guide are gigabytes.
+        # One row at a time: all positions of an image times all of the guide would take gigabytes.
         return jnp.mean(jax.lax.map(best, jnp.moveaxis(found, 1, 0)), (0, 2))
 
 
 def resemblance(net: Net, params: Any, images: Images, *, layer: str, tokens: Tokens = None) -> _Resemblance:
-    """Score images by how well each place of a layer matches the place of some guide images that it matches best.
+    """Score images by how well each position of a layer matches its best match in some guide images.
 
-    The match is the dot product of features. `dream(resemblance(...), ...)` is DeepDream's guided dream: what it adds
-    are the guide's things, where the image already has something like them.
+    A match is a dot product of features. `dream(resemblance(...), ...)` is DeepDream's guided dreaming: it adds objects
+    from the guide where the image already has something similar.
 
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
         images: the guide, `(n, h, w, c)` in [0, 1], of any size.
         layer: a layer of image maps, or of tokens `(n, tokens, c)`.
-        tokens: where these lie, if the network's program does not show it: see `grad_cam`.
+        tokens: the grid of tokens, if the network's program does not show it: see `grad_cam`.
+
+    Returns:
+        A score, `(n,)`: the mean over positions, in units of squared features.
+
+    Raises:
+        ValueError: for a layer that does not exist, or has neither maps nor tokens in a known grid, and if `images` is
+            not a batch of images in [0, 1].
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz

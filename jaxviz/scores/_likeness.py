@@ -1,7 +1,7 @@
-"""How alike two images are to a network: in the features of its layers, or in their Gram matrices.
+"""How similar two images are to a network: in the features of its layers, or in their Gram matrices.
 
-Features say what is where: those of an image are its content. Gram matrices say which features come together, wherever
-that is: they are its texture, and its style.
+Features say what is where: they are an image's content. Gram matrices say which features occur together, regardless of
+where: they are its texture, and its style.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ from jaxviz.scores._algebra import Read, as_numbers, static
 from jaxviz.scores._masks import fitted, mask_of
 
 Layers = str | Sequence[str] | Mapping[str, float]
-"""Names, of equal weight, or a weight for each name."""
+"""Names, weighted equally, or a weight for each name."""
 
 
 def relative_error(values: Float[Array, "n ..."], target: Float[Array, "#n ..."]) -> Float[Array, " n"]:
     """Return each image's `|values - target|² / |target|²`: 0 if equal, about 1 with nothing in common.
 
-    Divided so, losses of any layer of any network have one scale, and their weights one meaning.
+    With this division, losses of any layer of any network have the same scale, and their weights the same meaning.
 
     Example:
         >>> print(relative_error(jnp.array([[3.0, 4.0], [3.0, 3.0]]), jnp.array([[3.0, 4.0]])))
@@ -43,14 +43,17 @@ def relative_error(values: Float[Array, "n ..."], target: Float[Array, "#n ..."]
 
 
 def gram(features: Float[Array, "n h w c"], *, mask: Float[Array, "#n h w"] | None = None) -> Float[Array, "n c c"]:
-    """Return the Gram matrix of each image's features: for two channels the mean of their product over positions.
+    """Return the Gram matrix of each image's features: the mean over positions of the product of each two channels.
 
-    A mean, so that images of all sizes compare.
+    It is a mean so that images of different sizes can be compared.
 
     Args:
         features: a layer's maps, `(n, h, w, c)`.
-        mask: weights of the positions, `(n, h, w)` or `(1, h, w)`, at least 0: then it is the weighted mean, the Gram
-            matrix of a region. None: all count alike.
+        mask: weights of the positions, `(n, h, w)` or `(1, h, w)`, at least 0, for a weighted mean: the Gram matrix of
+            a region. None: all count equally.
+
+    Returns:
+        The matrices, `(n, c, c)`, in units of squared features.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -74,7 +77,7 @@ def gram(features: Float[Array, "n h w c"], *, mask: Float[Array, "#n h w"] | No
 
 
 class _Match(Read):
-    """Minus the weighted sum of relative errors to what other images have at each of several layers, by their names."""
+    """Minus the weighted sum of relative errors from other images' values at several layers, by name."""
 
     net: Net
     weights: Any
@@ -85,14 +88,14 @@ class _Match(Read):
         return tuple(self.targets)
 
     def lengths(self) -> set[int]:
-        """Return for how many images there are targets; one is for any number of them."""
+        """Return how many images the targets are for; a single one fits any number."""
         return {len(target) for target in self.targets.values()} - {1}
 
     def measured(self, values: dict[str, Array]) -> Array:
         return jnp.stack([jnp.sum(as_numbers(value)).astype(float) for value in values.values()])
 
     def found(self, name: str, value: Array) -> Array:
-        """Return what of a layer is compared with the target."""
+        """Return what is compared with the target: features, or their Gram matrix."""
         raise NotImplementedError
 
     def pick(self, values: dict[str, Array]) -> Float[Array, " n"]:
@@ -101,8 +104,8 @@ class _Match(Read):
             found = self.found(name, values[name]).astype(target.dtype)
             if found.shape[1:] != target.shape[1:] or len(target) not in (1, len(found)):
                 raise ValueError(
-                    f"a score that compares {name!r} with that of other images: expected shape {target.shape}, as "
-                    f"theirs has, got {found.shape}; make images of their number and size, as by ascend(size=(h, w))"
+                    f"a score that compares {name!r} with other images: expected their shape, {target.shape}, got "
+                    f"{found.shape}; make as many images, of the same size, as with ascend(size=(h, w))"
                 )
             error = relative_error(found, target)
             errors.append(jnp.asarray(self.weights[name], error.dtype) * error)
@@ -128,7 +131,7 @@ class FeatureMatch(_Match):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GramMatch(_Match):
-    """Minus the relative error of Gram matrices, in the region that a mask shows, if there is one."""
+    """Minus the relative error of Gram matrices, within the region of a mask if there is one."""
 
     net: Net = static()
     weights: Any = None
@@ -144,23 +147,26 @@ class GramMatch(_Match):
 
 
 def match_features(net: Net, params: Any, images: Images, layers: Layers) -> FeatureMatch:
-    """Score images by how near their features are to those of given images: minus the relative error.
+    """Score images by how close their features are to those of given images: minus the relative error.
 
-    That is, of layer by layer `|f(x) - f(images)|² / |f(images)|²`, the mean over layers: 0 at best, about -1 with
-    nothing in common. It is what inversion maximizes, and the content of style transfer. It adds to other scores, and
-    all that read the same network share one evaluation of it.
+    The error is the mean over layers of `|f(x) - f(images)|² / |f(images)|²`, so the score is 0 at best and about -1
+    with nothing in common. It is what inversion maximizes, and the content term of style transfer. Added to other
+    scores of the same network, it shares one evaluation with them.
 
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        images: `(n, h, w, c)` in [0, 1]: one for all images that are scored, or one for each. They are of one size,
-            unless the layers have the same shape at any.
-        layers: whose features: names, or a weight for each name, for a weighted mean. They are any layers with an axis
-            of images.
+        images: `(n, h, w, c)` in [0, 1]: one for all images that are scored, or one for each. They must have the size
+            of those, unless the layers have the same shape at any size.
+        layers: whose features to compare: names, or a weight for each name, for a weighted mean. Any layer with an axis
+            of images will do.
+
+    Returns:
+        A score, `(n,)`, at most 0.
 
     Raises:
-        ValueError: for layers that there are not, weights that are below 0 or all 0, and what is no image; when called,
-            for images of another number or size.
+        ValueError: for layers that do not exist, weights that are negative or all 0, and if `images` is not a batch of
+            images in [0, 1]; when called, for another number or size of images.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -188,26 +194,30 @@ def match_grams(
     where: Float[Array, "*_ _ _"] | None = None,
     tokens: Tokens = None,
 ) -> GramMatch:
-    """Score images by how near their Gram matrices are to those of given images: minus the relative error.
+    """Score images by how close their Gram matrices are to those of given images: minus the relative error.
 
-    The Gram matrix of a layer, see `gram`, tells how strongly each two channels respond at the same place, on average
-    over places: a texture, or a style. The score is 0 at best, about -1 with nothing in common. It adds to other
-    scores, and all that read the same network share one evaluation of it.
+    The Gram matrix of a layer (see `gram`) says how strongly each two channels respond at the same position, averaged
+    over positions: a texture, or a style. The score is 0 at best and about -1 with nothing in common. Added to other
+    scores of the same network, it shares one evaluation with them.
 
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
         images: `(n, h, w, c)` in [0, 1], of any size: one for all images that are scored, or one for each.
-        layers: whose Gram matrices: names, or a weight for each name, for a weighted mean. They are layers of maps, or
-            of tokens `(n, tokens, c)`.
+        layers: whose Gram matrices to compare: names, or a weight for each name, for a weighted mean. They must have
+            maps, or tokens `(n, tokens, c)`.
         masks: which part of the given images counts, in [0, 1]: `(h, w)`, or `(n, h, w)`; None: all.
-        where: where in the images that are scored their texture belongs, in [0, 1]: `(h, w)` or `(n, h, w)`, resized to
-            each layer; None: everywhere.
-        tokens: where tokens lie, if the network's program does not show it: see `grad_cam`.
+        where: which part of the images that are scored should have the texture, in [0, 1]: `(h, w)` or `(n, h, w)`,
+            resized to each layer; None: all.
+        tokens: the grid of tokens, if the network's program does not show it: see `grad_cam`.
+
+    Returns:
+        A score, `(n,)`, at most 0.
 
     Raises:
-        ValueError: for layers that there are not or that are no maps, weights that are below 0 or all 0, what is no
-            image, and masks of another size or that match nothing; when called, for images of another number.
+        ValueError: for layers that do not exist or have no maps, weights that are negative or all 0, if `images` is not
+            a batch of images in [0, 1], and for masks of another size or without a positive value; when called, for
+            another number of images.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -243,7 +253,7 @@ def _features(net: Net, names: tuple[str, ...], params: Any, images: Images) -> 
     values = accelerate(features)(params, images)
     for name, value in values.items():
         if value.shape[:1] != images.shape[:1]:
-            raise ValueError(f"layers: expected some with an axis of {len(images)} images, {name!r} has {value.shape}")
+            raise ValueError(f"layers: expected an axis of {len(images)} images, but {name!r} has shape {value.shape}")
     return values
 
 
@@ -256,7 +266,7 @@ def grams_of(
     mask: Float[Array, "_ _ _"] | None,
     tokens: Tokens = None,
 ) -> dict[str, Array]:
-    """Return the Gram matrices of some layers, of the region that a mask shows if there is one."""
+    """Return the Gram matrices of some layers, within the region of a mask if there is one."""
 
     def maps(params: Any, images: Images) -> dict[str, Array]:
         reading = read(net, params, images, names)
@@ -264,7 +274,7 @@ def grams_of(
         if flat is not None:
             shapes = {name: value.shape for name, value in layers_of(net, params, images).items()}
             raise ValueError(
-                f"layers: {flat!r} has shape {shapes[flat]}, no image map (n, h, w, channels); these have: "
+                f"layers: {flat!r} has shape {shapes[flat]}, no image map (n, h, w, channels); layers with maps: "
                 f"{[name for name, shape in shapes.items() if len(shape) == 4]}"
             )
         return {name: reading.as_map(name, "match_grams", tokens) for name in names}
@@ -273,7 +283,7 @@ def grams_of(
 
 
 def proportions_of(what: str, names: Layers) -> dict[str, float]:
-    """Return the share of each layer: all the same, or in the proportions that are given."""
+    """Return the share of each layer: equal, or in the given proportions; they add up to 1."""
     if isinstance(names, str):
         names = [names]
     if not len(names) or not all(isinstance(name, str) for name in names):

@@ -1,4 +1,4 @@
-"""Masks of images: which part of them a score is about."""
+"""Masks of images: which part of them a score uses."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from jaxtyping import Array, Float
 
 
 def mask_of(name: str, mask: Any, size: tuple[int, ...] | None = None) -> Float[Array, "n h w"]:
-    """Return a mask of one image or of several as floats; raise ValueError for what is none, or of another size."""
+    """Return a mask for one image or several as floats; raise ValueError if it is not a mask, or has another size."""
     shape = jnp.shape(mask)
     if len(shape) not in (2, 3) or (size is not None and shape[-2:] != size):
         expected = "(h, w) or (n, h, w)" if size is None else f"the size of its image, {size}"
         raise ValueError(f"{name}: expected {expected}, got shape {shape}")
     if not isinstance(mask, Tracer):
-        values = np.asarray(mask, np.float32)  # not a jax.Array: under an outer jit, what one computes of it is traced
-        low, high = float(values.min()), float(values.max())  # NaN if there is one
+        values = np.asarray(mask, np.float32)  # not a jax.Array, with which computations are traced under an outer jit
+        low, high = float(values.min()), float(values.max())  # NaN if any value is
         told = f"{name}: expected finite numbers in [0, 1]"
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise ValueError(f"{told}, got {low:g} to {high:g}; divide 0 to 255 by 255")

@@ -1,4 +1,4 @@
-"""Pick numbers of units, one for each image or several, from what a network has computed."""
+"""Pick units by index, one or several per image, from a network's values."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from jaxtyping import Array
 
 
 def picked(values: Array, index: Any, what: str, *, several: bool = False) -> Array:
-    """Return `values[i, ..., index[i]]` for each image i; refuse an index out of range where it can be seen.
+    """Return `values[i, ..., index[i]]` for each image i; raise ValueError for an index out of range.
 
-    A traced index cannot be: one out of range gives NaN, as score and as gradient, which no reader takes for a result.
-    With `several`, `index` may be `(n, k)` or `(1, k)`, k of them for each image.
+    A traced index cannot be checked: one out of range gives NaN, in score and gradient, which nobody mistakes for a
+    result. With `several`, `index` may be `(n, k)` or `(1, k)`, k of them per image.
     """
     count, size = values.shape[0], values.shape[-1]
     if not isinstance(index, Tracer):
@@ -20,11 +20,11 @@ def picked(values: Array, index: Any, what: str, *, several: bool = False) -> Ar
         if not np.issubdtype(numbers.dtype, np.integer):
             raise ValueError(f"expected the number of a {what}, or one for each image, got {index!r}")
         if numbers.size and (numbers.min() < -size or numbers.max() >= size):
-            raise ValueError(f"there is no {what} {index}: expected 0 to {size - 1}, or -{size} to -1 from the end")
+            raise ValueError(f"{what}: expected 0 to {size - 1}, or -{size} to -1 from the end, got {index}")
     shape = jnp.shape(index)
     if not (shape in ((), (count,)) or (several and len(shape) == 2 and shape[0] in (1, count))):
         more = ", or several for each, (1, k) or (n, k)" if several else ""
-        raise ValueError(f"expected one {what} or one for each of {count} images{more}, got shape {shape}")
+        raise ValueError(f"expected one {what}, or one for each of {count} images{more}, got shape {shape}")
     wanted = (count, *(1,) * (values.ndim - 2), *(shape[1:] or (1,)))
     rows = jnp.asarray(index).reshape(-1, *wanted[1:])
     chosen = jnp.take_along_axis(values, jnp.broadcast_to(rows % size, wanted), axis=-1)

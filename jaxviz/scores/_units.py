@@ -29,11 +29,11 @@ class Channel(OfLayer):
 
     @property
     def layout(self) -> Layout:  # type: ignore[override]  # of the others it is the class's
-        """Return which axes the layer must have: with a mask, those of a map."""
+        """The axes that the layer must have: with a mask, those of a map."""
         return "channels" if self.where is None else "map"
 
     def lengths(self) -> set[int]:
-        """Return for how many images there are channels and masks; one mask is for any number of them."""
+        """Return how many images the channels and masks are for; a single mask fits any number."""
         masks = set() if self.where is None else {len(self.where)} - {1}
         return masks | ({len(self.index)} if jnp.ndim(self.index) == 1 else set())
 
@@ -93,28 +93,31 @@ def channel(
     Args:
         net: any JAX function `net(params, images)`.
         layer: a name that `layers` lists; None: what the network returns.
-        index: one channel; one for each image, `(n,)`; or k for each, `(n, k)` or `(1, k)`; -1 is the last.
+        index: a channel; one per image, `(n,)`; or k per image, `(n, k)` or `(1, k)`; -1 is the last.
         output: with `layer=None`, which part the network returns: a key, an attribute, an index, or a tuple of them.
-        where: the mean is over these positions of a map only: weights in [0, 1] for all images, `(h, w)`, or for each,
-            `(n, h, w)`, resized to the layer. None: all.
-        tokens: `(rows, columns)` of tokens where the network's program does not show them: see `grad_cam`. Class and
-            register tokens lie nowhere, and do not count.
+        where: weights of a map's positions in the mean, in [0, 1]: `(h, w)` for all images, or `(n, h, w)`, resized to
+            the layer. None: all positions count equally.
+        tokens: the grid of tokens, `(rows, columns)`, if the network's program does not show it: see `grad_cam`. Class
+            and register tokens have no position, and do not count.
+
+    Returns:
+        A score, `(n,)`, or `(n, k)` for k channels per image.
 
     Raises:
-        ValueError: when called, for a layer or channel that there is not, and for a layer of which the network's
-            program does not show one axis to be the images and one other to be channels, such as `(n, tokens, heads,
-            dim)` or windows `(n * windows, h, w, c)`; for a mask that is none or matches nothing.
+        ValueError: when called, for a layer or channel that does not exist, and for a layer for which the network's
+            program does not show which axis is the images and which the channels, such as `(n, tokens, heads, dim)`
+            or windows `(n * windows, h, w, c)`; and for a mask of another shape, or of zeros only.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: images.mean((1, 2)) @ params
         >>> print(jaxviz.channel(net, "dense_0", jnp.array([0, 2]))(jnp.diag(jnp.arange(3.0)), jnp.ones((2, 4, 4, 3))))
         [0. 2.]
-        >>> segments = lambda params, images: {"masks": images @ params}  # of each pixel two classes
+        >>> segments = lambda params, images: {"masks": images @ params}  # two classes for each pixel
         >>> left = jnp.array([[1.0, 0.0], [1.0, 0.0]])
         >>> score = jaxviz.channel(segments, None, 1, output="masks", where=left)
-        >>> print(score(jnp.eye(3)[:, :2], jnp.arange(12.0).reshape(1, 2, 2, 3) / 12))
-        [0.33333334]
+        >>> print(score(jnp.eye(3)[:, :2], jnp.arange(12.0).reshape(1, 2, 2, 3) / 16))
+        [0.25]
     """
     mask = None if where is None else mask_of("where", where)
     return Channel(net, layer_or_output(layer, output), numbers(index), mask, checked_tokens(tokens))
@@ -131,14 +134,21 @@ def neuron(
 ) -> Neuron:
     """Score one unit: channel `index` at `position` (row, column), by default at the center of the map.
 
-    Each may hold one number for each image, `(n,)`; `index` also k for each, `(n, k)` or `(1, k)`. -1 is the last. With
-    `layer=None` it is a unit of what the network returns, of the part `output` as for `channel`. Tokens
-    `(n, tokens, c)` are a map of what the network's program shows, or `tokens` says (see `grad_cam`), to be their rows
-    and columns.
+    Args:
+        net: any JAX function `net(params, images)`.
+        layer: a name that `layers` lists, with maps, tokens or vectors; None: what the network returns.
+        index: a channel; one per image, `(n,)`; or k per image, `(n, k)` or `(1, k)`; -1 is the last.
+        position: row and column, each one number or one per image, `(n,)`; None: the center of the map. A vector's
+            units have no position.
+        output: with `layer=None`, which part the network returns, as for `channel`.
+        tokens: the grid of tokens, `(rows, columns)`, if the network's program does not show it: see `grad_cam`.
+
+    Returns:
+        A score, `(n,)`, or `(n, k)` for k channels per image.
 
     Raises:
-        ValueError: when called, for a layer, channel or position that there is not, and for a layer that is neither a
-            vector `(n, c)` nor, as the network's program shows, a map of the images' rows and columns or tokens of it.
+        ValueError: when called, for a layer, channel or position that does not exist, and for a layer that is neither a
+            vector `(n, c)` nor, as the network's program shows, a map or tokens in a grid.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -151,13 +161,19 @@ def neuron(
 
 
 def energy(net: Net, layer: str | None, *, output: Any = None, tokens: Tokens = None) -> Energy:
-    """Score a whole layer by the mean of its squares: what DeepDream maximizes.
+    """Score a whole layer by the mean of its squares, as DeepDream does.
 
-    With `layer=None` it is what the network returns, of the part `output` as for `channel`. Of tokens, those count that
-    count for `channel`.
+    Args:
+        net: any JAX function `net(params, images)`.
+        layer: a name that `layers` lists; None: what the network returns.
+        output: with `layer=None`, which part the network returns, as for `channel`.
+        tokens: the grid of tokens, as for `channel`; class and register tokens do not count.
+
+    Returns:
+        A score, `(n,)`, at least 0.
 
     Raises:
-        ValueError: when called, for a layer that there is not, or that has no axis of the images.
+        ValueError: when called, for a layer that does not exist, or has no axis of images.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz

@@ -10,7 +10,6 @@ from jaxviz.synthesis._inversion import invert as invert
 from jaxviz.synthesis._lbfgs import lbfgs as lbfgs
 from jaxviz.synthesis._minimize import DivergedError as DivergedError
 from jaxviz.synthesis._minimize import Minimized as Minimized
-from jaxviz.synthesis._minimize import Synthesis as Synthesis
 from jaxviz.synthesis._minimize import minimize as minimize
 from jaxviz.synthesis._parameterization import Basis as Basis
 from jaxviz.synthesis._parameterization import Parameterization as Parameterization
@@ -24,6 +23,7 @@ from jaxviz.synthesis._penalties import total_variation as total_variation
 from jaxviz.synthesis._recipes import recipe as recipe
 from jaxviz.synthesis._sheet import Sheet as Sheet
 from jaxviz.synthesis._sheet import sheet as sheet
+from jaxviz.synthesis._stages import Synthesis as Synthesis
 from jaxviz.synthesis._steps import blurring as blurring
 from jaxviz.synthesis._steps import decay as decay
 from jaxviz.synthesis._steps import normalized_momentum as normalized_momentum

@@ -1,4 +1,4 @@
-"""Gradient ascent: the image that a unit, a channel, a class responds to most."""
+"""Gradient ascent: the image to which a unit, a channel or a class responds most."""
 
 import functools
 from collections.abc import Sequence
@@ -20,10 +20,11 @@ from jaxviz.program._once import once
 from jaxviz.scores._algebra import lengths_of
 from jaxviz.scores._calls import as_data, check_score
 from jaxviz.synthesis._adam import adam
-from jaxviz.synthesis._minimize import Synthesis, Watch, follow
+from jaxviz.synthesis._minimize import follow
 from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier, parameterized
 from jaxviz.synthesis._penalties import Penalty, Weighted
 from jaxviz.synthesis._render import render
+from jaxviz.synthesis._stages import Synthesis, Watch
 from jaxviz.synthesis._transforms import Transform, jitter_scale_rotate
 
 _ROBUST = jitter_scale_rotate()
@@ -51,48 +52,48 @@ def ascend(
 ) -> Synthesis:
     """Find the images that maximize a score.
 
-    By default from noise, by Adam in a Fourier basis with decorrelated colors, the image shifted, scaled and turned at
-    random at every step, as in Olah et al. 2017. `recipe(name)` has the options of other papers. If the number of
-    images is a multiple of the number of local devices, each device optimizes its share of them.
+    By default the images start from noise and are optimized by Adam in a Fourier basis with decorrelated colors,
+    randomly shifted, scaled and rotated at every step, as in Olah et al. 2017. `recipe(name)` returns the options of
+    other papers. If the number of images is a multiple of the number of local devices, each device optimizes its share.
 
     Args:
-        score: what to maximize: one of this library's, a sum of them, or a function `(params, images) -> (n,)` of your
-            own. One with numbers for several images, such as `channel(net, "relu5_1", jnp.arange(9))`, gives that many
-            images, optimized side by side.
+        score: what to maximize: one of this library's scores, a sum of them, or your own function `(params, images) ->
+            (n,)`. A score with numbers for several images, such as `channel(net, "relu5_1", jnp.arange(9))`, gives that
+            many images, optimized side by side.
         params: the network's parameters.
-        key: of the start and of the transformations. The same key gives the same bits.
-        size: of the images in pixels: one side, (h, w), or (h, w, c) with the number of channels. Where it does not say
-            that, images are RGB, or what a network takes that does not take RGB: colors are decorrelated in RGB only.
-        steps: how many.
-        learning_rate: of Adam; None: 0.05.
-        basis: what is optimized: `fourier`, `pixels`, `maco` (phases only), or a function `(height, width) ->
-            Parameterization` of your own; for images that are no RGB it takes `channels=c`, too.
-        start: where to begin: a brightness, a color `(c,)`, an image or one image for each, in [0, 1]; None: the
+        key: the random key, for the start and the transformations. The same key gives the same bits.
+        size: the size of the images in pixels: one side, (h, w), or (h, w, c) with the number of channels. By default
+            images are RGB, or have the channels that the network takes if it does not take RGB. Colors are
+            decorrelated in RGB only.
+        steps: the number of steps.
+        learning_rate: the learning rate of Adam; None: 0.05.
+        basis: what is optimized: `fourier`, `pixels`, `maco` (phases only), or your own function `(height, width) ->
+            Parameterization`; for images other than RGB it must also take `channels=c`.
+        start: where to start: a brightness, a color `(c,)`, an image or one image for each, in [0, 1]; None: the
             basis's noise.
-        penalties: pairs of a weight and a function `images -> (n,)` that is to be small, such as `l2` and
-            `total_variation`.
+        penalties: pairs of a weight and a function `images -> (n,)` to keep small, such as `l2` and `total_variation`.
         transform: `(key, images) -> images`, applied before the score; what it returns may be of another size. None:
-            nothing.
+            no transformation.
         views: how many times each image is transformed at each step; the score is the mean over them.
-        revive: whether a ReLU that passes no gradient at all for an image passes the one that would switch its units
-            on, for the images that it is off for; else an image that a unit is off for everywhere would stay as it is.
-            False: the plain gradient.
-        optimizer: any optax transformation, instead of Adam and with its own learning rate; with `pixels` it may end
+        revive: whether a ReLU that blocks the gradient of an entire image passes the gradient that would activate its
+            units instead; otherwise an image for which a unit is inactive everywhere would never change. False: the
+            plain gradient.
+        optimizer: any optax transformation, used instead of Adam, with its own learning rate; with `pixels` it may end
             with `decay`, `blurring`, `small_norms` and `small_contributions`.
-        tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
-        every: steps from one callback to the next.
-        resume: `state` of a run with the same arguments that was stopped: it resumes from there.
+        tolerance: stop when the loss has not fallen by more than this fraction of itself in 32 steps; None: never.
+        every: the number of steps between callbacks.
+        resume: the `state` of a stopped run with the same arguments, to resume it.
         callback: called as `callback(synthesis)` with the images so far; if it returns true, the run ends. The memory
-            of its `state` is used again after it returns: copy what you keep.
+            of its `state` is reused when it returns: copy what you want to keep.
 
     Returns:
         The images, and the losses: minus the sum of the scores, plus the penalties.
 
     Raises:
         DivergedError: if the score stops being finite; its `found` has the last good images.
-        ValueError: for a start that is no image of this size, for a network that takes several numbers of channels but
-            not 3, if the size has none, for options that are out of range or of another kind,
-            and for a learning rate beside an optimizer, which would be ignored.
+        ValueError: for a start that is not an image of this size; for a network that takes several numbers of channels
+            but not 3, if the size does not say which; for options of the wrong kind or out of range; and for a
+            learning rate together with an optimizer, which would ignore it.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -102,7 +103,7 @@ def ascend(
         >>> print(found.images.shape, bool(red.mean() > green.mean()), bool(found.losses[-1] < found.losses[0]))
         (1, 16, 16, 3) True True
 
-    A loss of your own is a sum: a channel, the style of a picture, and a penalty.
+    Your own loss is a sum: a channel, the style of a picture, and a penalty.
 
         >>> net = lambda params, images: jax.nn.relu(images @ params)
         >>> picture = jax.random.uniform(jax.random.key(1), (1, 16, 16, 3))
@@ -171,9 +172,10 @@ def _seen(transform: Transform | None, key: Key, images: Any) -> Any:
 
 
 def _sized_as(size: Size, start: Any) -> Size:
-    """Return a size with the number of channels that a start has, if that is an image or a color."""
+    """Return a size with the number of channels of the start, if that is an image or a color."""
     sides, channels = split_size(size)
-    shape = np.shape(0 if start is None or isinstance(start, str) else start)
+    image: Any = 0 if start is None or isinstance(start, str) else start
+    shape = np.shape(image)
     told = len(shape) == 1 or shape[-3:-1] == sides
     return (*sides, shape[-1]) if channels is None and told and shape[-1] > 1 else size
 
@@ -196,8 +198,8 @@ def _start(form: Parameterization, start: Any, key: Key, shape: tuple[int, ...])
 
 
 def _batch(score: Any) -> int:
-    """Return for how many images a score holds numbers: the length of its vectors, 1 if it has none."""
+    """Return the number of images that a score holds values for: the length of its vectors, 1 if it has none."""
     lengths = lengths_of(score)
     if len(lengths) > 1:
-        raise ValueError(f"the numbers of this score are for {sorted(lengths)} images: give one length")
+        raise ValueError(f"the numbers of this score are for {sorted(lengths)} images: expected one length")
     return lengths.pop() if lengths else 1

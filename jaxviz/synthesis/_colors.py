@@ -12,13 +12,13 @@ Image = Float[Array, "_ _ c"]
 Pictures = Float[Array, "*_ _ _ _"]
 """An image `(h, w, c)`, or several of one size, `(n, h, w, c)`."""
 Batch = Float[Array, "_ _ _ _"]
-"""Images whose number and size need not be those of another argument."""
+"""Images whose number and size may differ from those of other arguments."""
 
 
 def colored(colors: str, content: Batch, styles: list[Batch]) -> tuple[Batch, list[Batch]]:
-    """Return the content and the styles as they are to be compared, for the colors that are wanted.
+    """Return the content and the styles to compare with, for the requested colors.
 
-    Where a style is given the colors of several contents, there is one of it for each.
+    A style that is adapted to the colors of several contents is returned once for each.
     """
     if colors == "style":
         return content, styles
@@ -27,7 +27,7 @@ def colored(colors: str, content: Batch, styles: list[Batch]) -> tuple[Batch, li
         return content, [color_matched(style, content) for style in each]
     if colors == "luminance":
         if content.shape[-1] != 3:
-            raise ValueError(f"colors: 'luminance' is of RGB, expected 3 channels, got {content.shape[-1]}")
+            raise ValueError(f"colors: 'luminance' needs RGB, expected 3 channels, got {content.shape[-1]}")
         gray = luminance(content)
         return _gray(gray), [_gray(_same_moments(luminance(style), gray)) for style in each]
     raise ValueError(f"colors: expected 'style', 'luminance' or 'match', got {colors!r}")
@@ -38,7 +38,7 @@ def _gray(luminance: Float[Array, "n _ _"]) -> Images:
 
 
 def _same_moments(values: Array, others: Array) -> Array:
-    """Return values with the mean and standard deviation of others, image by image."""
+    """Return values shifted and scaled to the mean and standard deviation of others, per image."""
     (mean, spread), (other_mean, other_spread) = (
         (x.mean((1, 2), keepdims=True), x.std((1, 2), keepdims=True)) for x in (values, others)
     )
@@ -46,14 +46,14 @@ def _same_moments(values: Array, others: Array) -> Array:
 
 
 def with_chroma(content: Batch, painted: Batch) -> Batch:
-    """Return the brightness of images in the colors of others."""
+    """Return the brightness of painted images in the colors of the content."""
     original = resized(content, painted.shape[1:3])
     return jnp.clip(original + (luminance(painted) - luminance(original))[..., None], 0, 1)
 
 
 @jax.vmap
 def color_matched(style: Image, content: Image) -> Image:
-    """Return a style whose colors have the content's mean and covariance: a linear map of colors."""
+    """Return a style linearly mapped to the content's mean color and color covariance."""
     wide = style.astype(at_least_float32(style.dtype))
     (mean, root), (wanted_mean, wanted_root) = (_color_moments(x.astype(wide.dtype)) for x in (style, content))
     change = jnp.matmul(wanted_root, jnp.linalg.inv(root), precision="highest")
@@ -63,7 +63,7 @@ def color_matched(style: Image, content: Image) -> Image:
 
 
 def _color_moments(image: Image) -> tuple[Array, Array]:
-    """Return the mean color and the square root of the covariance, a little larger so that it can be inverted."""
+    """Return the mean color and the square root of the covariance, slightly enlarged to be invertible."""
     channels = image.shape[-1]
     pixels = image.reshape(-1, channels)
     covariance = jnp.cov(pixels, rowvar=False).reshape(channels, channels)

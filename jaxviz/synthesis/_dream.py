@@ -1,4 +1,4 @@
-"""DeepDream: more of what a layer already sees in an image."""
+"""DeepDream: amplify what a layer already sees in an image."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,8 +16,9 @@ from jaxviz.program._image_channels import known_channels
 from jaxviz.program._once import once
 from jaxviz.scores._algebra import one_per_image
 from jaxviz.scores._calls import as_data, check_score
-from jaxviz.synthesis._minimize import Look, Part, Synthesis, Watch, follow, in_stages, iterate, looks
+from jaxviz.synthesis._minimize import follow, iterate
 from jaxviz.synthesis._octaves import octave_sizes, resized
+from jaxviz.synthesis._stages import Look, Part, Synthesis, Watch, in_stages, looks
 
 
 def dream(
@@ -35,31 +36,32 @@ def dream(
     resume: Sequence[Any] | None = None,
     callback: Watch | None = None,
 ) -> Synthesis:
-    """Change images so that a score rises, from coarse to fine, carrying what was dreamt over to the next size.
+    """Change images to raise a score, from coarse to fine, carrying the changes over to the next size.
 
-    Each step moves along the gradient divided by its mean absolute value, on an image rolled at random, and clips to
-    [0, 1].
+    Each step follows the gradient divided by its mean absolute value, with the image rolled at random, and clips the
+    result to [0, 1].
 
     Args:
-        score: what to have more of; `energy(net, layer)` is DeepDream's.
+        score: what to amplify; `energy(net, layer)` in DeepDream.
         params: the network's parameters.
-        key: of the jitter. The same key gives the same bits.
+        key: the random key, for the jitter. The same key gives the same bits.
         images: `(n, h, w, c)` in [0, 1].
-        octaves: sizes to dream at, the last being the images' own.
-        octave_scale: ratio between them.
-        steps: in each octave.
-        step_size: mean change of a pixel in one step, in units of brightness.
+        octaves: the number of sizes to dream at; the last is the images' own.
+        octave_scale: the ratio between successive sizes, above 1.
+        steps: the number of steps in each octave.
+        step_size: the mean change of a pixel in one step, in units of brightness.
         jitter: the largest roll, in pixels.
-        every: steps from one callback to the next.
-        resume: `state` of a run with the same arguments that was stopped: it resumes from there.
+        every: the number of steps between callbacks.
+        resume: the `state` of a stopped run with the same arguments, to resume it.
         callback: called as `callback(synthesis)`, with images of the octave's size; if it returns true, the run ends.
-            The memory of its `state` is used again after it returns: copy what you keep.
+            The memory of its `state` is reused when it returns: copy what you want to keep.
 
     Returns:
-        The images and the losses of all octaves in order: minus the sum of the scores.
+        The images, and the losses of all octaves in order: minus the sum of the scores.
 
     Raises:
-        ValueError: if the smallest octave has no pixels, for images that are none, and options out of range.
+        ValueError: if the smallest octave has no pixels or is too small for the network, if `images` is not a batch of
+            images in [0, 1], and for options out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -83,7 +85,7 @@ def dream(
     try:
         check_score(score, params, smallest)
     except (ValueError, TypeError) as error:  # a network of one size only may fail in any way
-        raise ValueError(f"the smallest of {octaves} octaves, {sizes[0]}: {error}; take fewer of them") from error
+        raise ValueError(f"the smallest of {octaves} octaves, {sizes[0]}: {error}; use fewer octaves") from error
     optimizer = _normalized_steps(step_size)
 
     def octave(i: int, before: Images | None, resume: Sequence[Any] | None) -> Iterator[Look]:
@@ -116,22 +118,25 @@ def dream_zoom(
     callback: Watch | None = None,
     **options: Any,
 ) -> Iterator[Images]:
-    """Dream, step a little closer, dream on: yield the frames of a fall into the dream, one by one.
+    """Alternate dreaming and zooming in, and yield the frames of a fall into the dream, one by one.
 
     Args:
-        score: what to have more of, as for `dream`.
+        score: what to amplify, as for `dream`.
         params: the network's parameters.
-        key: of the jitter; frame i gets `jax.random.fold_in(key, i)`.
-        images: `(n, h, w, c)` in [0, 1]: before the first frame, or to go on, the last frame that was made.
-        frames: how many there are to be.
-        zoom: fraction of each side that is gone from one frame to the next.
-        first: number of the first frame to make.
-        callback: called as `callback(synthesis)` with the frame that it is at; if it returns true, the fall ends with
-            the frame before, or with this one if it is finished.
-        options: what else `dream` takes.
+        key: the random key, for the jitter; frame i uses `jax.random.fold_in(key, i)`.
+        images: `(n, h, w, c)` in [0, 1]: the images to start from or, to continue, the last frame made.
+        frames: the total number of frames.
+        zoom: the fraction of each side that is cropped from one frame to the next.
+        first: the index of the first frame to make.
+        callback: called as `callback(synthesis)` with the current frame; if it returns true, the zoom ends with the
+            previous frame, or with this one if it is finished.
+        options: the other options of `dream`.
+
+    Yields:
+        Each frame, `(n, h, w, c)` in [0, 1].
 
     Raises:
-        ValueError: if `zoom` is not in [0, 1).
+        ValueError: if `zoom` is not in [0, 1), and as for `dream`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -155,7 +160,7 @@ def dream_zoom(
         part = Part(callback, f"frame {i + 1} of {frames}", i, frames)
         found = dream(score, params, jax.random.fold_in(key, i), seen, **part.options(), **options)
         images = found.images
-        if found.finished:  # what is half dreamt is no frame to go on from
+        if found.finished:  # an unfinished frame is not one to continue from
             yield images
         if part.ended:
             break
@@ -177,7 +182,7 @@ def _rolled_score(images: Images, key: Key, score: Score, params: Any, jitter: A
 
 
 def _normalized_steps(step_size: float) -> optax.GradientTransformation:
-    """Move by the gradient over its mean absolute value, image by image, and stay in [0, 1]."""
+    """Step by the gradient divided by its mean absolute value, image by image, and stay in [0, 1]."""
     return optax.GradientTransformation(lambda params: jnp.asarray(step_size, params.dtype), _normalized_step)
 
 

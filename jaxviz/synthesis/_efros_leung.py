@@ -1,4 +1,4 @@
-"""Texture grown from a sample pixel by pixel: no network, only places of the sample that look alike."""
+"""Texture grown pixel by pixel from similar places in a sample, without a network."""
 
 import functools
 from typing import NamedTuple
@@ -14,25 +14,25 @@ from jaxviz._types import Key, at_least_float32
 from jaxviz.image._channels import is_picture
 from jaxviz.image._checks import check_finite, check_range, sides_of
 
-# The authors' constants. Errors are means over channels, so that a gray sample has those of the paper.
+# The authors' constants. Errors are means over channels, so that those of a gray sample are as in the paper.
 _TOLERANCE = 0.1  # how much worse than the best match a match may be
-_MAX_ERROR = 0.3  # beyond it a pixel waits for more of its neighbors to be known
-_GROWTH = 1.1  # of the largest error, when all pixels wait
-_SEED = 3  # pixels along the side of what is copied to begin with
+_MAX_ERROR = 0.3  # above it, a pixel waits until more of its neighbors are known
+_GROWTH = 1.1  # factor of the largest error allowed, if all pixels wait
+_SEED = 3  # side of the first patch, in pixels
 
-_QUEUE = 64  # pixels of a pass among which those are sought that can be filled at the same time
-_BATCH = 8  # how many are: enough for a convolution to be efficient, few enough to be found
+_QUEUE = 64  # pixels of a pass among which to look for some that can be filled at the same time
+_BATCH = 8  # how many to fill at once: enough for an efficient convolution, few enough to be found
 
 
 class _Sample(NamedTuple):
-    """Colors about their mean, for accuracy, with the sum of their squares; and what every row of a window holds."""
+    """Colors minus their mean, for accuracy, with the sum of their squares; and the rows of all windows."""
 
     pixels: Float[Array, "h w c+1"]
     strips: Float[Array, "h across strip"]
 
 
 class _Growth(NamedTuple):
-    """A result on the way: which pixel of the sample each is, -1 while unknown and in a margin of half a window."""
+    """The result so far: the sample's pixel that each is a copy of, -1 if unknown and in a margin of half a window."""
 
     source: Int[Array, "rows columns"]
     limit: Float[Array, ""]
@@ -40,7 +40,7 @@ class _Growth(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """What a pass goes by: all pixels, the ones to fill first and in order; how many those are; the largest error."""
+    """The plan of a pass: all pixels, the ones to fill first and in order; their number; the largest error allowed."""
 
     order: Int[Array, " pixels"]
     length: Int[Array, ""]
@@ -49,7 +49,7 @@ class _Pass(NamedTuple):
 
 
 class _Round(NamedTuple):
-    """Within a pass: the places in its list that are looked at, in order, the one that follows them, and the result."""
+    """Within a pass: the places in its list being considered, in order, the next one, and the result so far."""
 
     queue: Int[Array, " q"]
     following: Int[Array, ""]
@@ -59,31 +59,31 @@ class _Round(NamedTuple):
 def efros_leung(
     key: Key, image: Float[Array, "h w c"], *, size: int | tuple[int, int], window: int = 11
 ) -> Float[Array, "height width c"]:
-    """Grow a texture outward from a seed, each pixel copied from where the sample's surroundings look most alike.
+    """Grow a texture outward from a seed, each pixel copied from a place in the sample with similar surroundings.
 
-    A patch of 3x3 pixels of the sample is put in the middle. Each pass lists the unknown pixels beside known ones,
-    those with the most known pixels in their window first, and fills them one after the other. The error of a place
-    in the sample is the mean squared difference over the known pixels, weighted by a Gaussian of `window / 6.4`; one of
-    the places within 10% of the smallest error is picked at random, unless its error is above 0.3: then the pixel waits
-    for a later pass, and if all do, the limit grows by 10%.
+    A patch of 3x3 pixels of the sample is put in the middle. Each pass lists the unknown pixels next to known ones,
+    those with the most known pixels in their window first, and fills them one by one. The error of a place in the
+    sample is the mean squared difference over the known pixels, weighted by a Gaussian with deviation `window / 6.4`.
+    One of the places within 10% of the smallest error is picked at random, unless its error is above 0.3: then the
+    pixel waits for a later pass, and if all pixels wait, the limit grows by 10%.
 
-    Pixels of a pass that are not in each other's windows are filled at the same time, which changes nothing. The time
-    goes with the pixels of the result, those of the sample and those of a window: 128x128 from 64x64 takes 2 s on two
+    Pixels of a pass that are not in each other's windows are filled at the same time, with the same result. The time is
+    proportional to the pixels of the result, of the sample and of the window: 128x128 from 64x64 takes 2 s on two
     cores, and 3 s with a window of 23.
 
     Args:
-        key: of the seed, the order and the picks. The same key gives the same bits.
-        image: the sample, `(h, w, c)` in [0, 1], with at least one whole window.
-        size: of the result, `(height, width)` in pixels, one number if they are equal.
-        window: side of the square neighborhood in pixels, odd and at least 3. It should span what repeats in the
-            texture: a smaller one loses the order, a much larger one copies whole pieces of the sample.
+        key: the random key, for the seed, the order and the picks. The same key gives the same bits.
+        image: the sample, `(h, w, c)` in [0, 1], at least as large as the window.
+        size: the size of the result in pixels, `(height, width)`, or one number if they are equal.
+        window: the side of the square neighborhood in pixels, odd and at least 3. It should span what repeats in the
+            texture: a smaller one loses the pattern, a much larger one copies whole pieces of the sample.
 
     Returns:
-        `(height, width, c)`, every pixel one of the sample's.
+        `(height, width, c)` in [0, 1]; every pixel is one of the sample's.
 
     Raises:
-        ValueError: for an image that is not `(h, w, c)` of floats in [0, 1] or smaller than the window, an even window,
-            and a size of no pixels.
+        ValueError: for an image that is not `(h, w, c)` of floats in [0, 1] or is smaller than the window, an even
+            window, and an empty size.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -98,14 +98,14 @@ def efros_leung(
     """
     _check(image, window)
     image = jnp.asarray(image)
-    # Which pixels are picked has no slope; their colors have.
+    # The choice of pixels has no gradient; their colors have.
     source = _grown(key, jax.lax.stop_gradient(image), size=sides_of(size), window=int(window))
     return image.reshape(-1, image.shape[-1])[source]
 
 
 @functools.partial(jax.jit, static_argnames=("size", "window"))
 def _grown(key: Key, image: Float[Array, "h w c"], *, size: tuple[int, int], window: int) -> Int[Array, "height width"]:
-    """Return which pixel of the sample each pixel of the result is, counted row by row."""
+    """Return which of the sample's pixels each pixel of the result is, counted row by row."""
     sample = _sample(image, window)
     reach = window // 2
     inside = (slice(reach, reach + size[0]), slice(reach, reach + size[1]))
@@ -138,7 +138,7 @@ def _sample(image: Float[Array, "h w c"], window: int) -> _Sample:
 
 
 def _seed(key: Key, shape: tuple[int, int], size: tuple[int, int], reach: int) -> Int[Array, "rows columns"]:
-    """Return a result of which only a patch in the middle is known, from anywhere in a sample of `shape`."""
+    """Return a result with only a patch in the middle known, from a random place in a sample of `shape`."""
     sides = [min(_SEED, side) for side in size]
     first = [
         jax.random.randint(k, (), 0, side - seed + 1)
@@ -151,7 +151,7 @@ def _seed(key: Key, shape: tuple[int, int], size: tuple[int, int], reach: int) -
 
 
 def _waiting(key: Key, source: Int[Array, "rows columns"], window: int) -> tuple[Int[Array, " pixels"], Int[Array, ""]]:
-    """Return the pixels, those first that a pass is to fill, in order, and how many those are."""
+    """Return all pixels, those that a pass is to fill first and in order, and their number."""
     reach = window // 2
     known = source >= 0
     beside = slice(reach - 1, 1 - reach or None)  # the result and one pixel around it
@@ -168,7 +168,7 @@ def _counts(known: Bool[Array, "rows columns"], window: int) -> Int[Array, "heig
 
 
 def _filled(sample: _Sample, todo: _Pass, window: int, state: _Round) -> _Round:
-    """Fill pixels of the queue with no earlier one in their window: they see what they would see in their turn."""
+    """Fill pixels of the queue with no earlier one in their window, as if they were filled one by one."""
     reach = window // 2
     pixels = todo.order[jnp.minimum(state.queue, len(todo.order) - 1)]
     rows, columns = jnp.divmod(pixels, state.source.shape[1] - 2 * reach)
@@ -180,8 +180,8 @@ def _filled(sample: _Sample, todo: _Pass, window: int, state: _Round) -> _Round:
 
     keys = jax.vmap(functools.partial(jax.random.fold_in, todo.key))(pixels[chosen])
     match, error = _matched(keys, sample, state.source, rows[chosen], columns[chosen], window)
-    accepted = done & ~(error > todo.limit)  # no error may be above all limits, not even a NaN: the loop must end
-    # What is not accepted is written beyond the edge, that is, not at all.
+    accepted = done & ~(error > todo.limit)  # even a NaN is accepted: the loop must end
+    # What is not accepted is written beyond the edge, and so dropped.
     place = (jnp.where(accepted, rows[chosen] + reach, state.source.shape[0]), columns[chosen] + reach)
     source = state.source.at[place].set(match, mode="drop")
 
@@ -198,7 +198,7 @@ def _matched(
     column: Int[Array, " b"],
     window: int,
 ) -> tuple[Int[Array, " b"], Float[Array, " b"]]:
-    """Return which pixel of the sample each of some pixels is to be, and its error."""
+    """Return which of the sample's pixels to copy to each of some pixels, and its error."""
     around = jax.vmap(lambda *corner: jax.lax.dynamic_slice(source, corner, (window, window)))(row, column)
     errors = _errors(sample, around)
     down, across = jax.vmap(_picked)(keys, errors)
@@ -207,9 +207,10 @@ def _matched(
 
 
 def _errors(sample: _Sample, around: Int[Array, "b window window"]) -> Float[Array, "b down across"]:
-    """Return how badly each whole window of the sample fits what is known around each of some pixels.
+    """Return the error of each window of the sample compared with the known pixels around each of some pixels.
 
-    The mean of `w (p - q)^2` as `w p^2 - 2 w p q + w q^2`: the last two terms, for all places, are one convolution.
+    It is the mean of `w (p - q)^2` as `w p^2 - 2 w p q + w q^2`: the last two terms, for all places, are one
+    convolution.
     """
     window = around.shape[1]
     offsets = jnp.arange(window, dtype=sample.pixels.dtype) - window // 2
@@ -220,7 +221,7 @@ def _errors(sample: _Sample, around: Int[Array, "b window window"]) -> Float[Arr
     values = sample.pixels.reshape(-1, channels + 1)[jnp.maximum(around, 0)]
     kernels = weights[..., None] * jnp.concatenate([-2 * values[..., :-1], jnp.ones_like(values[..., :1])], -1)
     products = jax.lax.conv_general_dilated(
-        sample.strips[None],  # whole rows of a window as channels: several times as fast as a pixel's channels on a CPU
+        sample.strips[None],  # whole rows of a window as channels: on CPU, several times as fast as a pixel's channels
         jnp.moveaxis(kernels, 0, -1).reshape(window, 1, (channels + 1) * window, -1),
         window_strides=(1, 1),
         padding="VALID",
@@ -233,7 +234,7 @@ def _errors(sample: _Sample, around: Int[Array, "b window window"]) -> Float[Arr
 
 def _picked(key: Key, errors: Float[Array, "down across"]) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """Return the row and column of one of the best places."""
-    # The slack is what errors of 0 may be off by: they are differences of numbers near 1.
+    # The slack allows for rounding of errors near 0, which are differences of numbers near 1.
     slack = 16 * jnp.finfo(errors.dtype).eps
     best = errors <= (1 + _TOLERANCE) * errors.min() + slack
     ends = jnp.cumsum(best.sum(1))
@@ -246,7 +247,7 @@ def _picked(key: Key, errors: Float[Array, "down across"]) -> tuple[Int[Array, "
 def _check(image: Float[Array, "h w c"], window: int) -> None:
     check_array("image", image)
     if jnp.ndim(image) != 3 or not is_picture(image.shape):
-        raise ValueError(f"expected one image (h, w, c), got shape {jnp.shape(image)}; of a batch take images[0]")
+        raise ValueError(f"expected one image (h, w, c), got shape {jnp.shape(image)}; from a batch take images[0]")
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise ValueError(f"expected an image of floats in [0, 1], got {image.dtype}; divide bytes by 255")
     check_finite("image", image)
@@ -256,5 +257,5 @@ def _check(image: Float[Array, "h w c"], window: int) -> None:
     if min(image.shape[:2]) < window:
         raise ValueError(
             f"image: expected at least {window}x{window} pixels, the window's, got {image.shape[0]}x{image.shape[1]}; "
-            "take a smaller window or a larger sample"
+            "use a smaller window or a larger sample"
         )

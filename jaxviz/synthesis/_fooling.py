@@ -1,4 +1,4 @@
-"""Fooling images: a small change, and the network says something else."""
+"""Fooling images: a small perturbation that changes the network's answer."""
 
 import functools
 from collections.abc import Callable
@@ -21,28 +21,28 @@ from jaxviz.scores._algebra import Index
 from jaxviz.scores._calls import check_score
 from jaxviz.scores._classes import logit
 from jaxviz.synthesis._ascent import ascend
-from jaxviz.synthesis._minimize import Synthesis
 from jaxviz.synthesis._parameterization import pixels
+from jaxviz.synthesis._stages import Synthesis
 from jaxviz.synthesis._steps import normalized_steps
 
 
 class _Fooled(NamedTuple):
-    """Images that were changed until a network took them for another class."""
+    """Images perturbed until a network classifies them as another class."""
 
     images: Images
     """`(n, h, w, c)` in [0, 1]."""
     losses: Float[Array, " steps"]
-    """Before each step: minus the sum of the logits of the target."""
+    """Minus the sum of the target's logits, before each step."""
     state: list[Array]
     """What the optimizer needs for the next step."""
     finished: bool
     """Whether all steps were taken."""
     succeeded: Bool[Array, " n"]
-    """Of each image, whether the target ranks first now."""
+    """Whether the target now ranks first, for each image."""
 
 
 class Fooled(Progress, _Fooled):
-    """Images that were changed until a network took them for another class."""
+    """Images perturbed until a network classifies them as another class."""
 
 
 def fool(
@@ -60,27 +60,27 @@ def fool(
 ) -> Fooled:
     """Perturb images until the network classifies each as `target`.
 
-    Steps along the gradient of that class's logit, each of a fixed length, until the class ranks first in every image.
-    It is looked at after each step, so this cannot be jitted.
-    `found.images - images` is what was changed.
+    It takes steps of a fixed length along the gradient of that class's logit, until the class ranks first in every
+    image. This is checked after each step, so `fool` cannot be jitted. `found.images - images` is the perturbation.
 
     Args:
-        net: a classifier, `(n, classes)` out.
+        net: a classifier that returns logits, `(n, classes)`.
         params: its parameters.
         images: `(n, h, w, c)` in [0, 1].
-        target: the class to be taken for, or one for each image; a negative one counts from the end.
-        output: which part the network returns are the logits, as for `logit`.
-        steps: at most.
-        step_size: length of a step over all pixels and colors together, in units of brightness.
+        target: the class to aim for, or one for each image; negative numbers count from the end.
+        output: which part the network returns has the logits, as for `logit`.
+        steps: the maximum number of steps.
+        step_size: the length of a step over all pixels and colors, in units of brightness.
         revive: whether blocked ReLUs pass a gradient, as in `ascend`.
-        every: steps from one callback to the next.
+        every: the number of steps between callbacks.
         callback: called as `callback(fooled)` with the images so far, and at the end; if it returns true, the run ends.
 
     Returns:
-        The images; `succeeded` tells of each whether the target ranks first, `finished` whether all `steps` were taken.
+        The images; `succeeded` says for each whether the target ranks first, `finished` whether all `steps` were taken.
 
     Raises:
-        ValueError: for a class that there is not, what is no image, options out of range, and traced arguments.
+        ValueError: for a class that does not exist, if `images` is not a batch of images in [0, 1], for options out of
+            range, and for traced arguments.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -93,7 +93,7 @@ def fool(
     Szegedy et al. 2013, Intriguing Properties of Neural Networks; Nguyen, Yosinski & Clune 2014, Deep Neural Networks
     are Easily Fooled.
     """
-    instead = "it looks after each step whether they are fooled, so call it outside of jit, vmap and grad"
+    instead = "it checks after each step whether they are fooled, so call it outside of jit, vmap and grad"
     check_untraced("fool", params, images, target, instead=instead)
     check_batch("images", images)
     check_run(steps=steps, every=every, callback=callback)

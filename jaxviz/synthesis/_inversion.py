@@ -1,4 +1,4 @@
-"""Feature inversion: an image that has given features, and so what a layer has kept of it."""
+"""Feature inversion: an image that has given features, which shows what information a layer keeps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,13 @@ from jaxviz._types import Images, Key, Net
 from jaxviz.program._once import once
 from jaxviz.scores._likeness import match_features
 from jaxviz.synthesis._lbfgs import lbfgs
-from jaxviz.synthesis._minimize import Synthesis, Watch, follow
+from jaxviz.synthesis._minimize import follow
 from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
 from jaxviz.synthesis._penalties import Weighted, alpha_norm, total_variation
 from jaxviz.synthesis._render import render
+from jaxviz.synthesis._stages import Synthesis, Watch
 
-LONGEST = 0.05  # of a step: longer ones end where the sigmoid of the Fourier basis is flat
+LONGEST = 0.05  # longest step: longer ones end where the sigmoid of the Fourier basis is flat
 
 
 def invert(
@@ -40,32 +41,35 @@ def invert(
     resume: Sequence[Any] | None = None,
     callback: Watch | None = None,
 ) -> Synthesis:
-    """Find images from whose features at a layer one cannot tell the given images.
+    """Find images whose features at a layer match those of the given images.
 
     Minimizes `|f(x) - f(images)|² / |f(images)|²` plus `norm` times the mean of `|x - mean color|^alpha` plus
-    `smoothness` times the total variation: what the layer has not kept is filled in as smoothly as possible.
+    `smoothness` times the total variation: what the layer does not keep is filled in as smoothly as possible.
 
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        key: of the start. Copies of one image in `images` start from different noise: what they differ in is what the
-            layer does not see.
-        images: `(n, h, w, c)` in [0, 1]; each is inverted by itself.
-        layer: whose features.
-        steps: how many. 250 leave 0.2% to 0.3% at VGG-16's relu3_3 and 1% to 3% at relu5_3.
-        smoothness: weight of the total variation.
-        norm: weight of the alpha norm.
-        alpha: its power; a large one keeps the brightness in a range, and does not care where in it.
-        beta: power of the total variation, see `total_variation`.
-        basis: what is optimized: see `ascend`. `pixels` is there sooner at the lowest layers, where the
-            finest detail counts; `fourier` elsewhere, in truer colors.
-        start: images to begin with; None: noise.
+        key: the random key, for the start. Copies of one image in `images` start from different noise: how the results
+            differ shows what the layer does not see.
+        images: `(n, h, w, c)` in [0, 1]; each is inverted separately.
+        layer: the layer whose features are matched, a name that `layers` lists.
+        steps: the number of steps. 250 leave an error of 0.2% to 0.3% at VGG-16's relu3_3 and of 1% to 3% at relu5_3.
+        smoothness: the weight of the total variation.
+        norm: the weight of the alpha norm.
+        alpha: its power, at least 1; a large one keeps brightness within a range, regardless of where in it.
+        beta: the power of the total variation, see `total_variation`.
+        basis: what is optimized: see `ascend`. `pixels` converges sooner at the lowest layers, where the finest detail
+            counts; `fourier` elsewhere, with truer colors.
+        start: the images to start from; None: noise.
         optimizer: any optax transformation; None: L-BFGS.
-        tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
-        every: steps from one callback to the next.
-        resume: `state` of a run with the same arguments that was stopped: it resumes from there.
+        tolerance: stop when the loss has not fallen by more than this fraction of itself in 32 steps; None: never.
+        every: the number of steps between callbacks.
+        resume: the `state` of a stopped run with the same arguments, to resume it.
         callback: called as `callback(synthesis)` with the images so far; if it returns true, the run ends. The memory
-            of its `state` is used again after it returns: copy what you keep.
+            of its `state` is reused when it returns: copy what you want to keep.
+
+    Returns:
+        The images, `(n, h, w, c)` in [0, 1], and the losses.
 
     Raises:
         ValueError: for an unknown layer, a start of another shape, and options that are out of range.

@@ -18,9 +18,9 @@ def lbfgs(*, memory: int = 20, longest: float = np.inf) -> optax.GradientTransfo
     """Return L-BFGS without a line search, as in torch.optim.LBFGS and everything built on it.
 
     Each image, along the first axis of all variables, has its own memory. A step takes one evaluation, not the several
-    of a line search. If the loss has negative curvature along a step, which would make later steps ascend, the change
-    of the gradient is replaced by a vector of the same length along that step, so that the memory stays that of a loss
-    with positive curvature.
+    of a line search. If the loss has negative or almost no curvature along a step, later steps would ascend or be far
+    too long. The curvature remembered for that step is then as large as the length of the gradient's change allows, so
+    that the memory stays that of a loss with positive curvature.
 
     Args:
         memory: the number of steps remembered, at least 1. Compared with 20, 100 made a style loss 0.8% lower after 100
@@ -51,6 +51,12 @@ def lbfgs(*, memory: int = 20, longest: float = np.inf) -> optax.GradientTransfo
     return optax.GradientTransformation(_Init(step.memory), step)
 
 
+# Smallest cosine of the angle between a step and the change of the gradient that is remembered as it is. On small
+# networks, where nearly all had above 0.1, some late steps had 0.002 or 0.015; the next one was 200 times longer and
+# made the loss 100 times larger. With VGG-16, 100 steps of texture, style and inversion had none from 0 to 0.12.
+LEAST_COSINE = 0.05
+
+
 @dataclasses.dataclass(frozen=True)
 class _Init:
     memory: int
@@ -75,7 +81,8 @@ class _Lbfgs:
             jnp.asarray(optax.tree.vdot(*pair)) for pair in ((step, change), (step, step), (change, change))
         )
         safe = jnp.where(length > 0, length, 1)
-        added = jnp.where((along <= 0) & (state.count > 0), (jnp.sqrt(size * safe) - along) / safe, 0)
+        whole = jnp.sqrt(size * safe)
+        added = jnp.where((along <= LEAST_COSINE * whole) & (state.count > 0), (whole - along) / safe, 0)
         earlier = jax.tree.map(lambda g, s: g - added.astype(g.dtype) * s, state.updates, step)
         inner = optax.scale_by_lbfgs(memory_size=self.memory)
         directions, state = inner.update(updates, state._replace(updates=earlier), params)
@@ -93,8 +100,8 @@ def within_bounds(
 ) -> optax.GradientTransformation:
     """Return an optimizer that keeps the variables within bounds, if there are any.
 
-    Variables at a bound that would cross it take no part in the step: L-BFGS would mix them into the directions of the
-    others, and the result, clipped at the bounds, might point uphill.
+    Variables that would cross the bound they are at are left out of the step: L-BFGS would mix them into the directions
+    of the others, and the result, clipped at the bounds, might ascend.
     """
     if bounds is None or isinstance(optimizer, Projected):
         return optimizer
@@ -119,4 +126,4 @@ class _Bounded(HoldsFunctions):
 
     def _kept(self, step: Array, x: Array, leaves: Array) -> Array:
         inside = jnp.where(leaves, 0, jnp.clip(x + step, *self.bounds) - x)
-        return jnp.where(jnp.isfinite(step), inside, step)  # so that `minimize` detects it
+        return jnp.where(jnp.isfinite(step), inside, step)  # for `minimize` to detect

@@ -1,7 +1,6 @@
 """The one loop under every synthesized image."""
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,37 +14,36 @@ from jaxtyping import Array, Float
 
 from jaxviz._options import check_optimizer, check_run
 from jaxviz._progress import Progress
-from jaxviz._types import Images, Key
+from jaxviz._types import Key
 from jaxviz.fast._swap import hoist
 from jaxviz.program._compiled import Compiled
 
 CHUNK = 8  # steps between two looks from the host: enough to hide dispatch, few enough to stop soon
 PATIENCE = 32  # steps over which a loss must fall
-HISTORY = 20  # of L-BFGS: 100 made the loss 0.8% lower after 100 steps (128 px); at 1024 px they are 2 GB more
 
 Callback = Callable[["Minimized"], Any]
-"""Called between chunks of steps with where the run is; what it returns, if true, ends the run."""
+"""Called between chunks of steps with the result so far; if it returns true, the run ends."""
 
 
 class _Minimized(NamedTuple):
-    """Where a run is, or how it ended."""
+    """The result of a run, or the result so far."""
 
     variables: Any
     """After the last step."""
     losses: Float[Array, " steps"]
     """Before each step."""
     state: list[Array]
-    """All that the next step depends on; given as `resume`, the run continues."""
+    """Everything that the next step depends on; pass it as `resume` to continue the run."""
     finished: bool
-    """False if it is still going on, or was ended by its callback."""
+    """False while the run is in progress, or if its callback ended it."""
 
 
 class Minimized(Progress, _Minimized):
-    """Where a run is, or how it ended."""
+    """The result of a run, or the result so far."""
 
 
 class DivergedError(FloatingPointError):
-    """A loss, or what was made of its gradient, was not finite; `found` is the run before that step."""
+    """A loss, or an update made from its gradient, was not finite; `found` is the result before that step."""
 
     def __init__(self, message: str, found: Any) -> None:
         super().__init__(message)
@@ -65,33 +63,37 @@ def minimize(
     resume: Sequence[Any] | None = None,
     callback: Callback | None = None,
 ) -> Minimized:
-    """Minimise `loss(variables, key, *data)` with an optax optimizer, in compiled chunks of steps.
+    """Minimize `loss(variables, key, *data)` with an optax optimizer, in compiled chunks of steps.
 
-    Step `i` gets `jax.random.fold_in(key, i)`, so the result does not depend on the chunks, nor on being stopped and
+    Step `i` uses `jax.random.fold_in(key, i)`, so the result depends neither on the chunks nor on being stopped and
     resumed. What changes between calls belongs in `data`, which is traced; calls with the same `loss` and `optimizer`
-    objects and the same shapes compile nothing new. Of the optimizer only its `update` counts: a step size that `init`
-    puts into the state is data. One that takes extra arguments is given `value`, `grad` and `value_fn`.
+    objects and the same shapes do not recompile. Only the optimizer's `update` is compiled in: a step size that `init`
+    puts into the state is data. An optimizer that takes extra arguments is given `value`, `grad` and `value_fn`.
 
     Args:
         loss: returns a scalar, or a number for each of several images, the first axis of all variables: their sum is
-            minimized, with no word between devices that share the images.
+            minimized, without communication between devices that share the images.
         variables: a pytree of arrays to start from; not modified.
-        key: randomness of the loss.
+        key: the random key for the loss.
         data: further arguments of the loss: parameters, scores, targets.
-        steps: how many, those before a resumption counted.
+        steps: the total number of steps, including those before a resume.
         optimizer: any optax transformation; projections such as clipping to [0, 1] are part of it.
-        tolerance: stop when the least loss has not fallen by more than this fraction of itself over 32 steps; None:
+        tolerance: stop when the smallest loss has not fallen by more than this fraction of itself in 32 steps; None:
             take all steps, as under `jit` and `vmap`.
-        every: steps from one callback to the next.
-        resume: the `state` of an earlier run with the same arguments, to go on from where it was.
+        every: the number of steps between callbacks.
+        resume: the `state` of a stopped run with the same arguments, to resume it.
         callback: called as `callback(minimized)` with the variables so far, and at the end; if it returns true, the run
-            ends (see `Progress`). The memory of the variables and the state is used again after it returns: copy what
-            you keep.
+            ends (see `Progress`). The memory of the variables and the state is reused when it returns: copy what you
+            want to keep.
+
+    Returns:
+        The variables after the last step, the loss before each step, and the state to resume from.
 
     Raises:
-        DivergedError: at the chunk where the loss stops being finite, with the step; its `found` is the run before; of
-            several images with a number each, the others may be some steps further.
-        ValueError: if there are no steps or half ones, for what is no optimizer, or if `resume` is of another run.
+        DivergedError: if the loss stops being finite, with the step; its `found` is the result before that step. Images
+            with a loss of their own may be a few steps further.
+        ValueError: if `steps` is not a whole number of at least 1, `optimizer` is not an optax transformation, or
+            `resume` is the state of another run.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz, optax
@@ -125,10 +127,10 @@ def iterate(
     every: int = CHUNK,
     resume: Sequence[Any] | None = None,
 ) -> Iterator[Minimized]:
-    """Yield where a run of `minimize` is, every so many steps and at its end.
+    """Yield the result so far of a run of `minimize`, every `every` steps and at its end.
 
-    The memory of what was yielded is used again for the next. Where a step would not be finite, the run before it is
-    yielded, and DivergedError raised if one asks for more.
+    The memory of a yielded result is reused for the next one. If a step would not be finite, the result before it is
+    yielded, and then DivergedError is raised.
     """
     check_optimizer(optimizer)
     with by_its_own_rules():
@@ -163,9 +165,9 @@ def iterate(
 
 
 def follow(run: Iterator[Any], callback: Callable[[Any], Any] | None, show: Callable[[Any], Any]) -> Any:
-    """Return what a run comes to, as `show` shows it: at its end, or where its callback ends it.
+    """Return the result of a run, converted by `show`: at its end, or where its callback ends it.
 
-    What there was before a run diverged is in the error, shown alike. Nothing is shown that nobody looks at.
+    If a run diverges, the error has the result before that, converted as well. Results that nobody sees are not.
     """
     last = shown = None
     try:
@@ -180,14 +182,14 @@ def follow(run: Iterator[Any], callback: Callable[[Any], Any] | None, show: Call
 
 
 def _where(state: Any, losses: list[Any], steps: int, *, finished: bool) -> Minimized:
-    history = _joined(losses)
+    history = joined(losses)
     found = Minimized(state[0], history, [*jax.tree.leaves(state), history], finished)
     return found.told("minimize", len(history), steps)
 
 
-def _joined(losses: list[Any]) -> Array:
-    """Return losses as one array, put together on the host where it can be: each length would be a new program."""
-    losses = [part for part in losses if part.size] or losses[:1]  # none at all have the type of none of the others
+def joined(losses: list[Any]) -> Array:
+    """Return losses as one array, concatenated on the host if possible: each length would be a new program."""
+    losses = [part for part in losses if part.size] or losses[:1]  # empty ones keep their dtype
     if any(isinstance(part, Tracer) for part in losses):
         return jnp.concatenate(losses)
     return jnp.asarray(np.concatenate(losses) if losses else np.zeros(0, np.float32))
@@ -206,18 +208,18 @@ def _resumed(state: Any, resume: Sequence[Any]) -> tuple[Any, Any]:
 
 
 def other_run() -> ValueError:
-    """Return the error for a state that is not of this run."""
-    return ValueError("resume: this state is of a run of another kind or size; start over without it")
+    """Return the error for the state of another run."""
+    return ValueError("resume: this state belongs to a run of another kind or size; start over without it")
 
 
 def _like(values: Array, fresh: Array) -> Array:
-    """Return values on the devices where a fresh start has them, if those are several."""
+    """Return values placed on devices as in a fresh start, if there are several."""
     shared = not isinstance(fresh, Tracer) and len(fresh.sharding.device_set) > 1
     return jax.device_put(values, fresh.sharding) if shared else values
 
 
 def _has_stalled(losses: np.ndarray, tolerance: float) -> bool:
-    losses = losses[: len(losses) // CHUNK * CHUNK]  # or else it would depend on where the run was looked at
+    losses = losses[: len(losses) // CHUNK * CHUNK]  # otherwise it would depend on when callbacks are called
     if len(losses) <= PATIENCE:
         return False
     before, now = losses[:-PATIENCE].min(), losses.min()
@@ -236,9 +238,9 @@ def _take_steps(
 ) -> tuple[Any, Array, Array]:
     """Take `count` steps, or those before the first that would not be finite; the count is traced.
 
-    So a shorter last chunk compiles nothing, and the variables are always the last good ones.
+    So a shorter last chunk does not recompile, and the variables are always the last good ones.
     """
-    # By a function of its own: JAX keeps what it traced, weights included, for as long as what it was given to trace.
+    # A new function, since JAX keeps what it traced, weights included, for as long as the function it traced lives.
     shape = jax.eval_shape(lambda *args: loss(*args), state[0], key, *data)
     several = shape.shape if shape.size > 1 else ()
 
@@ -254,13 +256,13 @@ def _take_steps(
             new = optax.apply_updates(variables, updates)
         finite = _all_finite((value, new), several)
         kept = jax.tree.map(functools.partial(_new_if, finite), (new, new_memory), (variables, memory))
-        going = finite if finite.ndim == 0 else jnp.asarray(True)  # several images do not wait for each other
+        going = finite if finite.ndim == 0 else jnp.asarray(True)  # images do not wait for each other
         return *kept, losses.at[i].set(value), good.at[i].set(finite), i + 1, going
 
     empty = jnp.zeros((CHUNK, *shape.shape), shape.dtype)
     start_of = (*state, empty, jnp.full(empty.shape, True), jnp.asarray(0), jnp.asarray(True))
-    turn = hoist(step, start_of)
-    *state, losses, good, _, _ = jax.lax.while_loop(lambda carry: (carry[4] < count) & carry[5], turn, start_of)
+    body = hoist(step, start_of)
+    *state, losses, good, _, _ = jax.lax.while_loop(lambda carry: (carry[4] < count) & carry[5], body, start_of)
     each = good.reshape(CHUNK, -1).all(1)
     taken = jnp.minimum(count, jnp.argmin(jnp.append(each, False)))
     return tuple(state), losses.reshape(CHUNK, -1).sum(1), taken
@@ -268,22 +270,22 @@ def _take_steps(
 
 @contextlib.contextmanager
 def by_its_own_rules() -> Iterator[None]:
-    """Let optax promote ranks and types, as it does with the number of a step, where the user's program may not."""
+    """Let optax promote ranks and dtypes, as with its step count, even if the user's program may not."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
 
 
 def _all_finite(tree: Any, shape: tuple[int, ...]) -> Array:
-    """Tell whether all numbers are finite; for each of several images, if the shape is their number.
+    """Return whether all numbers are finite: per image, if `shape` is the number of images.
 
-    Devices that share the images then need not ask each other at every step.
+    Devices that share the images then need not communicate at every step.
     """
     leaves = [jnp.isfinite(leaf) for leaf in jax.tree.leaves(tree)]
     return functools.reduce(jnp.logical_and, [leaf.all(tuple(range(len(shape), leaf.ndim))) for leaf in leaves])
 
 
 def _new_if(finite: Array, new: Array, old: Array) -> Array:
-    """Return the new value, of those images for which it is finite; what is of no image, such as a count, is new."""
+    """Return new values for the images for which they are finite; values not per image, such as a count, are new."""
     if finite.ndim == 0:
         return jnp.where(finite, new, old)
     if new.shape[:1] != finite.shape:
@@ -298,103 +300,3 @@ _chunk_in_place = Compiled(_take_steps, static_argnums=(0, 1, 2), donate_argnums
 def _diverged(value: float, step: int) -> str:
     what = "the gradient is not finite" if np.isfinite(value) else f"the loss is {value}"
     return f"{what} at step {step}; a smaller learning rate may help"
-
-
-# Images as what is minimized
-
-
-class _Synthesis(NamedTuple):
-    """Images that were made, or are being made, step by step."""
-
-    images: Images
-    """`(n, h, w, c)` in [0, 1]."""
-    losses: Float[Array, " steps"]
-    """Before each step."""
-    state: list[Array]
-    """All that the next step depends on; given as `resume`, the run continues."""
-    finished: bool
-    """False if it is still going on, or was ended by its callback."""
-
-
-class Synthesis(Progress, _Synthesis):
-    """Images that were made, or are being made, step by step."""
-
-
-Watch = Callable[[Synthesis], Any]
-"""Called between chunks of steps with the images so far; what it returns, if true, ends the run."""
-
-
-@dataclasses.dataclass
-class Part:
-    """One of several runs, which are followed as one; a true value of the callback ends all of them."""
-
-    callback: Watch | None
-    what: str
-    number: int
-    count: int
-    ended: bool = False
-
-    def __call__(self, found: Synthesis) -> bool:
-        what, total = f"{self.what}: {found.what}", self.count * found.total
-        self.ended = bool(
-            self.callback and self.callback(found.told(what, self.number * found.total + found.done, total))
-        )
-        return self.ended
-
-    def options(self) -> dict[str, Any]:
-        """Return what to tell the run: nothing, if nobody looks."""
-        return {} if self.callback is None else {"callback": self}
-
-
-class Look(NamedTuple):
-    """Where a run of images is; they are made when somebody looks."""
-
-    show: Callable[[], Images]
-    losses: Float[Array, " steps"]
-    state: list[Array]
-    finished: bool
-    done: int
-    total: int
-    stage: str = ""
-
-    def synthesis(self, method: str) -> Synthesis:
-        """Return the images, with the name of the method that makes them."""
-        found = Synthesis(self.show(), self.losses, self.state, self.finished)
-        return found.told(f"{method}, {self.stage}" if self.stage else method, self.done, self.total)
-
-
-def looks(show: Callable[[Any], Images], run: Iterator[Minimized]) -> Iterator[Look]:
-    """Yield the looks at a run of variables that `show` makes images of."""
-    for found in run:
-        yield Look(functools.partial(show, found.variables), *found[1:], found.done, found.total)
-
-
-Stage = Callable[[int, Images | None, Sequence[Any] | None], Iterator[Look]]
-"""`stage(i, images, resume)`: the images of the stage before, None if there was none or it is resumed."""
-
-
-def in_stages(stage: Stage, count: int, resume: Sequence[Any] | None) -> Iterator[Look]:
-    """Yield the looks at stages one after the other, each from the images of the one before, as one run."""
-    first, earlier, state = (0, np.zeros(0), None) if resume is None else _of_stage(resume, count)
-    images = None
-    for i in range(first, count):
-        before, look = _joined([earlier] if len(earlier) else []), None
-        for look in stage(i, images, state):
-            losses = _joined([before, look.losses])
-            state = [jnp.asarray(i), before, *look.state]
-            done, total = len(before) + look.done, len(before) + (count - i) * look.total
-            where = f"octave {i + 1} of {count}" if count > 1 else ""
-            look = Look(look.show, losses, state, look.finished and i == count - 1, done, total, where)
-            yield look
-        assert look is not None
-        images, earlier, state = look.show(), look.losses, None
-
-
-def _of_stage(resume: Sequence[Any], count: int) -> tuple[int, np.ndarray, Sequence[Any]]:
-    """Return at which stage a run was stopped, the losses of those before it, and the state of that one."""
-    if len(resume) < 2 or jnp.ndim(resume[0]) or jnp.ndim(resume[1]) != 1:
-        raise other_run()
-    stage = np.asarray(resume[0])
-    if stage.dtype.kind not in "iu" or not 0 <= stage < count:
-        raise other_run()
-    return int(stage), np.asarray(resume[1]), resume[2:]

@@ -1,4 +1,4 @@
-"""Sizes of octaves, and images brought to them."""
+"""Sizes of octaves, and resizing to them."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -9,7 +9,7 @@ from jaxviz.image._arrays import resize
 
 
 def resized(images: Images, size: tuple[int, ...]) -> Float[Array, "n _ _ c"]:
-    """Return images of another size that are in [0, 1] again: what a cubic overshoots is no detail of theirs."""
+    """Return images resized and clipped to [0, 1], since the overshoot of cubic interpolation is not their detail."""
     return jnp.clip(resize(images, (size[0], size[1])), 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""What texture and style share: their defaults, the run through octaves, weights and starts."""
+"""Shared by texture and style: defaults, the run through octaves, weights and starts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -15,14 +15,15 @@ from jaxviz.image._checks import check_not_negative
 from jaxviz.synthesis._adam import adam
 from jaxviz.synthesis._colors import Batch
 from jaxviz.synthesis._lbfgs import lbfgs
-from jaxviz.synthesis._minimize import Look, Synthesis, Watch, follow, in_stages
+from jaxviz.synthesis._minimize import follow
 from jaxviz.synthesis._octaves import resized
 from jaxviz.synthesis._parameterization import pixels
 from jaxviz.synthesis._penalties import Weighted, total_variation
 from jaxviz.synthesis._render import render
+from jaxviz.synthesis._stages import Look, Synthesis, Watch, in_stages
 
 Optimizer = Literal["lbfgs", "adam"] | optax.GradientTransformation
-LONGEST = 0.25  # of a step of L-BFGS: on small networks, longer ones that the bounds cut off led nowhere
+LONGEST = 0.25  # longest step of L-BFGS: on small networks, longer ones, cut off by the bounds, made no progress
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
@@ -42,7 +43,7 @@ def paint(
     finish: Callable[[Images], Images] = lambda images: images,
     **run: Any,
 ) -> Synthesis:
-    """Maximize a score at each of several sizes, from the images of the size before, pixel by pixel."""
+    """Maximize a score over pixels at each of several sizes, starting from the images of the previous size."""
     chosen = optimizer_of(optimizer, learning_rate)
 
     def octave(i: int, before: Images | None, resume: Sequence[Any] | None) -> Iterator[Look]:
@@ -60,7 +61,7 @@ def paint(
 
 
 def optimizer_of(optimizer: Optimizer | None, learning_rate: float | None) -> optax.GradientTransformation:
-    """Return the optimizer of a name; a learning rate that would be ignored is refused."""
+    """Return an optimizer by name; raise ValueError for a learning rate that would be ignored."""
     if isinstance(optimizer, str) and optimizer not in ("lbfgs", "adam"):
         raise ValueError(f"optimizer: expected 'lbfgs', 'adam' or an optax transformation, got {optimizer!r}")
     if optimizer is not None:
@@ -77,7 +78,7 @@ def optimizer_of(optimizer: Optimizer | None, learning_rate: float | None) -> op
 
 
 def as_batch(name: str, images: Any) -> Images:
-    """Return an image, or several of one size, as a batch; raise ValueError for what is neither."""
+    """Return an image, or several of one size, as a batch; raise ValueError for anything else."""
     if np.ndim(images) == 4 and hasattr(images, "shape"):
         check_batch(name, images)
         return jnp.asarray(images)
@@ -96,10 +97,10 @@ def shares_of(weights: Any, count: int) -> list[ArrayLike]:
 
 
 def noise_like(sample: Batch, key: Key, size: tuple[int, int]) -> Batch:
-    """Return noise with the mean and the covariance of each sample's colors: that of a gray sample is gray.
+    """Return noise with the mean and covariance of each sample's colors: gray for a gray sample.
 
-    What noise there is in the finest detail stays, since no layer has much to say against it; colors that the sample
-    does not have would stand out.
+    Noise in the finest detail remains in the result, since no layer penalizes it much; colors that the sample does not
+    have would stand out.
     """
     wide = at_least_float32(sample.dtype)
     channels = sample.shape[-1]
@@ -113,7 +114,7 @@ def noise_like(sample: Batch, key: Key, size: tuple[int, int]) -> Batch:
 
 
 def scaled(images: Images, longest: float) -> tuple[int, int]:
-    """Return the size of images whose longer side is to be so long."""
+    """Return the size of images scaled to a given longer side."""
     height, width = images.shape[1:3]
     scale = longest / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))

@@ -1,4 +1,4 @@
-"""What is optimized instead of pixels. Steps of one size in a well-chosen basis give natural pictures."""
+"""What is optimized instead of pixels: equal steps in a well-chosen basis give natural pictures."""
 
 import dataclasses
 import functools
@@ -20,9 +20,9 @@ COLOR_BASIS = _COLOR_SQRT / np.linalg.norm(_COLOR_SQRT, axis=0).max()
 
 
 def color_basis(channels: int) -> np.ndarray:
-    """Return the matrix from decorrelated colors to RGB; other channels count as gray, each by itself.
+    """Return the matrix from decorrelated colors to RGB; for other numbers of channels, each is independent.
 
-    Their contrast is that of gray in RGB: the first decorrelated color is nearly gray.
+    They have the contrast of the first decorrelated color, which is nearly gray.
     """
     return COLOR_BASIS if channels == 3 else float(COLOR_BASIS[:, 0].mean()) * np.eye(channels)
 
@@ -31,23 +31,23 @@ class Parameterization(NamedTuple):
     """How variables become images of one size."""
 
     init: Callable[[Key, int], Any]
-    """`init(key, n)` starts variables of n images, from noise."""
+    """`init(key, n)`: the variables of n images of noise, to start from."""
     images: Callable[[Any], Images]
-    """`images(variables)` shows them, in [0, 1]."""
+    """`images(variables)`: the images, in [0, 1]."""
     variables: Callable[[Images], Any]
-    """`variables(images)` finds those that show given images, as nearly as the basis can."""
+    """`variables(images)`: the variables of given images, as closely as the basis can represent them."""
     bounds: tuple[float, float] | None = None
-    """Where variables must stay, if not anywhere."""
+    """The range in which variables must stay, if any."""
 
     @classmethod
     def of(cls, basis: Any, *, bounds: tuple[float, float] | None = None) -> "Parameterization":
-        """Return the methods `init`, `images` and `variables` of a frozen dataclass: equal where those are equal."""
+        """Return the methods `init`, `images` and `variables` of a frozen dataclass; they are equal by its value."""
         return cls(_Method(basis, "init"), _Method(basis, "images"), _Method(basis, "variables"), bounds)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Method:
-    """A method that equals that of an equal object; Python's own are equal only if they are of the same one."""
+    """A method that compares equal for equal objects; Python's own only do so for the same object."""
 
     of: Any
     name: str
@@ -60,16 +60,16 @@ class _Method:
 
 
 Basis = Callable[..., Parameterization]
-"""`basis(height, width)`: `fourier`, `pixels`, `maco` or one of your own. For images that are no RGB it is called with
-`channels=c`, too.
+"""`basis(height, width)`: `fourier`, `pixels`, `maco` or your own. For images other than RGB it is also given
+`channels=c`.
 
-A basis whose functions are equal for equal arguments, such as methods that `Parameterization.of` takes of a frozen
-dataclass, is compiled once.
+A basis that returns equal functions for equal arguments, as `Parameterization.of` does for a frozen dataclass, is
+compiled only once.
 """
 
 
 def parameterized(basis: Basis, height: int, width: int, channels: int = 3) -> Parameterization:
-    """Return a basis of a size; raise ValueError for what is none."""
+    """Return a basis for a size; raise ValueError if it is not a basis."""
     check_function("basis", basis, "fourier, pixels, maco or a function (height, width) -> Parameterization")
     if channels != 3 and not _takes_channels(basis):
         raise ValueError(
@@ -103,14 +103,20 @@ def pixels(
     center: float | tuple[float, ...] = 0.5,
     spread: float | tuple[float, ...] = 0.1,
 ) -> Parameterization:
-    """Parameterize an image by itself: the variables are the pixels, kept in [0, 1].
+    """Parameterize an image by its pixels, kept in [0, 1].
 
     Args:
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        channels: of the images, 3 for RGB.
-        center: the brightness or color around which the start is.
-        spread: standard deviation of the start, or that of each color.
+        height: the height of the images, in pixels.
+        width: the width of the images, in pixels.
+        channels: their number of channels, 3 for RGB.
+        center: the brightness or color, in [0, 1], around which the noise to start from is.
+        spread: the standard deviation of that noise, or one for each color.
+
+    Returns:
+        The basis for images of this size.
+
+    Raises:
+        ValueError: if an option is out of range.
 
     Example:
         >>> basis = pixels(4, 4)
@@ -126,7 +132,7 @@ def pixels(
 
 
 def _numbers(name: str, values: Any, channels: int) -> tuple[float, ...]:
-    """Return one number, or one for each channel, as what can be compared."""
+    """Return one number, or one for each channel, as a tuple, which can be compared."""
     numbers = tuple(np.ravel(np.asarray(values, float)).tolist())
     if len(numbers) not in (1, channels):
         raise ValueError(f"{name}: expected one number, or one for each of {channels} channels, got {values!r}")
@@ -156,14 +162,20 @@ class _Pixels:
 def fourier(
     height: int, width: int, *, channels: int = 3, decay: float = 1.0, spread: float = 0.01
 ) -> Parameterization:
-    """Parameterize by the Fourier transform, its coefficients scaled as in natural images, colors decorrelated.
+    """Parameterize an image by its Fourier transform, scaled as in natural images, with decorrelated colors.
 
     Args:
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        channels: of the images: 3 for RGB; 1 is gray, and others are independent of each other.
+        height: the height of the images, in pixels.
+        width: the width of the images, in pixels.
+        channels: their number of channels, 3 for RGB; otherwise channels are independent of each other.
         decay: the power of frequency by which coefficients fall.
-        spread: standard deviation of the start.
+        spread: the standard deviation of the variables to start from.
+
+    Returns:
+        The basis for images of this size.
+
+    Raises:
+        ValueError: if an option is out of range.
 
     Example:
         >>> basis = fourier(8, 8)
@@ -213,18 +225,24 @@ MACO_SPECTRUM = ((0.138, 1.258), (0.142, 1.207), (0.221, 1.108))
 
 
 def maco(height: int, width: int, *, channels: int = 3) -> Parameterization:
-    """Parameterize by the phases of the Fourier transform alone: the magnitudes are those of photographs, and stay.
+    """Parameterize an image by the phases of its Fourier transform; the magnitudes are fixed to those of photographs.
 
-    They are a power of the frequency for each decorrelated color, which the mean over 600 photographs follows within
-    11% from 3 to 90 cycles an image, and that over 300 of them within about 20%; the authors keep a table of means.
-    The optimizer cannot put energy into frequencies that photographs do not have, so it needs no other regularizer to
-    be natural, at any size.
+    For each decorrelated color, they are a power of the frequency, which the mean over 600 photographs follows within
+    11% from 3 to 90 cycles per image, and the mean over 300 of them within about 20%; the authors use a table of means.
+    The optimizer cannot put energy into frequencies that photographs lack, so images look natural without any other
+    regularizer, at any size.
 
     Args:
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        channels: of the images: 3 for RGB. Any other number of channels, such as 1 for gray, have the magnitudes of the
-            first of those colors, which is nearly gray, and phases of their own.
+        height: the height of the images, in pixels.
+        width: the width of the images, in pixels.
+        channels: their number of channels, 3 for RGB. Otherwise, such as for 1, gray, all channels have the magnitudes
+            of the first decorrelated color, which is nearly gray, and phases of their own.
+
+    Returns:
+        The basis for images of this size.
+
+    Raises:
+        ValueError: if an option is out of range.
 
     Example:
         >>> basis = maco(8, 8)
@@ -322,16 +340,16 @@ def _magnitude_of_photographs(height: int, width: int, channels: int, dtype: Any
 
 
 def _frequencies(height: int, width: int) -> np.ndarray:
-    """Return the frequency of each coefficient of `rfft2` in cycles a pixel, that of the mean as the next lowest."""
+    """Return the frequency of each coefficient of `rfft2` in cycles per pixel, for the mean the next lowest one."""
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
     return np.maximum(np.hypot(rows, columns), 1 / max(height, width))
 
 
 def _inverse(spectrum: Float[Array, "n h f c 2"], width: int) -> Float[Array, "n h w c"]:
-    """Return what `irfft2` does, of real and imaginary parts, as products with matrices of sines and cosines.
+    """Compute `irfft2` of real and imaginary parts by products with matrices of sines and cosines.
 
-    XLA gathers the images of all devices for a Fourier transform, each step; products it leaves where they are. They
-    are little beside a network.
+    At every step, XLA would gather the images of all devices for a Fourier transform, but not for products, which take
+    little time compared with a network.
     """
     height, frequencies = spectrum.shape[1:3]
     twice = jnp.full(frequencies, 2.0, spectrum.dtype).at[0].set(1)  # for those left out, conjugates of these
@@ -345,8 +363,8 @@ def _inverse(spectrum: Float[Array, "n h f c 2"], width: int) -> Float[Array, "n
 
 
 def _waves(size: int, frequencies: int, dtype: Any) -> tuple[Float[Array, "h f"], Float[Array, "h f"]]:
-    turns = jnp.arange(size)[:, None] * jnp.arange(frequencies)[None] % size  # whole numbers, so that nothing is lost
-    angles = 2 * np.pi / size * turns.astype(dtype)
+    parts = jnp.arange(size)[:, None] * jnp.arange(frequencies)[None] % size  # integers, which are exact
+    angles = 2 * np.pi / size * parts.astype(dtype)
     return jnp.cos(angles), jnp.sin(angles)
 
 
@@ -356,7 +374,7 @@ def _colored(signal: Float[Array, "n h w c"]) -> Images:
 
 
 def _decorrelated(images: Images) -> Float[Array, "n h w c"]:
-    """Undo `_colored`; black and white are infinitely far away there, so that the darkest 1/512 is taken for black."""
+    """Invert `_colored`, clipping to 1/512 and 511/512, since black and white are infinite there."""
     inside = jnp.clip(images, 1 / 512, 1 - 1 / 512)
     signal = jnp.log(inside) - jnp.log1p(-inside)
     basis = color_basis(images.shape[-1]).T

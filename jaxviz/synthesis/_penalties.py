@@ -1,4 +1,4 @@
-"""Penalties for `ascend(penalties=...)`: a number for each image that synthesis keeps small."""
+"""Penalties for `ascend(penalties=...)`: one number per image, which synthesis keeps small."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,11 +17,17 @@ from jaxviz.scores._algebra import static
 
 
 def total_variation(images: Images, *, beta: ArrayLike = 2.0) -> Float[Array, " n"]:
-    """Return the mean over pixels and colors of `(dx² + dy²)^(beta / 2)`, the differences to the next pixels.
+    """Return the mean over pixels and colors of `(dx² + dy²)^(beta / 2)`, with differences between adjacent pixels.
 
     Args:
         images: `(n, h, w, c)`.
-        beta: 2 is smooth; 1, the plain total variation, lets edges stand.
+        beta: the power, above 0; 2 smooths everything, 1, the plain total variation, preserves edges.
+
+    Returns:
+        One number per image, `(n,)`, at least 0.
+
+    Raises:
+        ValueError: if `images` is not `(n, h, w, c)` or `beta` not above 0.
 
     Example:
         >>> edge = jnp.zeros((1, 4, 4, 3)).at[:, :, 2:].set(1.0)
@@ -35,7 +41,7 @@ def total_variation(images: Images, *, beta: ArrayLike = 2.0) -> Float[Array, " 
     across = jnp.square(jnp.diff(images, axis=2, append=images[:, :, -1:]))
     down = jnp.square(jnp.diff(images, axis=1, append=images[:, -1:]))
     squares = across + down
-    # The power's derivative is infinite at zero for beta < 2; where nothing varies there is nothing to smooth.
+    # For beta < 2, the derivative is infinite at zero, where there is nothing to smooth.
     varies = squares > 0
     return jnp.mean(jnp.where(varies, jnp.where(varies, squares, 1) ** (beta / 2), 0), (1, 2, 3))
 
@@ -49,7 +55,7 @@ Penalty = Callable[..., Float[Array, " n"]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Weighted(HoldsFunctions):
-    """A penalty with its weight and options, which are data: others compile nothing new."""
+    """A penalty with its weight and options, which are data: changing them does not recompile."""
 
     weight: Any
     penalty: Penalty = static()
@@ -62,7 +68,16 @@ class Weighted(HoldsFunctions):
 def l2(images: Images) -> Float[Array, " n"]:
     """Return the mean square of each image's difference from the mean color, for use as a penalty.
 
-    That is ImageNet's; of images that are no RGB, its mean brightness.
+    The mean color is ImageNet's, or its mean brightness if the images are not RGB.
+
+    Args:
+        images: `(n, h, w, c)`.
+
+    Returns:
+        One number per image, `(n,)`, at least 0.
+
+    Raises:
+        ValueError: if `images` is not `(n, h, w, c)`.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -75,7 +90,7 @@ def l2(images: Images) -> Float[Array, " n"]:
     return jnp.mean(jnp.square(_centered(images)), (1, 2, 3))
 
 
-RANGE = 0.5  # brightness that the alpha norm takes for 1: twice as far from the mean costs 64 times as much
+RANGE = 0.5  # the unit of brightness in the alpha norm: twice this distance from the mean costs 64 times as much
 
 
 def alpha_norm(images: Images, *, alpha: ArrayLike) -> Float[Array, " n"]:

@@ -1,4 +1,4 @@
-"""Options of `ascend` by the name of the paper that published them."""
+"""Options of `ascend`, by the paper that published them."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ from jaxviz.synthesis._transforms import crops, rolls
 
 
 def _pixelwise(steps: int, *optimizers: optax.GradientTransformation, **options: Any) -> dict[str, Any]:
-    """Return what the papers before 2017 share: pixels, from the mean color, that are not transformed."""
+    """Return the options shared by the papers before 2017: pixels, starting from the mean color, not transformed."""
     common = {"basis": Around(IMAGENET_MEAN, 0.0), "transform": None, "steps": steps}
     chained = optax.chain(*optimizers, clipping())
     return common | {"optimizer": Projected(chained.init, chained.update)} | options
@@ -35,7 +35,7 @@ def _pixelwise(steps: int, *optimizers: optax.GradientTransformation, **options:
 
 @dataclasses.dataclass(frozen=True)
 class Around:
-    """Pixels that start around a color of RGB; in images that are no RGB, all channels around its mean."""
+    """Pixels that start around an RGB color; in images other than RGB, all channels start around its mean."""
 
     center: tuple[float, ...]
     spread: float | tuple[float, ...]
@@ -46,8 +46,8 @@ class Around:
         return pixels(height, width, channels=channels, center=center, spread=spread)
 
 
-# What Yosinski et al. start from: the mean and noise of 10 units of 255. What the assignment starts from: noise of
-# deviation 1 in a network's own, normalized units. (Here it is clipped before the first step, there behind it.)
+# Yosinski et al. start from the mean with noise of deviation 10/255, the assignment from noise of deviation 1 in the
+# network's normalized units (clipped here before the first step, there after it).
 _noisy_mean = Around(IMAGENET_MEAN, 10 / 255)
 _noise = Around(IMAGENET_MEAN, IMAGENET_STD)
 
@@ -56,7 +56,7 @@ def _yosinski(steps: int, first: optax.GradientTransformation, *others: optax.Gr
     return _pixelwise(steps, first, *others, basis=_noisy_mean)
 
 
-# A rate of theirs is for pixels of 0 to 255, where gradients are 255 times smaller and steps 255 times larger.
+# Their rates are for pixels of 0 to 255, where gradients are 255 times smaller and steps 255 times larger.
 _UNIT = 255.0**2
 
 RECIPES: dict[str, Callable[[float], dict[str, Any]]] = {
@@ -78,7 +78,7 @@ RECIPES: dict[str, Callable[[float], dict[str, Any]]] = {
     "yosinski-4": lambda rate: _yosinski(
         1000, progressing_steps(2.0 * rate, 1e8 / _UNIT * rate), blurring(0.5, 4), small_contributions(90.0)
     ),
-    # One crop a step is noisier than the 32 of the authors' program, and wants a smaller rate and larger parts.
+    # One crop per step is noisier than the 32 of the authors' program, and needs a smaller rate and larger crops.
     "maco": lambda rate: {
         "basis": maco,
         "transform": crops(least=0.25, most=1.0, noise=0.05),
@@ -91,31 +91,35 @@ RECIPES: dict[str, Callable[[float], dict[str, Any]]] = {
 def recipe(name: str, *, rate: float = 1.0) -> dict[str, Any]:
     """Return the options of `ascend` that a paper published: `ascend(score, params, key, **recipe("cs231n"))`.
 
-    What was published for pixels of 0 to 255 or normalized ones is converted to [0, 1]; the mean is ImageNet's mean
-    color, and its mean brightness for images that are no RGB. A
-    loop written as the sources' are gives the same images ("maco" excepted).
+    Values published for pixels of 0 to 255 or normalized pixels are converted to [0, 1]; the mean is ImageNet's mean
+    color, or its mean brightness for images other than RGB. Loops written like those of the sources give the same
+    images (except for "maco").
 
-    - "simonyan": the lecture's four steps. From the mean color, steps along the gradient, with an L2 penalty. The
-      paper gives no numbers: 200 steps of a length of 2, and a penalty of 10 times the mean square, are ours.
-    - "cs231n": the course's assignment (PyTorch). From noise, 100 steps of a length of 25 in the network's normalized
-      units, with a penalty of `1e-3 |I|²` in those units; whole-pixel jitter of 0 to 16; a blur of 0.5 pixels at steps
-      0, 10, 20, ... The assignment leaves open whether a gradient is divided by its length; here it is, as in its
-      fooling images, so that the step does not depend on the network.
-    - "yosinski-1" to "yosinski-4": the four sets of their Table 1: pixels of small norm set to the mean and blur; decay
-      and small norm; decay and blur, which made most of their pictures; blur and small contributions, in the order and
-      at the steps (0, 4, 8, ...) of their program. Their learning
-      rates are for the logits of CaffeNet, whose gradients are large: elsewhere raise `rate`. On EfficientNet-Lite0
-      "yosinski-3" shows a class at a rate of 100; 1 and 4 raise its score by changes too faint to see.
-    - "maco": phases only, seen through random crops with noise. Its numbers are ours: one crop a step, of a quarter to
-      the whole image, and Adam with a rate of 0.2. The paper takes NAdam with a rate of 1 and 256 steps; its published
-      program averages 32 crops a step, of half the image to a twentieth, and keeps the deviation of phases and pixels.
+    - "simonyan": the lecture's four steps. Starting from the mean color, steps along the gradient, with an L2 penalty.
+      The paper gives no numbers: 200 steps of length 2, and a penalty of 10 times the mean square, are ours.
+    - "cs231n": the course's assignment (PyTorch). Starting from noise, 100 steps of length 25 in the network's
+      normalized units, with a penalty of `1e-3 |I|²` in those units; jitter of 0 to 16 whole pixels; a blur of 0.5
+      pixels at steps 0, 10, 20, ... The assignment leaves open whether the gradient is divided by its length; here it
+      is, as in its fooling images, so that the step does not depend on the network.
+    - "yosinski-1" to "yosinski-4": the four sets of their Table 1: pixels of small norm set to the mean, and blur;
+      decay and small norm; decay and blur, which made most of their pictures; blur and small contributions, in the
+      order and at the steps (0, 4, 8, ...) of their program. Their learning rates are for the logits of CaffeNet, whose
+      gradients are large: raise `rate` for other networks. On EfficientNet-Lite0, "yosinski-3" shows a class with a
+      `rate` of 100; 1 and 4 raise its score by changes too faint to see.
+    - "maco": phases only, seen through random crops with noise. Its numbers are ours: one crop per step, of a quarter
+      to the whole image, and Adam with a learning rate of 0.2. The paper uses NAdam with a rate of 1 and 256 steps; its
+      published program averages 32 crops per step, of half to a twentieth of the image, and maintains the standard
+      deviation of phases and pixels.
 
     Args:
         name: one of the above.
-        rate: multiplies the published learning rate.
+        rate: a factor of the published learning rate, above 0.
+
+    Returns:
+        The options of `ascend`, which may be changed: `recipe(name) | {"steps": 100}`.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for another name, or a rate that is not above 0.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -130,7 +134,7 @@ def recipe(name: str, *, rate: float = 1.0) -> dict[str, Any]:
     Constrained Optimization.
     """
     if name not in RECIPES:
-        raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+        raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {name!r}")
     check_positive("rate", rate)
     return dict(_made(name, float(rate)))
 

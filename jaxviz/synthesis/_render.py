@@ -1,4 +1,4 @@
-"""The one renderer: images of which a score is to be large and penalties small, in a basis."""
+"""The one renderer: optimizes images in a basis for a large score and small penalties."""
 
 import dataclasses
 import functools
@@ -17,9 +17,10 @@ from jaxviz.program._with_relu import revived
 from jaxviz.scores._algebra import one_per_image
 from jaxviz.scores._calls import as_data
 from jaxviz.synthesis._lbfgs import within_bounds
-from jaxviz.synthesis._minimize import Look, iterate, looks
+from jaxviz.synthesis._minimize import iterate
 from jaxviz.synthesis._parameterization import Parameterization
 from jaxviz.synthesis._penalties import Weighted
+from jaxviz.synthesis._stages import Look, looks
 from jaxviz.synthesis._transforms import Transform
 
 
@@ -38,10 +39,10 @@ def render(
     optimizer: optax.GradientTransformation,
     **run: Any,
 ) -> Iterator[Look]:
-    """Yield the looks at images that are optimized from variables `start` of a basis `form`.
+    """Yield images that are optimized from the variables `start` of a basis `form`.
 
-    What is minimized is minus the score of the transformed images, the mean of so many views of each, in the type that
-    the network computes in, plus the penalties of the images themselves. `run` has what else `iterate` takes.
+    The loss is minus the score of the transformed images, the mean over so many views of each, in the dtype that the
+    network computes in, plus the penalties of the images themselves. `run` has the other options of `iterate`.
     """
     loss = _NegativeScore(form, transform, views, revive, jnp.dtype(dtype))
     data = (as_data(score), params, penalties)
@@ -63,13 +64,13 @@ class _NegativeScore(HoldsFunctions):
 
         def of_view(key: Key) -> Array:
             seen = images if self.transform is None else self.transform(key, images)
-            # Of each image, to be added up: its gradient is then the same however many are optimized side by side.
+            # Per image, to be added up: gradients then do not depend on how many are optimized side by side.
             return -one_per_image(wanted(params, seen.astype(self.dtype)), seen)
 
         # Mapped: a score, which may have numbers of each image, sees one view of each; layers see all at once.
         mean_of_views = lambda: jax.vmap(of_view)(jax.random.split(key, self.views)).mean(0)
         values = of_view(key) if self.views == 1 else mean_of_views()
-        if penalties:  # of the images, whose type may be wider than the network's
+        if penalties:  # of the images, whose dtype may be wider than the network's
             values = values.astype(images.dtype)
         return values + sum(penalty(images) for penalty in penalties)
 

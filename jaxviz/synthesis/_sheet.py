@@ -1,4 +1,4 @@
-"""A sheet of channels: the image that each channel of a layer responds to most, for all of them."""
+"""A sheet of channels: for every channel of a layer, the image to which it responds most."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -24,22 +24,22 @@ from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
 
 
 class _Sheet(NamedTuple):
-    """The images of the channels that are done."""
+    """The images of the channels done so far."""
 
     images: Images
     """`(n, h, w, c)` in [0, 1]."""
     losses: Float[Array, " n"]
-    """Of each image, minus its last score."""
+    """Minus the last score of each image."""
     state: list[Array]
-    """Given as `resume`, the run resumes after the last whole batch."""
+    """Pass it as `resume` to resume the run after the last complete batch."""
     finished: bool
     """False if channels are left."""
     channels: Int[np.ndarray, " n"]
-    """The number of the channel that each image is of."""
+    """The channel that each image is for."""
 
 
 class Sheet(Progress, _Sheet):
-    """The images of the channels that are done."""
+    """The images of the channels done so far."""
 
     @property
     def scores(self) -> Float[Array, " n"]:
@@ -62,31 +62,33 @@ def sheet(
     callback: Callable[[Sheet], Any] | None = None,
     **options: Any,
 ) -> Sheet:
-    """Find for every channel of a layer the image that maximizes it, `batch_size` of them side by side.
+    """Find the image that maximizes each channel of a layer, `batch_size` channels at a time.
 
-    One compiled program for the whole layer; several local devices share each batch.
+    The whole layer shares one compiled program; several local devices share each batch.
 
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        key: of the noise and the transformations. A channel starts from the same noise whatever the others are.
-        layer: whose channels.
-        channels: which of them, in order, negative ones counted from the end; None: all.
-        size: of each image, in pixels: one side, (h, w), or (h, w, c), as for `ascend`.
-        steps: for each image.
-        batch_size: images that are optimized at once; rounded up to a multiple of the number of local devices.
+        key: the random key, for the noise and the transformations. A channel starts from the same noise regardless of
+            the others.
+        layer: the layer whose channels are maximized, a name that `layers` lists.
+        channels: which of them, in order; negative numbers count from the end; None: all.
+        size: the size of each image in pixels: one side, (h, w), or (h, w, c), as for `ascend`.
+        steps: the number of steps for each image.
+        batch_size: images optimized at once; rounded up to a multiple of the number of local devices.
         basis: what is optimized: see `ascend`.
-        resume: `state` of a run with the same arguments that was stopped: it resumes after the last whole batch.
-        callback: called as `callback(sheet)` with the images of all batches that are done; if it returns true, the run
-            ends, without the batch it is at.
-        options: what else `ascend` takes, such as `revive`, and `every`: steps from one callback to the next, 8.
+        resume: the `state` of a stopped run with the same arguments, to resume it after the last complete batch.
+        callback: called as `callback(sheet)` with the images of all complete batches; if it returns true, the run ends,
+            without the current batch.
+        options: the other options of `ascend`, such as `revive`, and `every`, the number of steps between callbacks, by
+            default 8.
 
     Returns:
-        The images in the order of `channels`, and of each the last score.
+        The images, `(n, h, w, c)` in [0, 1], in the order of `channels`, and the last score of each.
 
     Raises:
-        DivergedError: if a score stops being finite; its `found` has the batches before.
-        ValueError: for a channel that the layer does not have.
+        DivergedError: if a score stops being finite; its `found` has the previous batches.
+        ValueError: for channels that the layer does not have, and as for `ascend`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -110,7 +112,7 @@ def sheet(
     found = _so_far(images, losses, wanted)
     while not found.finished:
         block = wanted[len(found.images) :][:share]
-        padded = np.resize(block, share)  # one program for all batches: the last one repeats itself
+        padded = np.resize(block, share)  # one program for all batches: the last one is filled up by repetition
         score = channel(net, layer, padded)
         noise = form.images(_noise(form, key, padded)) if start is None else start
         watch = None if callback is None else functools.partial(_watch, callback, found, block)
@@ -118,7 +120,7 @@ def sheet(
         try:
             made = ascend(score, params, key, **how)
         except DivergedError as error:
-            error.found = found  # the batches before
+            error.found = found  # with the previous batches
             raise
         if not made.finished:
             break
@@ -132,7 +134,7 @@ def sheet(
 
 
 def _begun(resume: Sequence[Any] | None, most: int, shape: tuple[int, ...]) -> tuple[Images, Array]:
-    """Return the images and losses of the batches that are done."""
+    """Return the images and losses of the complete batches."""
     if resume is None:
         return jnp.zeros((0, *shape)), jnp.zeros(0)
     done = len(resume[0]) if len(resume) == 2 and jnp.ndim(resume[0]) else most + 1
@@ -147,7 +149,7 @@ def _so_far(images: Images, losses: Array, wanted: np.ndarray) -> Sheet:
 
 
 def _watch(callback: Callable[[Sheet], Any], found: Sheet, block: np.ndarray, batch: Any) -> bool:
-    """Let a run be ended in the middle of a batch, which is then lost; the last look at it is the sheet's own."""
+    """Let a run be ended within a batch, which is then lost; the callback at a batch's end is the sheet's own."""
     if batch.finished:
         return False
     what = f"sheet, channels {block[0]} to {block[-1]}, step {batch.done} of {batch.total}"
@@ -157,7 +159,7 @@ def _watch(callback: Callable[[Sheet], Any], found: Sheet, block: np.ndarray, ba
 def _wanted(
     net: Net, params: Any, layer: str, channels: Sequence[int] | None, size: Size
 ) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return the shape of each image, and the numbers of the channels."""
+    """Return the shape of each image, and the channels as numbers from 0."""
     image, values = accepted(functools.partial(jax.eval_shape, read_layers(net, layer), params), params, size)
     there = values[layer].shape[-1]
     wanted = np.arange(there) if channels is None else np.asarray(channels)

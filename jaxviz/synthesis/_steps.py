@@ -1,8 +1,7 @@
-"""What keeps an image that is optimized pixel by pixel natural: the regularizers of the lecture, as small parts.
+"""Regularizers for images that are optimized pixel by pixel, as in the lecture.
 
-Penalties are functions `images -> (n,)`, added to a loss with a weight. The others change the pixels after each step;
-they are optax transformations, put behind an optimizer with `optax.chain`, and work around ImageNet's mean color,
-which is what the papers' networks call zero.
+They change the pixels after each step. They are optax transformations, chained after an optimizer with `optax.chain`,
+and act on the difference from ImageNet's mean color, which is zero for the papers' networks.
 """
 
 import dataclasses
@@ -21,10 +20,10 @@ from jaxviz.synthesis._penalties import _centered
 
 
 def _after(change: Callable[[Images, Any], Images], every: int = 1) -> optax.GradientTransformationExtraArgs:
-    """Return a transformation that changes what comes out of the first step, and of every so many after it.
+    """Return a transformation that changes the images after the first step and every `every` steps from then on.
 
-    `change(x, gradient)` is given images as differences from the mean color. Like the published programs, which count
-    steps from 0 and change the image where the count is a multiple.
+    `change(x, gradient)` is given images as differences from the mean color. The published programs, too, count steps
+    from 0 and change the image where the count is a multiple.
     """
     return optax.GradientTransformationExtraArgs(_no_steps, _After(change, every))
 
@@ -35,7 +34,7 @@ def _no_steps(params: Any) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class _After:
-    """The update of such a transformation, equal to another where what it changes is."""
+    """The update of such a transformation, equal to another if their `change` is."""
 
     change: Callable[[Images, Any], Images]
     every: int
@@ -48,7 +47,16 @@ class _After:
 
 
 def decay(rate: float) -> optax.GradientTransformation:
-    """Shrink what differs from the mean color by a fraction at every step: L2 decay.
+    """Shrink the difference from the mean color by a fraction at every step: L2 decay.
+
+    Args:
+        rate: the fraction, in [0, 1].
+
+    Returns:
+        An optax transformation, to be chained after an optimizer.
+
+    Raises:
+        ValueError: if `rate` is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz, optax
@@ -74,10 +82,20 @@ class _Decay:
 
 
 def blurring(sigma: float, every: int) -> optax.GradientTransformation:
-    """Blur with a Gaussian of so many pixels, at the first step and every so many after it.
+    """Blur with a Gaussian after the first step and every `every` steps from then on.
 
-    Beyond its edges an image is mirrored, and the Gaussian is cut off at four times its deviation, as in SciPy's
-    `gaussian_filter`, by which the figures of the papers were made.
+    Images are mirrored at their edges, and the Gaussian is truncated at four standard deviations, as in SciPy's
+    `gaussian_filter`, with which the papers' figures were made.
+
+    Args:
+        sigma: the standard deviation in pixels, above 0.
+        every: the number of steps between blurs, at least 1.
+
+    Returns:
+        An optax transformation, to be chained after an optimizer.
+
+    Raises:
+        ValueError: if an option is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz, optax
@@ -106,7 +124,16 @@ class _Blur:
 
 
 def small_norms(percent: float) -> optax.GradientTransformation:
-    """Set to the mean color the so many per cent of pixels that differ least from it.
+    """Set a percentage of the pixels, those that differ least from the mean color, to it.
+
+    Args:
+        percent: the percentage, from 0 to 100.
+
+    Returns:
+        An optax transformation, to be chained after an optimizer.
+
+    Raises:
+        ValueError: if `percent` is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz, optax
@@ -132,10 +159,19 @@ class _SmallNorms:
 
 
 def small_contributions(percent: float) -> optax.GradientTransformation:
-    """Set to the mean color the so many per cent of pixels whose loss would change the score least, to first order.
+    """Set a percentage of the pixels to the mean color: those for which this changes the loss least, to first order.
 
-    That is by the gradient of the loss, which `ascend` and `minimize` hand over as `grad`; where `update` is called
-    without it, by the step in its place.
+    The change is estimated from the gradient of the loss, which `ascend` and `minimize` pass as `grad`; if `update` is
+    called without it, from the step instead.
+
+    Args:
+        percent: the percentage, from 0 to 100.
+
+    Returns:
+        An optax transformation, to be chained after an optimizer.
+
+    Raises:
+        ValueError: if `percent` is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz, optax
@@ -171,10 +207,10 @@ def _check_share(name: str, number: float, whole: int) -> None:
 def normalized_steps(
     rate: float, *, unit: float | tuple[float, float, float] = 1.0
 ) -> optax.GradientTransformationExtraArgs:
-    """Step by `rate * g / |g|`, image by image: the length of a step is fixed, in units of brightness.
+    """Step by `rate * g / |g|`, image by image: a step of fixed length, in units of brightness.
 
-    With a `unit` for each color, it is what that step is for a network whose pixels are `(x - mean) / unit`: there a
-    gradient is `unit` times as large, and a step is `unit` times as large here.
+    With a `unit` for each color, this is such a step in the pixels `(x - mean) / unit` of a network that normalizes:
+    gradients are `unit` times as large there, and its steps are `unit` times as large here.
     """
 
     return optax.GradientTransformationExtraArgs(_no_state, _Normalized(rate, unit))
@@ -251,9 +287,9 @@ class _NormalizedMomentum:
 
 
 def progressing_steps(progress: float, most: float) -> optax.GradientTransformation:
-    """Step by `rate * g`, image by image, where the rate is such that the score rises by `progress` to first order.
+    """Step by `rate * g`, image by image, with the rate that raises the score by `progress` to first order.
 
-    It is at most `most`: near a summit the gradient is small.
+    The rate is at most `most`, since gradients are small near a maximum.
     """
 
     return optax.GradientTransformation(_no_state, _Progressing(progress, most))
@@ -270,11 +306,11 @@ class _Progressing:
 
 
 def clipping() -> optax.GradientTransformation:
-    """Clip what comes out to [0, 1], as the published programs do: after the step, with the gradient left whole."""
+    """Clip the images to [0, 1] after the step, as the published programs do, leaving the gradient unchanged."""
 
     return optax.GradientTransformation(_no_state, _clipped)
 
 
 def _clipped(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
     kept = jnp.clip(params + updates, 0, 1) - params
-    return jnp.where(jnp.isfinite(updates), kept, updates), state  # for `minimize` to see
+    return jnp.where(jnp.isfinite(updates), kept, updates), state  # for `minimize` to detect

@@ -1,7 +1,7 @@
 """Style transfer (Gatys, Ecker & Bethge 2016): an image with the features of one and the Gram matrices of others.
 
-Each term of the goal is a relative error (see `match_features`), so that it is about 1 where nothing agrees, whatever
-the network, the layer and the size; a layer's weight of 1 means the same everywhere.
+Each term of the goal is a relative error (see `match_features`), about 1 if nothing agrees, regardless of network,
+layer and size; so a layer's weight of 1 means the same everywhere.
 """
 
 import functools
@@ -21,9 +21,9 @@ from jaxviz.scores._algebra import Summable
 from jaxviz.scores._likeness import GramMatch, Layers, grams_of, match_features, proportions_of
 from jaxviz.scores._masks import mask_of
 from jaxviz.synthesis._colors import Batch, Pictures, colored, with_chroma
-from jaxviz.synthesis._minimize import Synthesis, Watch
 from jaxviz.synthesis._octaves import octave_sizes, resized
 from jaxviz.synthesis._painting import STYLE_LAYERS, Optimizer, as_batch, paint, scaled, shares_of
+from jaxviz.synthesis._stages import Synthesis, Watch
 
 Mask = Float[Array, "*_ _ _"]
 CONTENT_LAYERS = ("relu4_2",)
@@ -55,44 +55,47 @@ def stylize(
     resume: Sequence[Any] | None = None,
     callback: Watch | None = None,
 ) -> Synthesis:
-    """Show what one image shows in the manner of another: its features, with the other's Gram matrices.
+    """Render the content of one image in the style of others: its features, with their Gram matrices.
 
     Args:
         net: any JAX function `net(params, images)`; the default layers are VGG's.
         params: its parameters.
-        key: of the noise, if it starts there.
-        content: what to show, `(h, w, c)` in [0, 1]; the result has its size. Or several, `(n, h, w, c)`, each painted
-            by itself.
-        styles: the manner: an image of any size `(h, w, c)`, or a list of several; each may also be `(n, h, w, c)`, one
-            for each content.
-        content_weight: of the relative error of features.
-        style_weights: of the relative error of Gram matrices; one for each of several styles, or one that they share.
-        content_layers: whose features; with weights, if it is a mapping.
-        style_layers: whose Gram matrices; likewise.
-        style_size: longer side of the styles, as a multiple of the content's: strokes grow with it.
-        colors: "style": taken from the style; "luminance": the content's, only its brightness is painted; "match": the
+        key: the random key, used if it starts from noise.
+        content: the content image, `(h, w, c)` in [0, 1]; the result has its size. Or several, `(n, h, w, c)`, each
+            rendered separately.
+        styles: the style image, of any size `(h, w, c)`, or a list of several; each may also be `(n, h, w, c)`, one for
+            each content.
+        content_weight: the weight of the relative error of features.
+        style_weights: the weight of the relative error of Gram matrices; one for each style, or one divided among them.
+        content_layers: the layers whose features are matched; with weights, if it is a mapping.
+        style_layers: the layers whose Gram matrices are matched; likewise.
+        style_size: the longer side of the styles, as a multiple of the content's: strokes grow with it.
+        colors: "style": those of the style; "luminance": those of the content, only brightness is changed; "match": the
             style is first given the content's mean color and covariance.
-        masks: for each style a mask of the content's size, in [0, 1]: where in the result it belongs; like the styles,
+        masks: for each style a mask of the content's size, in [0, 1]: where in the result to apply it; like the styles,
             `(h, w)` or one for each content.
         style_masks: for each style a mask of its own size: which part of it counts.
         start: "content", "noise", "style" or an image of the content's size.
-        octaves: sizes to work at, each twice the one before. Above 512 px take 2 or 3: strokes of the full width need
-            what the network sees at a smaller size.
-        steps: at each of them, at most.
-        smoothness: weight of the total variation.
+        octaves: the number of sizes to work at, each twice the one before. Use 2 or 3 above 512 px, where full-width
+            strokes are larger than the network's receptive field.
+        steps: the maximum number of steps at each size.
+        smoothness: the weight of the total variation.
         optimizer: any optax transformation; None: `lbfgs(longest=0.25)`. "lbfgs" and "adam" are short for that and for
             Adam. The image stays in [0, 1] at each step.
-        learning_rate: of "adam"; None: 0.02.
-        tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
-        every: steps from one callback to the next.
-        resume: `state` of a run with the same arguments that was stopped: it resumes from there.
+        learning_rate: the learning rate of "adam"; None: 0.02.
+        tolerance: stop when the loss has not fallen by more than this fraction of itself in 32 steps; None: never.
+        every: the number of steps between callbacks.
+        resume: the `state` of a stopped run with the same arguments, to resume it.
         callback: called as `callback(synthesis)` with the image so far; if it returns true, the run ends. The
-            memory of its `state` is used again after it returns: copy what you keep.
+            memory of its `state` is reused when it returns: copy what you want to keep.
+
+    Returns:
+        The images, `(n, h, w, c)` in [0, 1], and the losses of all sizes in order.
 
     Raises:
-        ValueError: for layers that are empty, unknown or no image maps, images or masks of another shape, weights that
-            are negative or not one for each style, masks that match nothing, options that are out of range, and a
-            learning rate beside another optimizer than "adam".
+        ValueError: if there are no layers, or unknown ones, or ones without maps; for images or masks of another shape,
+            weights that are negative or not one for each style, masks of zeros only, options that are out of range, and
+            a learning rate with any optimizer but "adam".
         DivergedError: if the loss stops being finite; its `found` has the last good image.
 
     Example:
@@ -147,7 +150,7 @@ def stylize(
 
 
 def _masks(name: str, masks: Sequence[Mask] | None, images: Sequence[Batch]) -> list[Any]:
-    """Return a mask, or None, for each style."""
+    """Return a mask or None for each style."""
     if masks is None:
         return [None] * len(images)
     if len(masks) != len(images):

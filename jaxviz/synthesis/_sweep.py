@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jaxviz._options import check_function, check_watch
 from jaxviz._types import Images
-from jaxviz.synthesis._minimize import Part, Synthesis, Watch
+from jaxviz.program._once import once
+from jaxviz.synthesis._stages import Part, Synthesis, Watch
 
 
 def sweep(
@@ -51,6 +52,7 @@ def sweep(
     if not len(values):
         raise ValueError(f"values: expected one or more for {option}, got none")
     check_watch(1, callback)
+    args = once(args)
     images = []
     for i, value in enumerate(values):
         part = Part(callback, f"{option} {i + 1} of {len(values)}", i, len(values))

@@ -12,9 +12,9 @@ from jaxviz.image._checks import sides_of
 from jaxviz.program._once import once
 from jaxviz.scores._likeness import GramMatch, Layers, match_grams, proportions_of
 from jaxviz.synthesis._colors import Pictures
-from jaxviz.synthesis._minimize import Synthesis, Watch
 from jaxviz.synthesis._octaves import octave_sizes, resized
 from jaxviz.synthesis._painting import STYLE_LAYERS, Optimizer, as_batch, noise_like, paint
+from jaxviz.synthesis._stages import Synthesis, Watch
 
 
 def texture(
@@ -35,34 +35,38 @@ def texture(
     resume: Sequence[Any] | None = None,
     callback: Watch | None = None,
 ) -> Synthesis:
-    """Make an image of the same texture as a sample, of any size, from noise.
+    """Make an image with the same texture as a sample, of any size, from noise.
 
-    It has the same Gram matrices of features as the sample: how strongly each two channels respond at the same place,
-    on average over places.
+    Its features have the same Gram matrices as the sample's, which say how strongly each two channels respond at the
+    same position, averaged over positions.
 
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        key: of the noise. The same key gives the same bits.
-        image: the sample, `(h, w, c)` in [0, 1]; or several of one size, `(n, h, w, c)`, each made an image by itself.
-        layers: whose Gram matrices; with weights, if it is a mapping. The default is VGG's: each pool's first layer
-            behind it; fewer of them, from the lowest, keep only finer structure.
-        size: of the result in pixels, one side or (h, w); None: the sample's.
-        octaves: sizes to work at, each twice the one before; more than one for structure larger than the network sees.
-        steps: at each of them, at most.
-        smoothness: weight of the total variation, against noise that stays in the finest detail; 0 is the paper's.
+        key: the random key, for the noise. The same key gives the same bits.
+        image: the sample, `(h, w, c)` in [0, 1]; or several of one size, `(n, h, w, c)`, each synthesized separately.
+        layers: the layers whose Gram matrices are matched; with weights, if it is a mapping. The default, for VGG, is
+            the first layer of each block; fewer layers, from the lowest, keep only finer structure.
+        size: the size of the result in pixels, one side or (h, w); None: the sample's.
+        octaves: the number of sizes to work at, each twice the one before; more than one for structure larger than the
+            network's receptive field.
+        steps: the maximum number of steps at each size.
+        smoothness: the weight of the total variation, which suppresses noise in the finest detail; 0 in the paper.
         optimizer: any optax transformation; None: `lbfgs(longest=0.25)`. "lbfgs" and "adam" are short for that and for
             Adam. The image stays in [0, 1] at each step.
-        learning_rate: of "adam"; None: 0.02.
-        tolerance: stop when the loss has not fallen by more than this fraction of itself over 32 steps; None: never.
-        every: steps from one callback to the next.
-        resume: `state` of a run with the same arguments that was stopped: it resumes from there.
+        learning_rate: the learning rate of "adam"; None: 0.02.
+        tolerance: stop when the loss has not fallen by more than this fraction of itself in 32 steps; None: never.
+        every: the number of steps between callbacks.
+        resume: the `state` of a stopped run with the same arguments, to resume it.
         callback: called as `callback(synthesis)` with the image so far; if it returns true, the run ends. The
-            memory of its `state` is used again after it returns: copy what you keep.
+            memory of its `state` is reused when it returns: copy what you want to keep.
+
+    Returns:
+        The images, `(n, h, w, c)` in [0, 1], and the losses of all sizes in order.
 
     Raises:
-        ValueError: for layers that are empty, unknown or no image maps, an image of another shape, options that are
-            out of range, and a learning rate beside another optimizer than "adam".
+        ValueError: if there are no layers, or unknown ones, or ones without maps; for an image of another shape,
+            options that are out of range, and a learning rate with any optimizer but "adam".
         DivergedError: if the loss stops being finite; its `found` has the last good image.
 
     Example:

@@ -284,9 +284,9 @@ def test_an_arrays_own_size_is_its_default(small_params):
 def test_nothing_that_can_be_read(small_params, tmp_path):
     for source in ([b"one", b"other"], [IMAGES[0] * 255], [IMAGES[0] - 0.5]):
         for store in (None, tmp_path / "store"):
-            with pytest.raises(ImageError, match=f"source: expected images, got {len(source)} of which none can be"):
+            with pytest.raises(ImageError, match=f"source: expected images, got {len(source)}, none of which can be"):
                 find(small_params, source, store=store)
-        with pytest.raises(ImageError, match="of which none can be read"):
+        with pytest.raises(ImageError, match="none of which can be read"):
             jaxviz.top_patches(small_net, small_params, source, layer="relu_1", k=1, size=32)
     with pytest.raises(ImageError, match=r"expected floats in \[0, 1\], got .*divide 0 to 255 by 255"):
         find(small_params, [IMAGES[0] * 255])

@@ -60,6 +60,7 @@ def rollout(weights, fuse=lambda w: w.mean(1), discard=0.0):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", READ)
+@pytest.mark.slow
 def test_rollout(name):
     net, extra, read, front = READ[name]
     params, images = case(extra)
@@ -69,6 +70,7 @@ def test_rollout(name):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("fusion", "discard"), [("max", 0.0), ("min", 0.0), ("max", 0.6)])
+@pytest.mark.slow
 def test_fusion_and_discard(fusion, discard):
     params, images = case()
     fuse = lambda weights: getattr(np, fusion)(weights, 1)
@@ -90,6 +92,7 @@ def relevance(net, params, images, target):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["class token in front of registers", "mean of patches"])
+@pytest.mark.slow
 def test_relevance(name):
     net, extra, read, front = READ[name]
     params, images = case(extra)
@@ -109,6 +112,7 @@ def probed(params, images):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 def test_a_pooling_head():
     params, images = case(0)
     params |= {"extra": jnp.linspace(-3.0, 3.0, 5)[None]}
@@ -158,6 +162,7 @@ def masked(block, x):
 @pytest.mark.usefixtures("x64", "users_promotions")  # jax.nn.dot_product_attention promotes types
 @pytest.mark.parametrize("attend", [by_matmul, by_jax, by_vmap, masked])
 @pytest.mark.parametrize("count", [2, 1])
+@pytest.mark.slow
 def test_spellings_of_attention(attend, count):
     params, images = case(1, count)
     net, plain = make_vit(attend=attend), make_vit()

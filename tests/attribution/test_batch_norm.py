@@ -214,6 +214,7 @@ def test_spellings(spelling, params, images):
     assert_alike(functools.partial(two_layers, SPELLINGS[spelling]), twin, params, images)
 
 
+@pytest.mark.slow
 def test_several_in_a_row(params, images):
     def several(x, kernel, norm):
         return plain(0.5 * plain(convolve(x, kernel) + 1.0, norm), (norm[3], norm[1], norm[2], norm[0]))
@@ -227,6 +228,7 @@ def test_several_in_a_row(params, images):
     assert_alike(*nets, params, images)
 
 
+@pytest.mark.slow
 def test_before_a_convolution(params, images):
     """Behind a ReLU it is folded into the convolution that comes then, whose bias differs along its border of zeros."""
 

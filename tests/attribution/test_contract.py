@@ -76,7 +76,24 @@ def score(row, target=1):
 
 @pytest.fixture(scope="module")
 def images():
-    return jax.random.uniform(jax.random.key(7), (2, 12, 10, 3))
+    return as_default(jax.random.uniform(jax.random.key(7), (2, 12, 10, 3), jnp.float32))
+
+
+@pytest.fixture(scope="module")
+def small_params():
+    keys = jax.random.split(jax.random.key(0), 3)
+    normal = lambda key, *shape: as_default(jax.random.normal(key, shape, jnp.float32))
+    return {
+        "w1": 0.4 * normal(keys[0], 3, 3, 3, 8),
+        "b1": jnp.linspace(-0.2, 0.2, 8),
+        "w2": 0.2 * normal(keys[1], 3, 3, 8, 6),
+        "w3": normal(keys[2], 6, 5),
+    }
+
+
+def as_default(x):
+    """Return numbers that are the same in every setting: in float64 the generator draws others."""
+    return x.astype(jnp.result_type(float))
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +129,7 @@ def test_raw_jit_and_a_plain_function_agree(row, maps, small_params, images):
 
 
 @every
+@pytest.mark.slow
 def test_several_targets_are_a_loop_over_them(row, maps, small_params, images, caplog):
     fn = lambda target, **options: row.call(score(row, target), small_params, images, **options)
     each = {1: maps(row)}
@@ -142,6 +160,7 @@ def test_several_targets_in_batches_and_of_a_plain_function(row, maps, small_par
 
 
 @every
+@pytest.mark.slow
 def test_the_best_class_is_explained_if_none_is_named(row, small_params, images):
     best = jnp.argmax(row.net(small_params, images), axis=-1)
     named = row.call(score(row, best), small_params, images)
@@ -149,6 +168,7 @@ def test_the_best_class_is_explained_if_none_is_named(row, small_params, images)
 
 
 @every
+@pytest.mark.slow
 def test_dtype_follows_the_images(row, x64, small_params, images):
     """In float64, with digits that float32 does not have."""
     params, wide = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, images))
@@ -174,6 +194,7 @@ def seen_by_some(params, images, channels, place):
 
 
 @every
+@pytest.mark.slow
 def test_images_have_any_number_of_channels(row, maps, small_params, images):
     """What RGB has a map of, has it among twelve channels, nine of them without an effect; and gray as red alone."""
     wide_params, wide = seen_by_some(small_params, images, 12, 5)
@@ -195,7 +216,7 @@ SCORES = {
         lambda net: lambda p, x: net(p, x)[..., None]
     ),
     r"one number per image, here \(2,\); this one gave \(\)": lambda net: lambda p, x: net(p, x).sum(),
-    "no class 5: expected 0 to 4": lambda net: jaxviz.logit(net, 5),
+    r"class: expected 0 to 4, .* got 5": lambda net: jaxviz.logit(net, 5),
 }
 IMAGES = {
     r"images \(n, h, w, c\), got shape \(12, 10, 3\); one image is image\[None\]": lambda x: x[0],

@@ -45,7 +45,7 @@ def made(folder, number):
     save_image(folder / "map.png", layout.picture)
     section = Section(
         id="map", title="A map", question="Which are alike?", text="So it is.", code="", seconds=1.0, seed=0, paper="",
-        settings={}, figures=(Figure("map.png", "All images", layout.map),),
+        settings={}, left_out="", figures=(Figure("map.png", "All images", layout.map),),
     )  # fmt: skip
     return write_page(folder, [section], title="A map of <images>", facts={}), layout
 

@@ -164,6 +164,7 @@ def test_a_class_by_name_by_number_and_by_rank(small):
         ),
     ],
 )
+@pytest.mark.slow
 def test_layers_channels_and_neurons(arguments, score, explained, small):
     call("saliency", "images/cat.png", *arguments)
     map, told, _ = read("saliency")
@@ -235,7 +236,8 @@ def test_another_network_under_the_same_name_is_another_setting(small, capsys, m
     }
     call("saliency", "images/cat.png")
     for network in networks.values():
-        monkeypatch.setattr(jaxviz, "load", lambda name, network=network: network)
+        loaded = jaxviz.Network(*network, size=224)
+        monkeypatch.setattr(jaxviz, "load", lambda name, loaded=loaded: loaded)
         capsys.readouterr()
         call("saliency", "images/cat.png", "--target", "3")
         call("gradient", "images/cat.png", "--target", "3")
@@ -315,15 +317,18 @@ ERRORS = [
     (["saliency", CAT, "--target", "1000"], "expected the index of an ImageNet class, 0 to 999, got 1000"),
     (["saliency", CAT, "--layer", "relu_7"], "no layer 'relu_7'"),
     (["cam", CAT, "--layer", "relu_7"], "no layer 'relu_7'"),
-    (["cam", CAT, "--layer", "dense_0"], "needs a layer of image maps (n, h, w, channels); 'dense_0' has shape"),
-    (["saliency", CAT, "--layer", "relu_0", "--target", "8"], "no channel of 'relu_0' 8: expected 0 to 7"),
+    (
+        ["cam", CAT, "--layer", "dense_0"],
+        "needs a layer of image maps (n, h, w, channels), or of tokens (n, t, channels) of known places; 'dense_0' has",
+    ),
+    (["saliency", CAT, "--layer", "relu_0", "--target", "8"], "channel of 'relu_0': expected 0 to 7, or -8 to -1"),
     (
         ["saliency", CAT, "--layer", "relu_0", "--target", "tabby"],
         "expected the number of a channel of relu_0",
     ),
     (
         ["saliency", CAT, "--layer", "relu_0", "--target", "3", "--position", "24", "0"],
-        "no row of 'relu_0' 24: expected 0 to 23",
+        "row of 'relu_0': expected 0 to 23, or -24 to -1",
     ),
     (["saliency", CAT, "--position", "2", "2"], "--position: expected together with --layer and --target"),
     (["saliency", CAT, "--layer", "relu_0", "--position", "2", "2"], "--position: expected together with --target"),
@@ -338,7 +343,7 @@ ERRORS = [
     (["occlusion", CAT, "--fill", "none.png"], "or blur, got 'none.png'"),
     (["integrated-gradients", CAT, "--baseline", "nan"], "--baseline: expected a brightness in [0, 1]"),
     (["smoothgrad", CAT, "--samples", "0"], "samples: expected a whole number of at least 1, got 0"),
-    (["rise", CAT, "--keep", "2"], "keep: expected a chance in (0, 1], got 2.0"),
+    (["rise", CAT, "--keep", "2"], "keep: expected a probability in (0, 1], got 2.0"),
 ]
 
 

@@ -204,6 +204,7 @@ def test_patches_killed_and_the_same_command_again():
     assert {name: killed[name] for name in whole} == whole  # a file that was being written may be left beside them
 
 
+@pytest.mark.slow
 def test_finished_patches_grow_with_the_folder(capsys):
     line = f"patches photographs --layer relu_1 --k 4 {SIZES}".split()
     cli.main(line)
@@ -221,7 +222,9 @@ def test_finished_patches_grow_with_the_folder(capsys):
         path.unlink()
     capsys.readouterr()
     cli.main(line)  # what it has seen is gone: anew
-    assert re.match("resume: .* b/0.png among them, .*; so it starts over\n4 of 7 images\n", capsys.readouterr().out)
+    assert re.match(
+        "resume: .* b/0.png is gone or has changed; .*; so it starts over\n4 of 7 images\n", capsys.readouterr().out
+    )
 
 
 def test_patches_of_images_that_have_changed(capsys):
@@ -230,7 +233,7 @@ def test_patches_of_images_that_have_changed(capsys):
     shutil.copy("photographs/b/2.png", "photographs/b/5.png")
     shutil.copy("photographs/b/1.png", "photographs/a.jpg")  # one that was broken
     cli.main(line)
-    assert "b/5.png among them, which is gone or has changed" in capsys.readouterr().out
+    assert "a run over other images: b/5.png is gone or has changed" in capsys.readouterr().out
     with np.load("out/relu_1-patches.npz") as again:
         cli.main([*line, "--out", "anew"])
         with np.load("anew/relu_1-patches.npz") as anew:
@@ -267,6 +270,7 @@ def normalized(params, images):
     ],
     ids=["other weights", "a normalization"],
 )
+@pytest.mark.slow
 def test_another_network_under_the_same_name(load, capsys, monkeypatch):
     """As after `jaxviz weights import`."""
     lines = [f"{verb} photographs --layer relu_1 {SIZES}".split() for verb in ("features", "patches")]
@@ -342,5 +346,5 @@ def test_nothing_that_can_be_read(capsys):
     with pytest.raises(SystemExit):
         cli.main(f"neighbors broken --layer relu_1 {SIZES}".split())
     said = capsys.readouterr().err
-    assert "broken: expected images, got 1 of which none can be read: a.png: " in said
+    assert "broken: expected images, got 1, none of which can be read: a.png: " in said
     assert "a.png: expected an image file" in said

@@ -161,7 +161,7 @@ def test_help_names_the_options(capsys):
         ("train nowhere styles/night.png", "nowhere: expected a folder of images"),
         (
             "train images styles/night.png --add-to net.safetensors",
-            "of different names, got night, waves, night",
+            "a different name for each style, got night, waves, night",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """`jaxviz layers`: a table of what has a name."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -43,6 +44,8 @@ def load():
 def place(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "_compile_cache", lambda: None)  # leave this process's settings alone
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my", raising=False)
     Path("my.py").write_text(FILE)
 
 

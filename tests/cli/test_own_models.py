@@ -109,6 +109,7 @@ def test_the_size_that_is_asked_for_comes_first_and_224_last():
     assert _models.load_model("my.py:pair").size == 224
 
 
+@pytest.mark.slow
 def test_classes_without_names_have_numbers(capsys):
     cli.main("saliency images/cat.png --model my.py:pair --size 16 --target -1".split())
     assert "class 2 (" in capsys.readouterr().out

@@ -67,7 +67,8 @@ def test_bands_for_a_network_of_any_number_of_channels():
 
 
 def test_images_that_have_other_channels_are_skipped():
-    with pytest.raises(jaxviz.ImageError, match=r"none can be read: .*expected shape \(h, w, 5\), got \(8, 6, 3\)"):
+    message = r"none of which can be read: .*expected shape \(h, w, 5\), got \(8, 6, 3\)"
+    with pytest.raises(jaxviz.ImageError, match=message):
         read(5, RNG.random((2, 8, 6, 3)).astype(np.float32))
 
 

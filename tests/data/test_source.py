@@ -104,7 +104,7 @@ def test_tensorflow_datasets(monkeypatch):
     [
         ("nowhere", "nowhere: expected a folder of images, got a path where there is none"),
         ([], "expected at least one image, got none"),
-        (["a.png", "b.png", "a.png"], "expected images of different names, got a.png twice"),
+        (["a.png", "b.png", "a.png"], "expected a different name for each image, got a.png twice"),
         (7, "source: expected a folder, .* got int"),
         ({"image": 1}, "source: expected a folder, .* got dict"),
     ],

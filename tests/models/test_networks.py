@@ -72,6 +72,7 @@ def test_parameter_count(name):
 
 @pytest.mark.parametrize("name", list(NAMES))
 @pytest.mark.parametrize("size", [(64, 64), (97, 161)])
+@pytest.mark.slow
 def test_names_are_the_same_at_every_size(name, size):
     """The pooling to a fixed grid, which other sizes need, is no layer of its own."""
     network = NETWORKS[name]
@@ -121,6 +122,7 @@ def test_names_can_be_captured(images):
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.slow
 def test_any_size_from_the_smallest(name):
     network, least = NETWORKS[name], SMALLEST[name]
     run = functools.partial(jax.eval_shape, network.net, network.params())

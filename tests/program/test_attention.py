@@ -26,6 +26,7 @@ def test_numbered_and_captured(pictures):
     np.testing.assert_allclose(values["attention_1"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_replaced(pictures):
     """With attention to itself only, no token knows of another."""
     params = vit_params()
@@ -81,6 +82,7 @@ def test_a_softmax_that_weights_nothing_is_none(pictures):
 
 
 @pytest.mark.usefixtures("users_promotions")
+@pytest.mark.slow
 def test_nnx(pictures):
     """Named by its module's path, as Flax's own weights."""
 
@@ -135,6 +137,7 @@ class ViT(linen.Module):
 
 
 @pytest.mark.usefixtures("users_promotions")
+@pytest.mark.slow
 def test_linen_scanned_and_not(pictures):
     """The same names but for the turn, and the same maps."""
     scanned, plain = ViT(scan=True), ViT(scan=False)

@@ -3,6 +3,7 @@
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -83,23 +84,66 @@ def test_haiku(pictures):
     model.apply(params, pictures)
     for name, value in kept.items():
         np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-5)
+    assert named_in(model.apply, params, pictures) == modules  # without `named`: it is the model's own
 
 
-def test_keras(pictures):
+def test_a_models_own_method_needs_no_call_of_named(pictures):
+    equinox = pytest.importorskip("equinox")
+
+    class Model(equinox.Module):
+        hidden: equinox.nn.Linear
+        head: equinox.nn.Linear
+
+        def features(self, x):
+            return self.hidden(x)
+
+        def scores(self, arrays, images):
+            model = equinox.combine(arrays, equinox.filter(self, equinox.is_array, inverse=True))
+            return jax.vmap(lambda x: model.head(model.features(x)))(images.mean((1, 2)))
+
+    model = Model(*(equinox.nn.Linear(n, 5, key=jax.random.key(n)) for n in (3, 5)))
+    arrays = equinox.filter(model, equinox.is_array)
+    for net in (model.scores, jaxviz.named(lambda p, x: model.scores(p, x))):
+        assert list(jaxviz.layers(net, arrays, pictures)) == ["hidden", "head"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MobileNet", {"alpha": 0.25}),
+        ("MobileNetV3Small", {"alpha": 0.35, "include_preprocessing": False}),
+        ("ResNet50", {}),
+        ("ConvNeXtTiny", {"include_preprocessing": False}),
+    ],
+)
+def test_keras(name, options, pictures):
     os.environ["KERAS_BACKEND"] = "jax"
     keras = pytest.importorskip("keras")
     if keras.config.backend() != "jax":
         pytest.skip("Keras was imported with another backend")
-    model = keras.applications.MobileNet(
-        weights=None, input_shape=(32, 32, 3), alpha=0.25, classes=5, classifier_activation=None
-    )
+    options = {"weights": None, "input_shape": (32, 32, 3), "classes": 5, "classifier_activation": None, **options}
+    model = getattr(keras.applications, name)(**options)
+    numbers = np.random.default_rng(0)
+    for variable in model.variables:  # scales and statistics, which are 1, 0 or 1e-6 in the beginning
+        if len(variable.shape) == 1 and variable.dtype == "float32":
+            variable.assign(numbers.uniform(0.5, 1.5, variable.shape))
     params = ([v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables])
-    net = jaxviz.named(lambda p, x: model.stateless_call(p[0], p[1], x, training=False)[0])
-    images = jax.random.uniform(jax.random.key(0), (1, 32, 32, 3))
-    names = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    found = list(jaxviz.layers(net, params, images))
-    assert set(names) <= set(found)
+    call = lambda p, x: model.stateless_call(p[0], p[1], x, training=False)[0]
+    net = jaxviz.named(call)
+    images = jnp.asarray(numbers.uniform(size=(1, 32, 32, 3)), jnp.float32)
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    names = [layer.name for layer in layers]
+    assert set(names) <= set(jaxviz.layers(net, params, images))
     _, values = jax.jit(jaxviz.capture(net, names))(params, images)
-    own = keras.Model(model.input, [model.get_layer(name).output for name in names])(images)
-    for name, value in zip(names, own, strict=True):
-        np.testing.assert_allclose(values[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+    inside = keras.Model(model.input, [layer.output for layer in layers])
+    weights = ([v.value for v in inside.trainable_variables], [v.value for v in inside.non_trainable_variables])
+    own = jax.jit(lambda p, x: inside.stateless_call(*p, x, training=False)[0])(weights, images)
+    for layer, value in zip(names, own, strict=True):
+        scale = float(jnp.abs(value).max())
+        assert scale > 0
+        np.testing.assert_allclose(values[layer], value, rtol=0, atol=1e-5 * scale, err_msg=layer)
+    if name == "ConvNeXtTiny":
+        return  # it takes a minute to differentiate; test_whole_networks.py has a small one
+    expected = jax.jit(jax.grad(lambda x: call(params, x)[:, 1].sum()))(images)
+    found = jaxviz.gradient(jaxviz.logit(net, 1), params, images)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(jnp.abs(expected).max()))

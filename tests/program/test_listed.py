@@ -95,7 +95,7 @@ def test_what_cannot_be_followed_is_left_blank():
     assert found["dense_0"] == ["dense", "2 x 16 x 16 x 3"]
 
 
-def test_modules():
+def test_modules(users_promotions):
     module = linen.Sequential([linen.Conv(4, (3, 3)), linen.relu, linen.Dense(2)])
     params = jax.eval_shape(module.init, jax.random.key(0), SHAPE)
     kinds = {name: row[0] for name, row in rows_of(jaxviz.layers(module.apply, params, SHAPE)).items()}

@@ -1,5 +1,6 @@
 """Modules' outputs by their paths, compared with what the frameworks themselves give for intermediates."""
 
+import functools
 import threading
 
 import jax
@@ -84,6 +85,7 @@ def test_linen(wrap, pictures):
     np.testing.assert_allclose(outputs["logits"], model.apply(variables, pictures)["logits"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_linen_scanned(pictures):
     model, plain = ViT(scan=True), ViT()
     variables = model.init(jax.random.key(1), pictures)
@@ -193,6 +195,39 @@ def test_nnx_scanned(pictures):
     for i in range(2):
         x = nnx.merge(stacked[0], jax.tree.map(lambda leaf, i=i: leaf[i], stacked[1]))(x)
         np.testing.assert_allclose(values[f"blocks[{i}]"], x, rtol=1e-5, atol=1e-5)
+
+
+class WithMethod(Stack):
+    def scores(self, state, images):
+        return nnx.merge(nnx.graphdef(self), state)(images)
+
+
+def test_a_models_own_method_needs_no_call_of_named(pictures):
+    model = ViT()
+    variables = model.init(jax.random.key(1), pictures)
+    names = list(jaxviz.layers(model.apply, variables, pictures))
+    assert "block1/MultiHeadDotProductAttention_0" in names
+    for net in (
+        jax.jit(model.apply),
+        functools.partial(model.apply, rngs=None),
+        jax.jit(functools.partial(jax.jit(model.apply), rngs=None)),
+        jaxviz.named(model.apply),
+        jax.jit(jaxviz.named(model.apply)),
+    ):
+        assert list(jaxviz.layers(net, variables, pictures)) == names
+    stack = WithMethod(nnx.Rngs(0), Residual)
+    named = jaxviz.named(lambda state, images: stack.scores(state, images))
+    state = nnx.state(stack)
+    assert list(jaxviz.layers(stack.scores, state, pictures)) == list(jaxviz.layers(named, state, pictures))
+    assert "blocks/1/mlp" in jaxviz.layers(stack.scores, state, pictures)
+
+
+def test_a_models_method_that_runs_no_module_is_an_ordinary_network(pictures):
+    class Plain(nnx.Module):
+        def scores(self, params, images):
+            return images.mean((1, 2)) @ params
+
+    assert list(jaxviz.layers(Plain().scores, jnp.ones((3, 4), jnp.float32), pictures)) == ["dense_0"]
 
 
 def test_a_module_that_is_called_twice_has_its_calls_numbered(pictures):

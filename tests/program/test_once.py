@@ -32,6 +32,7 @@ def counted(net):
 
 @pytest.mark.filterwarnings("ignore:integrated_gradients")
 @pytest.mark.parametrize("name", CALLS)
+@pytest.mark.slow
 def test_a_network_is_traced_once_for_each_shape(name):
     call, shapes = CALLS[name]
     net, traced = counted(head)

@@ -106,6 +106,7 @@ def traced(net, images):
 
 
 @pytest.mark.parametrize("extras", [0, 1, 4])
+@pytest.mark.slow
 def test_the_grid_lasts_through_blocks(extras):
     images = jax.random.uniform(jax.random.key(0), (2, *SIZE, 3))
     params = vit_params(extras)
@@ -217,12 +218,13 @@ def test_a_token_sees_its_patch():
 def test_a_map_that_would_be_zero_is_refused():
     """Behind the last attention a class token is all that counts; of a mean over tokens the patches count, too."""
     params, images = vit_params(), jax.random.uniform(jax.random.key(1), (2, *SIZE, 3))
-    with pytest.raises(ValueError, match=r"of 'block1' the score is made from others .* before the last attention"):
+    with pytest.raises(ValueError, match=r"of 'block1', the score depends on none of .* before the last attention"):
         jaxviz.grad_cam(jaxviz.logit(make_vit(), 1), params, images, layer="block1")
     assert jaxviz.grad_cam(jaxviz.logit(make_vit(), 1), params, images, layer="norm1").max() > 0
     assert jaxviz.grad_cam(jaxviz.logit(make_vit("mean"), 1), params, images, layer="block1").max() > 0
 
 
+@pytest.mark.slow
 def test_patches_of_tokens():
     """The strongest token of each channel, found by hand."""
     images = np.random.default_rng(0).random((3, *SIZE, 3)).astype(jnp.result_type(float))
@@ -235,6 +237,7 @@ def test_patches_of_tokens():
         assert list(found.boxes[channel, 0]) == [4 * row, 4 * column, 4 * row + 4, 4 * column + 4]
 
 
+@pytest.mark.slow
 def test_what_compares_maps_compares_tokens():
     images = jax.random.uniform(jax.random.key(1), (2, *SIZE, 3))
     params, net = vit_params(), make_vit()
@@ -249,6 +252,7 @@ def test_what_compares_maps_compares_tokens():
     np.testing.assert_allclose(guided(params, images), dots.max(-1).mean(1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_inversion_of_tokens():
     images = jax.random.uniform(jax.random.key(1), (1, *SIZE, 3))
     found = jaxviz.invert(make_vit(), vit_params(), jax.random.key(0), images, layer="block0", steps=20)

@@ -116,6 +116,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.slow
 def test_methods(pair, method, params, pictures):
     net, plain, _ = pair
     found, expected = (METHODS[method](each, params, pictures) for each in (net, plain))

@@ -1,5 +1,6 @@
 """The tour of a network of the user's own: its layers, its page, and what is left out of that."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -58,6 +59,8 @@ def place(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(cli, "_compile_cache", lambda: None)  # leave this process's settings alone
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "my", raising=False)
     write(0)
 
 
@@ -71,6 +74,7 @@ def tour(*args):
     return Path("tour-my/index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_page_of_some_sections(capsys):
     html = tour("--only", "filters", "saliency", "grad-cam")
     assert html.count("data:image/png;base64") == 1 + 3 + 2
@@ -86,6 +90,7 @@ def test_a_page_of_some_sections(capsys):
     assert "First-layer filters: done before" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_network_in_the_file_is_shown_again(capsys):
     tour("--only", "filters")
     write(1)
@@ -212,7 +217,7 @@ def test_residual_streams_of_tokens():
 
 
 def test_few_layers_are_all(images):
-    assert names(smooth_net, PARAMS, images) == ["conv_0", "conv_1"]
+    assert names(smooth_net, PARAMS, images.astype(jnp.float32)) == ["conv_0", "conv_1"]
     assert names(lambda params, x: x.mean((1, 2)) @ params, jnp.eye(3), images) == []
 
 

@@ -27,6 +27,7 @@ def section(id="saliency", **changes):
         "seed": 0,
         "paper": "Simonyan et al. 2013",
         "settings": {"jax": "0.10.2"},
+        "left_out": "",
     }
     return Section(**{**fields, **changes})
 

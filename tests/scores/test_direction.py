@@ -73,6 +73,7 @@ def test_a_zero_layer_has_no_direction_and_no_nan(small_params, images):
         assert jnp.all(jnp.isfinite(jaxviz.gradient(score, blind, images)))
 
 
+@pytest.mark.slow
 def test_directions_are_maximized_and_explained_image_by_image(small_params, images):
     score = jaxviz.direction(small_net, "conv_1", np.stack([VECTOR, -VECTOR]), power=2)
     found = jaxviz.ascend(score, small_params, jax.random.key(0), size=16, steps=4, transform=None)

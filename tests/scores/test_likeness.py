@@ -158,11 +158,11 @@ def test_networks_are_let_go_of(small_params, images):
         ),
         (
             lambda p, x: jaxviz.match_features(small_net, p, x, ["relu_0"])(p, x[:, :16]),
-            r"compares 'relu_0' .* expected shape \(2, 32, 32, 8\), as theirs has, got \(2, 16, 32, 8\)",
+            r"compares 'relu_0' .* expected their shape, \(2, 32, 32, 8\), got \(2, 16, 32, 8\)",
         ),
         (
             lambda p, x: jaxviz.ascend(jaxviz.match_features(small_net, p, x, ["relu_0"]), p, KEY, size=16),
-            r"expected shape \(2, 32, 32, 8\), as theirs has, got \(2, 16, 16, 8\); make images of their number",
+            r"expected their shape, \(2, 32, 32, 8\), got \(2, 16, 16, 8\); make as many images, of the same size",
         ),
     ],
 )

@@ -136,11 +136,11 @@ def test_other_numbers_compile_nothing(small_params, images):
 
 @pytest.mark.usefixtures("users_view")
 def test_out_of_range(small_params, images):
-    with pytest.raises(ValueError, match="no class 5: expected 0 to 4"):
+    with pytest.raises(ValueError, match=r"class: expected 0 to 4, .* got 5"):
         jaxviz.logit(small_net, 5)(small_params, images)
-    with pytest.raises(ValueError, match="no channel of 'relu_1' 6: expected 0 to 5"):
+    with pytest.raises(ValueError, match=r"channel of 'relu_1': expected 0 to 5, .* got 6"):
         jaxviz.channel(small_net, "relu_1", 6)(small_params, images)
-    with pytest.raises(ValueError, match="no row of 'relu_1' 8"):
+    with pytest.raises(ValueError, match=r"row of 'relu_1': expected .* got 8"):
         jaxviz.neuron(small_net, "relu_1", 0, (8, 0))(small_params, images)
     with pytest.raises(ValueError, match="no position"):
         jaxviz.neuron(small_net, "dense_0", 0, (0, 0))(small_params, images)
@@ -151,9 +151,9 @@ def test_out_of_range(small_params, images):
             make(small_net, jnp.arange(3))(small_params, images)
         with pytest.raises(ValueError, match=r"one for each of 2 images, .* got shape \(3, 2\)"):
             make(small_net, jnp.zeros((3, 2), int))(small_params, images)
-        with pytest.raises(ValueError, match=r"no class \[\[ ?0 +-6\]\]: expected 0 to 4"):
+        with pytest.raises(ValueError, match=r"class: expected 0 to 4, .* got \[\[ ?0 +-6\]\]"):
             make(small_net, np.array([[0, -6]]))(small_params, images)
-    with pytest.raises(ValueError, match=r"one row of 'relu_1' or one for each of 2 images, got shape \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"one row of 'relu_1', or one for each of 2 images, got shape \(1, 2\)"):
         jaxviz.neuron(small_net, "relu_1", 0, (np.array([[0, 1]]), 0))(small_params, images)
     with pytest.raises(ValueError, match=r"network that returns \(n, classes\)"):
         jaxviz.logit(lambda p, x: x)(small_params, images)
@@ -266,9 +266,9 @@ def test_another_class_does_not_trace_the_network_again(small_params, images):
         before = len(traces)
         method(jaxviz.logit(net, 2), small_params, images, **options)
         assert len(traces) == before > 0
-        with pytest.raises(ValueError, match="there is no class 5: expected 0 to 4"):
+        with pytest.raises(ValueError, match=r"class: expected 0 to 4, .* got 5"):
             method(jaxviz.logit(net, 5), small_params, images, **options)
-        with pytest.raises(ValueError, match="there is no class 7"):
+        with pytest.raises(ValueError, match=r"class: expected .* got 7"):
             method(jaxviz.logit(net, 1) + 2 * jaxviz.logit(net, 7), small_params, images, **options)
 
 
@@ -396,6 +396,7 @@ class ModelOutput:
         (lambda y: None, "a NoneType", ""),
     ],
 )
+@pytest.mark.slow
 def test_a_network_that_returns_several_things(wrap, got, advice, small_params, images):
     """It is told what it returns and how to wrap it; its layers can be scored all the same."""
     net = lambda params, images: wrap(small_net(params, images))
@@ -435,7 +436,7 @@ def test_negative_numbers_count_from_the_end(small_params, images):
         lambda i: jaxviz.neuron(small_net, "dense_0", i),
     ):
         np.testing.assert_array_equal(make(-1)(small_params, images), make(4)(small_params, images))
-        with pytest.raises(ValueError, match="-6: expected 0 to 4, or -5 to -1 from the end"):
+        with pytest.raises(ValueError, match=": expected 0 to 4, or -5 to -1 from the end, got -6"):
             make(-6)(small_params, images)
     at = [jaxviz.neuron(small_net, "relu_1", 1, where)(small_params, images) for where in ((-1, -8), (7, 0))]
     np.testing.assert_array_equal(*at)

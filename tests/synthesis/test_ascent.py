@@ -434,7 +434,7 @@ def test_any_optimizer_in_any_basis(small_params):
 
 @pytest.mark.usefixtures("users_view")
 def test_errors(small_params):
-    with pytest.raises(ValueError, match=r"numbers of this score are for \[2, 3\] images: give one length"):
+    with pytest.raises(ValueError, match=r"numbers of this score are for \[2, 3\] images: expected one length"):
         ascend(
             jaxviz.neuron(small_net, "relu_1", jnp.arange(2), (jnp.arange(3), 0)), small_params, KEY, transform=still
         )

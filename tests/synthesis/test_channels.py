@@ -128,6 +128,7 @@ def test_sizes_that_are_none(size):
 
 
 @pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.slow
 def test_ascent(channels):
     score = jaxviz.channel(net, "relu_1", jnp.array([1, 2]))
     found = jaxviz.ascend(score, params_of(channels), KEY, size=(12, 10), steps=6, transform=None)
@@ -170,6 +171,7 @@ def recipe_of(params, images, name):
 
 
 @pytest.mark.parametrize(("name", "channels"), [(name, 1 if i % 2 else 5) for i, name in enumerate(RUNS)])
+@pytest.mark.slow
 def test_every_synthesis(name, channels):
     params, photo = params_of(channels), photo_of(channels)
     made = RUNS[name](params, photo)
@@ -201,10 +203,11 @@ def test_style_of_other_channels():
     options = {"content_layers": ["relu_1"], "style_layers": ["relu_0"], "steps": 1}
     with pytest.raises(ValueError, match="styles: expected 1 channels, as the content has, got 3"):
         jaxviz.stylize(net, params_of(1), KEY, photo_of(1)[0], photo_of(3)[0], **options)
-    with pytest.raises(ValueError, match="colors: 'luminance' is of RGB, expected 3 channels, got 1"):
+    with pytest.raises(ValueError, match="colors: 'luminance' needs RGB, expected 3 channels, got 1"):
         jaxviz.stylize(net, params_of(1), KEY, photo_of(1)[0], photo_of(1)[1], colors="luminance", **options)
 
 
+@pytest.mark.slow
 def test_efros_leung_of_gray_is_that_of_gray_in_rgb():
     sample = jax.random.bernoulli(KEY, 0.5, (9, 9, 1)).astype(float)
     grown = jaxviz.efros_leung(KEY, sample, size=(6, 5), window=5)

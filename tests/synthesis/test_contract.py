@@ -131,7 +131,7 @@ def test_images_are_images_and_the_loss_falls(name, made):
     before = np.array(IMAGES)
     found = made(name)
     assert found.images.shape[1:] == (8, 8, 3)
-    assert found.images.dtype == jnp.float32
+    assert found.images.dtype == IMAGES.dtype
     assert bool(jnp.all((found.images >= 0) & (found.images <= 1)))
     np.testing.assert_array_equal(IMAGES, before)  # what the caller holds is left alone
     if not isinstance(found, Made):
@@ -172,7 +172,7 @@ OTHER_STATES = {
 @pytest.mark.parametrize("change", OTHER_STATES.values(), ids=OTHER_STATES)
 @those(lambda row: row.resumes)
 def test_the_state_of_another_run_is_refused(name, change, made):
-    with pytest.raises(ValueError, match="resume: this state is of a run of another kind or size"):
+    with pytest.raises(ValueError, match="resume: this state belongs to a run of another kind or size"):
         make(name, resume=change(made(name).state))
 
 

@@ -193,7 +193,7 @@ def test_errors(small_params, photo):
         run(photo, octaves=12)
     weights = jnp.ones((photo[0].size, 5))
     one_size = jaxviz.logit(lambda params, images: images.reshape(len(images), -1) @ params, 1)
-    with pytest.raises(ValueError, match=r"the smallest of 2 octaves, \(15, 11\): .*; take fewer of them"):
+    with pytest.raises(ValueError, match=r"the smallest of 2 octaves, \(15, 11\): .*; use fewer octaves"):
         jaxviz.dream(one_size, weights, KEY, photo, octaves=2)
     with pytest.raises(ValueError, match="steps: expected 1 step or more, got 0"):
         run(photo, steps=0)

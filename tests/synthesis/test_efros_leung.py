@@ -194,14 +194,18 @@ def test_sizes(half, size):
 @pytest.mark.parametrize(
     ("image", "options", "match"),
     [
-        (jnp.ones((1, 16, 16, 3)), {}, r"expected one image \(h, w, c\), got shape \(1, 16, 16, 3\); of a batch take"),
+        (
+            jnp.ones((1, 16, 16, 3)),
+            {},
+            r"expected one image \(h, w, c\), got shape \(1, 16, 16, 3\); from a batch take",
+        ),
         (jnp.ones((16, 16)), {}, r"expected one image \(h, w, c\), got shape \(16, 16\)"),
         (jnp.ones((16, 16, 3), jnp.uint8), {}, "floats in .0, 1., got uint8; divide bytes by 255"),
         (jnp.full((16, 16, 3), jnp.nan), {}, "image: expected finite numbers, got 768 that are NaN"),
         (jnp.ones((16, 16, 3)), {"window": 8}, "window: expected an odd number of pixels, at least 3, got 8"),
         (jnp.ones((16, 16, 3)), {"window": 1}, "window: expected an odd number of pixels, at least 3, got 1"),
         (jnp.ones((16, 16, 3)), {"window": 4.5}, "window: expected an odd number of pixels, at least 3, got 4.5"),
-        (jnp.ones((16, 10, 3)), {}, "at least 11x11 pixels, the window's, got 16x10; take a smaller window"),
+        (jnp.ones((16, 10, 3)), {}, "at least 11x11 pixels, the window's, got 16x10; use a smaller window"),
         (jnp.ones((16, 16, 3)), {"size": 0}, r"size: expected an int or \(height, width\).* got 0"),
         (jnp.ones((16, 16, 3)), {"size": (4, -1)}, r"size: expected .* of at least 1 pixel, got \(4, -1\)"),
         (jnp.ones((16, 16, 3)), {"size": (4, 4, 3)}, r"size: expected .* got \(4, 4, 3\)"),

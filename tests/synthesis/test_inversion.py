@@ -69,6 +69,7 @@ def test_copies_start_from_different_noise(small_params, images):
     assert jnp.abs(first - second).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_other_weights_compile_nothing(small_params, images):
     invert(small_params, images, smoothness=0.1)
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:

@@ -243,7 +243,7 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(at, optimizer)
 def test_the_state_of_another_run_is_refused():
     state = run(steps=3).state
     for other in (state[:-2] + state[-1:], [jnp.zeros(3), *state[1:]], []):
-        with pytest.raises(ValueError, match="resume: this state is of a run of another kind or size"):
+        with pytest.raises(ValueError, match="resume: this state belongs to a run of another kind or size"):
             run(resume=other)
 
 

@@ -183,7 +183,7 @@ RANGES = [
     ("sweep", {"values": []}, "values: expected one or more for smoothness, got none"),
     ("fool", {"target": [0, 1]}, r"target: expected the number of a class, or one for each of 1, got \[0, 1\]"),
     ("fool", {"target": 0.5}, "target: expected the number of a class"),
-    ("fool", {"target": -4}, "there is no class"),
+    ("fool", {"target": -4}, "class: expected 0 to 2, .* got"),
     ("fool", {"step_size": NAN}, f"step_size: expected a finite number {AT_LEAST_0} nan"),
     ("efros_leung", {"window": "wide"}, "window: expected an odd number of pixels, at least 3, got wide"),
     ("restyle", {"tile": 99.5}, f"tile: {WHOLE} 99.5"),

@@ -15,10 +15,16 @@ from jaxviz.synthesis._colors import color_matched
 from jaxviz.synthesis._penalties import total_variation
 
 KEY = jax.random.key(2)
-PARAMS = {
-    "w1": 0.5 * jax.random.normal(jax.random.key(0), (3, 3, 3, 6)),
-    "w2": 0.3 * jax.random.normal(jax.random.key(1), (3, 3, 6, 8)),
-}
+
+
+def drawn():
+    return {
+        "w1": 0.5 * jax.random.normal(jax.random.key(0), (3, 3, 3, 6)),
+        "w2": 0.3 * jax.random.normal(jax.random.key(1), (3, 3, 6, 8)),
+    }
+
+
+PARAMS = drawn()
 LAYERS = {"content_layers": ["relu_1"], "style_layers": ["relu_0", "relu_1"]}
 
 
@@ -95,6 +101,7 @@ def test_a_batch_is_painted_image_by_image():
     np.testing.assert_allclose(made.images[0], texture(STYLE, steps=4).images[0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_style_of_no_weight_leaves_the_content():
     found = stylize(CONTENT, STYLE, style_weights=0.0, steps=5)
     np.testing.assert_allclose(found.images[0], CONTENT, atol=1e-6)
@@ -187,10 +194,17 @@ def test_optimizers(optimizer):
 
 def test_lbfgs_gets_further_than_adam():
     """The reason why it is the default."""
-    # Upside down: upright, compiled without optimizations, step 60 is one that goes wrong, and that the next one mends.
-    content = CONTENT[::-1]
-    lbfgs, adam = (stylize(content, STYLE, optimizer=name, steps=60).losses[-1] for name in ("lbfgs", "adam"))
+    lbfgs, adam = (stylize(CONTENT, STYLE, optimizer=name, steps=60).losses[-1] for name in ("lbfgs", "adam"))
     assert lbfgs < adam
+
+
+@pytest.mark.parametrize("seeds", [(3, 4), (23, 43), (35, 75)])
+def test_lbfgs_makes_no_leap_uphill(seeds):
+    """Along some steps there is hardly any curvature; without care, the next ones made these losses 2 to 79."""
+    with jax.enable_x64(False):  # where the numbers drawn are others
+        content, style = picture(seeds[0]), picture(seeds[1], 24, 18) ** 3
+        losses = jaxviz.stylize(net, drawn(), KEY, content, style, **LAYERS, steps=104).losses
+    assert (losses[9:] < 1.05 * losses[8:-1]).all()
 
 
 def test_none_is_lbfgs():

@@ -79,6 +79,7 @@ def subsets(count):
 
 
 @pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.slow
 def test_any_argument_may_be_traced(name):
     function, *arguments = CASES[name]
     for chosen in subsets(len(arguments)):

@@ -180,7 +180,7 @@ def _folder() -> Path | None:
     try:
         return own_folder(Path(folder))
     except NotOwnError as error:
-        warnings.warn(f"machine code is compiled anew, neither loaded nor cached: {error}", stacklevel=2)
+        warnings.warn(f"machine code is compiled again, neither loaded nor cached: {error}", stacklevel=2)
         return None
 
 

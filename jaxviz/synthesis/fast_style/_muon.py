@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from jaxviz._options import check_count, check_number
 from jaxviz.synthesis._minimize import by_its_own_rules
 
 _MATRIX = optax.contrib.MuonDimensionNumbers((1, 2, 3), 4)  # of kernels of one shape, (k, h, w, in, out)
 
 
-def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+def muon(
+    learning_rate: optax.ScalarOrSchedule, *, steps: int | None = None, cooldown: float = 0.0
+) -> optax.GradientTransformation:
     """Return Muon for 3x3 kernels, batched by shape, and NAdam for all other parameters.
 
     For `train_style_net`: with a good learning rate for each, 6e-3 for Adam and 1e-2 for Muon, a small net's loss after
@@ -21,9 +24,14 @@ def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
 
     Args:
         learning_rate: a number above 0, or an optax schedule.
+        steps: the number of steps of the whole training, which a cooldown needs.
+        cooldown: the last fraction of the steps, in [0, 1], over which the learning rate falls linearly to zero.
 
     Returns:
         An optax transformation; kernels are `(3, 3, in, out)`.
+
+    Raises:
+        ValueError: for a cooldown outside [0, 1], without `steps`, or beside a schedule.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -35,9 +43,23 @@ def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
 
     Jordan et al. 2024, Muon: An Optimizer for Hidden Layers in Neural Networks.
     """
+    rate = _falling(learning_rate, steps, cooldown) if cooldown else learning_rate
     directions = optax.contrib.muon(-1.0, consistent_rms=0.2, muon_weight_dimension_numbers=_kernels)
-    inner = optax.chain(directions, optax.scale_by_learning_rate(learning_rate))
+    inner = optax.chain(directions, optax.scale_by_learning_rate(rate))
     return optax.GradientTransformation(lambda params: inner.init(_stacks(params)), _Update(inner))
+
+
+def _falling(rate: optax.ScalarOrSchedule, steps: int | None, cooldown: float) -> optax.ScalarOrSchedule:
+    check_number("cooldown", cooldown, "in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+    if steps is None or callable(rate):
+        other = "without the number of steps" if steps is None else "beside a schedule"
+        raise ValueError(f"cooldown: expected none {other}, got {cooldown}")
+    check_count("steps", steps)
+    fall = round(cooldown * steps)
+    if not fall:
+        return rate
+    parts = [optax.constant_schedule(rate), optax.linear_schedule(rate, 0.0, fall)]
+    return optax.join_schedules(parts, [steps - fall])
 
 
 @dataclasses.dataclass(frozen=True)

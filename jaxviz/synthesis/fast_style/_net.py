@@ -1,7 +1,7 @@
 """The net of fast style transfer: Johnson et al. 2016 with Dumoulin et al. 2017's conditional instance normalization.
 
-In bare JAX and not in Flax: its sizes are those of its parameters, so one function takes the parameters of any width,
-depth and number of styles.
+In plain JAX rather than Flax: its sizes are those of its parameters, so one function handles any width, depth and
+number of styles.
 """
 
 import functools
@@ -20,36 +20,36 @@ from jaxtyping import Array, Float
 from jaxviz._types import Images, Key, at_least_float32
 from jaxviz.image._checks import check_images
 
-STEP = 4  # pixels from one position of the residual blocks to the next
+STEP = 4  # the stride of the residual blocks in pixels
 BORDER = 16  # pixels, a multiple of STEP
 _EPSILON = 1e-5  # of instance normalization
-_DEVIATION = 0.87962566  # of a normal distribution that is cut off at twice its deviation
+_DEVIATION = 0.87962566  # of a normal distribution truncated at two deviations
 _DOWN = ("down1", "down2")
 _UP = ("up1", "up2")
 
 Moments = list[tuple[Array, Array]]
-"""Mean and variance of the maps, `(n, 1, 1, c)` each, at every normalization in turn."""
+"""Mean and variance of the maps, `(n, 1, 1, c)` each, at every normalization in order."""
 
 
 def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
-    """Show images in a style that the net has learned, in one pass.
+    """Render images in a style that the net has learned, in one pass.
 
-    As any network here it is a pure function `net(params, images)`, of images of any size; with another style it is
-    `functools.partial(style_net, style=2)`. Convolutions are as in the paper, with reflected borders; what enlarges is
-    the nearest neighbor and a convolution, which leaves no checkerboard. Values are named `first`, `down1`, `down2`,
-    `block1` and so on, `up1`, `up2`.
+    Like any network here it is a pure function `net(params, images)`, for images of any size; for another style use
+    `functools.partial(style_net, style=2)`. Convolutions are as in the paper, with reflection padding; upsampling is by
+    nearest neighbor followed by a convolution, which avoids checkerboard patterns. Values are named `first`, `down1`,
+    `down2`, `block1` and so on, `up1`, `up2`.
 
     Args:
-        params: what `train_style_net` found, or `load_style_net` read.
-        images: `(n, h, w, 3)` in [0, 1]. They may be of bfloat16: only the normalizations are then in float32.
-        style: the number of a style, a negative one counted from the end, or weights `(styles,)` that mix the styles'
-            normalizations; one such row for each image, `(n, styles)`, gives each its own.
+        params: the parameters from `train_style_net` or `load_style_net`.
+        images: `(n, h, w, 3)` in [0, 1]. With bfloat16, only the normalizations are computed in float32.
+        style: the index of a style; negative ones count from the end. Or weights `(styles,)` that mix the styles'
+            normalizations, or one row for each image, `(n, styles)`.
 
     Returns:
         Images of the same size, in [0, 1].
 
     Raises:
-        ValueError: for a style that the net does not have, weights of another number, images of another shape.
+        ValueError: for a style that the net does not have, another number of weights, or images of another shape.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -73,19 +73,19 @@ def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
 def apply(
     params: Any, images: Any, mix: Float[Array, "#n styles"], *, moments: Moments | None = None
 ) -> tuple[Any, Moments]:
-    """Return the images, and the moments that their maps had; given as `moments`, those are taken in their place."""
+    """Return the images and the moments of their maps; `moments`, if given, are used instead."""
     taken: Moments = []
 
     def layer(name: str, x: Array, stride: int = 1) -> Array:
         x = _convolve(x, params[name]["kernel"], stride)
         x = x.astype(at_least_float32(x.dtype))
-        # Sums are taken around a value of the map: far from zero, the variance of a nearly flat one is all rounding.
+        # Sums are relative to a value of the map: far from zero, the variance of a nearly flat one is all rounding.
         pivot = lax.stop_gradient(x[:, :1, :1]) if moments is None else moments[len(taken)][0]
         x = x - pivot
         mean, variance = _moments(x) if moments is None else (0.0, moments[len(taken)][1])
         taken.append((pivot + mean, variance))
         scale, offset = (_mixed(mix, params[name][what]).astype(x.dtype) for what in ("scale", "offset"))
-        # As one factor and one summand: the gradient is then two sums over the map.
+        # With one factor and one summand, the gradient is two sums over the map.
         factor = lax.rsqrt(variance + _EPSILON) * scale
         return (x * _for_rows(factor, x) + _for_rows(offset - mean * factor, x)).astype(images.dtype)
 
@@ -99,14 +99,14 @@ def apply(
         x = checkpoint_name(x + layer(f"block{i}_2", inner), f"block{i}")
     for name in _UP:
         x = checkpoint_name(jax.nn.relu(layer(name, _enlarged(x, sizes.pop()))), name)
-    # Normalized as all others, or else Adam's first steps on 9x9 kernels drive the colors to where nothing is learned.
+    # Normalized like all others; otherwise Adam's first steps on 9x9 kernels saturate the colors, and learning stops.
     return jax.nn.sigmoid(layer("last", x)), taken
 
 
 def with_border(params: Any, images: Any, mix: Float[Array, "#n styles"]) -> Any:
-    """Return what the net makes of images with a border of reflected pixels, which is cut off again.
+    """Apply the net to images with a border of reflected pixels, and crop it off the result.
 
-    Where it pads its maps, it sees that it does, and leaves a line along the edge.
+    Padding within the net leaves a line along the edge.
     """
     reach = (BORDER, BORDER)
     around = jnp.pad(images, ((0, 0), reach, reach, (0, 0)), mode="reflect")
@@ -114,13 +114,13 @@ def with_border(params: Any, images: Any, mix: Float[Array, "#n styles"]) -> Any
 
 
 def _moments(x: Array) -> tuple[Array, Array]:
-    """Return mean and variance of values around zero, by sums that one reading gives."""
+    """Return mean and variance of values around zero, by sums computed in one pass over memory."""
     mean, squares = _mean(x), _mean(jnp.square(x))
     return mean, jnp.maximum(squares - jnp.square(mean), 0)
 
 
-# On GPU, sums over maps, here and in gradients, are taken row by row and then over the rows. At once, for 64x64
-# positions, XLA uses so few blocks of threads that each takes longer than a convolution (H100: 80 to 130 µs, 27 µs).
+# On GPU, sums over maps, here and in gradients, are taken within rows and then over the rows. In one step, for 64x64
+# positions, XLA uses so few thread blocks that a sum takes longer than a convolution (H100: 80 to 130 µs, and 27 µs).
 
 
 def _mean(x: Array) -> Array:
@@ -130,7 +130,7 @@ def _mean(x: Array) -> Array:
 
 
 def _for_rows(value: Array, x: Array) -> Array:
-    """Return `(n, 1, 1, c)` to be used with `x` of `(n, h, w, c)`: on GPU as `(n, h, 1, c)`."""
+    """Return `(n, 1, 1, c)` for use with `x` of `(n, h, w, c)`: on GPU as `(n, h, 1, c)`."""
     if jax.default_backend() != "gpu":
         return value
     return lax.optimization_barrier(jnp.broadcast_to(value, (*x.shape[:2], 1, x.shape[3])))
@@ -138,12 +138,12 @@ def _for_rows(value: Array, x: Array) -> Array:
 
 def _convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
     reach = kernel.shape[0] // 2
-    if x.shape[-1] == 3:  # a fourth channel, of zeros: with three, XLA on CPU takes 14 times as long for a 9x9 kernel
+    if x.shape[-1] == 3:  # a fourth channel of zeros: with three, XLA on CPU takes 14 times as long for a 9x9 kernel
         x, kernel = jnp.pad(x, (*3 * [(0, 0)], (0, 1))), jnp.pad(kernel, ((0, 0), (0, 0), (0, 1), (0, 0)))
     padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="reflect")
     height, width = (-(-side // stride) for side in x.shape[1:3])
-    # A row and a column of zeros, whose results are cut off again: on CPU, XLA computes a convolution without any
-    # padding up to 30 times slower.
+    # A row and a column of zeros, whose results are cropped: on CPU, XLA computes a convolution without any padding up
+    # to 30 times slower.
     spare = ((0, 1), (0, 1))
     numbers = ("NHWC", "HWIO", "NHWC")
     found = lax.conv_general_dilated(padded, kernel.astype(x.dtype), (stride, stride), spare, dimension_numbers=numbers)
@@ -151,14 +151,14 @@ def _convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def _enlarged(x: Array, size: Sequence[Any]) -> Array:
-    """Return twice the size by the nearest neighbor; a size that was odd was rounded up and is cut again."""
+    """Upsample twofold by nearest neighbor, cropped to `size` if that is odd."""
     n, height, width, channels = x.shape
     twice = jnp.broadcast_to(x[:, :, None, :, None], (n, height, 2, width, 2, channels))
     return twice.reshape(n, 2 * height, 2 * width, channels)[:, : size[0], : size[1]]
 
 
 def _mixed(mix: Array, rows: Array) -> Array:
-    """Return `mix @ rows` as `(n, 1, 1, c)`, as a sum of products: a matrix product is taken for a dense layer."""
+    """Return `mix @ rows` as `(n, 1, 1, c)`, by a sum of products: a matrix product would count as a dense layer."""
     return jnp.sum(mix[:, :, None] * rows.astype(mix.dtype)[None], 1)[:, None, None]
 
 
@@ -166,9 +166,14 @@ def count_blocks(params: Any) -> int:
     return sum(name.startswith("block") for name in params) // 2
 
 
+def count_channels(params: Any) -> int:
+    """Return how many channels the first layer has, the width of a net."""
+    return params["first"]["kernel"].shape[-1]
+
+
 def reach(params: Any) -> int:
-    """Return how many pixels away the net sees from any, rounded up to a multiple of `STEP`; but for its moments."""
-    # 9x9, 3x3, 3x3 at every second pixel and those of the blocks at every fourth; then the same way back.
+    """Return the radius of the net's receptive field, apart from its moments, rounded up to a multiple of `STEP`."""
+    # 9x9, 3x3, 3x3 with stride 2, and those of the blocks with stride 4; then the same in reverse.
     far = 4 + 1 + 2 + 2 * STEP * count_blocks(params) + 2 + 1 + 4
     return -(-(far + STEP - 1) // STEP) * STEP
 
@@ -179,7 +184,7 @@ def count_styles(params: Any) -> int:
 
 
 def mixture(params: Any, style: Any) -> Float[Array, "n styles"]:
-    """Return weights of styles, a row for each image or one for all."""
+    """Return weights of styles, one row for each image or one for all."""
     there = count_styles(params)
     if jnp.ndim(style) == 0 and jnp.issubdtype(jnp.result_type(style), jnp.integer):
         if not isinstance(style, Tracer) and not -there <= style < there:
@@ -189,7 +194,7 @@ def mixture(params: Any, style: Any) -> Float[Array, "n styles"]:
     weights = jnp.atleast_2d(jnp.asarray(style))
     if not jnp.issubdtype(weights.dtype, jnp.floating) or weights.ndim != 2 or weights.shape[1] != there:
         raise ValueError(
-            f"style: expected a number of 0 to {there - 1}, or weights of the {there} styles of this net, ({there},) "
+            f"style: expected a number from 0 to {there - 1}, or weights of the {there} styles of this net, ({there},) "
             f"or (n, {there}), got {weights.dtype} of shape {jnp.shape(style)}"
         )
     if not isinstance(weights, Tracer) and not jnp.all(jnp.isfinite(weights)):
@@ -198,13 +203,19 @@ def mixture(params: Any, style: Any) -> Float[Array, "n styles"]:
 
 
 def init_style_net(key: Key, *, width: int = 32, blocks: int = 5, styles: int = 1) -> Any:
-    """Return parameters to start from: kernels by He's rule, and styles that are all alike.
+    """Return initial parameters of a style net: kernels by He's rule, and styles that are all the same.
 
     Args:
-        key: of the kernels.
-        width: channels of the first layer; the residual blocks have four times as many. 32 is the paper's.
-        blocks: residual blocks.
-        styles: how many.
+        key: the random key, for the kernels.
+        width: the number of channels of the first layer, 32 in the paper; residual blocks have four times as many.
+        blocks: the number of residual blocks.
+        styles: the number of styles.
+
+    Returns:
+        The parameters, for `style_net`.
+
+    Raises:
+        ValueError: if `width` or `styles` is below 1, or `blocks` below 0.
 
     Example:
         >>> import jax, jaxviz
@@ -227,7 +238,7 @@ def _init(key: Key, width: int, blocks: int, styles: int) -> Any:
     layers |= {"up1": (3, wide, 2 * width), "up2": (3, 2 * width, width), "last": (9, width, 3)}
     shapes = [(size, size, before, after) for size, before, after in layers.values()]
     ends = np.cumsum([math.prod(shape) for shape in shapes])
-    drawn = jax.random.truncated_normal(key, -2, 2, (int(ends[-1]),), jnp.float32)  # a draw for each compiles for 5 s
+    drawn = jax.random.truncated_normal(key, -2, 2, (int(ends[-1]),), jnp.float32)  # one for each compiles for 5 s
     params = {}
     for name, shape, values in zip(layers, shapes, jnp.split(drawn, ends[:-1]), strict=True):
         deviation = math.sqrt(2 / math.prod(shape[:3])) / _DEVIATION

@@ -1,4 +1,4 @@
-"""One image of any size in a style, in tiles that fit together."""
+"""Rendering one image of any size in a style, in seamless tiles."""
 
 import functools
 import math
@@ -17,24 +17,27 @@ from jaxviz.synthesis.fast_style._net import BORDER, STEP, Moments, apply, mixtu
 
 
 def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: int = 1024) -> Float[np.ndarray, "_ _ 3"]:
-    """Show an image of any size in a style, within the memory that `tile` x `tile` pixels need.
+    """Render an image of any size in a style, with the memory that `tile` x `tile` pixels take.
 
-    An image of at most so many pixels is what `style_net` makes of it with a border of 16 reflected pixels, which is
-    cut off again: along the edge of what it is given, a net leaves a line of another color. A larger one is made in
-    tiles. What makes them fit is that all take the same mean and variance at every normalization, those of the image
-    reduced to `tile` x `tile` pixels; and that each sees as far beyond its edge as the net does. So there is no seam:
-    to rounding, the tiles are what one pass with those means and variances gives. They are not quite the large image's
-    own: with an earlier net, pixels of a portrait of 768x576 in tiles of 384 differed by 0.02 (scream) to 0.09 (ink) on
-    average, where strokes lie elsewhere.
+    `style_net` is applied with a border of 16 reflected pixels, which is then cropped, since a net leaves a line of
+    another color along the edges of its input. An image of more than `tile` x `tile` pixels is rendered in tiles. They
+    are seamless because they share the mean and variance at every normalization, those of the image reduced to that
+    many pixels, and overlap by the net's receptive field: up to rounding, the result is that of one pass with those
+    means and variances. These are not quite the large image's own: with an earlier net, pixels of a portrait of 768x576
+    in tiles of 384 differed by 0.02 (scream) to 0.09 (ink) on average, because strokes moved.
 
     Args:
-        params: of the net.
+        params: the net's parameters.
         image: `(h, w, 3)` in [0, 1].
-        style: a number or weights; see `style_net`.
-        tile: side in pixels of what is computed at once. The net that comes with jaxviz takes 0.75 GB for 1024.
+        style: an index or weights; see `style_net`.
+        tile: the side of a tile in pixels. The net that comes with jaxviz takes 0.75 GB for 1024.
+
+    Returns:
+        The image in that style, `(h, w, 3)` in [0, 1].
 
     Raises:
-        ValueError: for an image of another shape, a style the net does not have, or tiles that are too small for it.
+        ValueError: for an image of another shape, a style that the net does not have, tiles that are too small for the
+            net, and traced arguments.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -46,7 +49,7 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
     check_untraced("restyle", params, image, instead=instead)
     check_array("image", image)
     if image.ndim > 3:
-        raise ValueError(f"image: expected one image (h, w, 3), got shape {image.shape}; of a batch take images[0]")
+        raise ValueError(f"image: expected one image (h, w, 3), got shape {image.shape}; from a batch take images[0]")
     check_batch("image", image[None], channels=3)
     check_count("tile", tile)
     pixels = np.asarray(image)
@@ -54,14 +57,14 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
     if len(mix) != 1:
         raise ValueError(f"style: expected a number or one row of weights for the image, got {len(mix)} rows")
     if tile < 3 * margin:
-        raise ValueError(f"tile: expected at least {3 * margin} px, three times as far as this net sees, got {tile}")
+        raise ValueError(f"tile: expected at least {3 * margin} px, three times the reach of this net, got {tile}")
     if math.prod(pixels.shape[:2]) <= tile**2:
         return np.asarray(_whole(params, pixels[None], mix)[0])
     pixels = np.pad(pixels, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="reflect")
     height, width = pixels.shape[:2]
     moments = _moments(params, _shrunk(pixels, tile), mix)
     result = np.empty_like(pixels)
-    inner = (tile - 2 * margin) // STEP * STEP  # so that all begin where the net steps
+    inner = (tile - 2 * margin) // STEP * STEP  # so that all start at multiples of the stride
     for top in range(0, height, inner):
         for left in range(0, width, inner):
             rows, columns = _window(top, inner, margin, height), _window(left, inner, margin, width)
@@ -72,9 +75,9 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
 
 
 def _window(start: int, inner: int, margin: int, length: int) -> tuple[int, int]:
-    """Return where the pixels that a tile is computed from begin and end: at a multiple of what the net steps by.
+    """Return where the pixels from which a tile is computed begin and end: at multiples of the net's stride.
 
-    All but the last are equally long, so that few programs are compiled.
+    All but the last have the same length, so that few programs are compiled.
     """
     size = inner + 2 * margin
     if length <= size:
@@ -85,7 +88,7 @@ def _window(start: int, inner: int, margin: int, length: int) -> tuple[int, int]
 
 
 def _shrunk(pixels: np.ndarray, tile: int) -> Images:
-    """Return an image reduced to as many pixels as a tile has."""
+    """Return an image reduced to the number of pixels of a tile."""
     height, width = pixels.shape[:2]
     scale = tile / math.sqrt(height * width)
     return resized(jnp.asarray(pixels)[None], (max(1, int(height * scale)), max(1, int(width * scale))))

@@ -63,14 +63,14 @@ def take_steps(
     `rates` multiply the optimizer's updates: minus the learning rate for Adam's directions, 1 for complete steps.
     """
 
-    def turn(carry: Any) -> Any:
+    def body(carry: Any) -> Any:
         state, losses, i = carry
         batch = images[:, i].astype(rates.dtype) / 255
         state, parts = _step(net, precision, optimizer, state, job, batch, chosen[:, i], rates[i])
         return state, losses.at[i].set(parts.astype(losses.dtype)), i + 1
 
     start = (state, jnp.zeros((len(rates), 3)), jnp.asarray(0))
-    state, losses, _ = jax.lax.while_loop(lambda carry: carry[2] < count, hoist(turn, start), start)
+    state, losses, _ = jax.lax.while_loop(lambda carry: carry[2] < count, hoist(body, start), start)
     return state, losses
 
 

@@ -1,4 +1,4 @@
-"""Training of a net that shows images in given styles in one pass, by the loss that `stylize` minimizes."""
+"""Training of a net that renders images in given styles in one pass, with the loss that `stylize` minimizes."""
 
 import functools
 import itertools
@@ -27,22 +27,23 @@ from jaxviz.data._source import open_source
 from jaxviz.image._checks import check_not_negative
 from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
 from jaxviz.program._edit import read_layers
+from jaxviz.program._once import once
 from jaxviz.scores._likeness import Layers, grams_of, proportions_of
 from jaxviz.synthesis._colors import Image
 from jaxviz.synthesis._minimize import DivergedError, by_its_own_rules
 from jaxviz.synthesis._octaves import resized
 from jaxviz.synthesis._painting import scaled
 from jaxviz.synthesis.fast_style._checkpoints import Keeper, StyleTraining, _alone_in_its_store, entropy_of
-from jaxviz.synthesis.fast_style._net import count_styles, init_style_net
+from jaxviz.synthesis.fast_style._net import count_blocks, count_channels, count_styles, init_style_net
 from jaxviz.synthesis.fast_style._photographs import crops_of, digest_of_source
 from jaxviz.synthesis.fast_style._steps import ADAM, Job, Precision, _cast, _falling, _joined, take_steps
 
 CONTENT_LAYERS = ("relu3_3",)
-# About what the weights of Johnson et al.'s program come to on Van Gogh's "Starry Night", as is the default
-# `style_weight`; of relu4_3 theirs leave nothing. With equal ones, strokes and tiles appear only where a photograph has
-# little in it.
+# Like the default `style_weight`, about what the weights of Johnson et al.'s program amount to for Van Gogh's "Starry
+# Night"; theirs leave almost nothing of relu4_3. With equal weights, strokes and tiles appear only in empty areas of a
+# photograph.
 STYLE_LAYERS = {"relu1_2": 10.0, "relu2_2": 9.0, "relu3_3": 2.0, "relu4_3": 0.05}
-LOOK = 8  # steps between two looks from the host; four times as many on accelerators, which wait meanwhile
+LOOK = 8  # steps per chunk, between which the host checks; four times as many on accelerators, which wait meanwhile
 
 
 @_alone_in_its_store
@@ -55,8 +56,8 @@ def train_style_net(
     *,
     start: Any = None,
     add_to: Any = None,
-    width: int = 32,
-    blocks: int = 5,
+    width: int | None = None,
+    blocks: int | None = None,
     size: int = 256,
     batch_size: int = 4,
     steps: int = 40_000,
@@ -75,52 +76,56 @@ def train_style_net(
     every: int = 8,
     callback: Callable[[StyleTraining], Any] | None = None,
 ) -> StyleTraining:
-    """Train a net that shows any image in one of several styles in one pass.
+    """Train a net that renders any image in one of several styles in one pass.
 
-    The loss of an image is the one that `stylize` minimizes with the same layers and weights, so the two can be
-    compared. Each step takes a batch of random crops, mirrored or not, and the styles in turn; which, depends on the
-    key and the step's number alone. A training that was stopped, even killed, continues from its last checkpoint in
-    `store` and takes the steps that an undisturbed one takes, bit for bit. Several local devices share each batch.
+    The loss of an image is what `stylize` minimizes with the same layers and weights, so the two can be compared. Each
+    step uses a batch of random crops, mirrored at random, and cycles through the styles; both depend only on the key
+    and the step's number. A training run that was stopped, even killed, resumes from its last checkpoint in `store` and
+    takes the same steps as an uninterrupted one, bit for bit. Several local devices share each batch.
 
     Args:
-        net: the network that compares; the default layers are VGG-16's.
+        net: the loss network, which compares images; the default layers are VGG-16's.
         params: its parameters.
-        key: of the net's first parameters, the order of images, and the crops.
-        source: photographs: a folder, a list, an array, or whatever else `features` takes. Up to 1 GB of them, some
-            3,500 of the default size, stay in memory.
-        styles: an image of any size for each style.
-        start: parameters of a net of as many styles to begin with; None: random ones.
-        add_to: parameters of a trained net, to which the styles are added: nothing but the new styles' own scales and
-            offsets is trained.
-        width: channels of the net's first layer, if it starts at random; see `style_net`.
-        blocks: its residual blocks, likewise.
-        size: of the crops, in pixels; photographs are read with a shorter side a quarter longer.
-        batch_size: crops a step; rounded up to a multiple of the number of local devices.
-        steps: how many, those before a resumption counted; a finished training can be given more of them.
-        content_weight: of the relative error of features.
-        style_weight: of the relative error of Gram matrices.
-        content_layers: whose features; with weights, if it is a mapping.
-        style_layers: whose Gram matrices; likewise.
-        style_size: longer side of the styles, as a multiple of `size`: strokes grow with it.
-        smoothness: weight of the total variation.
-        optimizer: any optax transformation, such as `muon(1e-2)`, with its own learning rate; None: Adam, the paper's.
-            A `store` is tied to what it computes; the same object compiles nothing new.
-        learning_rate: of Adam; None: 1e-3.
-        cooldown: of Adam, the last part of the steps, in [0, 1], over which the learning rate falls to zero.
-        precision: "bfloat16" computes the net and the network that compares in bfloat16, and the norms, the losses and
-            the parameters in float32: meant for accelerators. An H100 took 8.5 ms a step of the default size in place
-            of 11.5, and after 400 steps the loss was 0.2% higher; CPUs are slower.
-        store: folder for checkpoints; None: the training cannot be resumed.
-        checkpoint_every: steps from one checkpoint to the next; there is one at the end, too.
-        every: steps from one callback to the next; at each checkpoint there is one, too.
-        callback: called as `callback(training)` with the net so far; if it returns true, the training is kept in
-            `store` and ends. The memory of its parameters is used again after it returns: copy what you keep.
+        key: the random key, for the style net's initial parameters, the order of images, and the crops.
+        source: photographs: a folder, a list, an array, or anything else that `features` takes. Up to 1 GB of them,
+            about 3,500 of the default size, stay in memory.
+        styles: an image of any size, `(h, w, 3)` in [0, 1], for each style.
+        start: parameters of a net with the same number of styles to start from; None: random ones.
+        add_to: parameters of a trained net to add the styles to: only the new styles' own scales and offsets are
+            trained.
+        width: the number of channels of the net's first layer; None: 32, or those of `start` or `add_to`.
+        blocks: the number of its residual blocks; None: 5, or those of `start` or `add_to`.
+        size: the side of the crops in pixels; photographs are read with a shorter side 1.25 times as long.
+        batch_size: crops per step; rounded up to a multiple of the number of local devices.
+        steps: the total number of steps, including those before a resume; a finished run can be given more.
+        content_weight: the weight of the relative error of features.
+        style_weight: the weight of the relative error of Gram matrices.
+        content_layers: the layers whose features are compared; with weights, if it is a mapping.
+        style_layers: the layers whose Gram matrices are compared; likewise.
+        style_size: the longer side of the styles, as a multiple of `size`: strokes grow with it.
+        smoothness: the weight of the total variation.
+        optimizer: any optax transformation, such as `muon(1e-2)`, with its own learning rate; None: Adam, as in the
+            paper. A `store` is tied to what it computes; passing the same object again does not recompile.
+        learning_rate: the learning rate of Adam; None: 1e-3.
+        cooldown: for Adam, the last fraction of the steps, in [0, 1], over which the learning rate falls to zero.
+        precision: "bfloat16" runs the style net and the loss network in bfloat16, with norms, losses and parameters in
+            float32; it is meant for accelerators. At the default size, a step on an H100 took 8.5 ms instead of 11.5,
+            and after 400 steps the loss was 0.2% higher; CPUs are slower with it.
+        store: the folder for checkpoints; None: the run cannot be resumed.
+        checkpoint_every: the number of steps between checkpoints; there is one at the end, too.
+        every: the number of steps between callbacks; there is one at each checkpoint, too.
+        callback: called as `callback(training)` with the net so far; if it returns true, the run is saved in `store`
+            and ends. The memory of its parameters is reused when it returns: copy what you want to keep.
+
+    Returns:
+        The net's parameters, and the three parts of the loss before each step, `(steps, 3)`.
 
     Raises:
-        ImageError: for a source without images, or of which none can be read.
-        ValueError: for layers that are unknown or no maps, images of another shape, a learning rate or a cooldown
-            beside an optimizer, which would be ignored, or a store of another training, or that another run is writing
-            to.
+        ImageError: if the source has no images, or none of them can be read.
+        ValueError: for layers that are unknown or have no maps, images of another shape, another width or number of
+            blocks than those of `start` or `add_to`, a learning rate or a cooldown together with an optimizer, which
+            would ignore it, or a store that belongs to another run or that another
+            run is writing to.
         DivergedError: if the loss or its gradient stops being finite; its `found` has the last good parameters.
 
     Example:
@@ -137,14 +142,14 @@ def train_style_net(
     & Kudlur 2017, A Learned Representation for Artistic Style.
     """
     _check(
-        styles, precision, optimizer, learning_rate, cooldown=cooldown, size=size, batch_size=batch_size, width=width,
+        styles, precision, optimizer, learning_rate, cooldown=cooldown, size=size, batch_size=batch_size,
         checkpoint_every=checkpoint_every,
     )  # fmt: skip
     check_run(steps=steps, every=every, callback=callback)
-    check_count("blocks", blocks, least=0)
+    width, blocks = _sizes(width, blocks, start if add_to is None else add_to)
     check_least_zero("smoothness", smoothness)
     check_positive("style_size", style_size)
-    opened, batch_size = open_source(source), whole_shares(batch_size)
+    net, opened, batch_size = once(net), open_source(source), whole_shares(batch_size)
     params, styles = jax.tree.map(functools.partial(_cast, "float32"), (params, list(styles)))
     content_of = _weights("content_layers", content_layers, content_weight)
     style_of = _weights("style_layers", style_layers, style_weight)
@@ -172,7 +177,7 @@ def train_style_net(
 
 
 class _Plan(NamedTuple):
-    """What the batches of a training depend on."""
+    """What the batches of a training run depend on."""
 
     steps: int
     styles: int
@@ -183,7 +188,7 @@ class _Plan(NamedTuple):
 
 
 class _Watch(NamedTuple):
-    """When a training is looked at, and kept."""
+    """When a training run calls back and saves a checkpoint."""
 
     callback: Callable[[StyleTraining], Any] | None
     every: int
@@ -195,7 +200,7 @@ class _Watch(NamedTuple):
         return kept if self.callback is None else min(kept, self.every - done % self.every)
 
     def ends(self, found: StyleTraining) -> bool:
-        """Show what there is, if it is time to, and return whether the training is to end."""
+        """Call back, if it is due, and return whether the run is to end."""
         done = len(found.losses)
         due = found.finished or done % self.every == 0 or done % self.checkpoint_every == 0
         return self.callback is not None and due and bool(self.callback(found))
@@ -204,12 +209,12 @@ class _Watch(NamedTuple):
 def _trained(
     step: Callable[..., Any], keeper: Keeper, plan: _Plan, watch: _Watch, fresh: Any, job: Job, crops: Any
 ) -> StyleTraining:
-    """Take the steps that are left, kept as they come."""
+    """Take the remaining steps, saving checkpoints."""
     state, losses = keeper.restored(fresh)
     state, job = over_devices(np.zeros(plan.batch_size), (state, job))[1]
     found = _where(job, state, losses, plan)
     batches = crops(len(losses), plan.steps, plan.size, plan.batch_size)
-    reader = ThreadPoolExecutor(1)  # reads while the devices compute; what goes wrong is raised when its turn has come
+    reader = ThreadPoolExecutor(1)  # reads while the devices compute; its errors are raised by `result`
     ahead = reader.submit(_chunk, plan, batches, watch, len(losses))
     while not found.finished:
         *given, count = ahead.result()
@@ -232,7 +237,7 @@ def _where(job: Job, state: Any, losses: np.ndarray, plan: _Plan) -> StyleTraini
 
 
 def _chunk(plan: _Plan, crops: Iterator[np.ndarray], watch: _Watch, done: int) -> tuple[Any, ...]:
-    """Return what the steps after the first `done` need, on the devices."""
+    """Return the data of the steps after the first `done`, on the devices."""
     look = LOOK if jax.default_backend() == "cpu" else 4 * LOOK
     count = max(0, min(look - done % look, watch.left(done), plan.steps - done))
     nothing = np.zeros((plan.batch_size, plan.size, plan.size, 3), np.uint8)
@@ -247,7 +252,7 @@ def _chunk(plan: _Plan, crops: Iterator[np.ndarray], watch: _Watch, done: int) -
 
 
 def _digest_of_optimizer(optimizer: optax.GradientTransformation, trained: Any) -> str:
-    """Tell optimizers apart by what they compute, and by what they start from."""
+    """Return a digest of what an optimizer computes and of its initial state."""
     with by_its_own_rules():
         memory = optimizer.init(trained)
         step = lambda memory, trained: optimizer.update(trained, memory, trained)
@@ -260,7 +265,7 @@ def _check(
     for name, count in counts.items():
         check_count(name, count)
     if not 0 <= cooldown <= 1:
-        raise ValueError(f"cooldown: expected a part in [0, 1], got {cooldown}")
+        raise ValueError(f"cooldown: expected a fraction in [0, 1], got {cooldown}")
     if precision not in get_args(Precision):
         raise ValueError(f"precision: expected {' or '.join(map(repr, get_args(Precision)))}, got {precision!r}")
     if isinstance(optimizer, str):
@@ -284,7 +289,7 @@ def _check(
 
 
 def _weights(what: str, names: Layers, weight: float) -> dict[str, Any]:
-    """Return the weight of each layer: its share of the whole."""
+    """Return the weight of each layer: its share of the total weight."""
     check_not_negative(f"the weight of {what}", weight)
     return {name: weight * share for name, share in proportions_of(what, names).items()}
 
@@ -294,14 +299,26 @@ def _fit(style: Image, longest: float) -> Images:
     return resized(images, scaled(images, longest))
 
 
+def _sizes(width: int | None, blocks: int | None, old: Any) -> tuple[int, int]:
+    """Return the width and the number of blocks of a net; those of an old one that is trained further are its own."""
+    for name, given, least in (("width", width, 1), ("blocks", blocks, 0)):
+        if given is not None:
+            check_count(name, given, least=least)
+    if old is not None:
+        for name, given, own in (("width", width, count_channels(old)), ("blocks", blocks, count_blocks(old))):
+            if given not in (None, own):
+                raise ValueError(f"{name}: expected None or {own}, as start or add_to has, got {given}")
+    return 32 if width is None else width, 5 if blocks is None else blocks
+
+
 def _start(key: Key, start: Any, add_to: Any, width: int, blocks: int, styles: int) -> Any:
-    """Return what is trained: a net, or the scales and offsets of new styles, each the mean of those there are."""
+    """Return what is trained: a net, or scales and offsets of new styles, initially the mean of the existing ones."""
     if start is not None:
         if add_to is not None:
-            raise ValueError("start, add_to: expected one of them; styles that are added start from those there are")
+            raise ValueError("start, add_to: expected at most one of them; added styles start from the existing ones")
         if count_styles(start) != styles:
-            raise ValueError(f"start: expected a net of {styles} styles, got one of {count_styles(start)}")
-        return jax.tree.map(jnp.array, start)  # a copy, whose memory the training may use again
+            raise ValueError(f"start: expected a net with {styles} styles, got one with {count_styles(start)}")
+        return jax.tree.map(jnp.array, start)  # a copy, whose memory may be reused
     if add_to is None:
         return init_style_net(key, width=width, blocks=blocks, styles=styles)
     mean = lambda rows: jnp.repeat(rows.mean(0, keepdims=True), styles, 0)

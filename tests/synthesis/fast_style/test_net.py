@@ -44,6 +44,7 @@ run = jax.jit(jaxviz.style_net)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 8), (16, 16), (17, 30)])
+@pytest.mark.slow
 def test_the_output_has_the_size_of_the_input(params, size):
     made = numbered(params, picture(*size, n=2), 1)
     assert made.shape == (2, *size, 3)

@@ -72,7 +72,7 @@ def test_tiles_have_no_seam(params, image):
 
 @pytest.mark.usefixtures("users_view")
 def test_errors(params, image):
-    with pytest.raises(ValueError, match=r"tile: expected at least 84 px, three times as far as this net sees, got 50"):
+    with pytest.raises(ValueError, match=r"tile: expected at least 84 px, three times the reach of this net, got 50"):
         jaxviz.restyle(params, image, tile=50)
     with pytest.raises(ValueError, match="expected one of 0 to 1"):
         jaxviz.restyle(params, image, style=2)

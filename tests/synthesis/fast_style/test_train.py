@@ -27,6 +27,7 @@ KEY = jax.random.key(5)
 PARAMS = {"w": 0.5 * jax.random.normal(jax.random.key(0), (3, 3, 3, 6))}
 PHOTOS = np.asarray(jaxviz.blur(jax.random.uniform(jax.random.key(1), (6, 20, 20, 3)), 1.0))
 STYLES = [jax.random.uniform(jax.random.key(i), (12, 14, 3)) for i in (2, 3, 4)]
+OLD = jaxviz.init_style_net(KEY, width=2, blocks=0, styles=2)
 SMALL = {
     "content_layers": ["relu_0"], "style_layers": ["relu_0"], "style_weight": 3.0, "width": 2, "blocks": 0, "size": 16,
     "batch_size": 2, "steps": 11, "every": 4, "checkpoint_every": 4,
@@ -136,7 +137,8 @@ def _photo_of(crop):
     raise AssertionError("no crop of any photograph")
 
 
-def test_stopped_by_the_callback_and_gone_on_with(whole, tmp_path):
+@pytest.mark.slow
+def test_stopped_by_the_callback_and_resumed(whole, tmp_path):
     looks = []
 
     def stop(found):
@@ -194,6 +196,7 @@ def test_kill_9_and_the_same_command_again(tmp_path):
     same(train(source=Slow(), store=tmp_path, steps=total), train(steps=total))
 
 
+@pytest.mark.slow
 def test_two_trainings_do_not_share_a_folder(tmp_path):
     """Not even for a moment: the second one neither reads nor writes, and the first goes on undisturbed."""
     second = []
@@ -261,9 +264,9 @@ def test_a_training_starts_from_a_net(whole):
     np.testing.assert_array_equal(again.losses, train(start=whole.params, steps=2).losses[:1])
     assert again.losses.sum() < 0.9 * train(steps=1).losses.sum()  # the same photographs and styles
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(whole.params))  # its memory is its own
-    with pytest.raises(ValueError, match="start: expected a net of 1 styles, got one of 2"):
+    with pytest.raises(ValueError, match="start: expected a net with 1 styles, got one with 2"):
         train(STYLES[:1], start=whole.params)
-    with pytest.raises(ValueError, match="start, add_to: expected one of them"):
+    with pytest.raises(ValueError, match="start, add_to: expected at most one of them"):
         train(start=whole.params, add_to=whole.params)
 
 
@@ -354,6 +357,32 @@ def test_the_learning_rate_cools_down():
     assert _steps._falling(0.99, 0.0) == 1
 
 
+@pytest.mark.parametrize("cooldown", [0.0, 0.5, 1.0])
+def test_muons_learning_rate_cools_down_as_adams_does(cooldown):
+    params = {"kernel": jnp.ones((3, 3, 2, 4)), "offset": jnp.ones(4)}
+    rules = jaxviz.muon(0.1), jaxviz.muon(0.1, steps=10, cooldown=cooldown)
+    states = [rule.init(params) for rule in rules]
+    for i in range(10):
+        moved = [rule.update(params, state, params) for rule, state in zip(rules, states, strict=True)]
+        states, (constant, falling) = [state for _, state in moved], [updates for updates, _ in moved]
+        for name, update in falling.items():
+            np.testing.assert_allclose(update, _steps._falling(i / 10, cooldown) * constant[name], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cooldown": 2.0, "steps": 10}, r"cooldown: expected a finite number in \[0, 1\], got 2.0"),
+        ({"cooldown": 0.5}, "cooldown: expected none without the number of steps, got 0.5"),
+        ({"cooldown": 0.5, "steps": 0}, "steps: expected 1 or more, got 0"),
+        ({"cooldown": 0.5, "steps": 9, "learning_rate": optax.constant_schedule(0.1)}, "none beside a schedule"),
+    ],
+)
+def test_a_cooldown_of_muon_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        jaxviz.muon(**{"learning_rate": 0.1} | options)
+
+
 @pytest.mark.slow
 def test_bfloat16_is_near(whole):
     found = train(precision="bfloat16", steps=1)
@@ -436,7 +465,9 @@ def test_what_diverges_keeps_the_parameters_before():
         ({"styles": STYLES[0]}, "styles: expected a list of images"),
         ({"styles": [STYLES[0][..., 0]]}, "expected images"),
         ({"steps": 0}, "steps: expected 1 step or more, got 0"),
-        ({"cooldown": 2.0}, r"cooldown: expected a part in \[0, 1\], got 2"),
+        ({"width": 3, "start": OLD}, "width: expected None or 2, as start or add_to has, got 3"),
+        ({"blocks": 1, "add_to": OLD}, "blocks: expected None or 0, as start or add_to has, got 1"),
+        ({"cooldown": 2.0}, r"cooldown: expected a fraction in \[0, 1\], got 2"),
         ({"precision": "float8"}, "precision: expected 'float32' or 'bfloat16', got 'float8'"),
         ({"optimizer": "adam"}, r"expected an optax .* as jaxviz.muon\(1e-2\), or None for Adam, got 'adam'"),
         ({"optimizer": "muon"}, r"expected an optax .* as jaxviz.muon\(1e-2\), or None for Adam, got 'muon'"),
