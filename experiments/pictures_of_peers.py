@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 DEPTHS = (2, 2, 3, 3, 3)
+SHOWN = 128  # pixels of what VGG-16 is shown
 
 
 class _Scaled(nn.Module):
@@ -60,14 +61,15 @@ def lite0() -> nn.Sequential:
 
 
 def lucent(model: nn.Sequential, unit: tuple[str, int], views: int) -> np.ndarray:
-    """Draw by lucent's `render_vis`: 128 px, Fourier basis, Adam 0.05, shown to the network at 224 px."""
+    """Draw by lucent's `render_vis`: 128 px, Fourier basis, Adam 0.05; classes are shown at 224 px, as by default."""
     from lucent.optvis import objectives, render
 
     torch.manual_seed(0)
     np.random.seed(0)
     layer, i = unit
     show = objectives.channel(layer, i) if layer != "logits" else objectives.Objective(lambda T: -T(layer)[:, i].mean())
-    options = {"preprocess": False, "progress": False, "show_image": False}
+    size = SHOWN if layer != "logits" else None  # of 224 px, channels would take hours
+    options = {"preprocess": False, "progress": False, "show_image": False, "fixed_image_size": size}
     return render.render_vis(_until(model, layer), show, thresholds=(views,), **options)[-1][0]
 
 
@@ -85,8 +87,9 @@ def horama(model: nn.Sequential, unit: tuple[str, int], views: int) -> np.ndarra
         os.chdir(folder)
         try:
             np.save("spectrum_decorrelated.npy", _spectrum(1280))
-            options = {"values_range": (0.0, 1.0), "crops_per_iteration": crops, "device": "cpu"}
-            image, _ = package.maco(objective, total_steps=-(-views // crops), **options)
+            size = SHOWN if layer != "logits" else 224  # its default
+            options = {"values_range": (0.0, 1.0), "crops_per_iteration": crops, "model_input_size": size}
+            image, _ = package.maco(objective, total_steps=-(-views // crops), device="cpu", **options)
         finally:
             os.chdir(here)
     return image.detach().numpy().transpose(1, 2, 0)
