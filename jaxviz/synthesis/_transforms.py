@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxviz._options import check_least_zero, check_number
+from jaxviz._options import check_least_zero, check_number, check_positive
 from jaxviz._types import Images, Key
 from jaxviz.image._checks import sides_of
 
@@ -52,7 +52,7 @@ class Crops(_OfEach):
     most: float
     noise: float
     spread: float | None
-    size: tuple[int, int] | None
+    size: tuple[int, int] | float
 
     def one(self, key: Key, image: Array) -> Array:
         part_key, place_key, noise_key = jax.random.split(key, 3)
@@ -62,11 +62,17 @@ class Crops(_OfEach):
             away = free * jax.random.uniform(place_key, (2,), image.dtype, -1, 1)
         else:
             away = jnp.clip(self.spread * jax.random.normal(place_key, (2,), image.dtype), -free, free)
-        height, width = self.size or image.shape[:2]
+        height, width = self._shown(*image.shape[:2])
         rows = _window(image.shape[0], height, part, away[0])
         columns = _window(image.shape[1], width, part, away[1])
         shown = jnp.einsum("yh,hwc,xw->yxc", rows, image, columns, precision="highest")
         return shown + self.noise * jax.random.normal(noise_key, shown.shape, shown.dtype)
+
+    def _shown(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size of what is returned of an image of this size."""
+        if isinstance(self.size, tuple):
+            return self.size
+        return max(round(self.size * height), 1), max(round(self.size * width), 1)
 
 
 def _window(length: int, size: int, part: Array, away: Array) -> Array:
@@ -130,6 +136,7 @@ def crops(
     noise: float = 0.08,
     spread: float | None = None,
     size: int | tuple[int, int] | None = None,
+    zoom: float = 1.0,
 ) -> Transform:
     """Return a transform that cuts a random part out of each image, resizes it and adds noise.
 
@@ -141,16 +148,18 @@ def crops(
         least: the smallest side of a part, as a fraction of the image's, above 0.
         most: the largest, up to 1.
         noise: the standard deviation of the Gaussian noise, in units of the images' [0, 1] range; at least 0.
-        spread: the standard deviation of the part's center around the image's, as a fraction of the image's sides;
-            parts that would leave the image end at its edge. None: anywhere, with equal probability.
-        size: of what is returned, in pixels: one side, or (h, w), so that a network sees parts of a large image at
-            their own scale; parts that are made smaller are antialiased. None: the images' size.
+        spread: the standard deviation of a part's center around the image's, as a fraction of the image's sides; parts
+            that would leave the image end at its edge. None: anywhere, with equal probability.
+        size: the size of the result in pixels: one side, or (h, w). None: `zoom` times the image's.
+        zoom: the size of the result as a fraction of the image's size, above 0. With the typical fraction of a part,
+            such as 0.5 for parts of 0.4 to 0.6, a network sees parts of a large image at their own scale. Parts that
+            are made smaller are antialiased.
 
     Returns:
         A function `(key, images) -> images` of float images `(n, h, w, c)`, of the same dtype.
 
     Raises:
-        ValueError: An option is outside its range.
+        ValueError: if an option is out of range, or `zoom` is given together with a size, which would ignore it.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -158,17 +167,19 @@ def crops(
         >>> part = jaxviz.crops(least=0.2, most=0.2, noise=0.0)(jax.random.key(0), ramp)
         >>> print(part.shape, jnp.allclose(part.max() - part.min(), 0.2, atol=0.01))
         (1, 64, 64, 3) True
-        >>> jaxviz.crops(size=32)(jax.random.key(0), ramp).shape
+        >>> print(jaxviz.crops(zoom=0.5)(jax.random.key(0), ramp).shape)
         (1, 32, 32, 3)
     """
     check_number("least", least, "above 0 and at most 1", lambda x: (x > 0) & (x <= 1))
     check_number("most", most, f"from least, {least}, to 1", lambda x: (x >= least) & (x <= 1))
     check_least_zero("noise", noise)
+    check_positive("zoom", zoom)
     if spread is not None:
         check_least_zero("spread", spread)
-    sides = None if size is None else sides_of(size)
-
-    return Crops(float(least), float(most), float(noise), None if spread is None else float(spread), sides)
+    if size is not None and zoom != 1:
+        raise ValueError(f"zoom: expected none beside a size, which would ignore it, got {zoom} and {size}")
+    shown = float(zoom) if size is None else sides_of(size)
+    return Crops(float(least), float(most), float(noise), None if spread is None else float(spread), shown)
 
 
 def rolls(*, most: int, least: int = 0) -> Transform:
