@@ -23,7 +23,16 @@ class Progress:
     total: int = 0
 
     def told(self: T, what: str, done: int, total: int) -> T:
-        """Set the progress of a new result and return it."""
+        """Set the progress of a new result, for the functions that make one.
+
+        Args:
+            what: the function and its stage.
+            done: steps taken, or images processed.
+            total: the maximum number, in the same unit.
+
+        Returns:
+            The same result.
+        """
         self.what, self.done, self.total = what, int(done), int(total)
         return self
 

@@ -1,11 +1,14 @@
 """The taste of the public functions, as a test (after dm_pix's api_test): one look for all of them."""
 
 import ast
+import builtins
+import doctest
 import importlib
 import inspect
 import pydoc
 import subprocess
 import sys
+import types
 import typing
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +25,8 @@ FUNCTIONS = {name: value for name, value in PUBLIC.items() if callable(value) an
 # DESIGN.md section 3: these read well without their name, as in `logit(net, 281)`.
 POSITIONAL_DEFAULTS = {("logit", "target"), ("probability", "target"), ("neuron", "position")}
 POSITIONAL_DEFAULTS |= {("load_style_net", "path")}
-# What these have in place of an example that runs: it would fetch weights from the network.
-NEEDS_WEIGHTS = {"load": "```python", "import_weights": "Raises:", "verify": "Raises:"}
+# Their examples are shown, but do not run: they would fetch weights from the network, or need an extra.
+SKIPPED = {"load", "import_weights", "verify", "umap"}
 HEAVY = {"flax", "tensorflow", "tensorflow_datasets", "grain", "matplotlib", "sklearn", "skimage", "PIL"}
 HEAVY |= {"onnx", "h5py", "rich", "tyro", "jinja2", "pooch", "openTSNE", "umap"}
 
@@ -44,7 +47,30 @@ def test_docstring(name):
     summary, *rest = doc.split("\n")
     assert summary.endswith((".", ":")), "the first line is one whole sentence"
     assert not rest or rest[0] == ""
-    assert NEEDS_WEIGHTS.get(name, ">>>") in doc
+
+
+def used_and_bound(source):
+    """Return the names that a program reads, and those that it binds anywhere."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    bound |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    return used, bound
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_the_example_can_be_pasted(name):
+    """It calls the function by its public name, and needs nothing that its lines do not import or make."""
+    examples = doctest.DocTestParser().get_examples(inspect.getdoc(FUNCTIONS[name]) or "")
+    source = "".join(example.source for example in examples)
+    used, bound = used_and_bound(source)
+    assert f"jaxviz.{name}" in source
+    skipped = any(example.options.get(doctest.SKIP) for example in examples)
+    assert skipped == (name in SKIPPED)
+    assert used <= bound | set(dir(builtins))
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
@@ -54,17 +80,43 @@ def test_every_parameter_and_result_is_annotated(name):
     assert [p.name for p in signature.parameters.values() if p.annotation is inspect.Parameter.empty] == []
 
 
-@pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_documented_arguments_exist_and_in_order(name):
-    doc = inspect.getdoc(FUNCTIONS[name])
-    if "Args:" not in doc:
-        return
-    section = doc.split("Args:\n")[1].split("\n\n")[0].splitlines()
-    heads = [line.strip().split(":")[0] for line in section if line.startswith("    ") and line[4] != " "]
-    documented = [name for head in heads for name in head.split(", ")]  # "score, params, images: as for `gradient`"
-    names = list(parameters(name))
-    assert documented, section
-    assert [n for n in names if n in documented] == documented
+METHODS = {  # what types of ours define themselves, classmethods too
+    f"{name}.{method}": getattr(PUBLIC[name], method)
+    for name in sorted(TYPES)
+    for method, value in vars(PUBLIC[name]).items()
+    if not method.startswith("_") and isinstance(value, types.FunctionType | classmethod)
+}
+
+
+def documented(value, section):
+    """Return the names that a section of a docstring explains, in order."""
+    doc = inspect.getdoc(value) or ""
+    if f"\n{section}:\n" not in doc:
+        return []
+    lines = doc.split(f"\n{section}:\n")[1].split("\n\n")[0].splitlines()
+    heads = [line.strip().split(":")[0] for line in lines if line.startswith("    ") and line[4] != " "]
+    return [name for head in heads for name in head.split(", ")]  # "score, params, images: as for `gradient`"
+
+
+def test_the_methods_are_found():
+    assert {"ReceptiveField.window", "Parameterization.of", "Summable.lengths"} <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", sorted({**FUNCTIONS, **METHODS}))
+def test_every_argument_and_result_is_documented(name):
+    value = FUNCTIONS.get(name, METHODS.get(name))
+    signature = inspect.signature(value)
+    assert documented(value, "Args") == [parameter for parameter in signature.parameters if parameter != "self"]
+    returns = {"Returns:", "Yields:"} & set((inspect.getdoc(value) or "").splitlines())
+    assert len(returns) == (signature.return_annotation is not None)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in TYPES if inspect.isclass(PUBLIC[name])))
+def test_every_field_is_documented(name):
+    """Of the results, which are named tuples, and of `Network`, which is called with its fields."""
+    fields = getattr(PUBLIC[name], "_fields", None) or getattr(PUBLIC[name], "__dataclass_fields__", ())
+    found = documented(PUBLIC[name], "Attributes") or documented(PUBLIC[name], "Args")
+    assert set(fields) - {"_"} <= set(found)
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))

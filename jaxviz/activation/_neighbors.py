@@ -20,11 +20,15 @@ MANY = 1e30  # a length that float32 represents, like its inverse
 
 
 class Neighbors(NamedTuple):
-    """The rows nearest to each query, nearest first."""
+    """The rows nearest to each query, nearest first.
+
+    Attributes:
+        indices: `(q, k)`, the rows' indices in the bank.
+        distances: `(q, k)`, their distances from the query, in float64.
+    """
 
     indices: Int[np.ndarray, "q k"]
     distances: Float[np.ndarray, "q k"]
-    """In float64."""
 
 
 def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", block_size: int = 16384) -> Neighbors:

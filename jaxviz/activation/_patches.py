@@ -35,32 +35,41 @@ _NONE = np.iinfo(np.int32).max
 
 
 class Patches(NamedTuple):
-    """The patches to which each channel of a layer responds most, strongest first; at most one per image."""
+    """The patches to which each channel of a layer responds most, strongest first; at most one per image.
+
+    Attributes:
+        values: `(c, k)`, the layer's values there.
+        ids: for each channel the names of k images.
+        indices: `(c, k)`, the images' indices in the source; -1 if it has fewer than k.
+        positions: `(c, k, 2)`, row and column in the layer's map; 0 for a layer without positions.
+        boxes: `(c, k, 4)`, top, left, bottom and right of the unit's spatial receptive field (see `receptive_field`),
+            in pixels of the network's input; exact at the image's borders, too.
+    """
 
     values: Float[np.ndarray, "c k"]
     ids: list[list[str]]
     indices: Int[np.ndarray, "c k"]
-    """Indices of the images in the source; -1 if it has fewer than k."""
     positions: Int[np.ndarray, "c k 2"]
-    """Row and column in the layer's map; 0 for a layer without positions."""
     boxes: Int[np.ndarray, "c k 4"]
-    """Top, left, bottom and right of the unit's spatial receptive field (see `receptive_field`), in pixels of the
-    network's input; exact at the image's borders, too."""
 
 
 class _TopPatches(NamedTuple):
-    """The patches of each layer, which images were skipped and why, and the state to resume from."""
-
     layers: dict[str, Patches]
     skipped: dict[str, str]
     seen: int
-    """How many images of the source were read, including those that were skipped."""
     state: dict[str, Any]
     """`best` for each layer, `seen`, `skipped`, and `ids` in reading order, with the unread ones at the end."""
 
 
 class TopPatches(Progress, _TopPatches):
-    """The patches of each layer, which images were skipped and why, and the state to resume from."""
+    """The patches to which the channels of some layers respond most, so far or at the end of the pass.
+
+    Attributes:
+        layers: the patches of each layer, by its name.
+        skipped: for each image that could not be read, why.
+        seen: how many images of the source were read, including those that were skipped.
+        state: pass it as `resume` to continue a stopped run, or to extend a finished one by new images.
+    """
 
 
 def top_patches(

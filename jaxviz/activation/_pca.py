@@ -10,13 +10,19 @@ from jaxviz.activation._neighbors import check_numbers, scaled_to_1
 
 
 class PCA(NamedTuple):
-    """Principal components: `points @ axes + mean` is the best approximation of the data in that many dimensions."""
+    """Principal components: `points @ axes + mean` is the best approximation of the data in that many dimensions.
+
+    Attributes:
+        points: `(n, c)`, the projected data.
+        axes: `(c, f)`, directions of length 1, at right angles.
+        mean: `(f,)`, the mean of the data.
+        explained: `(c,)`, the fraction of the variance along each axis; zeros if nothing varies.
+    """
 
     points: Float[np.ndarray, "n c"]
     axes: Float[np.ndarray, "c f"]
     mean: Float[np.ndarray, " f"]
     explained: Float[np.ndarray, " c"]
-    """The fraction of the variance along each axis; zeros if nothing varies."""
 
 
 def pca(x: ArrayLike, *, components: int = 2) -> PCA:

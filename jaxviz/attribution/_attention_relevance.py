@@ -93,7 +93,7 @@ def _relevance(score: Score, params: Any, images: Images, *, tokens: Tokens, bat
             weights, slopes = (chain.arrange[i](x) for x in (taken[str(i)], gradient))
             passed = jax.nn.relu(weights * slopes).mean(1)
             gathered = jnp.matmul(passed, whole, precision="highest")
-            whole = gathered if chain.pools and i == len(zeros) - 1 else whole + gathered
+            whole = whole + gathered if chain.is_block(i) else gathered
         return map_of(whole, chain, images)
 
     return of_each_score(backward, values, batch_size)

@@ -88,23 +88,28 @@ def _rollout(net: Net, fusion: Fusion, discard: float, tokens: Tokens, params: A
         return evaluate(program, (params, images), taking(wanted))[1]
 
     taken = accelerate(read)(params, images)
-    fused = [_fused(arrange(taken[str(i)]), fusion, discard, chain) for i, arrange in enumerate(chain.arrange)]
-    whole = jnp.eye(fused[0].shape[-1], dtype=fused[0].dtype)[None]
-    for i, weights in enumerate(fused):
-        if not (chain.pools and i == len(fused) - 1):
-            weights = (weights + jnp.eye(weights.shape[-1], dtype=weights.dtype)[None]) / 2
-        whole = jnp.matmul(weights / weights.sum(-1, keepdims=True), whole, precision="highest")
+    arranged = [arrange(taken[str(i)]) for i, arrange in enumerate(chain.arrange)]
+    own = jnp.eye(arranged[0].shape[-1], dtype=arranged[0].dtype)[None]
+    whole = own
+    for i, weights in enumerate(arranged):
+        if chain.is_block(i):
+            beside = np.diag(~np.isin(np.arange(weights.shape[-1]), chain.numbers))
+            shares = (_fused(weights, fusion, discard, beside[None]) + own) / 2
+        else:
+            shares = _fused(weights, fusion, discard, np.zeros((1, 1, 1), bool))
+        total = shares.sum(-1, keepdims=True)  # 0 for a pooling head's query of which all is discarded
+        whole = jnp.matmul(shares / jnp.where(total > 0, total, 1), whole, precision="highest")
     return map_of(whole, chain, images)
 
 
-def _fused(weights: Array, fusion: Fusion, discard: float, chain: Chain) -> Float[Array, "n queries keys"]:
+def _fused(weights: Array, fusion: Fusion, discard: float, kept: np.ndarray) -> Float[Array, "n queries keys"]:
+    """Return weights fused over heads, the smallest ones set to 0, but for those that are kept."""
     fused = getattr(weights, fusion)(1)
     n, queries, keys = fused.shape
     flat = fused.reshape(n, queries * keys)
     smallest = jnp.argsort(flat, axis=-1)[:, : int(flat.shape[-1] * discard)]
     dropped = jax.vmap(lambda row, places: row.at[places].set(0))(flat, smallest)
-    beside = np.diag(~np.isin(np.arange(keys), chain.numbers))[:queries]
-    return jnp.where(beside[None], fused, dropped.reshape(fused.shape))
+    return jnp.where(kept, fused, dropped.reshape(fused.shape))
 
 
 def map_of(shares: Float[Array, "n queries keys"], chain: Chain, images: Images) -> Maps:

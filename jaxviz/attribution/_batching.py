@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
+from jaxviz._options import check_count
 from jaxviz._types import Images, Score, at_least_float32
 from jaxviz.fast._swap import hoist
 from jaxviz.image._arrays import blur
@@ -158,6 +159,7 @@ def check_positive(**numbers: int) -> None:
     """Raise ValueError unless every number is a whole number of at least 1."""
     for name, number in numbers.items():
         check_whole(name, number, least=1)
+        check_count(name, number)  # 2.0 is whole, but counts nothing
 
 
 def beside(x: Array, maps: Array) -> Array:

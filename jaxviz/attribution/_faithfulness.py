@@ -11,18 +11,21 @@ from jaxviz._types import Images, Maps, Score
 from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, loop_over, run
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._arrays import IMAGENET_MEAN, per_color
-from jaxviz.image._checks import check_finite, check_images
+from jaxviz.image._checks import check_finite, check_images, check_not_negative
 from jaxviz.scores._algebra import one_per_image
 from jaxviz.scores._calls import fixed
 
 
 class Curve(NamedTuple):
-    """What `deletion` and `insertion` return."""
+    """What `deletion` and `insertion` return.
+
+    Attributes:
+        values: `(n, points)`, the score at each point, from nothing changed to everything changed.
+        areas: `(n,)`, the area under each curve, by the trapezoidal rule, with a horizontal axis from 0 to 1.
+    """
 
     values: Float[Array, "n points"]
-    """The score at each point, from nothing changed to everything changed."""
     areas: Float[Array, " n"]
-    """The area under each curve, by the trapezoidal rule, with a horizontal axis from 0 to 1."""
 
 
 def deletion(
@@ -144,7 +147,8 @@ def pointing_game(maps: Maps, boxes: Num[Array, "n m 4"], *, tolerance: float | 
         `(n,)` booleans; their mean is the pointing game's accuracy.
 
     Raises:
-        ValueError: if the shapes are not `(n, h, w)` and `(n, m, 4)`, or a map is not finite.
+        ValueError: if the shapes are not `(n, h, w)` and `(n, m, 4)`, a map is not finite, or the tolerance is
+            negative.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -160,12 +164,13 @@ def pointing_game(maps: Maps, boxes: Num[Array, "n m 4"], *, tolerance: float | 
             f"expected maps (n, h, w) and boxes (n, m, 4), got shapes {jnp.shape(maps)} and {jnp.shape(boxes)}"
         )
     check_finite("maps", maps)
+    check_not_negative("tolerance", tolerance)
     most = jnp.argmax(maps.reshape(len(maps), -1), axis=1)
-    row, column = (at[:, None].astype(boxes.dtype) for at in divmod(most, maps.shape[2]))
-    top, left, bottom, right = (boxes[..., i] for i in range(4))
+    row, column = (at[:, None].astype(float) for at in divmod(most, maps.shape[2]))
+    top, left, bottom, right = jnp.moveaxis(jnp.asarray(boxes).astype(float), -1, 0)  # differences of bytes overflow
     down = jnp.maximum(0, jnp.maximum(top - row, row - (bottom - 1)))
     across = jnp.maximum(0, jnp.maximum(left - column, column - (right - 1)))
-    near = (down**2 + across**2).astype(float) <= float(tolerance) ** 2
+    near = down**2 + across**2 <= float(tolerance) ** 2
     return jnp.any(near & (bottom > top) & (right > left), axis=1)
 
 

@@ -29,12 +29,16 @@ WIDE = 0.05
 
 
 class IntegratedGradients(NamedTuple):
-    """What `integrated_gradients` returns."""
+    """What `integrated_gradients` returns.
+
+    Attributes:
+        maps: `(n, h, w, c)` or `(n, k, h, w, c)`, each color's share of the difference between the image's score and
+            the baseline's.
+        gap: `(n,)` or `(n, k)`, how far the shares are from adding up to that difference, as a fraction of it.
+    """
 
     maps: Float[Array, "n *k h w c"]
-    """Each color's share of the difference between the image's score and the baseline's."""
     gap: Float[Array, "n ..."]
-    """How far the shares are from adding up to that difference, as a fraction of it."""
 
 
 def integrated_gradients(

@@ -33,12 +33,15 @@ from jaxviz.program._trace import KINDS, Program, Value, loop_bodies, trace
 
 
 class Relevance(NamedTuple):
-    """What `lrp` returns."""
+    """What `lrp` returns.
+
+    Attributes:
+        maps: `(n, h, w, c)` or `(n, k, h, w, c)`, each color's share of the score.
+        gap: `(n,)` or `(n, k)`, how far the shares are from adding up to the score, as a fraction of it.
+    """
 
     maps: Float[Array, "n *k h w c"]
-    """Each color's share of the score."""
     gap: Float[Array, "n ..."]
-    """How far the shares are from adding up to the score, as a fraction of it."""
 
 
 def lrp(

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxviz._types import Images, Key, Net
 from jaxviz.image._checks import check_finite
+from jaxviz.program._modules import named_by_default
 from jaxviz.program._names import find, is_layer
 from jaxviz.program._trace import Program, Value, trace
 
@@ -25,7 +26,7 @@ def randomize(net: Net, params: Any, key: Key, images: Images, *, down_to: str) 
         net: any JAX function `net(params, images)`.
         params: its parameters.
         key: random key for the shuffling.
-        images: `(n, h, w, c)`, or its shape; nothing is run.
+        images: `(n, h, w, c)`, or its shape (`jax.ShapeDtypeStruct`); nothing is run.
         down_to: a name that `layers` lists; the convolution or dense product that makes this value, and whatever
             comes after it, are shuffled.
 
@@ -45,7 +46,7 @@ def randomize(net: Net, params: Any, key: Key, images: Images, *, down_to: str) 
 
     Adebayo et al. 2018, Sanity Checks for Saliency Maps.
     """
-    program = trace(net, params, images)
+    program = trace(named_by_default(net), params, images)
     order = {id(value): i for i, value in enumerate(program.values)}
     start = _made_at(program, find(program, [down_to])[down_to], order)
     leaves, treedef = jax.tree.flatten(params)

@@ -42,7 +42,7 @@ class Attribution(Images, Network):
 
     def own(self) -> dict[str, Any]:
         """Return the options that the method's function takes, under the same names."""
-        shared = {"images", "model", "layer", "target", "position", "out", "size", "seed"}
+        shared = {"images", "model", "layer", "target", "position", "out", "size", "seed", "output"}
         return {name: value for name, value in vars(self).items() if name not in shared}
 
 

@@ -31,7 +31,7 @@ def explain(options: Attribution) -> None:
     """Explain each image by the verb's method."""
     paths = files(options.images, options.out)
     own = options.own()
-    model = load_model(options.model, options.size)
+    model = load_model(options.model, options.size, output=options.output)
     own |= {name: _replacement(name, own[name], model) for name in ("fill", "baseline") if name in own}
     with ended_by_interrupts():
         score, describe = _score(options, model)

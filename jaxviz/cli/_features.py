@@ -42,7 +42,7 @@ class Pictures:
 def features(options: Features) -> None:
     """Compute the features of a source into a store."""
     check_writable(options.store, "--store")
-    found, _ = _computed(options, load_model(options.model, options.size), options.pool)
+    found, _ = _computed(options, load_model(options.model, options.size, output=options.output), options.pool)
     print(f"{options.store}: features {found.values.shape} of {options.layer}")
     list_skipped(found.skipped)
 
@@ -101,7 +101,7 @@ def neighbors(options: Neighbors) -> None:
     """Find the images of a source that are most like some others."""
     check_apart(Path(options.source), options.out, recursive=True)
     check_writable(options.out)
-    model = load_model(options.model, options.size)
+    model = load_model(options.model, options.size, output=options.output)
     found, picture = _computed(options, model)
     queries = _given(options, model) if options.queries else _drawn(options, found, picture)
     k = min(options.k + queries.own, len(found.ids))
@@ -150,7 +150,7 @@ def embed(options: Embed) -> None:
     start = time.perf_counter()
     check_apart(Path(options.source), options.out, recursive=True)
     check_writable(options.out)
-    model = load_model(options.model, options.size)
+    model = load_model(options.model, options.size, output=options.output)
     found, picture = _computed(options, model)
     side, perplexity = options.thumbnail, options.perplexity
     if perplexity is None:

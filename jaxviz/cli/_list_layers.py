@@ -14,7 +14,7 @@ def list_layers(options: Layers) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    model = load_model(options.model, options.size)
+    model = load_model(options.model, options.size, output=options.output)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         found = model.layers()

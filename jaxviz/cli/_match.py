@@ -22,7 +22,7 @@ from jaxviz.synthesis import Synthesis
 def invert(options: Invert) -> None:
     """Find an image that has the same features as another."""
     paths = files(options.images, options.out)
-    model = load_model(options.model, options.size)
+    model = load_model(options.model, options.size, output=options.output)
     check_layers(options, model, "layer")
     net, params = model.network
     settings = settings_of(options, network=model.digest(), size=model.size)
@@ -43,7 +43,17 @@ def _octaves(options: Octaves) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-_OF_NETWORKS = ("model", "layers", "octaves", "steps", "smoothness", "optimizer", "learning_rate", "tolerance")
+_OF_NETWORKS = (
+    "model",
+    "output",
+    "layers",
+    "octaves",
+    "steps",
+    "smoothness",
+    "optimizer",
+    "learning_rate",
+    "tolerance",
+)
 _OF_OTHERS = {"gatys": ("window",), "efros-leung": _OF_NETWORKS}
 """Options that a method of making textures ignores."""
 
@@ -55,7 +65,7 @@ def texture(options: Texture) -> None:
     key = jax.random.key(options.seed)
     model = None
     if options.method == "gatys":
-        model = load_model(options.model)
+        model = load_model(options.model, output=options.output)
         check_layers(options, model, "layers")
         settings |= {"network": model.digest()}
 
@@ -87,7 +97,7 @@ def style(options: Style) -> None:
     if options.sweep and options.sweep_size:
         raise ValueError("--sweep and --sweep-size: expected one of them")
     check_writable(options.out)
-    model = load_model(options.model)
+    model = load_model(options.model, output=options.output)
     check_layers(options, model, "content_layers", "style_layers")
     net, params = model.network
     content = model.read(options.content, longest=options.size)

@@ -27,7 +27,7 @@ def ascend(options: Ascend) -> None:
     """Find the image that a class, a channel or a layer responds to most."""
     check_writable(options.out)
     model = options.model or ("efficientnet_lite0" if options.layer is None else "vgg16_features")
-    loaded = load_model(model, options.size)
+    loaded = load_model(model, options.size, output=options.output)
     net, params = loaded.network
     how: dict[str, Any] = {"size": loaded.full_size, "tolerance": options.tolerance}
     if options.recipe is None:
@@ -73,7 +73,7 @@ def _together(net: Any, layer: str, target: Sequence[str]) -> Any:
 def sheet(options: Sheet) -> None:
     """Find the image that each channel of a layer responds to most."""
     check_writable(options.out)
-    model = load_model(options.model, options.size, default=SHEET_SIZE)
+    model = load_model(options.model, options.size, output=options.output, default=SHEET_SIZE)
     check_layers(options, model, "layer")
     net, params = model.network
     settings = settings_of(options, network=model.digest(), size=model.size)
@@ -96,7 +96,7 @@ def dream(options: Dream) -> None:
     if options.zoom < 0:
         raise ValueError(f"--zoom: expected a number of frames, got {options.zoom}")
     paths = files(options.images, options.out)
-    model = load_model(options.model)
+    model = load_model(options.model, output=options.output)
     check_layers(options, model, "layer")
     net, params = model.network
     score = _together(net, options.layer, options.target)

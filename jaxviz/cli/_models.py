@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxviz.image._checks import sides_of
 from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
 from jaxviz.program._listed import Layers
 from jaxviz.program._modules import named_by_default
+from jaxviz.program._returned import array_of, returned_by
 
 
 class Model(NamedTuple):
@@ -24,6 +26,8 @@ class Model(NamedTuple):
     name: str
     network: jaxviz.Network
     size: int | tuple[int, int]
+    taken: str = ""
+    """The Python that takes the chosen output out of what the user's network returns."""
 
     @property
     def shape(self) -> jax.ShapeDtypeStruct:
@@ -64,19 +68,28 @@ class Model(NamedTuple):
         place, _, function = self.name.rpartition(":")
         first, *rest = function.split(".")
         module = Path(place).stem if place.endswith(".py") else place
-        return f"from {module} import {first}\nnet, params = {'.'.join((first, *rest))}()"
+        load = f"from {module} import {first}\n{{}}, params = {'.'.join((first, *rest))}()"
+        if not self.taken:
+            return load.format("net")
+        return f"{load.format('whole')}\nnet = lambda params, images: whole(params, images){self.taken}"
+
+    def shape_returned(self, what: str, otherwise: str = "") -> tuple[int, ...]:
+        """Return the shape of what is returned; raise ValueError that lists the outputs if they are several."""
+        returned = returned_by(self.network.net, self.network.params, self.shape)
+        if "" in returned.arrays:
+            return returned.arrays[""][2]
+        likely = [name for name, (_, _, shape) in returned.arrays.items() if len(shape) == 2]
+        raise ValueError(
+            f"{self.name} returns a {returned.kind} and not one array ({returned or 'no arrays'}): say {what}, as in "
+            f"--output {next(iter(likely or returned.arrays), 'NAME')}{otherwise}"
+        )
 
     def class_count(self, unit: str) -> int:
         """Return how many classes the network has; raise ValueError, with what to do about it, if it has none."""
-        outputs = jax.eval_shape(self.network.net, self.network.params, self.shape)
-        if not hasattr(outputs, "shape"):
-            raise ValueError(
-                f"{self.name} returns a {type(outputs).__name__} and not one array: return its logits alone, as in "
-                f"lambda params, images: net(params, images)[0], or {unit}"
-            )
-        if len(outputs.shape) != 2:
+        shape = self.shape_returned("which are its class scores", f", or {unit}")
+        if len(shape) != 2:
             raise ValueError(f"{self.name} has no classes: {unit}")
-        return outputs.shape[1]
+        return shape[1]
 
     def class_index(self, name: str, count: int) -> int:
         """Return the index of a class by name or number."""
@@ -100,19 +113,22 @@ class Model(NamedTuple):
         return f"class {index}" if self.network.classes is None else self.network.classes[index]
 
 
-def load_model(name: str, size: int | None = None, *, default: int = 224) -> Model:
+def load_model(name: str, size: int | None = None, *, output: str | None = None, default: int = 224) -> Model:
     """Return the network that `--model` names, with a size of images: the one asked for, or its own.
 
     Args:
         name: of a network that comes with jaxviz, `FILE.py:FUNCTION` or `PACKAGE.MODULE:FUNCTION`.
         size: that was asked for.
+        output: the part of what it returns that is taken, where it returns several arrays.
         default: for a network that says none.
     """
     if not is_own(name):
         with _told_of_own():
-            return Model(name, jaxviz.load(name), default if size is None else size)  # they take any size
+            model = Model(name, jaxviz.load(name), default if size is None else size)  # they take any size
+        return model if output is None else _with_output(model, output)
     network = _telling(name, own_network(name))
     model = Model(name, network, (network.size or default) if size is None else size)
+    model = model if output is None else _with_output(model, output)
     _check_classes(model)
     return model
 
@@ -135,6 +151,23 @@ def _telling(name: str, network: jaxviz.Network) -> jaxviz.Network:
     return dataclasses.replace(network, net=telling, mean=None, std=None, channels=network.channels)
 
 
+def _with_output(model: Model, output: str) -> Model:
+    """Return a network that returns only one of its outputs."""
+    network = model.network
+    inner, returned = network.net, returned_by(network.net, network.params, model.shape)
+    if "" in returned.arrays:
+        raise ValueError(f"--output: expected none, since {model.name} returns one array {returned.arrays[''][2]}")
+    if output not in returned.arrays:
+        close = difflib.get_close_matches(output, returned.arrays, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        there = f"{model.name} returns ({returned or 'none'})"
+        raise ValueError(f"--output: expected one of the arrays that {there}, got {output!r}{hint}")
+    part, place, _ = returned.arrays[output]
+    only = lambda params, images: array_of(inner(params, images), part)
+    taken = dataclasses.replace(network, net=only, mean=None, std=None, channels=network.channels)
+    return model._replace(network=taken, taken=place)
+
+
 @contextlib.contextmanager
 def _told_of_own() -> Iterator[None]:
     """Say of a name that is unknown what else `--model` takes."""
@@ -148,11 +181,12 @@ def _told_of_own() -> Iterator[None]:
 
 def _check_classes(model: Model) -> None:
     """Raise ValueError unless the network runs on images of this size, and has a name for each of its outputs."""
-    outputs = jax.eval_shape(model.network.net, model.network.params, model.shape)
+    returned = returned_by(model.network.net, model.network.params, model.shape)
+    _, _, shape = returned.arrays.get("", (None, "", ()))
     names = model.network.classes
-    if names and len(getattr(outputs, "shape", ())) == 2 and outputs.shape[1] != len(names):
+    if names and len(shape) == 2 and shape[1] != len(names):
         raise ValueError(
-            f"--model {model.name}: expected a name for each of {outputs.shape[1]} outputs, got {len(names)} classes"
+            f"--model {model.name}: expected a name for each of {shape[1]} outputs, got {len(names)} classes"
         )
 
 

@@ -40,7 +40,16 @@ class Verb:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network(Verb):
+class OneOutput(Verb):
+    """Which part of what a network returns."""
+
+    output: Name = aside(None)  # the network's digest tells two parts apart
+    """Of a network that returns several arrays, the one with its class scores: a key, an attribute or an index.
+    Several that lead to a part are joined by dots, as in heads.logits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(OneOutput):
     """Which network."""
 
     model: str = "efficientnet_lite0"

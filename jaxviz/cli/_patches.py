@@ -28,7 +28,7 @@ def patches(options: Patches) -> None:
     check_apart(Path(options.source), options.out, recursive=True)
     check_writable(options.out)
     with alone_at(options.out / "patches"):  # whose state another run with other settings would replace
-        model = load_model(options.model, options.size)
+        model = load_model(options.model, options.size, output=options.output)
         check_layers(options, model, "layer")
         shapes = model.layers()
         for name in set(options.layer) & set(shapes):  # others are for top_patches to complain about

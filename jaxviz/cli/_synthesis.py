@@ -17,6 +17,7 @@ from jaxviz.cli._options import (
     Network,
     Numbers,
     Octaves,
+    OneOutput,
     Run,
     Steps,
     StyleFiles,
@@ -30,7 +31,7 @@ STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ascend(Steps, Tolerance):
+class Ascend(OneOutput, Steps, Tolerance):
     """Find the image that a class, a channel or a layer responds to most."""
 
     verb = "ascend"

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxviz.cli._options import Name, Seed
+from jaxviz.cli._options import Name, OneOutput, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tour(Seed):
+class Tour(OneOutput, Seed):
     """Show every method on one photograph: a web page, made in minutes.
 
     A rerun skips the sections that are done; Ctrl-C leaves a valid page with those.
@@ -50,7 +50,9 @@ class Tour(Seed):
                 else:
                     console.print(plain(line))
 
-            own = None if self.model is None else _own(self.model, self.image)
+            if self.model is None and self.output is not None:
+                raise ValueError("--output: expected together with --model, the network that returns it")
+            own = None if self.model is None else _own(self.model, self.output, self.image)
             image, full = _photograph(self.image), self.size == "full"
             options = {"only": self.only, "seed": self.seed, "report": report, "album": self.images, "own": own}
             out = self.out or Path("tour" if own is None else f"tour-{file_name(_short(own.name))}")
@@ -76,11 +78,12 @@ def _short(model: str) -> str:
     return Path(model.rpartition(":")[0] or model).name.removesuffix(".py")
 
 
-def _own(name: str, image: Path | None) -> Any:
+def _own(name: str, output: str | None, image: Path | None) -> Any:
     from jaxviz.cli._models import load_model
     from jaxviz.report._own import looked_at
 
-    model = load_model(name)
+    model = load_model(name, output=output)
+    model.shape_returned("which are its class scores")
     channels = model.network.channels
     if channels not in (1, 3):
         raise ValueError(

@@ -41,7 +41,7 @@ def train(options: Train) -> None:
     photos = list(itertools.islice(_samples(options.samples, source, options.size), len(options.samples) or 4))
     if not photos:
         raise ImageError(f"{options.source}: expected photographs, got none that are readable")
-    net, params = load_model(options.model, options.size).network
+    net, params = load_model(options.model, options.size, output=options.output).network
     given = (net, params, jax.random.key(options.seed), source, list(styles.values()))
     how = {name: getattr(options, name) for name in _TRAINING} | _optimizer(options)
     how |= {"checkpoint_every": options.every, "every": 8 if jax.default_backend() == "cpu" else 32}

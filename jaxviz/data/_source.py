@@ -17,42 +17,53 @@ _TFDS = re.compile(r"tfds:(?P<name>[^\[]+)\[(?P<split>.+)\]")
 
 
 class Source(NamedTuple):
-    """Images in an order, each with its own name."""
+    """Images in an order, each with its own name.
+
+    Attributes:
+        ids: the images' names, all different.
+        read: `read(i)` returns image i as something that `load_image` takes.
+        mark: `mark(i)` returns a text that changes whenever image i does, without decoding it; empty if that cannot be
+            known.
+        labeled: `labeled(i)` returns what `read(i)` does and the image's label (None if it has none), from one access
+            to the data; None: there are no labels.
+        name: what messages call the source.
+        left_out: what could not be listed, such as folders that cannot be read, with the reason.
+        in_memory: whether all images are in memory.
+    """
 
     ids: Sequence[str]
     read: Callable[[int], Any]
-    """Return what `load_image` takes."""
     mark: Callable[[int], str] = lambda i: ""
-    """Return what changes with the image, without decoding it; nothing where that cannot be told."""
     labeled: Callable[[int], tuple[Any, Any]] | None = None
-    """Return that and the image's label, by one look at the data; None: there are no labels."""
     name: str = "source"
-    """What messages call it."""
     left_out: Mapping[str, str] = {}
-    """What has no place among the images, such as folders that cannot be read: why."""
     in_memory: bool = False
-    """Whether all images are there to be looked at."""
 
 
 def open_source(source: Any) -> Source:
-    """Return the images that `source` names.
+    """Open a source of images, of any kind that this library takes.
 
     Args:
-        source: a folder, whose image files are taken with those of the folders in it, in the order of their names; a
+        source: a folder, whose image files are taken in the order of their names, with those of its subfolders; a
             list of what `load_image` takes; `"tfds:NAME[SPLIT]"`, as `tfds.data_source` names it; an array
             `(n, h, w, c)`, with or without an array of labels, `(images, labels)`; a dictionary of such columns; or
-            anything with a length and elements at its numbers, such as the data sets of Grain, PyTorch and Hugging
-            Face. An element is an image, an image and its label, or a dictionary with an "image" or "img" (and a
-            "label"); channels may come first. PyTorch's `DataLoader` stands for its data set, in the data set's order.
-            Images without a name of their own are called by their number.
+            anything with a length and integer indexing, such as the data sets of Grain, PyTorch and Hugging Face. An
+            element is an image, an image and its label, or a dictionary with an "image" or "img" (and a "label");
+            channels may come first. PyTorch's `DataLoader` stands for its data set, in the data set's order. Images
+            without names of their own are named by their index: "0", "1". A `Source` is returned unchanged.
+
+    Returns:
+        The images' names, and functions that read an image, or an image and its label. No image is decoded yet.
 
     Raises:
-        ImageError: a folder that is not there or holds no images, an empty source, two images of one name, images that
-            come one after another and not by number, anything else.
+        ImageError: for a folder that does not exist or has no images, an empty source, two images with the same name,
+            an iterator, which has no length and no indexing, and anything that is none of the above.
 
-    >>> source = open_source((np.zeros((2, 8, 8, 3), np.float32), ["cat", "dog"]))
-    >>> print(len(source.ids), source.labeled(1)[1])
-    2 dog
+    Example:
+        >>> import jaxviz, numpy as np
+        >>> source = jaxviz.open_source((np.zeros((2, 8, 8, 3), np.float32), np.array(["cat", "dog"])))
+        >>> print(source.ids, source.read(1).shape, source.labeled(1)[1])
+        ['0', '1'] (8, 8, 3) dog
     """
     if isinstance(source, Source):
         return source

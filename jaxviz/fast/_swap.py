@@ -47,10 +47,11 @@ def accelerate(fn: Callable[..., Any], *, exact: bool = False) -> Callable[..., 
         A function of the same arguments and results; `jit`, `grad` and `vmap` apply as before.
 
     Example:
+        >>> import jax, jaxviz
         >>> window = (1, 2, 2, 1)
         >>> pool = lambda _, x: jax.lax.reduce_window(x, -jax.numpy.inf, jax.lax.max, window, window, "VALID")
         >>> images = jax.numpy.arange(16.0).reshape(1, 4, 4, 1)
-        >>> print(jax.numpy.array_equal(accelerate(pool)(None, images), pool(None, images)))
+        >>> print(jax.numpy.array_equal(jaxviz.accelerate(pool)(None, images), pool(None, images)))
         True
     """
     swaps = {"reduce_window_max": max_pool}
@@ -83,10 +84,11 @@ def hoist(fn: Callable[..., Any], *args: Any) -> Callable[..., Any]:
         A function of the same arguments and results.
 
     Example:
-        >>> climb = lambda images: images + jax.grad(lambda x: accelerate(net)(kernel, x).sum())(images)
+        >>> import jax, jaxviz
+        >>> climb = lambda images: images + jax.grad(lambda x: jaxviz.accelerate(net)(kernel, x).sum())(images)
         >>> net = lambda w, x: jax.lax.conv(x, w, (1, 1), "SAME")
         >>> kernel, images = jax.numpy.ones((1, 1, 3, 3)), jax.numpy.ones((1, 1, 4, 4))
-        >>> body = hoist(climb, images)
+        >>> body = jaxviz.hoist(climb, images)
         >>> found = jax.lax.fori_loop(0, 3, lambda _, x: body(x), images)
         >>> print(jax.numpy.array_equal(found, climb(climb(climb(images)))))
         True

@@ -66,8 +66,10 @@ def resize(images: Float[AnyArray, "*n h w c"], size: tuple[int, int]) -> Float[
     Raises:
         ImageError: images of another rank, or a size below 1 pixel.
 
-    >>> resize(jnp.ones((5, 32, 48, 3)), (8, 12)).shape
-    (5, 8, 12, 3)
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> jaxviz.resize(jnp.ones((5, 32, 48, 3)), (8, 12)).shape
+        (5, 8, 12, 3)
     """
     check_array("images", images, ImageError)
     if images.ndim < 3:
@@ -93,11 +95,13 @@ def blur(images: Float[AnyArray, "n h w c"], sigma: ArrayLike, *, size: int | No
     Raises:
         ImageError: images of another rank, a `sigma` that is negative or not finite, or a size that is not odd.
 
-    >>> spot = jnp.zeros((1, 3, 3, 1)).at[0, 1, 1].set(1.0)
-    >>> print((100 * blur(spot, 1.0, size=3)[0, ..., 0]).astype(int))
-    [[ 7 12  7]
-     [12 20 12]
-     [ 7 12  7]]
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> spot = jnp.zeros((1, 3, 3, 1)).at[0, 1, 1].set(1.0)
+        >>> print((100 * jaxviz.blur(spot, 1.0, size=3)[0, ..., 0]).astype(int))
+        [[ 7 12  7]
+         [12 20 12]
+         [ 7 12  7]]
     """
     check_array("images", images, ImageError)
     if images.ndim != 4:
@@ -142,9 +146,11 @@ def normalize(
     Raises:
         ImageError: maps of another rank, or a percentile out of range.
 
-    >>> gradient = jnp.array([-2.0, 0.0, 1.0]).reshape(1, 1, 3)
-    >>> normalize(gradient, signed=True, percentile=100).ravel().tolist()
-    [0.0, 0.5, 0.75]
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> gradient = jnp.array([-2.0, 0.0, 1.0]).reshape(1, 1, 3)
+        >>> jaxviz.normalize(gradient, signed=True, percentile=100).ravel().tolist()
+        [0.0, 0.5, 0.75]
     """
     check_array("maps", maps, ImageError)
     if maps.ndim not in (3, 4):
@@ -183,8 +189,10 @@ def montage(
     Raises:
         ImageError: no images, a shape that is not an image's, fewer than 1 column, or a gap below 0.
 
-    >>> montage(jnp.zeros((5, 8, 8, 3)), gap=1).shape
-    (17, 26, 3)
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> jaxviz.montage(jnp.zeros((5, 8, 8, 3)), gap=1).shape
+        (17, 26, 3)
     """
     cells = _cells(images, background)
     number, height, width, _ = cells.shape
@@ -225,8 +233,10 @@ def overlay(
     Raises:
         ImageError: shapes other than an image and a map, an unknown colormap, or an `alpha` out of range.
 
-    >>> overlay(jnp.ones((8, 8, 3)), jnp.eye(2)).shape
-    (8, 8, 3)
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> jaxviz.overlay(jnp.ones((8, 8, 3)), jnp.eye(2)).shape
+        (8, 8, 3)
     """
     check_array("image", image, ImageError)
     check_array("map", map, ImageError)

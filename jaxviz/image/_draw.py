@@ -25,9 +25,11 @@ def draw(
     Returns:
         The picture, `(h, w, 3)` in [0, 1].
 
-    >>> picture = draw(jnp.array([[0.0, 1.0], [2.0, 4.0]]), fine=True)
-    >>> print(picture.shape, picture[1, 1], picture[0, 0])
-    (2, 2, 3) [1. 1. 1.] [0. 0. 0.]
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> picture = jaxviz.draw(jnp.array([[0.0, 1.0], [2.0, 4.0]]), fine=True)
+        >>> print(picture.shape, picture[1, 1], picture[0, 0])
+        (2, 2, 3) [1. 1. 1.] [0. 0. 0.]
     """
     map = jnp.asarray(map)
     if over is not None:

@@ -64,12 +64,14 @@ def load_image(
             limit against decompression bombs, or of more than 2 GiB; an array of another shape, dtype or range, or
             anything but an array for other channels than 1 and 3; a size below 1; or both `size` and `longest`.
 
-    >>> load_image(np.array([[0, 255]], np.uint8)).tolist()
-    [[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]]
-    >>> load_image(np.zeros((480, 640, 3), np.uint8), size=256).shape
-    (256, 256, 3)
-    >>> load_image(np.zeros((480, 640, 3), np.uint8), longest=256).shape
-    (192, 256, 3)
+    Example:
+        >>> import jaxviz, numpy as np
+        >>> jaxviz.load_image(np.array([[0, 255]], np.uint8)).tolist()
+        [[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]]
+        >>> jaxviz.load_image(np.zeros((480, 640, 3), np.uint8), size=256).shape
+        (256, 256, 3)
+        >>> jaxviz.load_image(np.zeros((480, 640, 3), np.uint8), longest=256).shape
+        (192, 256, 3)
     """
     if longest is None:
         return jnp.asarray(read_pixels(source, size, channels))
@@ -95,11 +97,12 @@ def save_image(path: str | os.PathLike[str], image: Float[AnyArray, "..."]) -> N
     Raises:
         ImageError: another suffix or shape, integers, or values that are NaN or infinite; nothing is written then.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_image(f"{folder}/pictures/gray.png", jnp.full((2, 2, 3), 0.2))
-    ...     print(load_image(f"{folder}/pictures/gray.png")[0, 0, 0])
-    0.2
+    Example:
+        >>> import jax.numpy as jnp, jaxviz, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     jaxviz.save_image(f"{folder}/pictures/gray.png", jnp.full((2, 2, 3), 0.2))
+        ...     print(jaxviz.load_image(f"{folder}/pictures/gray.png")[0, 0, 0])
+        0.2
     """
     from PIL import Image
 

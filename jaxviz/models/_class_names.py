@@ -12,8 +12,16 @@ from pathlib import Path
 def class_names() -> tuple[str, ...]:
     """Return the names of the ImageNet classes by index, each with its synonyms.
 
-    >>> class_names()[281]
-    'tabby, tabby cat'
+    Returns:
+        1000 names, in the order of the outputs of every ImageNet classifier.
+
+    Raises:
+        RuntimeError: if the package tensorflow-datasets, which has the names, is missing or keeps them elsewhere.
+
+    Example:
+        >>> import jaxviz
+        >>> jaxviz.class_names()[281]
+        'tabby, tabby cat'
     """
     # Importing TensorFlow Datasets takes seconds; the list is a literal in one of its files, so that file is read.
     spec = importlib.util.find_spec("tensorflow_datasets")
@@ -49,17 +57,22 @@ def class_index(name_or_index: str | int, *, classes: Sequence[str] | None = Non
     `maillot, tank suit`. A negative index counts from the end: -1 is the last class, 999.
 
     Args:
-        name_or_index: as above.
+        name_or_index: a class's whole name or one of its synonyms; or its index, as a number or as text.
         classes: the names of a network's classes, in order (`Network.classes`); None: ImageNet's.
 
-    >>> class_index("Tabby"), class_index("tabby, tabby cat"), class_index("281")
-    (281, 281, 281)
-    >>> class_index("dog", classes=["cat", "dog"])
-    1
+    Returns:
+        The index, from 0 to one less than the number of classes.
 
     Raises:
-        ValueError: No class has this name (the text has similar ones), or several have it. So has a number, as text, if
-            it is the name of another class than the one with this index.
+        ValueError: if no class has this name (the message lists similar ones), if several have it, or if the index is
+            out of range. A number given as text is also refused if another class has it as its name.
+
+    Example:
+        >>> import jaxviz
+        >>> jaxviz.class_index("Tabby"), jaxviz.class_index("tabby, tabby cat"), jaxviz.class_index("281")
+        (281, 281, 281)
+        >>> jaxviz.class_index("dog", classes=["cat", "dog"])
+        1
     """
     names = class_names() if classes is None else tuple(classes)
     what = "an ImageNet class" if classes is None else f"one of {len(names)} classes"

@@ -17,7 +17,7 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 class WeightsUnavailableError(RuntimeError):
-    """None of the sources of a network's weights could be fetched."""
+    """None of the sources of a network's weights could be fetched; the message says how to get them otherwise."""
 
 
 class UrlSource(NamedTuple):

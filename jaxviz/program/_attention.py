@@ -58,9 +58,11 @@ def _weighted_by(product: Value, side: int) -> Attention | None:
         return None
     keys = int(contracting[side][0])
     free = [i for i in range(len(shape)) if i not in (keys, *batch[side])]
-    queries = next((i for i in free if shape[i] > 1), free[0] if free else None)
-    if queries is None:
+    if not free:
         return None
+    # Heads that share their values are free, too, usually in front of queries; tokens have as many queries as keys.
+    alike = [i for i in free if shape[i] == shape[keys]]
+    queries = alike[-1] if alike else next((i for i in free if shape[i] > 1), free[0])
     for weights, axes in _before(product.inputs[side], (queries, keys)):
         if softmax_axes(weights) == (axes[1],):
             return Attention(weights, axes[0], axes[1], product, 1 - side, *_scores(weights, axes))

@@ -31,6 +31,10 @@ class Chain(NamedTuple):
     numbers: Int[np.ndarray, "rows columns"]
     """Which token lies at each row and column."""
 
+    def is_block(self, i: int) -> bool:
+        """Tell an attention of tokens to each other, which also keep what they are, from a pooling head's."""
+        return not (self.pools and i == len(self.weights) - 1)
+
 
 def chain_of(program: Program, count: int, tokens: Tokens, who: str) -> Chain:
     """Return the attention of a program that is one chain; raise ValueError, in the name of `who`, for any other."""
@@ -44,27 +48,29 @@ def chain_of(program: Program, count: int, tokens: Tokens, who: str) -> Chain:
     axes = [_known(axes, value) for axes, value in zip(follow(weights, {}), weights, strict=True)]
     arrange = [_arranging(i, *pair, count, who) for i, pair in enumerate(zip(found, axes, strict=True))]
     sizes = [tuple(a.weights.aval.shape[axis] for axis in (a.queries, a.keys)) for a in found]
-    pools = len(sizes) > 1 and sizes[-1][0] != sizes[-1][1]
+    # Queries of the network's own are of no image, and may be as many as the tokens.
+    own = [q == k and _of_tokens(a, of) for a, of, (q, k) in zip(found, axes, sizes, strict=True)]
+    pools = len(sizes) > 1 and not own[-1]
     places = [places_of(of[axis]) for a, of in zip(found, axes, strict=True) for axis in (a.queries, a.keys)]
     places = places[:-2] + places[-1:] if pools else places
-    blocks = sizes[:-1] if pools else sizes
-    if (
-        {*blocks} != {(sizes[0][1],) * 2}
-        or sizes[-1][1] != sizes[0][1]
-        or not _all_alike(places)
-        or not _in_turn(found)
-    ):
+    blocks = own[:-1] if pools else own
+    if not all(blocks) or len({keys for _, keys in sizes}) > 1 or not _all_alike(places) or not _in_turn(found):
         shapes = ", ".join(f"attention_{i}: {q} x {k}" for i, (q, k) in enumerate(sizes))
         raise ValueError(
             f"{who}: expected self-attention over the same tokens, one layer behind the other, so that it can be "
             f"multiplied; this network has queries x keys of {shapes}"
         )
-    return Chain(weights, arrange, pools, *_read(program, found[-1], places, sizes[0][1], tokens, who))
+    return Chain(weights, arrange, pools, *_read(program, found[-1], pools, places, tokens, who))
 
 
 def _known(axes: Any, value: Value) -> Axes:
     assert axes is not None, value  # what depends on the images has axes
     return axes
+
+
+def _of_tokens(attention: Attention, axes: Axes) -> bool:
+    """Tell whether queries lie along the image's tokens, as keys do, as far as the program shows."""
+    return bool(letters_of(axes[attention.queries])) or not letters_of(axes[attention.keys])
 
 
 def _all_alike(places: Sequence[np.ndarray | None]) -> bool:
@@ -99,19 +105,19 @@ def _arranging(number: int, attention: Attention, axes: Axes, count: int, who: s
 
 
 def _read(
-    program: Program, last: Attention, places: Sequence[np.ndarray | None], size: int, tokens: Tokens, who: str
+    program: Program, last: Attention, pools: bool, places: Sequence[np.ndarray | None], tokens: Tokens, who: str
 ) -> tuple[Bool[np.ndarray, " queries"], Int[np.ndarray, "rows columns"]]:
     """Return which queries are read, and where the tokens lie."""
     known = next((each for each in places if each is not None), None)
+    queries, size = (last.weights.aval.shape[axis] for axis in (last.queries, last.keys))
     index = told_index(size, tokens, who) if tokens else None if known is None else grid_index(known)
     if index is None:
         raise ValueError(
             f"{who}: this network's program does not show where its {size} tokens lie; say so by tokens=(rows, columns)"
         )
-    queries = last.weights.aval.shape[last.queries]
     read = np.zeros(queries, bool)
-    groups = [np.array([i]) for i in range(queries) if queries != size or i not in index]
-    for group in [*groups, *([index.ravel()] if queries == size else [])]:
+    groups = [np.array([i]) for i in range(queries) if pools or i not in index]
+    for group in [*groups, *([] if pools else [index.ravel()])]:
         read[group] = is_read(program, last.weights, last.queries, group)
     if not read.any():
         raise ValueError(f"{who}: what this network returns does not depend on its last attention")

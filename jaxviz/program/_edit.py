@@ -24,7 +24,7 @@ def layers(net: Net, params: Any, images: Any) -> Layers:
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters, or their shapes (`jax.ShapeDtypeStruct`).
-        images: `(n, h, w, c)`, or its shape.
+        images: `(n, h, w, c)`, or its shape, likewise.
 
     Returns:
         A mapping of name to shape and dtype. Printed, and in a notebook, it is a table, also of kinds and of how many
@@ -32,6 +32,12 @@ def layers(net: Net, params: Any, images: Any) -> Layers:
         modules' paths come before numbers; values in the turns of a `scan` are called as in `"blocks[3]/Dense_0"`. The
         numbers stay valid. The weights of softmax attention are called `attention_0` or
         `"blocks/3/attention/attention_weights"`.
+
+        What has neither path nor `checkpoint_name` is numbered by its kind: `conv_0`, `dense_0`, `relu_0` (leaky ones
+        too), other activations by what they compute (`gelu_0`, `silu_0`, `hard_swish_0`, `elu_0`, `sigmoid_0`, ...),
+        pools over positions (`max_pool_0`, `avg_pool_0`, `global_max_pool_0`, `global_avg_pool_0`), and sums of
+        branches, such as a residual block's (`add_0`). Normalizations that are no modules have no name, nor has what
+        comes before the first layer.
 
     Raises:
         ValueError: if a name stands for more than one value.
@@ -72,11 +78,22 @@ def dtype_of(params: Any) -> Any:
 
 
 def capture(net: Net, names: str | Sequence[str]) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
-    """Return a function that also gives the values called `names`.
+    """Return the network as a function that also returns some of its inner values.
 
-    The result, `fn(params, images) -> (outputs, {name: array})`, composes with jit, vmap, grad and remat. An unknown
-    name, one that is used twice and one inside a loop raise ValueError when it is called. To a value from within a
-    function with a `custom_vjp` that function's own derivative does not apply, nor to what comes after it.
+    If a value lies inside a function with a `custom_vjp`, that function's own derivative applies neither to the value
+    nor to what is computed from it there.
+
+    Args:
+        net: any JAX function `net(params, images)`.
+        names: a name that `layers` lists, or several.
+
+    Returns:
+        `fn(params, images) -> (outputs, {name: array})`, which composes with jit, vmap, grad and remat. The arrays have
+        the shapes that `layers` lists.
+
+    Raises:
+        ValueError: if there are no names; when called, for a name that is unknown, stands for several values, or lies
+            in a loop whose iterations have no names.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -127,7 +144,15 @@ def replace(net: Net, replacements: Mapping[str, Any]) -> Callable[[Any, Any], A
 
     Args:
         net: any JAX function `net(params, images)`.
-        replacements: for each name a function of the value, or an array that broadcasts to its shape.
+        replacements: for each name that `layers` lists, a function of the value that returns one of the same shape, or
+            an array that broadcasts to that shape. The result is converted to the value's dtype.
+
+    Returns:
+        `fn(params, images) -> outputs`, which composes with jit, vmap and grad.
+
+    Raises:
+        ValueError: if there are no replacements; when called, for a replacement of another shape, and for a name that
+            is unknown, stands for several values, or lies in a loop whose iterations have no names.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -160,9 +185,16 @@ def _as_names(names: str | Sequence[str]) -> tuple[str, ...]:
 def _substitute(name: str, new: Any, value: jax.Array) -> jax.Array:
     result: Any = new(value) if callable(new) else jnp.asarray(new)
     shape = jnp.shape(result)
-    if np.broadcast_shapes(shape, value.shape) != value.shape if not callable(new) else shape != value.shape:
+    if not (shape == value.shape or (not callable(new) and _broadcasts(shape, value.shape))):
         raise ValueError(f"the replacement of {name!r} has shape {shape}; the network needs {value.shape}")
     return jnp.broadcast_to(result, value.shape).astype(value.dtype)
+
+
+def _broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, wanted) == wanted
+    except ValueError:
+        return False
 
 
 def changing(edits: Mapping[str, tuple[Value, Callable]]) -> dict[Path, Action]:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import jaxprs_in_params
 
-from jaxviz.program._trace import KINDS, MOVES, POINTWISE, Program, Value, call_body
+from jaxviz.program._trace import KINDS, MOVES, POINTWISE, Program, Value, call_body, is_key
 
 Fate = Literal["layer", "output", "part", "gate", "factor"]
 """How a value is used: a layer reads it; the function returns it; another function of the same input contains it; it
@@ -38,9 +38,9 @@ def through(value: Value) -> Value:
 
 
 def number(value: Value) -> Any:
-    """Return a value's constant if it is known, else None."""
+    """Return a value's constant if it is known and no random key, else None."""
     constant = through(value).constant
-    return None if constant is None or isinstance(constant, Tracer) else np.asarray(constant)
+    return None if constant is None or isinstance(constant, Tracer) or is_key(value.aval) else np.asarray(constant)
 
 
 def _is_one_number(value: Value) -> bool:

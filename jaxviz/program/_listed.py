@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 
-from jaxviz.program._names import bias_additions, is_layer
+from jaxviz.program._names import bias_additions, is_layer, of_kinds
 from jaxviz.program._reach import windows_seen
-from jaxviz.program._relus import find_relus
 from jaxviz.program._trace import KINDS, MOVES, POINTWISE, Program, Value
 
 _HEAD = ("name", "kind", "shape", "sees")
@@ -56,14 +55,18 @@ class Layers(dict[str, jax.ShapeDtypeStruct]):
 
 
 def kinds_of(program: Program) -> dict[int, str]:
-    """Return the kinds of products, with their biases, and of ReLUs."""
-    kinds = {id(relu.value): "relu" for relu in find_relus(program)}
+    """Return the kinds of what has a name by its kind, and of products without their biases."""
+    kinds = {id(value): _NAMED.get(kind, "activation") for kind, value in of_kinds(program)}
     for value in program.values:
         if is_layer(value):
             kinds |= {id(step): KINDS[value.op] for step in (value, *bias_additions(value))}
     return kinds
 
 
+_NAMED = {
+    "attention": "softmax", "relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "add": "sum", "max_pool": "max pool",
+    "avg_pool": "mean pool", "global_max_pool": "max", "global_avg_pool": "mean",
+}  # fmt: skip
 _WORDS = {
     "add": "sum", "add_any": "sum", "sub": "difference", "mul": "product", "div": "quotient", "logistic": "sigmoid",
     "reduce_window_max": "max pool", "reduce_max": "max", "reduce_window_sum": "mean pool", "reduce_sum": "mean",

@@ -7,9 +7,13 @@ from typing import NamedTuple
 
 from jax.extend.core import primitives
 
+from jaxviz.program._activations import find_activations
 from jaxviz.program._attention import WEIGHTS, attentions, kernel_path, path_of
+from jaxviz.program._flow import Flow
 from jaxviz.program._loop_names import place_in_loops, turns_around, with_turns
+from jaxviz.program._pools import find_pools
 from jaxviz.program._relus import find_relus, relus_in_loops
+from jaxviz.program._sums import find_sums
 from jaxviz.program._trace import KINDS, MOVES, Program, Value, loop_bodies
 
 
@@ -59,15 +63,12 @@ def _names(program: Program) -> _Names:
     modules = _numbered(program)
     shown = [(name, value) for name, value in modules if name not in taken and id(_origin(value)) not in covered]
     marks = [value.inputs[0] if value.op == "transpose" else value for _, value in shown]
-    covered |= {id(source) for mark in marks for source in _sources(mark)}
-    found = [(KINDS[v.op], _with_bias(v)) for v in program.values if is_layer(v)]
-    found += [("relu", relu.value) for relu in find_relus(program) if relu.value.varies]
-    found += [("attention", attention.weights) for attention in attentions(program)]
+    covered |= {id(source) for mark in marks for source in _sources(mark)} | _learned_scores(program)
     order = {id(value): i for i, value in enumerate(program.values)}
     counts: Counter[str] = Counter()
     entries, others = given + shown, [pair for pair in modules if pair not in shown]
     paths = _paths_in_loops(program) | _paths_of_attention(program, {name for name, _ in modules})
-    for kind, value in sorted(found, key=lambda item: order[id(item[1])]):
+    for kind, value in sorted(of_kinds(program), key=lambda item: order[id(item[1])]):
         kind = place_in_loops(program, value) + kind
         path = paths.get(id(value), "")
         name = f"{kind}_{counts[kind]}"
@@ -75,6 +76,25 @@ def _names(program: Program) -> _Names:
         entries += [(path or name, value)] if id(value) not in covered else []
         counts[kind] += 1
     return _Names(sorted(entries, key=lambda entry: order[id(entry[1])]), others)
+
+
+def of_kinds(program: Program) -> Iterator[tuple[str, Value]]:
+    """Yield the values that the program shows to be of some kind, each once, with the names of these kinds."""
+    flow = Flow(program)
+    relus = [("relu", relu.value) for relu in find_relus(program, flow) if relu.value.varies]
+    known = {id(value) for _, value in relus}
+    yield from ((KINDS[v.op], _with_bias(v)) for v in program.values if is_layer(v))
+    yield from relus
+    yield from (("attention", attention.weights) for attention in attentions(program))
+    yield from (found for found in find_activations(program, flow) if id(found[1]) not in known)
+    yield from find_pools(program, flow)
+    yield from (("add", value) for value in find_sums(program, flow))
+
+
+def _learned_scores(program: Program) -> set[int]:
+    """Return the scores of attention with queries of its own, whose product with keys is no layer: it has a number."""
+    scores = [attention.scores for attention in attentions(program)]
+    return {id(_with_bias(product)) for product in scores if product is not None and is_layer(product)}
 
 
 def _paths_in_loops(program: Program) -> dict[int, str]:

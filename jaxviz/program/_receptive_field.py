@@ -26,33 +26,45 @@ class _Closed(NamedTuple):
 
 
 class ReceptiveField(_Closed):
-    """What the units of a layer see: the one at row `i` the rows from `offset[0] + i * stride[0]`, `size[0]` of them.
+    """What the units of a layer see: the unit in row `i` sees `size[0]` rows, from `offset[0] + i * stride[0]` on.
 
-    Each is (rows, columns) in input pixels. The offset is negative where the first unit also sees padding. A stride is
-    less than 1 behind an enlargement, and negative behind a flip; a unit that has no position, as in a dense layer, has
-    stride 0. Three numbers say it of the units away from the borders. At the borders a unit sees less than they say, or
-    more where a padding reflects or wraps: `boxes` has what each one sees exactly.
+    Sizes, strides and offsets are (rows, columns) in input pixels. They hold for units away from the borders. At the
+    borders a unit sees less, or more if the padding reflects or wraps: `boxes` has exactly what each unit sees.
 
     Attributes:
         size: how many rows and columns a unit sees.
-        stride: from one unit to the next.
-        offset: of what the first unit sees.
+        stride: the distance between the windows of adjacent units: below 1 after an enlargement, negative after a flip,
+            and 0 for units without a position, as in a dense layer.
+        offset: where the window of the first unit begins; negative if it includes padding.
         boxes: `(rows, columns, 4)`: top, left, bottom and right of what each unit sees of an image of `image_size`; all
-            0 for one that sees nothing. Units that have no position share a row or a column. None for a field that was
-            made by hand.
-        image_size: height and width of the images that the field was read for.
+            0 if it sees nothing. Units without a position share a row or a column. None for a field that was made by
+            hand.
+        image_size: height and width of the images that the field was read for; None likewise.
     """
 
     boxes: np.ndarray | None = None
     image_size: tuple[int, int] | None = None
 
     def window(self, position: tuple[int, int], image_size: tuple[int, int]) -> tuple[slice, slice]:
-        """Return the rows and columns that the unit at `position` sees of an image of this height and width.
+        """Return the rows and columns that the unit at `position` sees of an image.
 
-        Exact where `boxes` are known for images of this size; of other sizes what size, stride and offset say.
+        It is exact if `boxes` are known for images of this size; for other sizes it follows from size, stride and
+        offset.
 
-        >>> ReceptiveField(size=(5, 5), stride=(2, 2), offset=(-1, -1)).window((0, 3), (8, 8))
-        (slice(0, 4, None), slice(5, 8, None))
+        Args:
+            position: the unit's row and column in the layer.
+            image_size: the image's height and width, in pixels.
+
+        Returns:
+            Two slices, cut off at the image's borders: `image[rows, columns]` is what the unit sees.
+
+        Raises:
+            ValueError: for a position that the layer does not have, if `boxes` are known for images of this size.
+
+        Example:
+            >>> import jaxviz
+            >>> jaxviz.ReceptiveField(size=(5, 5), stride=(2, 2), offset=(-1, -1)).window((0, 3), (8, 8))
+            (slice(0, 4, None), slice(5, 8, None))
         """
         if self.boxes is not None and tuple(image_size) == self.image_size:
             top, left, bottom, right = self._box(position)
@@ -78,25 +90,28 @@ def receptive_field(
 ) -> ReceptiveField:
     """Return the window of input pixels that the units of a layer see.
 
-    By default the spatial field: what is the same at all positions of a map counts for nothing beside what is not. So
-    gates such as squeeze-and-excitation, and the means and variances of normalizations over positions (GroupNorm,
-    InstanceNorm, LayerNorm over rows and columns), are left out, and a unit's window is where it looks. So is what
-    softmax attention gathers from other tokens: a token's window is its query's, of a Vision Transformer its patch. The
-    mean over all positions alone, as in front of a classifier, is of the whole image, and so is a class token. With
-    `strict` it is all that the unit can depend on.
+    By default it is the spatial field: a value that is the same at all positions of a map does not count if it is
+    combined with one that is not. So gates such as squeeze-and-excitation, and the means and variances of
+    normalizations over positions (GroupNorm, InstanceNorm, LayerNorm over rows and columns), are left out. So is what
+    softmax attention gathers from other tokens: a token's window is that of its query, in a Vision Transformer its
+    patch. A mean over all positions by itself, as before a classifier, sees the whole image, and so does a class token.
+    With `strict`, the window holds everything that the unit can depend on.
 
-    Read from the program, element by element; nothing is run, and parameters count as nonzero. It is exact for the
-    units at the borders too: the smallest window that holds every pixel that a unit (any channel of it) depends on, but
-    for parts that cancel, as in `x - x`.
+    It is read from the program, element by element; nothing is run, and parameters count as nonzero. It is exact for
+    the units at the borders, too: the smallest window that holds every pixel that a unit (any of its channels) depends
+    on, except that terms which cancel, as in `x - x`, still count.
 
     Args:
         net: any JAX function `net(params, images)`.
-        params: its parameters, or their shapes.
-        images: `(n, h, w, c)`, or its shape.
+        params: its parameters, or their shapes (`jax.ShapeDtypeStruct`).
+        images: `(n, h, w, c)`, or its shape, likewise.
         layer: a name that `layers` lists.
-        strict: count gates, normalizations and attention.
+        strict: whether to count gates, normalizations and attention, too.
         tokens: `(rows, columns)` of a layer of tokens where the program does not show them, `(rows, columns, in
             front)` if it has more tokens than these: see `grad_cam`.
+
+    Returns:
+        The size, stride and offset of the windows, in pixels, and `boxes`, the window of each unit.
 
     Raises:
         ValueError: for a layer that is unknown or does not depend on the images, and for an operation on the way to it

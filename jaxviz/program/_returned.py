@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+
+from jaxviz._types import Net
 
 Key = str | int
 
@@ -90,6 +92,33 @@ def _option(path: tuple[Key, ...]) -> str:
 def arrays_in(returned: Any) -> list[Any]:
     """Return all arrays in what a network returned."""
     return [part for _, _, part in _parts(returned, (), "") if hasattr(part, "shape")]
+
+
+class Returned(NamedTuple):
+    """What a network returns, as far as it can be told without running it."""
+
+    kind: str
+    """The name of its type."""
+    arrays: dict[str, tuple[Output, str, tuple[int, ...]]]
+    """By the keys that lead to each, joined by dots: which part it is, the Python that takes it out, its shape."""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}: {shape}" for name, (_, _, shape) in self.arrays.items())
+
+
+def returned_by(net: Net, params: Any, images: Any) -> Returned:
+    """Return what a network returns, traced and not run."""
+    found = []
+
+    def noted(params: Any, images: Any) -> list[Any]:
+        returned = net(params, images)
+        parts = [(path, place, part) for path, place, part in _parts(returned, (), "") if hasattr(part, "shape")]
+        named = {".".join(map(str, path)): (Output(path), place, tuple(part.shape)) for path, place, part in parts}
+        found.append(Returned(type(returned).__name__, named))
+        return [part for _, _, part in parts]
+
+    jax.eval_shape(noted, params, images)
+    return found[0]
 
 
 def _parts(tree: Any, path: tuple[Any, ...], place: str) -> Iterator[tuple[tuple[Any, ...], str, Any]]:

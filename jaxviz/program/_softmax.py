@@ -3,7 +3,7 @@
 import numpy as np
 from jax.core import Tracer
 
-from jaxviz.program._trace import MOVES, Value
+from jaxviz.program._trace import MOVES, Value, is_key
 
 _MOVES = (*MOVES, "convert_element_type", "copy", "name", "slice")
 
@@ -58,6 +58,8 @@ def _is_same(value: Value, other: Value, depth: int = 6) -> bool:
         return True
     if value.op == other.op == "constant":
         constants = (value.constant, other.constant)
+        if is_key(value.aval) or is_key(other.aval):
+            return False
         return not any(isinstance(x, Tracer) for x in constants) and bool(np.array_equal(*constants))
     if value.eqn is None or other.eqn is None or value.op != other.op or not depth:
         return False

@@ -1,9 +1,9 @@
 """Look inside a function by reading its jaxpr: list, capture and replace the values in it.
 
-A value is named by JAX's own `jax.ad_checkpoint.checkpoint_name(x, "conv4_2")`. Unnamed convolutions, dense products
-and ReLUs are numbered in order, by kind, counting named ones as well (`conv_0`, `relu_0`, `dense_0`); the value of a
-convolution or dense layer includes its bias. They are also known by the path of their kernel in the parameters
-(`"Block_0/Conv_1"`), which Linen and NNX name after the module.
+A value is named by JAX's own `jax.ad_checkpoint.checkpoint_name(x, "conv4_2")`. Unnamed convolutions, dense products,
+activations, pools and sums of branches are numbered in order, by kind, counting named ones as well (`conv_0`, `relu_0`,
+`dense_0`, `gelu_0`); the value of a convolution or dense layer includes its bias. These are also known by the path of
+their kernel in the parameters (`"Block_0/Conv_1"`), which Linen and NNX name after the module.
 
 The functions here take a function and return a function. They do not jit: values inside a jitted part are reached by
 inlining that part, so jit the result. So are those in the iterations of a `scan` (`scan_0[3]/dense_0`,
@@ -100,7 +100,7 @@ def trace(fn: Callable, *args: Any, last_only: bool = True, maps: bool = False, 
         for path, _ in jax.tree_util.tree_flatten_with_path(arg)[0]
     ]
     inputs = [
-        Value("input", var.aval, varies=varies and not _is_key(var.aval), key=_module_path(path))
+        Value("input", var.aval, varies=varies and not is_key(var.aval), key=_module_path(path))
         for var, (path, varies) in zip(jaxpr.jaxpr.invars, leaves, strict=True)
     ]
     program = Program(jaxpr, jax.tree.structure(shape), inputs, maps=maps, writes_out=turns)
@@ -125,7 +125,7 @@ def _of_arrays(outputs: Any) -> Any:
     return outputs
 
 
-def _is_key(aval: Any) -> bool:
+def is_key(aval: Any) -> bool:
     return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
 
 

@@ -1,6 +1,7 @@
 """A network of the user's own, as the tour's sections need it: its layers, early, middle and late, and its classes."""
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -115,10 +116,13 @@ def looked_at(name: str, code: str, network: jaxviz.Network, size: int | tuple[i
     )
 
 
+_NUMBERED_SUM = re.compile(r"(.*/)?add_\d+")
+
+
 def chosen(found: Sequence[Listed], count: int = 3) -> tuple[Listed, ...]:
     """Choose layers of maps, or of tokens where a network has more of these: an early one, a middle one, the last.
 
-    Activations and sums of residual blocks come before what is in between.
+    Activations and sums of residual blocks come before what is in between, and a block's own before a sum inside it.
     """
     maps = [layer for layer in found if layer.layout == "map" and _places(layer) >= 4]
     tokens = [layer for layer in found if layer.layout == "tokens" and layer.shape[1] >= 4]
@@ -127,8 +131,9 @@ def chosen(found: Sequence[Listed], count: int = 3) -> tuple[Listed, ...]:
     pool = maps if len(maps) >= len(tokens) else tokens
     for kinds in (("relu",), ("sum",), ("activation",), ("conv", "dense")):
         best = [layer for layer in pool if layer.kind in kinds]
+        blocks = [layer for layer in best if not _NUMBERED_SUM.fullmatch(layer.name)]
         if len(best) >= count:
-            pool = best
+            pool = blocks if len(blocks) >= count else best
             break
     last = len(pool) - 1
     places = sorted({round(last * part) for part in (0.15, 0.55, 1.0)}) if pool else []

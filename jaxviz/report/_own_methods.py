@@ -2,6 +2,7 @@
 
 from jaxviz.report import _own_images as images
 from jaxviz.report import _own_pixels as pixels
+from jaxviz.report import _own_tokens as tokens
 from jaxviz.report._method import IMAGES, PIXELS, UNITS, Method
 from jaxviz.report._methods import METHODS
 
@@ -23,6 +24,16 @@ OWN_METHODS = (
         images.neighbors,
     ),
     _own("patches", _BUILT_IN["patches"].text, images.call_top_patches, images.top_patches),
+    Method(
+        id="colors",
+        title="Features as colors",
+        question=UNITS,
+        paper="Oquab et al. 2023",
+        text="At each place a layer has many numbers. Their first three principal components over the photograph are "
+        "shown as red, green and blue: what the network takes for the same kind of thing has the same color.",
+        call=tokens.call_colors,
+        pictures=tokens.colors,
+    ),
     _own("occlusion", _BUILT_IN["occlusion"].text, pixels.call_occlusion, pixels.occlusion),
     _own(
         "saliency",
@@ -55,6 +66,17 @@ OWN_METHODS = (
         "score rises with it. As coarse as that layer, but it tells classes apart.",
         pixels.call_grad_cam,
         pixels.grad_cam,
+    ),
+    Method(
+        id="attention",
+        title="Attention",
+        question=PIXELS,
+        paper="Abnar & Zuidema 2020, Chefer et al. 2021",
+        text="Which patches a transformer's attention carries to its output. Rollout multiplies the attention of all "
+        "blocks, whatever the class; relevance weights it, in each block, by the gradient of a class score, so that "
+        "it tells classes apart.",
+        call=tokens.call_attention,
+        pictures=tokens.attention,
     ),
     _own(
         "ascend",

@@ -62,7 +62,11 @@ class Summable(HoldsFunctions):
         raise NotImplementedError
 
     def lengths(self) -> set[int]:
-        """Return the numbers of images that this score holds values for: the lengths of its vectors."""
+        """Tell how many images this score holds values for, which decides how many `ascend` makes.
+
+        Returns:
+            The lengths of its vectors; empty if it holds numbers only.
+        """
         return {len(leaf) for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) == 1}
 
     def __add__(self, other: Any) -> "Sum":

@@ -85,16 +85,17 @@ def direction(
         vector: the direction, `(c,)`; one per image, `(n, c)`; or k per image, `(n, k, c)` or `(1, k, c)`.
         output: with `layer=None`, which part the network returns: a key, an attribute, an index, or a tuple of them.
         cosine: whether to take the cosine, from -1 to 1, instead of the dot product.
-        power: multiplies the dot product by `max(cosine, 0.1) ** power`, which gives less
-            weight to values that also have much of other directions; 2 to 4 in the papers. None: the dot product.
+        power: multiplies the dot product by `max(cosine, 0.1) ** power`, which gives less weight to values that also
+            have much of other directions; at least 0, 2 to 4 in the papers. None: the dot product.
         tokens: the grid of tokens, if the network's program does not show it: see `grad_cam`.
 
     Returns:
         A score, `(n,)`, or `(n, k)` for k vectors per image.
 
     Raises:
-        ValueError: if `vector` is not a vector, or `power` is given together with `cosine`; when called, for a layer
-            that does not exist or has no channel axis, and for a vector of another length.
+        ValueError: if `vector` is not a vector, or `power` is not one number of at least 0 or is given together with
+            `cosine`; when called, for a layer that does not exist or has no channel axis, and for a vector of another
+            length.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -114,6 +115,8 @@ def direction(
     check_finite("vector", vector)
     if power is not None:
         check_least_zero("power", power)
+        if jnp.ndim(power):
+            raise ValueError(f"power: expected one number, got shape {jnp.shape(power)}")
         if cosine:
             raise ValueError("power: expected none beside cosine=True: it is a factor of the dot product")
     each = jnp.asarray(vector)[None] if jnp.ndim(vector) == 1 else jnp.asarray(vector)

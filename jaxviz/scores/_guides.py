@@ -54,7 +54,7 @@ def diversity(net: Net, layer: str, *, tokens: Tokens = None) -> _Diversity:
         ValueError: when called, for a layer that does not exist, or has neither maps nor tokens in a known grid.
 
     Example:
-        >>> import jax.numpy as jnp, jaxviz
+        >>> import jax, jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: jax.nn.relu(images)
         >>> red, blue = jnp.eye(3)[0], jnp.eye(3)[2]
         >>> images = jnp.stack([red, red, blue])[:, None, None] * jnp.ones((3, 4, 4, 3))

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxviz._options import check_batch
@@ -42,18 +43,21 @@ def relative_error(values: Float[Array, "n ..."], target: Float[Array, "#n ..."]
     return jnp.sum(jnp.square(values - target), axes) / jnp.where(size > 0, size, 1)
 
 
-def gram(features: Float[Array, "n h w c"], *, mask: Float[Array, "#n h w"] | None = None) -> Float[Array, "n c c"]:
+def gram(features: Float[Array, "n h w c"], *, mask: Float[Array, "*_ h w"] | None = None) -> Float[Array, "n c c"]:
     """Return the Gram matrix of each image's features: the mean over positions of the product of each two channels.
 
     It is a mean so that images of different sizes can be compared.
 
     Args:
         features: a layer's maps, `(n, h, w, c)`.
-        mask: weights of the positions, `(n, h, w)` or `(1, h, w)`, at least 0, for a weighted mean: the Gram matrix of
-            a region. None: all count equally.
+        mask: weights of the positions, `(h, w)` or one for each image, `(n, h, w)`, at least 0, for a weighted mean:
+            the Gram matrix of a region. None: all count equally.
 
     Returns:
-        The matrices, `(n, c, c)`, in units of squared features.
+        The matrices, `(n, c, c)`, in units of squared features; zeros where a mask is zero everywhere.
+
+    Raises:
+        ValueError: for features that are not maps, and a mask of another size or number.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -67,11 +71,18 @@ def gram(features: Float[Array, "n h w c"], *, mask: Float[Array, "#n h w"] | No
 
     Gatys, Ecker & Bethge 2015, Texture Synthesis Using Convolutional Neural Networks.
     """
+    if jnp.ndim(features) != 4:
+        hint = "; one image's are features[None]" if jnp.ndim(features) == 3 else ""
+        raise ValueError(f"features: expected a layer's maps (n, h, w, c), got shape {jnp.shape(features)}{hint}")
     n, height, width, channels = features.shape
     rows = features.reshape(n, height * width, channels)
     if mask is None:
         return jnp.einsum("npi,npj->nij", rows, rows) / (height * width)
-    weights = jnp.broadcast_to(mask, (n, height, width)).reshape(n, height * width, 1)
+    if jnp.shape(mask) not in ((height, width), (1, height, width), (n, height, width)):
+        raise ValueError(
+            f"mask: expected the features' size, {(height, width)} or {(n, height, width)}, got {jnp.shape(mask)}"
+        )
+    weights = jnp.broadcast_to(jnp.asarray(mask, features.dtype), (n, height, width)).reshape(n, height * width, 1)
     total = jnp.sum(weights, 1, keepdims=True)
     return jnp.einsum("npi,npj->nij", rows * weights, rows) / jnp.where(total > 0, total, 1)
 
@@ -169,7 +180,7 @@ def match_features(net: Net, params: Any, images: Images, layers: Layers) -> Fea
             images in [0, 1]; when called, for another number or size of images.
 
     Example:
-        >>> import jax.numpy as jnp, jaxviz
+        >>> import jax, jax.numpy as jnp, jaxviz
         >>> net = lambda params, images: jax.nn.relu(images)
         >>> images = jnp.array([1.0, 0.5]).reshape(2, 1, 1, 1) * jnp.ones((2, 4, 4, 3))
         >>> print(jaxviz.match_features(net, None, images[:1], ["relu_0"])(None, images))
@@ -289,7 +300,9 @@ def proportions_of(what: str, names: Layers) -> dict[str, float]:
     if not len(names) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{what}: expected names of layers, or a weight for each, got {names!r}")
     proportions = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, 1.0)
+    weights = np.asarray(list(proportions.values()))
+    numbers = weights.dtype.kind in "fiu" and bool(np.isfinite(weights).all() and weights.min() >= 0)
+    if not numbers or not weights.any():
+        raise ValueError(f"{what}: expected weights of at least 0, finite and not all of them 0, got {proportions}")
     total = sum(proportions.values())
-    if not total > 0 or min(proportions.values()) < 0:
-        raise ValueError(f"{what}: expected weights of at least 0, not all of them 0, got {proportions}")
     return {name: share / total for name, share in proportions.items()}

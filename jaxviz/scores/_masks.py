@@ -31,6 +31,8 @@ def fitted(mask: Any, value: Array) -> Any:
     """Return a mask at the size of a layer; None stays None."""
     if mask is None:
         return None
+    if len(mask) not in (1, len(value)):
+        raise ValueError(f"expected one mask, or one for each of {len(value)} images, got {len(mask)}")
     size = (len(mask), *value.shape[1:3])
     return jnp.clip(jax.image.resize(mask, size, "linear", antialias=True), 0, 1).astype(value.dtype)
 

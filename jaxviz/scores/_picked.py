@@ -15,18 +15,17 @@ def picked(values: Array, index: Any, what: str, *, several: bool = False) -> Ar
     result. With `several`, `index` may be `(n, k)` or `(1, k)`, k of them per image.
     """
     count, size = values.shape[0], values.shape[-1]
-    if not isinstance(index, Tracer):
-        numbers = np.asarray(index)
-        if not np.issubdtype(numbers.dtype, np.integer):
-            raise ValueError(f"expected the number of a {what}, or one for each image, got {index!r}")
-        if numbers.size and (numbers.min() < -size or numbers.max() >= size):
-            raise ValueError(f"{what}: expected 0 to {size - 1}, or -{size} to -1 from the end, got {index}")
+    numbers = index if isinstance(index, Tracer) else np.asarray(index)
+    if not jnp.issubdtype(numbers.dtype, jnp.integer):
+        raise ValueError(f"expected the number of a {what}, or one for each image, got {index!r}")
+    if not isinstance(index, Tracer) and numbers.size and (numbers.min() < -size or numbers.max() >= size):
+        raise ValueError(f"{what}: expected 0 to {size - 1}, or -{size} to -1 from the end, got {index}")
     shape = jnp.shape(index)
     if not (shape in ((), (count,)) or (several and len(shape) == 2 and shape[0] in (1, count))):
         more = ", or several for each, (1, k) or (n, k)" if several else ""
         raise ValueError(f"expected one {what}, or one for each of {count} images{more}, got shape {shape}")
     wanted = (count, *(1,) * (values.ndim - 2), *(shape[1:] or (1,)))
-    rows = jnp.asarray(index).reshape(-1, *wanted[1:])
+    rows = jnp.asarray(index).astype(jnp.int32).reshape(-1, *wanted[1:])  # labels may be bytes, which `size` overflows
     chosen = jnp.take_along_axis(values, jnp.broadcast_to(rows % size, wanted), axis=-1)
     if isinstance(index, Tracer):
         chosen = chosen * jnp.where((rows >= -size) & (rows < size), 1, jnp.nan).astype(chosen.dtype)

@@ -147,8 +147,9 @@ def neuron(
         A score, `(n,)`, or `(n, k)` for k channels per image.
 
     Raises:
-        ValueError: when called, for a layer, channel or position that does not exist, and for a layer that is neither a
-            vector `(n, c)` nor, as the network's program shows, a map or tokens in a grid.
+        ValueError: for a position that is not a row and a column; when called, for a layer, channel or position that
+            does not exist, and for a layer that is neither a vector `(n, c)` nor, as the network's program shows, a map
+            or tokens in a grid.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -156,8 +157,20 @@ def neuron(
         >>> print(jaxviz.neuron(net, "dense_0", 1)(jnp.eye(3), jnp.ones((2, 4, 4, 3))))
         [1. 1.]
     """
-    at = position and tuple(numbers(x) for x in position)
-    return Neuron(net, layer_or_output(layer, output), numbers(index), at, checked_tokens(tokens))
+    return Neuron(net, layer_or_output(layer, output), numbers(index), _place(position), checked_tokens(tokens))
+
+
+def _place(position: Any) -> tuple[Any, Any] | None:
+    """Return a row and a column, each a number or one per image; raise ValueError for anything else."""
+    if position is None:
+        return None
+    try:
+        row, column = position
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"position: expected (row, column), each a number or one per image, got {position!r}"
+        ) from None
+    return numbers(row), numbers(column)
 
 
 def energy(net: Net, layer: str | None, *, output: Any = None, tokens: Tokens = None) -> Energy:

@@ -27,22 +27,23 @@ from jaxviz.synthesis._steps import normalized_steps
 
 
 class _Fooled(NamedTuple):
-    """Images perturbed until a network classifies them as another class."""
-
     images: Images
-    """`(n, h, w, c)` in [0, 1]."""
     losses: Float[Array, " steps"]
-    """Minus the sum of the target's logits, before each step."""
     state: list[Array]
-    """What the optimizer needs for the next step."""
     finished: bool
-    """Whether all steps were taken."""
     succeeded: Bool[Array, " n"]
-    """Whether the target now ranks first, for each image."""
 
 
 class Fooled(Progress, _Fooled):
-    """Images perturbed until a network classifies them as another class."""
+    """Images perturbed until a network classifies them as another class.
+
+    Attributes:
+        images: `(n, h, w, c)` in [0, 1].
+        losses: `(steps,)`, minus the sum of the target's logits, before each step.
+        state: what the optimizer needs for the next step.
+        finished: whether all steps were taken.
+        succeeded: `(n,)`, whether the target now ranks first, for each image.
+    """
 
 
 def fool(
@@ -100,7 +101,7 @@ def fool(
     check_least_zero("step_size", step_size)
     if np.shape(target) not in ((), (len(images),)) or np.asarray(target).dtype.kind not in "iu":
         raise ValueError(f"target: expected the number of a class, or one for each of {len(images)}, got {target!r}")
-    target = np.broadcast_to(np.asarray(target), len(images))
+    target = np.broadcast_to(np.asarray(target, int), len(images))  # of bytes, `%` would overflow
     net = once(net)
     score, part = logit(net, target, output=output), Output.of(output)
     with known_channels(score, params, images):

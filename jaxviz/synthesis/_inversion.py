@@ -69,7 +69,8 @@ def invert(
             of its `state` is reused when it returns: copy what you want to keep.
 
     Returns:
-        The images, `(n, h, w, c)` in [0, 1], and the losses.
+        The images after the last step, `(n, h, w, c)` in [0, 1], and the losses before each step. With L-BFGS, the last
+        step may have raised the loss: see `lbfgs`.
 
     Raises:
         ValueError: for an unknown layer, a start of another shape, and options that are out of range.

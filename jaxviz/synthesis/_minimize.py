@@ -26,20 +26,21 @@ Callback = Callable[["Minimized"], Any]
 
 
 class _Minimized(NamedTuple):
-    """The result of a run, or the result so far."""
-
     variables: Any
-    """After the last step."""
     losses: Float[Array, " steps"]
-    """Before each step."""
     state: list[Array]
-    """Everything that the next step depends on; pass it as `resume` to continue the run."""
     finished: bool
-    """False while the run is in progress, or if its callback ended it."""
 
 
 class Minimized(Progress, _Minimized):
-    """The result of a run, or the result so far."""
+    """The result of a run, or the result so far.
+
+    Attributes:
+        variables: after the last step.
+        losses: `(steps,)`, before each step.
+        state: everything that the next step depends on; pass it as `resume` to continue the run.
+        finished: False while the run is in progress, or if its callback ended it.
+    """
 
 
 class DivergedError(FloatingPointError):

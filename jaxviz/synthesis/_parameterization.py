@@ -28,20 +28,54 @@ def color_basis(channels: int) -> np.ndarray:
 
 
 class Parameterization(NamedTuple):
-    """How variables become images of one size."""
+    """How variables become images of one size.
+
+    Attributes:
+        init: `init(key, n)` returns the variables of n images of noise, to start from.
+        images: `images(variables)` returns the images, in [0, 1].
+        variables: `variables(images)` returns the variables of given images, as closely as the basis can represent
+            them.
+        bounds: the range in which variables must stay, if any.
+    """
 
     init: Callable[[Key, int], Any]
-    """`init(key, n)`: the variables of n images of noise, to start from."""
     images: Callable[[Any], Images]
-    """`images(variables)`: the images, in [0, 1]."""
     variables: Callable[[Images], Any]
-    """`variables(images)`: the variables of given images, as closely as the basis can represent them."""
     bounds: tuple[float, float] | None = None
-    """The range in which variables must stay, if any."""
 
     @classmethod
     def of(cls, basis: Any, *, bounds: tuple[float, float] | None = None) -> "Parameterization":
-        """Return the methods `init`, `images` and `variables` of a frozen dataclass; they are equal by its value."""
+        """Make one from the methods `init`, `images` and `variables` of a frozen dataclass.
+
+        Args:
+            basis: an object with these methods. Parameterizations of equal objects are equal, so that the programs
+                compiled for one are used for the other, too.
+            bounds: the range in which variables must stay; None: any.
+
+        Returns:
+            The parameterization.
+
+        Example:
+            >>> import dataclasses, jax, jax.numpy as jnp, jaxviz
+            >>> @dataclasses.dataclass(frozen=True)
+            ... class Gray:
+            ...     height: int
+            ...     width: int
+            ...
+            ...     def init(self, key, n):
+            ...         return 0.5 + 0.1 * jax.random.normal(key, (n, self.height, self.width, 1))
+            ...
+            ...     def images(self, variables):
+            ...         return jnp.broadcast_to(variables, (*variables.shape[:3], 3))
+            ...
+            ...     def variables(self, images):
+            ...         return images.mean(-1, keepdims=True)
+            >>> basis = lambda height, width: jaxviz.Parameterization.of(Gray(height, width), bounds=(0.0, 1.0))
+            >>> score = lambda params, images: images[..., 1].mean((1, 2))
+            >>> found = jaxviz.ascend(score, None, jax.random.key(0), size=8, steps=16, basis=basis)
+            >>> print(found.images.shape, bool(jnp.all(found.images[..., 0] == found.images[..., 1])))
+            (1, 8, 8, 3) True
+        """
         return cls(_Method(basis, "init"), _Method(basis, "images"), _Method(basis, "variables"), bounds)
 
 
@@ -119,7 +153,8 @@ def pixels(
         ValueError: if an option is out of range.
 
     Example:
-        >>> basis = pixels(4, 4)
+        >>> import jax, jaxviz
+        >>> basis = jaxviz.pixels(4, 4)
         >>> basis.images(basis.init(jax.random.key(0), 2)).shape
         (2, 4, 4, 3)
     """
@@ -178,7 +213,8 @@ def fourier(
         ValueError: if an option is out of range.
 
     Example:
-        >>> basis = fourier(8, 8)
+        >>> import jax.numpy as jnp, jaxviz
+        >>> basis = jaxviz.fourier(8, 8)
         >>> image = jnp.full((1, 8, 8, 3), 0.25)
         >>> print(jnp.allclose(basis.images(basis.variables(image)), image, atol=1e-3))
         True
@@ -245,7 +281,8 @@ def maco(height: int, width: int, *, channels: int = 3) -> Parameterization:
         ValueError: if an option is out of range.
 
     Example:
-        >>> basis = maco(8, 8)
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> basis = jaxviz.maco(8, 8)
         >>> first, other = basis.images(basis.init(jax.random.key(0), 2))
         >>> print(first.shape, bool(jnp.any(first != other)))
         (8, 8, 3) True

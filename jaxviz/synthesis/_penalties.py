@@ -30,8 +30,9 @@ def total_variation(images: Images, *, beta: ArrayLike = 2.0) -> Float[Array, " 
         ValueError: if `images` is not `(n, h, w, c)` or `beta` not above 0.
 
     Example:
+        >>> import jax.numpy as jnp, jaxviz
         >>> edge = jnp.zeros((1, 4, 4, 3)).at[:, :, 2:].set(1.0)
-        >>> print(total_variation(edge), total_variation(edge / 2, beta=1.0))
+        >>> print(jaxviz.total_variation(edge), jaxviz.total_variation(edge / 2, beta=1.0))
         [0.25] [0.125]
 
     Mahendran & Vedaldi 2014, Understanding Deep Image Representations by Inverting Them.

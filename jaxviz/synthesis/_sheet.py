@@ -24,26 +24,27 @@ from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
 
 
 class _Sheet(NamedTuple):
-    """The images of the channels done so far."""
-
     images: Images
-    """`(n, h, w, c)` in [0, 1]."""
     losses: Float[Array, " n"]
-    """Minus the last score of each image."""
     state: list[Array]
-    """Pass it as `resume` to resume the run after the last complete batch."""
     finished: bool
-    """False if channels are left."""
     channels: Int[np.ndarray, " n"]
-    """The channel that each image is for."""
 
 
 class Sheet(Progress, _Sheet):
-    """The images of the channels done so far."""
+    """The images of the channels done so far.
+
+    Attributes:
+        images: `(n, h, w, c)` in [0, 1].
+        losses: `(n,)`, minus the last score of each image.
+        state: pass it as `resume` to resume the run after the last complete batch.
+        finished: False if channels are left.
+        channels: `(n,)`, the channel that each image is for.
+    """
 
     @property
     def scores(self) -> Float[Array, " n"]:
-        """The last score of each image: its channel's mean."""
+        """The last score of each image, `(n,)`: its channel's mean."""
         return -self.losses
 
 
@@ -53,7 +54,7 @@ def sheet(
     key: Key,
     *,
     layer: str,
-    channels: Sequence[int] | None = None,
+    channels: Sequence[int] | np.ndarray | None = None,
     size: int | tuple[int, ...] = 96,
     steps: int = 256,
     batch_size: int = 16,
@@ -157,7 +158,7 @@ def _watch(callback: Callable[[Sheet], Any], found: Sheet, block: np.ndarray, ba
 
 
 def _wanted(
-    net: Net, params: Any, layer: str, channels: Sequence[int] | None, size: Size
+    net: Net, params: Any, layer: str, channels: Sequence[int] | np.ndarray | None, size: Size
 ) -> tuple[tuple[int, ...], np.ndarray]:
     """Return the shape of each image, and the channels as numbers from 0."""
     image, values = accepted(functools.partial(jax.eval_shape, read_layers(net, layer), params), params, size)
@@ -166,7 +167,7 @@ def _wanted(
     whole = wanted.ndim == 1 and wanted.dtype.kind in "iu"
     if not whole or not len(wanted) or wanted.min() < -there or wanted.max() >= there:
         raise ValueError(f"channels: expected some of 0 to {there - 1}, the channels of {layer!r}, got {channels}")
-    return image.shape[1:], wanted % there  # -1 is the last
+    return image.shape[1:], wanted.astype(int) % there  # -1 is the last; bytes would overflow
 
 
 def _noise(form: Any, key: Key, channels: np.ndarray) -> Any:

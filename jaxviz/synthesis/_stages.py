@@ -15,20 +15,21 @@ from jaxviz.synthesis._minimize import Minimized, joined, other_run
 
 
 class _Synthesis(NamedTuple):
-    """Synthesized images, or the images so far."""
-
     images: Images
-    """`(n, h, w, c)` in [0, 1]."""
     losses: Float[Array, " steps"]
-    """Before each step."""
     state: list[Array]
-    """Everything that the next step depends on; pass it as `resume` to continue the run."""
     finished: bool
-    """False while the run is in progress, or if its callback ended it."""
 
 
 class Synthesis(Progress, _Synthesis):
-    """Synthesized images, or the images so far."""
+    """Synthesized images, or the images so far.
+
+    Attributes:
+        images: `(n, h, w, c)` in [0, 1].
+        losses: `(steps,)`, before each step.
+        state: everything that the next step depends on; pass it as `resume` to continue the run.
+        finished: False while the run is in progress, or if its callback ended it.
+    """
 
 
 Watch = Callable[[Synthesis], Any]

@@ -90,7 +90,8 @@ def stylize(
             memory of its `state` is reused when it returns: copy what you want to keep.
 
     Returns:
-        The images, `(n, h, w, c)` in [0, 1], and the losses of all sizes in order.
+        The images after the last step, `(n, h, w, c)` in [0, 1], and the losses before each step, of all sizes in
+        order. With L-BFGS, the last step may have raised the loss: see `lbfgs`.
 
     Raises:
         ValueError: if there are no layers, or unknown ones, or ones without maps; for images or masks of another shape,

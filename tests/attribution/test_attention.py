@@ -127,6 +127,60 @@ def test_a_pooling_head():
     same_as(found, enlarged((np.maximum(np.asarray(slopes) * last, 0) @ whole)[:, 0], 0, images))
 
 
+def probed_as_often(params, images):
+    """Pool tokens by as many queries of the network's own as there are tokens."""
+    x = embedded(params, images)
+    x = blocks(params, x.reshape(len(x), -1, WIDTH) + params["places"][None])
+    weights = jax.nn.softmax(jnp.einsum("qc,nkc->nqk", params["extra"], x @ params["head"]))
+    return jnp.einsum("nqk,nkc->nqc", weights, x)[:, :2].mean(1) @ params["head"]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("discard", [0.0, 0.9])
+def test_a_pooling_head_with_as_many_queries_as_tokens(discard):
+    """They are not the tokens, and keep nothing; a query whose weights are all discarded has no share, and no NaN."""
+    params, images = case(0, 1)
+    params |= {"extra": jnp.linspace(-3.0, 3.0, 30).reshape(6, 5)}
+    *weights, last = weights_of(probed_as_often, params, images, 3)
+    assert last.shape == (1, 6, 6)
+    last = last.copy()
+    last.reshape(-1)[np.argsort(last.reshape(-1))[: int(36 * discard)]] = 0
+    total = last.sum(-1, keepdims=True)
+    whole = last / np.where(total > 0, total, 1) @ rollout(weights, discard=discard)
+    found = jaxviz.attention_rollout(probed_as_often, params, images, discard=discard)
+    same_as(found, enlarged(whole[:, :2].mean(1), 0, images))
+
+
+def sharing(block, x):
+    """Attention whose heads share their keys and values, as multi-query attention does."""
+    n, t, _ = x.shape
+    q, k, v = jnp.moveaxis((x @ block["qkv"]).reshape(n, t, 3, HEADS, WIDTH // HEADS), 2, 0)
+    weights = jax.nn.softmax(jnp.einsum("nqhd,nkd->nhqk", q, k[:, :, 0]) / np.sqrt(WIDTH // HEADS))
+    return jnp.einsum("nhqk,nkd->nqhd", weights, v[:, :, 0]).reshape(n, t, WIDTH) @ block["out"]
+
+
+def sharing_by_heads_last(block, x):
+    n, t, _ = x.shape
+    q, k, v = jnp.moveaxis((x @ block["qkv"]).reshape(n, t, 3, HEADS, WIDTH // HEADS), 2, 0)
+    weights = jax.nn.softmax(jnp.einsum("nqhd,nkd->nqhk", q, k[:, :, 0]) / np.sqrt(WIDTH // HEADS))
+    return jnp.einsum("nqhk,nkd->nqhd", weights, v[:, :, 0]).reshape(n, t, WIDTH) @ block["out"]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("attend", [sharing, sharing_by_heads_last])
+def test_heads_that_share_their_values(attend):
+    params, images = case(0)
+
+    def net(params, images):
+        x = embedded(params, images).reshape(len(images), -1, WIDTH) + params["places"][None]
+        return blocks(params, x, attend).mean(1) @ params["head"]
+
+    weights = weights_of(net, params, images)
+    weights = [each.swapaxes(1, 2) if attend is sharing_by_heads_last else each for each in weights]
+    assert weights[0].shape == (2, HEADS, 6, 6)
+    same_as(jaxviz.attention_rollout(net, params, images), enlarged(rollout(weights).mean(1), 0, images))
+
+
 def by_matmul(block, x):
     """Attention with heads and images on one axis, as by torch.bmm."""
     n, t, _ = x.shape

@@ -216,6 +216,8 @@ def test_errors_of_options(small_params, images):
     with pytest.raises(ValueError, match="baseline: expected finite numbers, got 1 that"):
         shared(baseline=(0.0, jnp.nan, 0.0))
     smooth = functools.partial(jaxviz.smoothgrad, score(), small_params, KEY, images)
+    with pytest.raises(ValueError, match=r"samples: expected a whole number, got 2\.0"):
+        smooth(samples=2.0)
     with pytest.raises(ValueError, match="samples: expected a whole number of at least 1, got 0"):
         smooth(samples=0)
     with pytest.raises(ValueError, match="statistic: expected one of mean, squared, variance, got 'median'"):

@@ -266,8 +266,18 @@ def test_each_image_has_its_own_boxes():
     np.testing.assert_array_equal(jaxviz.pointing_game(maps, boxes.astype(jnp.float32), tolerance=100), [True] * 3)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16])
+def test_boxes_may_be_small_integers(dtype):
+    """Differences of bytes, and their squares, do not fit into bytes."""
+    maps, box = peak(40, 300, (50, 400)), jnp.array([[[10, 20, 45, 25]]], dtype)
+    assert not jaxviz.pointing_game(maps, box, tolerance=275)[0]
+    assert jaxviz.pointing_game(maps, box, tolerance=276)[0]  # from column 24, the last one inside
+
+
 @pytest.mark.usefixtures("users_view")
 def test_errors_of_the_pointing_game():
+    with pytest.raises(ValueError, match="tolerance: expected a number of at least 0, got -15"):
+        jaxviz.pointing_game(peak(0, 0), jnp.zeros((1, 1, 4)), tolerance=-15)
     for boxes in (jnp.zeros((1, 4)), jnp.zeros((2, 1, 4)), jnp.zeros((1, 1, 5))):
         with pytest.raises(ValueError, match=r"maps \(n, h, w\) and boxes \(n, m, 4\), got shapes \(1, 20, 30\) and"):
             jaxviz.pointing_game(peak(0, 0), boxes)

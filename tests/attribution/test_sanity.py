@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from flax import nnx
+from flax import linen, nnx
 from nets import small_net
 
 import jaxviz
@@ -41,6 +41,23 @@ def test_what_comes_before_the_layer_stays(layer, names, small_params, images):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), shuffled) == jax.tree.map(
         lambda x: (x.shape, x.dtype), small_params
     )
+
+
+@pytest.mark.usefixtures("users_promotions")  # as frameworks do
+def test_layers_may_be_named_by_their_modules(images):
+    """By all names that `layers` lists, and the numbers that stay valid."""
+    model = linen.Sequential([linen.Dense(4), jax.nn.relu, linen.Dense(5)])
+    net = lambda params, x: model.apply(params, x.mean((1, 2)))
+    params = model.init(jax.random.key(0), images.mean((1, 2)))
+    for call, name in ((jaxviz.named(net), "layers_2"), (net, "dense_1")):
+        found = changed(params, jaxviz.randomize(call, params, KEY, images, down_to=name))["params"]
+        assert (found["layers_0"]["kernel"], found["layers_2"]["kernel"]) == (False, True)
+    whole = linen.Sequential([lambda x: x.mean((1, 2)), linen.Dense(4), jax.nn.relu, linen.Dense(5)])
+    params = whole.init(jax.random.key(0), images)
+    assert "layers_3" in jaxviz.layers(whole.apply, params, images)
+    for name in ("layers_3", "dense_1"):
+        found = changed(params, jaxviz.randomize(whole.apply, params, KEY, images, down_to=name))["params"]
+        assert (found["layers_1"]["kernel"], found["layers_3"]["kernel"]) == (False, True)
 
 
 def test_entries_change_places_and_nothing_else(small_params, images):

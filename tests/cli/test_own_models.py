@@ -279,8 +279,8 @@ def test_two_modules_of_one_name(capsys, monkeypatch):
 def test_default_layers_are_of_another_network(capsys):
     said = refused(capsys, "dream images/cat.png --model my.py:load")
     assert (
-        "--layer: expected layers of my.py:load, which has no relu5_1 (the default). It has: conv_0, relu_0, dense_0"
-        in said
+        "--layer: expected layers of my.py:load, which has no relu5_1 (the default). It has: conv_0, relu_0, "
+        "global_avg_pool_0, dense_0" in said
     )
     said = refused(capsys, "texture images/cat.png --model my.py:load")
     assert "--layers: expected layers of my.py:load, which has no relu1_1, relu2_1" in said
@@ -292,3 +292,94 @@ def test_an_error_while_it_runs_is_told_in_a_few_lines(capsys):
     assert "net(params, images) of images" in said
     assert "raised TypeError: cannot reshape array" in said
     assert "Traceback" not in said
+
+
+# Networks that return several arrays
+
+SEVERAL = FILE.replace(
+    '    return jax.nn.relu(x).mean((1, 2)) @ params["w2"]',
+    '    maps = jax.nn.relu(x)\n    logits = maps.mean((1, 2)) @ params["w2"]\n    return RETURNED',
+)
+RETURNED = [
+    ("logits", '{"maps": maps, "logits": logits}'),
+    ("heads.logits", '{"maps": maps, "heads": {"logits": logits}}'),
+    ("1", "maps, logits"),
+    ("logits", "Returned(maps, logits)"),
+    ("logits", "Plain(maps, logits)"),
+]
+CLASSES = """
+import collections
+Returned = collections.namedtuple("Returned", "maps logits")
+class Plain:  # which JAX does not know
+    def __init__(self, maps, logits):
+        self.maps, self.logits = maps, logits
+"""
+
+
+def write_several(returned):
+    write(text=SEVERAL.replace("RETURNED", returned) + CLASSES)
+
+
+@pytest.mark.parametrize(("output", "returned"), RETURNED)
+def test_one_of_several_outputs(output, returned):
+    write_several(returned)
+    model = _models.load_model("my.py:load", output=output)
+    write()
+    forget()
+    expected = own_network("my.py:load")
+    image = jax.random.uniform(jax.random.key(0), (1, 20, 20, 3))
+    np.testing.assert_array_equal(model.network.net(model.network.params, image), expected.net(expected.params, image))
+    assert model.class_count("") == 3
+    namespace = {"whole": lambda params, images: Wrapped(), "params": None}
+    code = model.code.splitlines()
+    assert code[:2] == ["from my import load", "whole, params = load()"]
+    exec(code[2], namespace)
+    assert namespace["net"](None, None) is Wrapped
+
+
+class Wrapped:
+    """Gives itself for whatever is taken out of it, and its class once that is no more."""
+
+    def __getitem__(self, key):
+        return {"heads": {"logits": Wrapped}, "logits": Wrapped, 1: Wrapped}[key]
+
+    @property
+    def logits(self):
+        return Wrapped
+
+
+def test_a_map_of_one_of_several_outputs(capsys):
+    write_several(RETURNED[0][1])
+    cli.main("saliency images/cat.png --model my.py:load --target dog --output logits".split())
+    map, told, _ = explained()
+    assert told.startswith("dog (")
+    write()
+    forget()
+    network = own_network("my.py:load")
+    image = jaxviz.load_image("images/cat.png", size=20)
+    expected = jaxviz.saliency(jaxviz.logit(network.net, 1), network.params, image[None])[0]
+    np.testing.assert_allclose(map, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("verb", ["saliency images/cat.png", "ascend --target dog", "tour images/cat.png"])
+def test_an_output_that_is_missing(verb, capsys):
+    write_several(RETURNED[1][1])
+    said = refused(capsys, f"{verb} --model my.py:load")
+    assert "my.py:load returns a dict and not one array (maps: (1, 10, 10, 6), heads.logits: (1, 3)): say which" in said
+    assert "are its class scores, as in --output heads.logits" in said
+    said = refused(capsys, f"{verb} --model my.py:load --output logits")
+    assert (
+        "--output: expected one of the arrays that my.py:load returns (maps: (1, 10, 10, 6), heads.logits: (1, 3"
+        in said
+    )
+    assert "got 'logits'" in said
+    write()
+    forget()
+    said = refused(capsys, f"{verb} --model my.py:load --output logits")
+    assert "--output: expected none, since my.py:load returns one array (1, 3)" in said
+
+
+def test_every_verb_with_a_network_takes_an_output():
+    for entry in cli.VERBS.values():
+        fields = entry.load().__dataclass_fields__ if entry.module else {}
+        assert ("model" in fields) == ("output" in fields)

@@ -12,8 +12,8 @@ here, 1e-2 in PyTorch where a few did (astronaut). So the median of three photog
 two right implementations differed by before this library was written, and each to 2e-2: ten such flips. A wrong rule is
 off by 0.5 and more, as the last test shows.
 
-Methods that evaluate an image many times get photographs of 96 px, for the time; `JAXVIZ_PARITY_SIZE=160` gives them
-the 160 px of the others.
+Methods that evaluate an image many times get photographs of 64 px, and integrated gradients 20 steps, for the time;
+`JAXVIZ_PARITY_SIZE=160 JAXVIZ_PARITY_STEPS=50` gives them the 160 px of the others, and the usual steps.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ attr = pytest.importorskip("captum.attr", reason="needs the oracle: pip install 
 nn = torch.nn
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:integrated_gradients. with"),  # 50 steps, whatever gap they leave to both
+    pytest.mark.filterwarnings("ignore:integrated_gradients. with"),  # STEPS, whatever gap they leave to both
     pytest.mark.weights,
     pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations"),
     pytest.mark.filterwarnings("ignore:Input Tensor .* did not already require gradients"),
@@ -43,7 +43,7 @@ pytestmark = [
 FLOAT64 = 1e-8
 FLOAT32, FLOAT32_FLIPPED = 2e-3, 2e-2
 FLOAT32_FORWARD = 1e-4
-SIZE, SMALL = 160, int(os.environ.get("JAXVIZ_PARITY_SIZE", 96))
+SIZE, SMALL = 160, int(os.environ.get("JAXVIZ_PARITY_SIZE", 64))
 CLASSES = np.array([281, 652, 967])  # any would do: the head is random
 LAYER, CHANNELS = "relu4_3", np.array([3, 100, 400])
 
@@ -72,7 +72,7 @@ CASES = {
     "class": (lambda net: jaxviz.logit(net, CLASSES), torch_classifier, CLASSES),
     "channel": (lambda net: jaxviz.channel(net, LAYER, CHANNELS), torch_channels, CHANNELS),
 }
-STEPS = 50
+STEPS = int(os.environ.get("JAXVIZ_PARITY_STEPS", 20))
 RELU5_3 = 30  # its place in torch_vgg's modules
 
 

@@ -31,7 +31,7 @@ def wrapped(request):
 
 def test_layers_lists_automatic_names_in_forward_order(wrapped, small_params, images):
     found = jaxviz.layers(wrapped, small_params, images)
-    assert list(found) == ["conv_0", "relu_0", "conv_1", "relu_1", "dense_0"]
+    assert list(found) == ["conv_0", "relu_0", "max_pool_0", "conv_1", "relu_1", "global_avg_pool_0", "dense_0"]
     assert found["conv_1"].shape == (2, 8, 8, 6)
     assert found["dense_0"].dtype == images.dtype
 
@@ -42,7 +42,13 @@ def test_layers_runs_on_shapes_alone(small_params, images):
 
 
 def test_names_take_the_place_of_numbers_which_go_on_counting(small_params, images):
-    assert list(jaxviz.layers(named_net, small_params, images)) == ["first", "on", "conv_1", "relu_1"]
+    assert list(jaxviz.layers(named_net, small_params, images)) == [
+        "first",
+        "on",
+        "conv_1",
+        "relu_1",
+        "global_avg_pool_0",
+    ]
 
 
 def test_capture_one_and_many(small_params, images):
@@ -292,6 +298,9 @@ def test_names_must_be_strings(small_params, images):
 def test_a_replacement_of_another_shape_is_refused(small_params, images):
     with pytest.raises(ValueError, match=r"replacement of 'dense_0' has shape \(2,\); the network needs \(2, 5\)"):
         jaxviz.replace(small_net, {"dense_0": lambda x: x[:, 0]})(small_params, images)
+    for shape in ((2,), (3, 5), (1, 2, 5)):
+        with pytest.raises(ValueError, match=r"replacement of 'dense_0' has shape .*; the network needs \(2, 5\)"):
+            jaxviz.replace(small_net, {"dense_0": jnp.ones(shape)})(small_params, images)
 
 
 class LinenBlock(linen.Module):
@@ -325,10 +334,17 @@ def test_linen_modules_by_number_and_by_path(images):
     blocks = [("LinenBlock_0", ("Conv_0", "BatchNorm_0")), ("second", ("Conv_0", "BatchNorm_0"))]
     expected = [name for block, inner in blocks for name in (*(f"{block}/{each}" for each in inner), block)]
     listed = jaxviz.layers(module.apply, params, images)
-    assert list(listed) == [*expected, "Dense_0", "LinenNet"]
+    assert list(listed) == [*expected, "global_avg_pool_0", "Dense_0", "LinenNet"]
     assert listed["conv_1"] == listed["second/Conv_0"]
     wrapped = lambda params, images: module.apply(params, images)  # may be anyone's: no modules without `named`
-    assert list(jaxviz.layers(wrapped, params, images)) == ["conv_0", "relu_0", "conv_1", "relu_1", "dense_0"]
+    assert list(jaxviz.layers(wrapped, params, images)) == [
+        "conv_0",
+        "relu_0",
+        "conv_1",
+        "relu_1",
+        "global_avg_pool_0",
+        "dense_0",
+    ]
     names = ["LinenBlock_0/Conv_0", "conv_0", "second/Conv_0", "Dense_0"]
     outputs, values = jaxviz.capture(module.apply, names)(params, images)
     np.testing.assert_array_equal(values["LinenBlock_0/Conv_0"], values["conv_0"])
@@ -342,7 +358,7 @@ def test_nnx_modules_by_number_and_by_path(images):
     images = images.astype(jnp.float32)
     graph, state = nnx.split(NNXNet(nnx.Rngs(0)))
     net = lambda state, images: nnx.merge(graph, state)(images)
-    assert list(jaxviz.layers(net, state, images)) == ["conv_0", "relu_0", "dense_0"]
+    assert list(jaxviz.layers(net, state, images)) == ["conv_0", "relu_0", "global_avg_pool_0", "dense_0"]
     _, values = jaxviz.capture(net, ["conv", "conv_0"])(state, images)
     np.testing.assert_array_equal(values["conv"], values["conv_0"])
     np.testing.assert_allclose(values["conv"], nnx.merge(graph, state).conv(images), atol=1e-5)
@@ -356,6 +372,15 @@ def test_a_module_used_twice_has_no_path_of_its_own(images):
     with pytest.raises(ValueError, match="'conv' is used 2 times"):
         jaxviz.capture(net, "conv")(params, images)
     assert "conv_1" in jaxviz.layers(net, params, images)
+
+
+def test_a_random_key_that_a_network_closes_over(images):
+    key = jax.random.key(0)
+    noise = lambda x: jax.random.normal(key, x.shape, x.dtype)
+    net = lambda params, images: jax.nn.softmax(jax.nn.relu(images @ params) + noise(images), axis=-1)
+    assert list(jaxviz.layers(net, jnp.eye(3), images)) == ["dense_0", "relu_0"]
+    outputs, values = jaxviz.capture(net, "relu_0")(jnp.eye(3), images)
+    np.testing.assert_allclose(jax.nn.softmax(values["relu_0"] + noise(images), axis=-1), outputs, rtol=1e-6)
 
 
 def test_products_of_activations_are_not_layers(images):

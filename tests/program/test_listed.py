@@ -27,8 +27,10 @@ def test_the_table_of_a_network(small_params):
     assert rows_of(found) == {
         "conv_0": ["conv", "2 x 16 x 16 x 8", "3 x 3"],
         "relu_0": ["relu", "2 x 16 x 16 x 8", "3 x 3"],
+        "max_pool_0": ["max pool", "2 x 8 x 8 x 8", "4 x 4"],
         "conv_1": ["conv", "2 x 4 x 4 x 6", "8 x 8"],
         "relu_1": ["relu", "2 x 4 x 4 x 6", "8 x 8"],
+        "global_avg_pool_0": ["mean", "2 x 6", "16 x 16"],
         "dense_0": ["dense", "2 x 5", "16 x 16"],
     }
     assert len({line.index(" x ") for line in repr(found).splitlines()[1:4]}) == 1  # aligned
@@ -43,7 +45,7 @@ def test_what_units_see_is_the_receptive_field(small_params):
 
 def test_it_is_a_mapping(small_params):
     found = jaxviz.layers(small_net, small_params, SHAPE)
-    assert list(found) == ["conv_0", "relu_0", "conv_1", "relu_1", "dense_0"]
+    assert list(found) == ["conv_0", "relu_0", "max_pool_0", "conv_1", "relu_1", "global_avg_pool_0", "dense_0"]
     assert found["relu_1"].shape == (2, 4, 4, 6)
     assert found == dict(found)
     assert found | {} == dict(found)
@@ -60,7 +62,7 @@ def test_the_table_in_a_notebook(small_params):
     assert table.startswith("<table><tr><th>name</th><th>kind</th><th>shape</th><th>sees</th></tr><tr><td>conv_0</td>")
     assert html.escape("a<b>&c") in table
     assert "<b>" not in table
-    assert table.count("<tr>") == 6
+    assert table.count("<tr>") == 8
 
 
 def test_kinds():

@@ -77,7 +77,8 @@ def test_linen(wrap, pictures):
     variables = model.init(jax.random.key(1), pictures)
     expected = outputs_of_linen(ViT(), variables, pictures)
     jax.jit(model.apply)(variables, pictures)  # what was traced before is no obstacle
-    assert set(jaxviz.layers(model.apply, variables, pictures)) == set(expected)
+    between = {"gelu_0", "gelu_1", "add_0", "add_2", "global_avg_pool_0"}  # what is no module's
+    assert set(jaxviz.layers(model.apply, variables, pictures)) == {*expected, *between}
     outputs, values = jaxviz.capture(model.apply, list(expected))(variables, pictures)
     assert len(values) == 29
     for name, value in expected.items():
@@ -98,7 +99,8 @@ def test_linen_scanned(pictures):
         for name, value in expected.items()
     }
     listed = jaxviz.layers(model.apply, variables, pictures)
-    assert set(listed) == {*expected, "blocks[0]", "blocks[1]"}
+    between = {"global_avg_pool_0", *(f"scan_0[{i}]/{name}" for i in range(2) for name in ("gelu_0", "add_0"))}
+    assert set(listed) == {*expected, "blocks[0]", "blocks[1]", *between}
     _, values = jaxviz.capture(model.apply, list(listed))(variables, pictures)
     for name, value in expected.items():
         np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
@@ -172,6 +174,7 @@ def test_nnx(block, pictures):
     for i, each in enumerate(model.blocks):
         expected[f"blocks/{i}/norm"] = each.norm(x)
         expected[f"blocks/{i}/mlp/layers/0"] = each.mlp.layers[0](each.norm(x))
+        expected[f"gelu_{i}"] = nnx.gelu(expected[f"blocks/{i}/mlp/layers/0"])
         expected[f"blocks/{i}/mlp/layers/2"] = expected[f"blocks/{i}/mlp"] = each.mlp(each.norm(x))
         expected[f"blocks/{i}"] = x = each(x)
     expected |= {"pool": x, "Stack": model(pictures)}
@@ -186,8 +189,8 @@ def test_nnx_scanned(pictures):
     graph, state = nnx.split(model)
     net = jaxviz.named(lambda state, images: nnx.merge(graph, state)(images))
     layers = list(jaxviz.layers(net, state, pictures))
-    parts = ("norm", "mlp/layers/0", "mlp/layers/2", "mlp")
-    blocks = [name for i in range(2) for name in (*(f"blocks[{i}]/{part}" for part in parts), f"blocks[{i}]")]
+    parts = ("blocks[{}]/norm", "blocks[{}]/mlp/layers/0", "scan_0[{}]/gelu_0", "blocks[{}]/mlp/layers/2")
+    blocks = [name.format(i) for i in range(2) for name in (*parts, "blocks[{}]/mlp", "blocks[{}]")]
     assert layers == ["stem", *blocks, "pool", "Scanned"]
     _, values = jaxviz.capture(net, layers)(state, pictures)
     x = model.stem(pictures)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen
 from nets import convolve
+from vits import SIZE, make_vit, vit_params
 
 import jaxviz
 from jaxviz import cli
@@ -16,6 +17,7 @@ from jaxviz.program._listing import listed
 from jaxviz.report import _tour
 from jaxviz.report._own import chosen, looked_at
 from jaxviz.report._own_methods import OWN_METHODS
+from jaxviz.report._own_pixels import drawn
 
 # Networks are written here as users write them.
 pytestmark = pytest.mark.usefixtures("users_promotions")
@@ -102,7 +104,7 @@ def test_another_network_in_the_file_is_shown_again(capsys):
 @pytest.mark.parametrize(
     ("args", "channels", "message"),
     [
-        (["--only", "fast-style"], 3, "no section fast-style; there are filters, neighbors, patches, occlusion"),
+        (["--only", "fast-style"], 3, "no section fast-style; there are filters, neighbors, patches, colors"),
         ([], 5, "expected a network of photographs, which have 3 channels, or 1, got one of 5"),
         ([], 1, "expected an image of the kind that it knows, as in `jaxviz tour IMAGE`"),
     ],
@@ -177,6 +179,38 @@ def test_probabilities_are_scores_too():
     np.testing.assert_allclose(chance, net(PARAMS, image)[0, index], rtol=1e-5)
 
 
+def test_attention_is_left_out_with_a_line():
+    _, html = made(jaxviz.Network(smooth_net, PARAMS), ("attention",))
+    assert "<strong>Attention</strong>: attention_rollout found no attention in this network: no softmax" in html
+
+
+def within_windows(params, images):
+    """Return scores by attention among the 4x4 pixels of each window."""
+    x = (images @ params).reshape(-1, 4, 4, 4, 4, 4).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 16, 4)
+    x = jax.nn.softmax(x @ x.swapaxes(1, 2)) @ x
+    return x.reshape(images.shape[0], -1, 4).mean(1)
+
+
+def test_attention_within_windows_is_left_out_with_a_line():
+    _, html = made(jaxviz.Network(within_windows, jnp.ones((3, 4), jnp.float32)), ("attention",))
+    assert "attention within windows has no map of the whole image" in html
+
+
+@pytest.mark.slow
+def test_attention_and_colors_of_a_transformer():
+    network = jaxviz.Network(make_vit(), vit_params(dtype=jnp.float32), classes=list("abcde"))
+    own, html = made(network, ("attention", "colors"), size=SIZE)
+    assert [layer.layout for layer in own.layers] == ["tokens"] * 3
+    assert html.count("data:image/png;base64") == 4 + 1 + 3
+    assert "Relevance for the class ranked second" in html
+    assert "3x2 patches" in html
+    image = jaxviz.load_image(np.random.default_rng(0).random((24, 24, 3), np.float32), size=SIZE)[None]
+    index, _ = own.ranked(image)[0]
+    map = jaxviz.attention_relevance(jaxviz.logit(network.net, index), network.params, image)[0]
+    expected = jaxviz.load_image(drawn(map, image[0]))
+    np.testing.assert_allclose(jaxviz.load_image("page/attention-relevance-first.png"), expected, atol=1 / 255 + 1e-6)
+
+
 # Which layers
 
 
@@ -217,12 +251,12 @@ def test_residual_streams_of_tokens():
 
 
 def test_few_layers_are_all(images):
-    assert names(smooth_net, PARAMS, images.astype(jnp.float32)) == ["conv_0", "conv_1"]
+    assert names(smooth_net, PARAMS, images.astype(jnp.float32)) == ["conv_0", "conv_1", "tanh_1"]
     assert names(lambda params, x: x.mean((1, 2)) @ params, jnp.eye(3), images) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", [method.id for method in OWN_METHODS])
+@pytest.mark.parametrize("section", [method.id for method in OWN_METHODS if method.id != "attention"])
 def test_every_section(section):
     """Of the network of 30 lines: a section has pictures."""
     html = tour("--only", section)

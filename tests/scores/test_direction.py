@@ -100,6 +100,7 @@ def test_directions_are_maximized_and_explained_image_by_image(small_params, ima
         ([1.0], {}, "vector: expected a JAX or NumPy array, got a list"),
         (np.full(6, np.nan), {}, "vector: expected finite numbers"),
         (np.ones(6), {"power": -1}, "power: expected a finite number of at least 0, got -1"),
+        (np.ones(6), {"power": np.ones(2)}, r"power: expected one number, got shape \(2,\)"),
         (np.ones(6), {"power": 2, "cosine": True}, "power: expected none beside cosine=True"),
     ],
 )

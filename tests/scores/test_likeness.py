@@ -144,7 +144,19 @@ def test_networks_are_let_go_of(small_params, images):
     ("call", "message"),
     [
         (lambda p, x: jaxviz.match_features(small_net, p, x, []), r"layers: expected names of layers.* got \[\]"),
-        (lambda p, x: jaxviz.match_grams(small_net, p, x, {"relu_0": -1.0}), "layers: expected weights of at least 0"),
+        *(
+            (
+                lambda p, x, weight=weight: jaxviz.match_grams(small_net, p, x, {"relu_0": weight, "relu_1": 1.0}),
+                "layers: expected weights of at least 0, finite and not all of them 0, got",
+            )
+            for weight in (-1.0, np.inf, np.nan, "1", None)
+        ),
+        (lambda p, x: jaxviz.gram(x[0]), r"features: expected .* got .* one image's are features\[None\]"),
+        (lambda p, x: jaxviz.gram(x[:, 0, 0]), r"features: expected .* maps \(n, h, w, c\), got shape \(2, 3\)$"),
+        (
+            lambda p, x: jaxviz.gram(x, mask=x[0, :4, :4, 0]),
+            r"mask: expected the features' size, \(32, 32\) or \(2, 32, 32\), got \(4, 4\)",
+        ),
         (lambda p, x: jaxviz.match_features(small_net, p, x, ["relu_9"]), "no layer 'relu_9'"),
         (lambda p, x: jaxviz.match_grams(small_net, p, x, ["dense_0"]), r"'dense_0' has shape \(2, 5\), no image map"),
         (lambda p, x: jaxviz.match_features(small_net, p, 255 * x, ["relu_0"]), r"images: expected values in \[0, 1\]"),

@@ -100,6 +100,18 @@ def test_the_last_class_may_be_called_minus_one(images):
     np.testing.assert_array_equal(minus_one.images, last.images)
 
 
+def test_classes_and_channels_may_be_small_integers():
+    """As those of a data set often are; the number of classes or channels need not be one."""
+    net = lambda params, images: images.mean((1, 2)) @ params
+    images, params = jnp.ones((1, 4, 4, 3)), jnp.ones((3, 300)).at[:, 200].set(2.0)
+    for target in (np.uint8(200), np.array([200], np.uint8)):
+        assert jaxviz.fool(net, params, images, target=target).succeeded.tolist() == [True]
+    maps = lambda params, images: jax.nn.relu(images @ params)
+    options = {"layer": "relu_0", "size": 4, "steps": 1, "transform": None, "basis": jaxviz.pixels}
+    found = jaxviz.sheet(maps, params, KEY, channels=np.array([200], np.uint8), **options)
+    assert found.channels.tolist() == [200]
+
+
 @pytest.mark.slow
 def test_a_step_has_the_length_that_was_asked_for(small_params):
     gray = jnp.full((1, 16, 16, 3), 0.5)

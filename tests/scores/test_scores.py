@@ -24,6 +24,18 @@ def test_logit(small_params, images):
     np.testing.assert_array_equal(each, [logits[0, 4], logits[1, 0]])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16])
+def test_labels_may_be_small_integers(dtype):
+    """A data set's often are: what they are compared with and reduced by, the number of classes, is no such number."""
+    net = lambda params, images: images.mean((1, 2)) @ params
+    params, images = jnp.arange(3000.0).reshape(3, 1000), jnp.eye(2, 3)[:, None, None]
+    labels = np.array([3, 120], dtype)
+    for score in (jaxviz.logit(net, labels), jaxviz.logit(net, jnp.asarray(labels))):
+        np.testing.assert_array_equal(score(params, images), [3, 1120])
+        np.testing.assert_array_equal(jax.jit(lambda score: score(params, images))(score), [3, 1120])
+    np.testing.assert_array_equal(jaxviz.logit(net, dtype(120))(params, images), [120, 1120])
+
+
 def test_a_list_of_numbers_is_an_array(small_params, images):
     for make in (jaxviz.logit, jaxviz.probability, lambda net, index: jaxviz.channel(net, "relu_1", index)):
         for index in ([0, 3], [[0, 1, 2]]):
@@ -132,6 +144,33 @@ def test_other_numbers_compile_nothing(small_params, images):
         assert len(compiled) == traces
         assert any(jnp.any(maps[0] != other) for other in maps[1:])  # and they are really others
     assert len(compiled) > 0
+
+
+@pytest.mark.usefixtures("users_view")
+@pytest.mark.parametrize("position", [3, (1,), (1, 2, 3), (), np.arange(3)])
+def test_a_position_is_a_row_and_a_column(position):
+    with pytest.raises(ValueError, match=r"position: expected \(row, column\), each a number or one per image, got"):
+        jaxviz.neuron(small_net, "relu_1", 0, position)
+
+
+@pytest.mark.usefixtures("users_view")
+def test_a_position_may_be_an_array(small_params, images):
+    expected = jaxviz.neuron(small_net, "relu_1", 0, (1, 2))(small_params, images)
+    for position in ([1, 2], np.array([1, 2]), jnp.array([[1, 1], [2, 2]])):
+        np.testing.assert_array_equal(jaxviz.neuron(small_net, "relu_1", 0, position)(small_params, images), expected)
+
+
+@pytest.mark.usefixtures("users_view")
+def test_masks_are_one_or_one_per_image(small_params, images):
+    with pytest.raises(ValueError, match="expected one mask, or one for each of 2 images, got 3"):
+        jaxviz.channel(small_net, "relu_1", 0, where=jnp.ones((3, 4, 4)))(small_params, images)
+
+
+@pytest.mark.usefixtures("users_view")
+def test_a_traced_number_is_whole(small_params, images):
+    """Or else its fraction would be dropped without a word."""
+    with pytest.raises(ValueError, match="expected the number of a class"):
+        jax.jit(lambda target: jaxviz.logit(small_net, target)(small_params, images))(1.5)
 
 
 @pytest.mark.usefixtures("users_view")

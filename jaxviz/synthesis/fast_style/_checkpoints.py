@@ -19,18 +19,20 @@ from jaxviz.program._digest import digest_of
 
 
 class _StyleTraining(NamedTuple):
-    """The state of a net's training so far, or its result."""
-
     params: Any
-    """The net's parameters, for `style_net`."""
     losses: Float[np.ndarray, "steps 3"]
-    """Content, style and smoothness, each weighted, of the batch before each step; the loss is their sum."""
     finished: bool
-    """False while training is in progress, or if its callback ended it."""
 
 
 class StyleTraining(Progress, _StyleTraining):
-    """The state of a net's training so far, or its result."""
+    """The state of a net's training so far, or its result.
+
+    Attributes:
+        params: the net's parameters, for `style_net`.
+        losses: `(steps, 3)`: content, style and smoothness, each weighted, of the batch before each step; the loss is
+            their sum.
+        finished: False while training is in progress, or if its callback ended it.
+    """
 
 
 def _alone_in_its_store(train: Any) -> Any:

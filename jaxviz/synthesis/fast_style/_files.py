@@ -20,7 +20,12 @@ _STYLES = "jaxviz_style_net"  # the file's only metadata entry: the order of sev
 
 
 class StyleNet(NamedTuple):
-    """A net's parameters, and the names of its styles in order."""
+    """A style net, as read from a file.
+
+    Attributes:
+        params: its parameters, for `style_net` and `restyle`.
+        styles: the names of its styles, in order.
+    """
 
     params: Any
     styles: list[str]
@@ -121,7 +126,7 @@ def export_style_net(params: Any) -> bytes:
         params: the net's parameters.
 
     Returns:
-        The serialized program.
+        The serialized program, a StableHLO module as `jax.export` writes it.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
