@@ -67,8 +67,8 @@ def ascend(
             decorrelated in RGB only.
         steps: the number of steps.
         learning_rate: the learning rate of Adam; None: 0.05.
-        basis: what is optimized: `fourier`, `pixels`, `maco` (phases only), or your own function `(height, width) ->
-            Parameterization`; for images other than RGB it must also take `channels=c`.
+        basis: what is optimized: `fourier`, `pixels`, `maco` (phases only), `natural`, or your own function `(height,
+            width) -> Parameterization`; for images other than RGB it must also take `channels=c`.
         start: where to start: a brightness, a color `(c,)`, an image or one image for each, in [0, 1]; None: the
             basis's noise.
         penalties: pairs of a weight and a function `images -> (n,)` to keep small, such as `l2` and `total_variation`.

@@ -94,7 +94,7 @@ class _Method:
 
 
 Basis = Callable[..., Parameterization]
-"""`basis(height, width)`: `fourier`, `pixels`, `maco` or your own. For images other than RGB it is also given
+"""`basis(height, width)`: `fourier`, `pixels`, `maco`, `natural` or your own. For images other than RGB it is also given
 `channels=c`.
 
 A basis that returns equal functions for equal arguments, as `Parameterization.of` does for a frozen dataclass, is
@@ -313,23 +313,30 @@ class _Maco:
 
 
 def natural(height: int, width: int, *, channels: int = 3, gain: float = 1.0, spread: float = 0.1) -> Parameterization:
-    """Parameterize by the Fourier transform with magnitudes of at most those of photographs.
+    """Parameterize an image by its Fourier transform, with magnitudes of at most those of photographs.
 
-    A coefficient is `m * z / sqrt(1 + |z|²)`, where m is the magnitude that `maco` fixes and z, complex, is optimized.
-    As there, no frequency can have more energy than it has in photographs; but what a unit does not ask for stays
-    gray, where fixed magnitudes must go somewhere and come out as clouds.
+    A coefficient is `m * z / sqrt(1 + |z|²)`, where m is the magnitude that `maco` fixes, and z, complex, is optimized.
+    As there, no frequency can have more energy than in photographs; but what the score does not ask for stays gray,
+    whereas fixed magnitudes must go somewhere and come out as clouds.
 
     Args:
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        channels: of the images; other numbers than 3 as for `maco`.
-        gain: how many times photographs' magnitudes are allowed.
-        spread: standard deviation of z at the start, which is nearly gray.
+        height: the height of the images, in pixels.
+        width: the width of the images, in pixels.
+        channels: their number of channels, 3 for RGB; others as for `maco`.
+        gain: how many times the magnitudes of photographs are allowed, above 0.
+        spread: the standard deviation of the variables to start from; below 1, the start is nearly gray.
+
+    Returns:
+        The basis for images of this size.
+
+    Raises:
+        ValueError: if an option is out of range.
 
     Example:
-        >>> basis = natural(8, 8)
-        >>> image = basis.images(basis.init(jax.random.key(0), 2))
-        >>> print(image.shape, bool(jnp.all(abs(image - 0.5) < 0.2)))
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> basis = jaxviz.natural(8, 8)
+        >>> images = basis.images(basis.init(jax.random.key(0), 2))
+        >>> print(images.shape, bool(jnp.all(abs(images - 0.5) < 0.2)))
         (2, 8, 8, 3) True
     """
     _check_shape(height, width, channels)

@@ -235,16 +235,20 @@ class _Normalized:
 def normalized_momentum(rate: float | optax.Schedule, *, decay: float = 0.9) -> optax.GradientTransformation:
     """Step by the mean of past gradients divided by its root mean square, image by image.
 
-    Adam divides each variable by its own mean square, and so takes as large steps along variables that hardly matter,
-    such as the many coefficients of high frequencies, as along those that do. Here what matters moves first.
+    Adam divides each variable by its own root mean square, so steps along variables that hardly matter, such as the
+    many coefficients of high frequencies, are as large as along those that do. Here the image takes a step of a given
+    size in the direction of its gradients.
 
     Args:
         rate: the root mean square of a step over an image's variables, at least 0; or a function of the step's number,
-            one of optax's schedules.
-        decay: by how much a gradient counts less with each step, from 0 to below 1.
+            such as one of optax's schedules.
+        decay: the factor by which a gradient's weight falls with each step, from 0 to below 1.
+
+    Returns:
+        An optax transformation, for the `optimizer` of `ascend`.
 
     Raises:
-        ValueError: An option is outside its range.
+        ValueError: if an option is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
