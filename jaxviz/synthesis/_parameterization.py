@@ -94,8 +94,8 @@ class _Method:
 
 
 Basis = Callable[..., Parameterization]
-"""`basis(height, width)`: `fourier`, `pixels`, `maco`, `natural` or your own. For images other than RGB it is also given
-`channels=c`.
+"""`basis(height, width)`: `fourier`, `pixels`, `maco`, `natural` or your own. For images other than RGB it is also
+given `channels=c`.
 
 A basis that returns equal functions for equal arguments, as `Parameterization.of` does for a frozen dataclass, is
 compiled only once.
@@ -104,11 +104,11 @@ compiled only once.
 
 def parameterized(basis: Basis, height: int, width: int, channels: int = 3) -> Parameterization:
     """Return a basis for a size; raise ValueError if it is not a basis."""
-    check_function("basis", basis, "fourier, pixels, maco or a function (height, width) -> Parameterization")
+    check_function("basis", basis, "fourier, pixels, maco, natural or a function (height, width) -> Parameterization")
     if channels != 3 and not _takes_channels(basis):
         raise ValueError(
             f"basis: expected a function (height, width, *, channels) for images of {channels} channels, got one that "
-            f"takes no channels, {basis!r}; fourier, pixels and maco take them"
+            f"takes no channels, {basis!r}; fourier, pixels, maco and natural take them"
         )
     form = basis(height, width) if channels == 3 else basis(height, width, channels=channels)
     if not isinstance(form, Parameterization):
