@@ -143,6 +143,12 @@ def test_crops_are_cut_and_resized(size, part, x64):
     np.testing.assert_allclose(found[0], expected, atol=1e-12)
 
 
+def test_crops_may_be_a_fraction_of_the_images_size():
+    image = jax.random.uniform(KEY, (2, 24, 31, 3))
+    found, expected = (jaxviz.crops(**how)(KEY, image) for how in ({"zoom": 0.5}, {"size": (12, 16)}))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_crops_stay_inside_and_differ():
     ramp = jnp.broadcast_to(jnp.linspace(0, 1, 50)[:, None, None], (64, 50, 50, 3))
     found = jaxviz.crops(least=0.3, most=0.6, noise=0.0, spread=5.0, size=20)(KEY, ramp)

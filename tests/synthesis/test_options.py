@@ -142,9 +142,9 @@ NO_IMAGES = [
 
 WHOLE, POSITIVE, AT_LEAST_0 = "expected a whole number, got", "expected a finite number above 0", "of at least 0, got"
 RANGES = [
-    ("ascend", {"basis": "fourier"}, "basis: expected fourier, pixels, maco or a function .* got 'fourier'"),
+    ("ascend", {"basis": "fourier"}, "basis: expected fourier, pixels, maco, natural or a function .* got 'fourier'"),
     ("ascend", {"basis": lambda h, w: h}, "basis: expected a function that returns a Parameterization"),
-    ("invert", {"basis": "pixels"}, "basis: expected fourier, pixels, maco or a function .* got 'pixels'"),
+    ("invert", {"basis": "pixels"}, "basis: expected fourier, pixels, maco, natural or a function .* got 'pixels'"),
     ("ascend", {"transform": 8}, "transform: expected a function of a key and images, or None, got 8"),
     ("ascend", {"penalties": [jaxviz.l2]}, "penalties: expected pairs of a weight and a function of images"),
     ("ascend", {"penalties": [(jaxviz.l2, 1.0)]}, "penalties: expected pairs of a weight and a function of images"),
@@ -212,6 +212,8 @@ RANGES = [
     ("natural", {"spread": -1.0}, f"spread: expected a finite number {AT_LEAST_0} -1.0"),
     ("crops", {"spread": -0.1}, f"spread: expected a finite number {AT_LEAST_0} -0.1"),
     ("crops", {"size": 0}, "expected"),
+    ("crops", {"zoom": 0.0}, f"zoom: {POSITIVE}, got 0.0"),
+    ("crops", {"zoom": 0.5, "size": 8}, "zoom: expected none beside a size, which would ignore it, got 0.5 and 8"),
     ("normalized_momentum", {"rate": -1.0}, f"rate: expected a finite number {AT_LEAST_0} -1.0"),
     ("normalized_momentum", {"rate": 0.1, "decay": 1.0}, "decay: expected a finite number from 0 to below 1, got 1.0"),
     ("ascend", {"views": 0}, "views: expected 1 view or more, got 0"),
