@@ -117,6 +117,8 @@ from jaxviz.synthesis import load_style_net as load_style_net
 from jaxviz.synthesis import maco as maco
 from jaxviz.synthesis import minimize as minimize
 from jaxviz.synthesis import muon as muon
+from jaxviz.synthesis import natural as natural
+from jaxviz.synthesis import normalized_momentum as normalized_momentum
 from jaxviz.synthesis import pixels as pixels
 from jaxviz.synthesis import recipe as recipe
 from jaxviz.synthesis import restyle as restyle

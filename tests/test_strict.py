@@ -89,7 +89,7 @@ def under_recipes(p, x):
 PROJECTIONS = (
     jaxviz.decay(0.1), jaxviz.blurring(0.5, 2), jaxviz.small_norms(20.0), jaxviz.small_contributions(20.0)
 )  # fmt: skip
-TRANSFORMS = (jaxviz.crops(), jaxviz.jitter_scale_rotate())
+TRANSFORMS = (jaxviz.crops(spread=0.2), jaxviz.jitter_scale_rotate())
 
 
 def normalized(p, x):
@@ -212,6 +212,16 @@ CALLS = {
         jaxviz.ascend(CHANNEL, p, KEY, basis=basis, transform=move, penalties=[(0.1, jaxviz.total_variation)], **FEW)
         for basis, move in zip((jaxviz.fourier, jaxviz.pixels, jaxviz.maco), (*TRANSFORMS, None), strict=True)
     ],
+    "natural normalized_momentum": lambda p, x: jaxviz.ascend(
+        CHANNEL,
+        p,
+        KEY,
+        basis=jaxviz.natural,
+        views=2,
+        transform=jaxviz.crops(size=8),
+        optimizer=jaxviz.normalized_momentum(0.1),
+        **FEW,
+    ),
     "recipe": under_recipes,
     "decay blurring small_norms small_contributions": lambda p, x: [
         jaxviz.ascend(CHANNEL, p, KEY, basis=jaxviz.pixels, optimizer=optax.chain(optax.sgd(0.1), step), **FEW)

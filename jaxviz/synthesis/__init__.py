@@ -15,6 +15,7 @@ from jaxviz.synthesis._parameterization import Basis as Basis
 from jaxviz.synthesis._parameterization import Parameterization as Parameterization
 from jaxviz.synthesis._parameterization import fourier as fourier
 from jaxviz.synthesis._parameterization import maco as maco
+from jaxviz.synthesis._parameterization import natural as natural
 from jaxviz.synthesis._parameterization import pixels as pixels
 from jaxviz.synthesis._penalties import Penalty as Penalty
 from jaxviz.synthesis._penalties import l2 as l2
@@ -25,6 +26,7 @@ from jaxviz.synthesis._sheet import sheet as sheet
 from jaxviz.synthesis._stages import Synthesis as Synthesis
 from jaxviz.synthesis._steps import blurring as blurring
 from jaxviz.synthesis._steps import decay as decay
+from jaxviz.synthesis._steps import normalized_momentum as normalized_momentum
 from jaxviz.synthesis._steps import small_contributions as small_contributions
 from jaxviz.synthesis._steps import small_norms as small_norms
 from jaxviz.synthesis._style import stylize as stylize

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from jaxviz._options import check_function, check_least_zero, check_number, check_optimizer, check_run
+from jaxviz._options import check_count, check_function, check_least_zero, check_number, check_optimizer, check_run
 from jaxviz._types import Key, Score
 from jaxviz.data._sharding import over_devices
 from jaxviz.image._checks import check_finite, check_range
@@ -42,6 +42,7 @@ def ascend(
     start: ArrayLike | tuple[float, ...] | None = None,
     penalties: Sequence[tuple[ArrayLike, Penalty]] = (),
     transform: Transform | None = _ROBUST,
+    views: int = 1,
     revive: bool = True,
     optimizer: optax.GradientTransformation | None = None,
     tolerance: float | None = None,
@@ -66,12 +67,14 @@ def ascend(
             decorrelated in RGB only.
         steps: the number of steps.
         learning_rate: the learning rate of Adam; None: 0.05.
-        basis: what is optimized: `fourier`, `pixels`, `maco` (phases only), or your own function `(height, width) ->
-            Parameterization`; for images other than RGB it must also take `channels=c`.
+        basis: what is optimized: `fourier`, `pixels`, `maco` (phases only), `natural`, or your own function `(height,
+            width) -> Parameterization`; for images other than RGB it must also take `channels=c`.
         start: where to start: a brightness, a color `(c,)`, an image or one image for each, in [0, 1]; None: the
             basis's noise.
         penalties: pairs of a weight and a function `images -> (n,)` to keep small, such as `l2` and `total_variation`.
-        transform: `(key, images) -> images`, applied before the score; None: no transformation.
+        transform: `(key, images) -> images`, applied before the score; what it returns may be of another size. None:
+            no transformation.
+        views: how many times each image is transformed at each step; the score is the mean over them.
         revive: whether a ReLU that blocks the gradient of an entire image passes the gradient that would activate its
             units instead; otherwise an image for which a unit is inactive everywhere would never change. False: the
             plain gradient.
@@ -116,7 +119,9 @@ def ascend(
     check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
     _check(transform, optimizer, learning_rate, penalties)
     score = once(score)
-    check = functools.partial(check_score, score, params)
+    check_count("views", views, unit="view")
+    seen = functools.partial(_seen, transform, key)
+    check = lambda images: check_score(score, params, seen(images))
     shape = accepted(check, params, _sized_as(size, start), count=_batch(score))[0].shape
     form = parameterized(basis, *shape[1:])
     start_key, step_key = jax.random.split(key)
@@ -131,6 +136,7 @@ def ascend(
         form=form,
         penalties=weighted,
         transform=transform,
+        views=views,
         revive=revive,
         dtype=dtype_of(params),
         optimizer=adam(0.05 if learning_rate is None else learning_rate) if optimizer is None else optimizer,
@@ -155,6 +161,14 @@ def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -
         if not isinstance(pair, tuple | list) or len(pair) != 2 or callable(pair[0]) or not callable(pair[1]):
             raise ValueError(f"penalties: expected pairs of a weight and a function of images, got {pair!r}")
         check_number("the weight of a penalty", pair[0], "", np.isfinite)
+
+
+def _seen(transform: Transform | None, key: Key, images: Any) -> Any:
+    """Return the shape of what a score is given of images of this shape."""
+    if transform is None:
+        return images
+    seen = jax.eval_shape(transform, key, images)
+    return jax.ShapeDtypeStruct(seen.shape, images.dtype)
 
 
 def _sized_as(size: Size, start: Any) -> Size:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxviz._options import check_count, check_function, check_least_zero, check_number
+from jaxviz._options import check_count, check_function, check_least_zero, check_number, check_positive
 from jaxviz._types import Images, Key
 
 # A square root of the covariance of colors over ImageNet, as published with lucid; columns are decorrelated axes.
@@ -94,8 +94,8 @@ class _Method:
 
 
 Basis = Callable[..., Parameterization]
-"""`basis(height, width)`: `fourier`, `pixels`, `maco` or your own. For images other than RGB it is also given
-`channels=c`.
+"""`basis(height, width)`: `fourier`, `pixels`, `maco`, `natural` or your own. For images other than RGB it is also
+given `channels=c`.
 
 A basis that returns equal functions for equal arguments, as `Parameterization.of` does for a frozen dataclass, is
 compiled only once.
@@ -104,11 +104,11 @@ compiled only once.
 
 def parameterized(basis: Basis, height: int, width: int, channels: int = 3) -> Parameterization:
     """Return a basis for a size; raise ValueError if it is not a basis."""
-    check_function("basis", basis, "fourier, pixels, maco or a function (height, width) -> Parameterization")
+    check_function("basis", basis, "fourier, pixels, maco, natural or a function (height, width) -> Parameterization")
     if channels != 3 and not _takes_channels(basis):
         raise ValueError(
             f"basis: expected a function (height, width, *, channels) for images of {channels} channels, got one that "
-            f"takes no channels, {basis!r}; fourier, pixels and maco take them"
+            f"takes no channels, {basis!r}; fourier, pixels, maco and natural take them"
         )
     form = basis(height, width) if channels == 3 else basis(height, width, channels=channels)
     if not isinstance(form, Parameterization):
@@ -304,16 +304,83 @@ class _Maco:
         return jax.random.uniform(key, shape, minval=-np.pi, maxval=np.pi)
 
     def images(self, phases: Float[Array, "n h f c"]) -> Images:
-        colors = MACO_SPECTRUM if self.channels == 3 else MACO_SPECTRUM[:1] * self.channels
-        amplitude, decay = (np.array(numbers) for numbers in zip(*colors, strict=True))
-        size, frequencies = self.height * self.width, _frequencies(self.height, self.width)
-        magnitude = np.sqrt(size) * amplitude / frequencies[..., None] ** decay
-        magnitude[0, 0] = 0  # the mean color is gray, whatever the phase
+        magnitude = _magnitude_of_photographs(self.height, self.width, self.channels, phases.dtype)
         directions = jnp.stack([jnp.cos(phases), jnp.sin(phases)], -1)
-        return _colored(_inverse(directions * jnp.asarray(magnitude[None, ..., None], phases.dtype), self.width))
+        return _colored(_inverse(directions * magnitude, self.width))
 
     def variables(self, images: Images) -> Float[Array, "n h f c"]:
         return jnp.angle(jnp.fft.rfft2(_decorrelated(images), axes=(1, 2)))
+
+
+def natural(height: int, width: int, *, channels: int = 3, gain: float = 1.0, spread: float = 0.1) -> Parameterization:
+    """Parameterize an image by its Fourier transform, with magnitudes of at most those of photographs.
+
+    A coefficient is `m * z / sqrt(1 + |z|²)`, where m is the magnitude that `maco` fixes, and z, complex, is optimized.
+    As there, no frequency can have more energy than in photographs; but what the score does not ask for stays gray,
+    whereas fixed magnitudes must go somewhere and come out as clouds.
+
+    Args:
+        height: the height of the images, in pixels.
+        width: the width of the images, in pixels.
+        channels: their number of channels, 3 for RGB; others as for `maco`.
+        gain: how many times the magnitudes of photographs are allowed, above 0.
+        spread: the standard deviation of the variables to start from; below 1, the start is nearly gray.
+
+    Returns:
+        The basis for images of this size.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> basis = jaxviz.natural(8, 8)
+        >>> images = basis.images(basis.init(jax.random.key(0), 2))
+        >>> print(images.shape, bool(jnp.all(abs(images - 0.5) < 0.2)))
+        (2, 8, 8, 3) True
+    """
+    _check_shape(height, width, channels)
+    check_positive("gain", gain)
+    check_least_zero("spread", spread)
+    return Parameterization.of(_Natural(height, width, channels, float(gain), float(spread)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Natural:
+    height: int
+    width: int
+    channels: int
+    gain: float
+    spread: float
+
+    def _most(self, dtype: Any) -> Float[Array, "1 h f c 1"]:
+        return self.gain * _magnitude_of_photographs(self.height, self.width, self.channels, dtype)
+
+    def init(self, key: Key, n: int) -> Float[Array, "n h f c 2"]:
+        return self.spread * jax.random.normal(key, (n, self.height, self.width // 2 + 1, self.channels, 2))
+
+    def images(self, variables: Float[Array, "n h f c 2"]) -> Images:
+        size = jnp.sqrt(1 + jnp.sum(variables**2, -1, keepdims=True))
+        return _colored(_inverse(variables / size * self._most(variables.dtype), self.width))
+
+    def variables(self, images: Images) -> Float[Array, "n h f c 2"]:
+        spectrum = jnp.fft.rfft2(_decorrelated(images), axes=(1, 2))
+        parts = jnp.stack([spectrum.real, spectrum.imag], -1)
+        most = self._most(parts.dtype)
+        share = parts / jnp.where(most > 0, most, 1)
+        # A photograph has frequencies above the mean of photographs: those come to nearly all that is allowed.
+        size = jnp.sqrt(jnp.sum(share**2, -1, keepdims=True))
+        share = share * (jnp.minimum(size, 0.95) / jnp.where(size > 0, size, 1))
+        return share / jnp.sqrt(1 - jnp.sum(share**2, -1, keepdims=True))
+
+
+def _magnitude_of_photographs(height: int, width: int, channels: int, dtype: Any) -> Float[Array, "1 h f c 1"]:
+    """Return the magnitudes of `rfft2` of a typical photograph in decorrelated colors; the mean is gray."""
+    colors = MACO_SPECTRUM if channels == 3 else MACO_SPECTRUM[:1] * channels
+    amplitude, decay = (np.array(numbers) for numbers in zip(*colors, strict=True))
+    magnitude = np.sqrt(height * width) * amplitude / _frequencies(height, width)[..., None] ** decay
+    magnitude[0, 0] = 0  # whatever the phase
+    return jnp.asarray(magnitude[None, ..., None], dtype)
 
 
 def _frequencies(height: int, width: int) -> np.ndarray:

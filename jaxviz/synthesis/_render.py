@@ -5,6 +5,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
@@ -32,6 +33,7 @@ def render(
     form: Parameterization,
     penalties: tuple[Weighted, ...] = (),
     transform: Transform | None = None,
+    views: int = 1,
     revive: bool = False,
     dtype: Any,
     optimizer: optax.GradientTransformation,
@@ -39,10 +41,10 @@ def render(
 ) -> Iterator[Look]:
     """Yield images that are optimized from the variables `start` of a basis `form`.
 
-    The loss is minus the score of the transformed images, in the dtype that the network computes in, plus the penalties
-    of the images themselves. `run` has the other options of `iterate`.
+    The loss is minus the score of the transformed images, the mean over so many views of each, in the dtype that the
+    network computes in, plus the penalties of the images themselves. `run` has the other options of `iterate`.
     """
-    loss = _NegativeScore(form, transform, revive, jnp.dtype(dtype))
+    loss = _NegativeScore(form, transform, views, revive, jnp.dtype(dtype))
     data = (as_data(score), params, penalties)
     minimized = iterate(loss, start, key, data=data, optimizer=within_bounds(optimizer, form.bounds), **run)
     return looks(functools.partial(_show, form), minimized)
@@ -52,15 +54,22 @@ def render(
 class _NegativeScore(HoldsFunctions):
     form: Parameterization
     transform: Transform | None
+    views: int
     revive: bool
     dtype: Any
 
     def __call__(self, variables: Any, key: Key, score: Score, params: Any, penalties: tuple[Weighted, ...]) -> Array:
         images = self.form.images(variables)
-        seen = images if self.transform is None else self.transform(key, images)
         wanted = accelerate(revived(score) if self.revive else score)
-        # Per image, to be added up: gradients then do not depend on how many are optimized side by side.
-        values = -one_per_image(wanted(params, seen.astype(self.dtype)), seen)
+
+        def of_view(key: Key) -> Array:
+            seen = images if self.transform is None else self.transform(key, images)
+            # Per image, to be added up: gradients then do not depend on how many are optimized side by side.
+            return -one_per_image(wanted(params, seen.astype(self.dtype)), seen)
+
+        # Mapped: a score, which may have numbers of each image, sees one view of each; layers see all at once.
+        mean_of_views = lambda: jax.vmap(of_view)(jax.random.split(key, self.views)).mean(0)
+        values = of_view(key) if self.views == 1 else mean_of_views()
         if penalties:  # of the images, whose dtype may be wider than the network's
             values = values.astype(images.dtype)
         return values + sum(penalty(images) for penalty in penalties)

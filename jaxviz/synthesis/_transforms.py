@@ -5,18 +5,21 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from jaxviz._options import check_least_zero, check_number
+from jaxviz._options import check_least_zero, check_number, check_positive
 from jaxviz._types import Images, Key
+from jaxviz.image._checks import sides_of
 
-Transform = Callable[[Key, Images], Images]
+Transformed = Float[Array, "n _ _ c"]
+Transform = Callable[[Key, Images], Transformed]
+"""Of images; what it returns may be of another size."""
 
 
 class _OfEach:
     """A transform that acts differently on each image of a batch."""
 
-    def __call__(self, key: Key, images: Images) -> Images:
+    def __call__(self, key: Key, images: Images) -> Transformed:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
         return jax.vmap(self.one)(keys, images)
 
@@ -48,14 +51,41 @@ class Crops(_OfEach):
     least: float
     most: float
     noise: float
+    spread: float | None
+    size: tuple[int, int] | float
 
     def one(self, key: Key, image: Array) -> Array:
         part_key, place_key, noise_key = jax.random.split(key, 3)
         part = jax.random.uniform(part_key, (), image.dtype, self.least, self.most)
-        free = (1 - part) / 2 * jnp.array(image.shape[:2], image.dtype)  # largest shift of the part's center
-        shift = free * jax.random.uniform(place_key, (2,), image.dtype, -1, 1)
-        shown = resample(image, part * jnp.eye(2, dtype=image.dtype), shift)
-        return shown + self.noise * jax.random.normal(noise_key, image.shape, image.dtype)
+        free = (1 - part) / 2  # how far the part's center can be from the image's, in sides of the image
+        if self.spread is None:
+            away = free * jax.random.uniform(place_key, (2,), image.dtype, -1, 1)
+        else:
+            away = jnp.clip(self.spread * jax.random.normal(place_key, (2,), image.dtype), -free, free)
+        height, width = self._shown(*image.shape[:2])
+        rows = _window(image.shape[0], height, part, away[0])
+        columns = _window(image.shape[1], width, part, away[1])
+        shown = jnp.einsum("yh,hwc,xw->yxc", rows, image, columns, precision="highest")
+        return shown + self.noise * jax.random.normal(noise_key, shown.shape, shown.dtype)
+
+    def _shown(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size of what is returned of an image of this size."""
+        if isinstance(self.size, tuple):
+            return self.size
+        return max(round(self.size * height), 1), max(round(self.size * width), 1)
+
+
+def _window(length: int, size: int, part: Array, away: Array) -> Array:
+    """Return the matrix (size, length) that resamples a part of a line, with its center moved, to another size.
+
+    It is linear interpolation, with the triangle widened where the part is made smaller, as in `jax.image.resize`.
+    """
+    step = part * length / size
+    steps = jnp.arange(size, dtype=part.dtype) - (size - 1) / 2
+    places = jnp.clip((length - 1) / 2 + away * length + steps * step, 0, length - 1)
+    distances = jnp.abs(places[:, None] - jnp.arange(length, dtype=part.dtype)[None])
+    weights = jnp.maximum(1 - distances / jnp.maximum(step, 1), 0)
+    return weights / weights.sum(1, keepdims=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +129,16 @@ def jitter_scale_rotate(*, jitter: float = 8.0, scale: float = 0.1, degrees: flo
     return JitterScaleRotate(float(jitter), float(scale), float(degrees))
 
 
-def crops(*, least: float = 0.05, most: float = 0.5, noise: float = 0.08) -> Transform:
-    """Return a transform that enlarges a random part of each image to the image's size and adds noise.
+def crops(
+    *,
+    least: float = 0.05,
+    most: float = 0.5,
+    noise: float = 0.08,
+    spread: float | None = None,
+    size: int | tuple[int, int] | None = None,
+    zoom: float = 1.0,
+) -> Transform:
+    """Return a transform that cuts a random part out of each image, resizes it and adds noise.
 
     The defaults have the range of sizes and the noise of the code published by the authors of MACO (Fel et al. 2023),
     in which the size also falls from largest to smallest during the run, 32 parts are averaged at each step, positions
@@ -110,12 +148,18 @@ def crops(*, least: float = 0.05, most: float = 0.5, noise: float = 0.08) -> Tra
         least: the smallest side of a part, as a fraction of the image's, above 0.
         most: the largest, up to 1.
         noise: the standard deviation of the Gaussian noise, in units of the images' [0, 1] range; at least 0.
+        spread: the standard deviation of a part's center around the image's, as a fraction of the image's sides; parts
+            that would leave the image end at its edge. None: anywhere, with equal probability.
+        size: the size of the result in pixels: one side, or (h, w). None: `zoom` times the image's.
+        zoom: the size of the result as a fraction of the image's size, above 0. With the typical fraction of a part,
+            such as 0.5 for parts of 0.4 to 0.6, a network sees parts of a large image at their own scale. Parts that
+            are made smaller are antialiased.
 
     Returns:
-        A function `(key, images) -> images` of float images `(n, h, w, c)`, of the same shape and dtype.
+        A function `(key, images) -> images` of float images `(n, h, w, c)`, of the same dtype.
 
     Raises:
-        ValueError: An option is outside its range.
+        ValueError: if an option is out of range, or `zoom` is given together with a size, which would ignore it.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
@@ -123,12 +167,19 @@ def crops(*, least: float = 0.05, most: float = 0.5, noise: float = 0.08) -> Tra
         >>> part = jaxviz.crops(least=0.2, most=0.2, noise=0.0)(jax.random.key(0), ramp)
         >>> print(part.shape, jnp.allclose(part.max() - part.min(), 0.2, atol=0.01))
         (1, 64, 64, 3) True
+        >>> print(jaxviz.crops(zoom=0.5)(jax.random.key(0), ramp).shape)
+        (1, 32, 32, 3)
     """
     check_number("least", least, "above 0 and at most 1", lambda x: (x > 0) & (x <= 1))
     check_number("most", most, f"from least, {least}, to 1", lambda x: (x >= least) & (x <= 1))
     check_least_zero("noise", noise)
-
-    return Crops(float(least), float(most), float(noise))
+    check_positive("zoom", zoom)
+    if spread is not None:
+        check_least_zero("spread", spread)
+    if size is not None and zoom != 1:
+        raise ValueError(f"zoom: expected none beside a size, which would ignore it, got {zoom} and {size}")
+    shown = float(zoom) if size is None else sides_of(size)
+    return Crops(float(least), float(most), float(noise), None if spread is None else float(spread), shown)
 
 
 def rolls(*, most: int, least: int = 0) -> Transform:

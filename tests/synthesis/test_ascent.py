@@ -17,6 +17,7 @@ from jaxviz.synthesis._parameterization import COLOR_BASIS, MACO_SPECTRUM, fouri
 from jaxviz.synthesis._transforms import jitter_scale_rotate, resample
 
 KEY = jax.random.key(5)
+UNMIXED = np.linalg.inv(COLOR_BASIS.T)
 SIZES = [(16, 16), (15, 13), (12, 17), (1, 6)]
 
 
@@ -73,7 +74,7 @@ def test_the_start_has_the_spectrum_of_natural_images(decay):
     """Power falls as frequency to minus twice the decay: for the default as over photographs."""
     basis = fourier(64, 64) if decay == 1 else fourier(64, 64, decay=decay)
     colors = scipy.special.logit(np.asarray(basis.images(basis.init(KEY, 24)), np.float64))
-    planes = colors @ np.linalg.inv(COLOR_BASIS.T)
+    planes = colors @ UNMIXED
     power = (np.abs(np.fft.fft2(planes, axes=(1, 2))) ** 2).mean((0, 3))
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(64), indexing="ij"))
     band = (frequency > 2 / 64) & (frequency < 0.5)
@@ -93,9 +94,7 @@ def test_colors_are_correlated_as_in_photographs():
 def test_maco_keeps_the_magnitudes_of_photographs(size):
     """A power of the frequency for each decorrelated color, whatever the phases; gray on average."""
     basis = jaxviz.maco(*size)
-    signal = scipy.special.logit(np.asarray(basis.images(basis.init(KEY, 2)), np.float64)) @ np.linalg.inv(
-        COLOR_BASIS.T
-    )
+    signal = scipy.special.logit(np.asarray(basis.images(basis.init(KEY, 2)), np.float64)) @ UNMIXED
     found = np.abs(np.fft.rfft2(signal, axes=(1, 2)))
     frequency = np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1]))
     inner = slice(1, (size[1] + 1) // 2)  # the other columns' halves must mirror each other, and random ones do not
@@ -105,7 +104,104 @@ def test_maco_keeps_the_magnitudes_of_photographs(size):
     np.testing.assert_allclose(found[:, 0, 0], 0, atol=1e-3)
 
 
+@pytest.mark.parametrize("size", SIZES[:3])
+def test_natural_has_at_most_the_magnitudes_of_photographs(size, x64):
+    """However large its variables are; far from the bound it is as linear as the Fourier transform."""
+    basis, most = jaxviz.natural(*size), jaxviz.maco(*size)
+    variables = basis.init(KEY, 2)
+    spectrum = lambda images: jnp.abs(jnp.fft.rfft2(scipy.special.logit(np.asarray(images)) @ UNMIXED, axes=(1, 2)))
+    inner = slice(1, (size[1] + 1) // 2)  # the other columns' halves must mirror each other, and random ones do not
+    bound = spectrum(most.images(most.init(KEY, 2)))[:, :, inner]
+    large, small = (spectrum(basis.images(scale * variables))[:, :, inner] for scale in (1e6, 1e-6))
+    np.testing.assert_allclose(large, bound, rtol=1e-5)
+    length = jnp.sqrt(jnp.sum(variables**2, -1))[:, :, inner]
+    np.testing.assert_allclose(small, 1e-6 * length * bound, rtol=1e-5)
+
+
+def test_natural_starts_where_it_is_told():
+    image = 0.5 + 0.02 * jax.random.normal(KEY, (1, 24, 20, 3))
+    basis = jaxviz.natural(24, 20, gain=10.0)
+    found = basis.images(basis.variables(image))
+    centered = lambda x: x - x.mean((1, 2), keepdims=True)  # the mean is gray
+    np.testing.assert_allclose(centered(found), centered(image), atol=2e-3)
+    assert bool(jnp.isfinite(basis.variables(jnp.zeros((1, 24, 20, 3)))).all())
+
+
 # The transformations
+
+
+@pytest.mark.parametrize(("size", "part"), [(24, 1.0), ((10, 15), 1.0), (24, 0.5), (7, 0.4)])
+def test_crops_are_cut_and_resized(size, part, x64):
+    image = jax.random.uniform(KEY, (1, 24, 30, 3))
+    found = jaxviz.crops(least=part, most=part, noise=0.0, spread=0.0, size=size)(KEY, image)
+    height, width = (size, size) if isinstance(size, int) else size
+    top, left = 24 * (1 - part) / 2, 30 * (1 - part) / 2
+    scale = jnp.array([height / (24 * part), width / (30 * part)])
+    expected = jax.image.scale_and_translate(
+        image[0], (height, width, 3), (0, 1), scale, -scale * jnp.array([top, left]), "linear"
+    )
+    np.testing.assert_allclose(found[0], expected, atol=1e-12)
+
+
+def test_crops_may_be_a_fraction_of_the_images_size():
+    image = jax.random.uniform(KEY, (2, 24, 31, 3))
+    found, expected = (jaxviz.crops(**how)(KEY, image) for how in ({"zoom": 0.5}, {"size": (12, 16)}))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_crops_stay_inside_and_differ():
+    ramp = jnp.broadcast_to(jnp.linspace(0, 1, 50)[:, None, None], (64, 50, 50, 3))
+    found = jaxviz.crops(least=0.3, most=0.6, noise=0.0, spread=5.0, size=20)(KEY, ramp)
+    steps = jnp.diff(found[:, :, 0, 0], axis=1)
+    assert found.shape == (64, 20, 20, 3)
+    assert bool((steps > 0.3 / 20 - 0.01).all())  # none repeats the image's edge
+    assert bool((found[:, 0, 0, 0] < 0.02).any())
+    assert bool((found[:, -1, 0, 0] > 0.98).any())
+
+
+def test_the_loss_is_the_mean_over_views():
+    """Each with a key of its own; the canvas is larger than what the score sees."""
+    sees = lambda images: images[:, :, :, 0].mean((1, 2))
+
+    def score(params, images):
+        assert images.shape[1:] == (6, 6, 3)
+        return sees(images)
+
+    move = jaxviz.crops(least=0.2, most=0.5, size=6, noise=0.3)
+    run = functools.partial(jaxviz.ascend, score, None, KEY, size=16, steps=1, transform=move)
+    start = jax.random.uniform(KEY, (1, 16, 16, 3))
+    losses = [run(views=n, start=start, basis=jaxviz.pixels).losses[0] for n in (1, 40)]
+    each = jax.vmap(lambda key: sees(move(key, start)))(jax.random.split(jax.random.key(5), 4000))
+    assert abs(losses[1] + each.mean()) < 4 * each.std() / 40**0.5
+    assert losses[0] != losses[1]
+
+
+def test_several_images_have_views_of_their_own():
+    net = lambda params, images: jax.nn.relu(images @ params)
+    options = {"size": 12, "steps": 24, "views": 3, "transform": jaxviz.crops(size=8, noise=0.0), "revive": False}
+    found = jaxviz.ascend(jaxviz.channel(net, "relu_0", jnp.arange(3)), jnp.eye(3), KEY, **options).images
+    assert found.mean((1, 2)).argmax(-1).tolist() == [0, 1, 2]
+
+
+# Steps
+
+
+def test_momentum_is_divided_by_its_size_image_by_image(x64):
+    climb = jaxviz.normalized_momentum(lambda count: 0.5 / (1 + count), decay=0.8)
+    gradients = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 5, 4))) * jnp.array([1.0, 1e-200, 0.0]).reshape(
+        -1, 1, 1, 1
+    )
+    state, mean = climb.init(gradients[:, 0]), 0.0
+    for i in range(2):
+        steps, state = climb.update(gradients[:, i], state)
+        mean = 0.8 * mean + 0.2 * gradients[:, i]
+        expected = -0.5 / (1 + i) * mean[:1] / jnp.sqrt((mean[:1] ** 2).mean())
+        np.testing.assert_allclose(steps[:1], expected, rtol=1e-12)
+        sizes = jnp.sqrt((steps**2).mean((1, 2)))
+        np.testing.assert_allclose(sizes, 0.5 / (1 + i) * jnp.array([1.0, 1.0, 0.0]), rtol=1e-12)
+
+
+# What moves
 
 
 def test_no_range_is_no_change(images):
@@ -379,6 +475,9 @@ def test_blocked_relus_are_revived_unless_told():
         lambda: jaxviz.fourier(8, 10, decay=1.5),
         lambda: jaxviz.pixels(8, 10, spread=(0.1, 0.2, 0.3)),
         lambda: jaxviz.maco(8, 10),
+        lambda: jaxviz.natural(8, 10, gain=2.0),
+        lambda: jaxviz.crops(spread=0.1, size=8),
+        lambda: jaxviz.normalized_momentum(0.1),
         lambda: jaxviz.jitter_scale_rotate(jitter=2.0),
         lambda: jaxviz.crops(noise=0.1),
         lambda: jaxviz.decay(0.1),

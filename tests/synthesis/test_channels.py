@@ -36,7 +36,7 @@ def photo_of(channels):
     return jax.random.uniform(KEY, (2, 12, 10, channels))
 
 
-BASES = {"fourier": jaxviz.fourier, "pixels": jaxviz.pixels, "maco": jaxviz.maco}
+BASES = {"fourier": jaxviz.fourier, "pixels": jaxviz.pixels, "maco": jaxviz.maco, "natural": jaxviz.natural}
 every_basis = pytest.mark.parametrize("basis", BASES.values(), ids=BASES)
 
 
