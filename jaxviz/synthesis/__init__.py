@@ -8,14 +8,14 @@ from jaxviz.synthesis._fooling import Fooled as Fooled
 from jaxviz.synthesis._fooling import fool as fool
 from jaxviz.synthesis._inversion import invert as invert
 from jaxviz.synthesis._lbfgs import lbfgs as lbfgs
+from jaxviz.synthesis._magnitudes import maco as maco
+from jaxviz.synthesis._magnitudes import natural as natural
 from jaxviz.synthesis._minimize import DivergedError as DivergedError
 from jaxviz.synthesis._minimize import Minimized as Minimized
 from jaxviz.synthesis._minimize import minimize as minimize
 from jaxviz.synthesis._parameterization import Basis as Basis
 from jaxviz.synthesis._parameterization import Parameterization as Parameterization
 from jaxviz.synthesis._parameterization import fourier as fourier
-from jaxviz.synthesis._parameterization import maco as maco
-from jaxviz.synthesis._parameterization import natural as natural
 from jaxviz.synthesis._parameterization import pixels as pixels
 from jaxviz.synthesis._penalties import Penalty as Penalty
 from jaxviz.synthesis._penalties import l2 as l2

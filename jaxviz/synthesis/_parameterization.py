@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxviz._options import check_count, check_function, check_least_zero, check_number, check_positive
+from jaxviz._options import check_count, check_function, check_least_zero, check_number
 from jaxviz._types import Images, Key
 
 # A square root of the covariance of colors over ImageNet, as published with lucid; columns are decorrelated axes.
@@ -124,7 +124,7 @@ def _takes_channels(basis: Basis) -> bool:
     return True
 
 
-def _check_shape(height: int, width: int, channels: int) -> None:
+def check_shape(height: int, width: int, channels: int) -> None:
     for name, count in (("height", height), ("width", width), ("channels", channels)):
         check_count(name, count)
 
@@ -158,7 +158,7 @@ def pixels(
         >>> basis.images(basis.init(jax.random.key(0), 2)).shape
         (2, 4, 4, 3)
     """
-    _check_shape(height, width, channels)
+    check_shape(height, width, channels)
     check_number("center", center, "from 0 to 1", lambda x: (x >= 0) & (x <= 1))
     check_least_zero("spread", spread)
 
@@ -221,7 +221,7 @@ def fourier(
 
     Olah, Mordvintsev & Schubert 2017, Feature Visualization.
     """
-    _check_shape(height, width, channels)
+    check_shape(height, width, channels)
     check_number("decay", decay, "", np.isfinite)
     check_least_zero("spread", spread)
     return Parameterization.of(_Fourier(height, width, channels, float(decay), float(spread)))
@@ -236,7 +236,7 @@ class _Fourier:
     spread: float
 
     def _scale(self, dtype: Any) -> Float[Array, "1 h f 1 1"]:
-        size, frequencies = self.height * self.width, _frequencies(self.height, self.width)
+        size, frequencies = self.height * self.width, frequencies_of(self.height, self.width)
         scale = np.sqrt(size) / frequencies**self.decay / 4  # lucid's contrast
         return jnp.asarray(scale[None, ..., None, None], dtype)
 
@@ -244,152 +244,21 @@ class _Fourier:
         return self.spread * jax.random.normal(key, (n, self.height, self.width // 2 + 1, self.channels, 2))
 
     def images(self, variables: Float[Array, "n h f c 2"]) -> Images:
-        return _colored(_inverse(variables * self._scale(variables.dtype), self.width))
+        return colored(inverse(variables * self._scale(variables.dtype), self.width))
 
     def variables(self, images: Images) -> Float[Array, "n h f c 2"]:
-        spectrum = jnp.fft.rfft2(_decorrelated(images), axes=(1, 2))
+        spectrum = jnp.fft.rfft2(decorrelated(images), axes=(1, 2))
         parts = jnp.stack([spectrum.real, spectrum.imag], -1)
         return parts / self._scale(parts.dtype)
 
 
-# Measured on 600 ImageNet photographs, cut to 224 x 224, in the decorrelated colors of `_decorrelated`: the mean
-# magnitude, over the square root of the number of pixels, falls as amplitude / frequency ** decay (least squares of
-# logarithms of the means over circles of 3 to 90 cycles an image; the frequency in cycles a pixel). From 3 to 90 cycles
-# those means are within 7%, 11% and 8% of it, and those of 300 of the photographs, in 100 draws, within 11%, 21% and
-# 17%; at 1 cycle they are up to 20% below.
-MACO_SPECTRUM = ((0.138, 1.258), (0.142, 1.207), (0.221, 1.108))
-
-
-def maco(height: int, width: int, *, channels: int = 3) -> Parameterization:
-    """Parameterize an image by the phases of its Fourier transform; the magnitudes are fixed to those of photographs.
-
-    For each decorrelated color, they are a power of the frequency, which the mean over 600 photographs follows within
-    11% from 3 to 90 cycles per image, and the mean over 300 of them within about 20%; the authors use a table of means.
-    The optimizer cannot put energy into frequencies that photographs lack, so images look natural without any other
-    regularizer, at any size.
-
-    Args:
-        height: the height of the images, in pixels.
-        width: the width of the images, in pixels.
-        channels: their number of channels, 3 for RGB. Otherwise, such as for 1, gray, all channels have the magnitudes
-            of the first decorrelated color, which is nearly gray, and phases of their own.
-
-    Returns:
-        The basis for images of this size.
-
-    Raises:
-        ValueError: if an option is out of range.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, jaxviz
-        >>> basis = jaxviz.maco(8, 8)
-        >>> first, other = basis.images(basis.init(jax.random.key(0), 2))
-        >>> print(first.shape, bool(jnp.any(first != other)))
-        (8, 8, 3) True
-
-    Fel et al. 2023, Unlocking Feature Visualization for Deep Networks with MAgnitude Constrained Optimization.
-    """
-    _check_shape(height, width, channels)
-    return Parameterization.of(_Maco(height, width, channels))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Maco:
-    height: int
-    width: int
-    channels: int
-
-    def init(self, key: Key, n: int) -> Float[Array, "n h f c"]:
-        shape = (n, self.height, self.width // 2 + 1, self.channels)
-        return jax.random.uniform(key, shape, minval=-np.pi, maxval=np.pi)
-
-    def images(self, phases: Float[Array, "n h f c"]) -> Images:
-        magnitude = _magnitude_of_photographs(self.height, self.width, self.channels, phases.dtype)
-        directions = jnp.stack([jnp.cos(phases), jnp.sin(phases)], -1)
-        return _colored(_inverse(directions * magnitude, self.width))
-
-    def variables(self, images: Images) -> Float[Array, "n h f c"]:
-        return jnp.angle(jnp.fft.rfft2(_decorrelated(images), axes=(1, 2)))
-
-
-def natural(height: int, width: int, *, channels: int = 3, gain: float = 1.0, spread: float = 0.1) -> Parameterization:
-    """Parameterize an image by its Fourier transform, with magnitudes of at most those of photographs.
-
-    A coefficient is `m * z / sqrt(1 + |z|²)`, where m is the magnitude that `maco` fixes, and z, complex, is optimized.
-    As there, no frequency can have more energy than in photographs; but what the score does not ask for stays gray,
-    whereas fixed magnitudes must go somewhere and come out as clouds.
-
-    Args:
-        height: the height of the images, in pixels.
-        width: the width of the images, in pixels.
-        channels: their number of channels, 3 for RGB; others as for `maco`.
-        gain: how many times the magnitudes of photographs are allowed, above 0.
-        spread: the standard deviation of the variables to start from; below 1, the start is nearly gray.
-
-    Returns:
-        The basis for images of this size.
-
-    Raises:
-        ValueError: if an option is out of range.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, jaxviz
-        >>> basis = jaxviz.natural(8, 8)
-        >>> images = basis.images(basis.init(jax.random.key(0), 2))
-        >>> print(images.shape, bool(jnp.all(abs(images - 0.5) < 0.2)))
-        (2, 8, 8, 3) True
-    """
-    _check_shape(height, width, channels)
-    check_positive("gain", gain)
-    check_least_zero("spread", spread)
-    return Parameterization.of(_Natural(height, width, channels, float(gain), float(spread)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Natural:
-    height: int
-    width: int
-    channels: int
-    gain: float
-    spread: float
-
-    def _most(self, dtype: Any) -> Float[Array, "1 h f c 1"]:
-        return self.gain * _magnitude_of_photographs(self.height, self.width, self.channels, dtype)
-
-    def init(self, key: Key, n: int) -> Float[Array, "n h f c 2"]:
-        return self.spread * jax.random.normal(key, (n, self.height, self.width // 2 + 1, self.channels, 2))
-
-    def images(self, variables: Float[Array, "n h f c 2"]) -> Images:
-        size = jnp.sqrt(1 + jnp.sum(variables**2, -1, keepdims=True))
-        return _colored(_inverse(variables / size * self._most(variables.dtype), self.width))
-
-    def variables(self, images: Images) -> Float[Array, "n h f c 2"]:
-        spectrum = jnp.fft.rfft2(_decorrelated(images), axes=(1, 2))
-        parts = jnp.stack([spectrum.real, spectrum.imag], -1)
-        most = self._most(parts.dtype)
-        share = parts / jnp.where(most > 0, most, 1)
-        # A photograph has frequencies above the mean of photographs: those come to nearly all that is allowed.
-        size = jnp.sqrt(jnp.sum(share**2, -1, keepdims=True))
-        share = share * (jnp.minimum(size, 0.95) / jnp.where(size > 0, size, 1))
-        return share / jnp.sqrt(1 - jnp.sum(share**2, -1, keepdims=True))
-
-
-def _magnitude_of_photographs(height: int, width: int, channels: int, dtype: Any) -> Float[Array, "1 h f c 1"]:
-    """Return the magnitudes of `rfft2` of a typical photograph in decorrelated colors; the mean is gray."""
-    colors = MACO_SPECTRUM if channels == 3 else MACO_SPECTRUM[:1] * channels
-    amplitude, decay = (np.array(numbers) for numbers in zip(*colors, strict=True))
-    magnitude = np.sqrt(height * width) * amplitude / _frequencies(height, width)[..., None] ** decay
-    magnitude[0, 0] = 0  # whatever the phase
-    return jnp.asarray(magnitude[None, ..., None], dtype)
-
-
-def _frequencies(height: int, width: int) -> np.ndarray:
+def frequencies_of(height: int, width: int) -> np.ndarray:
     """Return the frequency of each coefficient of `rfft2` in cycles per pixel, for the mean the next lowest one."""
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
     return np.maximum(np.hypot(rows, columns), 1 / max(height, width))
 
 
-def _inverse(spectrum: Float[Array, "n h f c 2"], width: int) -> Float[Array, "n h w c"]:
+def inverse(spectrum: Float[Array, "n h f c 2"], width: int) -> Float[Array, "n h w c"]:
     """Compute `irfft2` of real and imaginary parts by products with matrices of sines and cosines.
 
     At every step, XLA would gather the images of all devices for a Fourier transform, but not for products, which take
@@ -412,13 +281,13 @@ def _waves(size: int, frequencies: int, dtype: Any) -> tuple[Float[Array, "h f"]
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def _colored(signal: Float[Array, "n h w c"]) -> Images:
+def colored(signal: Float[Array, "n h w c"]) -> Images:
     basis = color_basis(signal.shape[-1]).T
     return jax.nn.sigmoid(jnp.matmul(signal, jnp.asarray(basis, signal.dtype), precision="highest"))
 
 
-def _decorrelated(images: Images) -> Float[Array, "n h w c"]:
-    """Invert `_colored`, clipping to 1/512 and 511/512, since black and white are infinite there."""
+def decorrelated(images: Images) -> Float[Array, "n h w c"]:
+    """Invert `colored`, clipping to 1/512 and 511/512, since black and white are infinite there."""
     inside = jnp.clip(images, 1 / 512, 1 - 1 / 512)
     signal = jnp.log(inside) - jnp.log1p(-inside)
     basis = color_basis(images.shape[-1]).T

@@ -12,7 +12,8 @@ import optax
 from jaxviz._options import check_positive
 from jaxviz.image._arrays import IMAGENET_MEAN, colors_for
 from jaxviz.synthesis._lbfgs import Projected
-from jaxviz.synthesis._parameterization import Parameterization, fourier, maco, natural, pixels
+from jaxviz.synthesis._magnitudes import maco, natural
+from jaxviz.synthesis._parameterization import Parameterization, fourier, pixels
 from jaxviz.synthesis._penalties import IMAGENET_STD, l2, normalized_l2
 from jaxviz.synthesis._steps import (
     blurring,

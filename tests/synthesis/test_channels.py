@@ -11,8 +11,9 @@ from nets import convolve
 import jaxviz
 from jaxviz.image._arrays import IMAGENET_MEAN
 from jaxviz.program._image_channels import accepted
+from jaxviz.synthesis._magnitudes import MACO_SPECTRUM
 from jaxviz.synthesis._painting import noise_like
-from jaxviz.synthesis._parameterization import COLOR_BASIS, MACO_SPECTRUM
+from jaxviz.synthesis._parameterization import COLOR_BASIS
 
 KEY = jax.random.key(0)
 
