@@ -277,7 +277,7 @@ class _NormalizedMomentum:
 
     def __call__(self, updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         before, count = state
-        rate = self.rate(count) if callable(self.rate) else self.rate
+        rate: Any = self.rate(count) if callable(self.rate) else self.rate
         mean = jax.tree.map(lambda m, g: self.decay * m + (1 - self.decay) * g, before, updates)
 
         def step(x: Array) -> Array:
