@@ -56,7 +56,7 @@ def named(net: Net) -> Net:
         >>> params = model.init(jax.random.key(0), images)
         >>> net = jaxviz.named(lambda params, images: model.apply(params, images).mean((1, 2)))
         >>> list(jaxviz.layers(net, params, images))
-        ['layers_0', 'layers_1', 'Sequential']
+        ['layers_0', 'layers_1', 'Sequential', 'global_avg_pool_0']
     """
     return _named(net, required=True)
 

@@ -187,6 +187,7 @@ def test_several_images_have_views_of_their_own():
 # Steps
 
 
+@pytest.mark.usefixtures("users_promotions")  # of a schedule
 def test_momentum_is_divided_by_its_size_image_by_image(x64):
     climb = jaxviz.normalized_momentum(lambda count: 0.5 / (1 + count), decay=0.8)
     gradients = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 5, 4))) * jnp.array([1.0, 1e-200, 0.0]).reshape(
