@@ -26,7 +26,7 @@ from jaxviz.cli._options import (
     aside,
 )
 
-RECIPES = "simonyan|cs231n|yosinski-1|yosinski-2|yosinski-3|yosinski-4|olah2017|natural|maco"
+RECIPES = "simonyan|cs231n|yosinski-1|yosinski-2|yosinski-3|yosinski-4|olah2017|maco"
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 
 

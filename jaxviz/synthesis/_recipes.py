@@ -12,14 +12,13 @@ import optax
 from jaxviz._options import check_positive
 from jaxviz.image._arrays import IMAGENET_MEAN, colors_for
 from jaxviz.synthesis._lbfgs import Projected
-from jaxviz.synthesis._magnitudes import maco, natural
+from jaxviz.synthesis._magnitudes import maco
 from jaxviz.synthesis._parameterization import Parameterization, fourier, pixels
 from jaxviz.synthesis._penalties import IMAGENET_STD, l2, normalized_l2
 from jaxviz.synthesis._steps import (
     blurring,
     clipping,
     decay,
-    normalized_momentum,
     normalized_steps,
     progressing_steps,
     small_contributions,
@@ -86,13 +85,6 @@ RECIPES: dict[str, Callable[[float], dict[str, Any]]] = {
         "learning_rate": 0.05 * rate,
         "steps": 512,
     },
-    "natural": lambda rate: {
-        "basis": natural,
-        "transform": crops(least=0.45, most=0.6, noise=0.05, spread=0.17, zoom=0.5),
-        "views": 2,
-        "optimizer": normalized_momentum(0.15 * rate),
-        "steps": 128,
-    },
     # One crop per step is noisier than the 32 of the authors' program, and needs a smaller rate and larger crops.
     "maco": lambda rate: {
         "basis": maco,
@@ -123,11 +115,6 @@ def recipe(name: str, *, rate: float = 1.0) -> dict[str, Any]:
       `rate` of 100; 1 and 4 raise its score by changes too faint to see.
     - "olah2017": Adam in a Fourier basis with decorrelated colors, each step seen shifted, scaled and rotated. These
       are the defaults of `ascend`.
-    - "natural": ours. A large image, no frequency of which may have more energy than in photographs, is seen through
-      two random crops per step, at their own scale; the momentum of each image is divided by its root mean square. The
-      pictures are calmer than those of the others: few large forms, and soft colors around them. Crops are half as
-      large as the image: for classes choose `size=288`, and for a network that takes images of one size only, twice
-      that size.
     - "maco": phases only, seen through random crops with noise. Its numbers are ours: one crop per step, of a quarter
       to the whole image, and Adam with a learning rate of 0.2. The paper uses NAdam with a rate of 1 and 256 steps; its
       published program averages 32 crops per step, of half to a twentieth of the image, and maintains the standard
