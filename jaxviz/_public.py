@@ -118,7 +118,6 @@ from jaxviz.synthesis import maco as maco
 from jaxviz.synthesis import minimize as minimize
 from jaxviz.synthesis import muon as muon
 from jaxviz.synthesis import natural as natural
-from jaxviz.synthesis import normalized_momentum as normalized_momentum
 from jaxviz.synthesis import pixels as pixels
 from jaxviz.synthesis import recipe as recipe
 from jaxviz.synthesis import restyle as restyle

@@ -212,16 +212,7 @@ CALLS = {
         jaxviz.ascend(CHANNEL, p, KEY, basis=basis, transform=move, penalties=[(0.1, jaxviz.total_variation)], **FEW)
         for basis, move in zip((jaxviz.fourier, jaxviz.pixels, jaxviz.maco), (*TRANSFORMS, None), strict=True)
     ],
-    "natural normalized_momentum": lambda p, x: jaxviz.ascend(
-        CHANNEL,
-        p,
-        KEY,
-        basis=jaxviz.natural,
-        views=2,
-        transform=jaxviz.crops(size=8),
-        optimizer=jaxviz.normalized_momentum(0.1),
-        **FEW,
-    ),
+    "natural": lambda p, x: jaxviz.ascend(CHANNEL, p, KEY, basis=jaxviz.natural, **FEW),
     "recipe": under_recipes,
     "decay blurring small_norms small_contributions": lambda p, x: [
         jaxviz.ascend(CHANNEL, p, KEY, basis=jaxviz.pixels, optimizer=optax.chain(optax.sgd(0.1), step), **FEW)

@@ -69,6 +69,17 @@ class Summable(HoldsFunctions):
         """
         return {len(leaf) for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) == 1}
 
+    def of_parts(self) -> bool:
+        """Tell whether the score of parts of an image, at their own scale or another, says something of the image.
+
+        That of a channel or a class does; that of a neuron at a position or of likeness to a picture does not, and of
+        your own function nothing is known. `ascend` by default shows random parts to a score that does.
+
+        Returns:
+            False, unless a subclass knows better.
+        """
+        return False
+
     def __add__(self, other: Any) -> "Sum":
         return Sum((self, score(other)), (1.0, 1.0)) if callable(other) else NotImplemented
 
@@ -155,6 +166,10 @@ class Sum(Summable):
         """Return the lengths of all terms and of their weights."""
         weights = {len(weight) for weight in self.weights if jnp.ndim(weight) == 1}
         return weights.union(*(lengths_of(part) for part in self.scores))
+
+    def of_parts(self) -> bool:
+        """Tell whether all terms are scores of parts."""
+        return all(part.of_parts() for part in self.scores)
 
     def __call__(self, params: Any, images: Any) -> Array:
         terms = list(_terms(self))

@@ -48,6 +48,10 @@ class Logit(Read):
         places = jax.tree.leaves((self.target, self.position))
         return masks | {len(place) for place in places if jnp.ndim(place) == 1}
 
+    def of_parts(self) -> bool:
+        """Tell whether it is of the whole image, or of all positions alike."""
+        return self.position is None and self.where is None
+
     def taken(self, reading: Reading, images: Any) -> _Outputs:
         returned, are_chances = reading.classes(self.output)
         self._check_shape(returned, images)

@@ -38,6 +38,10 @@ class Direction(OfLayer):
         """Return how many images the vectors are for; a single one fits any number."""
         return {len(self.vector)} - {1}
 
+    def of_parts(self) -> bool:
+        """It is of all positions alike."""
+        return True
+
     def pick(self, value: Array) -> Array:
         vectors = self.vector.astype(value.dtype)
         if vectors.shape[-1] != value.shape[-1] or len(vectors) not in (1, len(value)):

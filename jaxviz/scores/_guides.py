@@ -26,6 +26,10 @@ class _Diversity(Summable):
     layer: str = dataclasses.field(metadata={"static": True})
     tokens: Tokens = dataclasses.field(default=None, metadata={"static": True})
 
+    def of_parts(self) -> bool:
+        """It is of all positions alike."""
+        return True
+
     def __call__(self, params: Any, images: Any) -> Array:
         maps = _maps(self.net, self.layer, self.tokens, "diversity", params, images)
         grams = gram(maps).reshape(len(images), -1)

@@ -37,6 +37,10 @@ class Channel(OfLayer):
         masks = set() if self.where is None else {len(self.where)} - {1}
         return masks | ({len(self.index)} if jnp.ndim(self.index) == 1 else set())
 
+    def of_parts(self) -> bool:
+        """Tell whether it is of all positions alike."""
+        return self.where is None
+
     def pick(self, value: Array) -> Array:
         if self.where is None:
             means = value.mean(axis=tuple(range(1, value.ndim - 1)))
@@ -74,6 +78,10 @@ class Energy(OfLayer):
     net: Net = static()
     layer: Layer = static()
     tokens: Tokens = static(default=None)
+
+    def of_parts(self) -> bool:
+        """It is of all positions alike."""
+        return True
 
     def pick(self, value: Array) -> Array:
         return jnp.mean(jnp.square(value), axis=tuple(range(1, value.ndim)))

@@ -26,7 +26,6 @@ from jaxviz.synthesis._sheet import sheet as sheet
 from jaxviz.synthesis._stages import Synthesis as Synthesis
 from jaxviz.synthesis._steps import blurring as blurring
 from jaxviz.synthesis._steps import decay as decay
-from jaxviz.synthesis._steps import normalized_momentum as normalized_momentum
 from jaxviz.synthesis._steps import small_contributions as small_contributions
 from jaxviz.synthesis._steps import small_norms as small_norms
 from jaxviz.synthesis._style import stylize as stylize

@@ -1,8 +1,8 @@
 """Gradient ascent: the image to which a unit, a channel or a class responds most."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,14 @@ from jaxviz.program._once import once
 from jaxviz.scores._algebra import lengths_of
 from jaxviz.scores._calls import as_data, check_score
 from jaxviz.synthesis._adam import adam
+from jaxviz.synthesis._magnitudes import natural
 from jaxviz.synthesis._minimize import follow
 from jaxviz.synthesis._parameterization import Basis, Parameterization, fourier, parameterized
 from jaxviz.synthesis._penalties import Penalty, Weighted
 from jaxviz.synthesis._render import render
 from jaxviz.synthesis._stages import Synthesis, Watch
-from jaxviz.synthesis._transforms import Transform, jitter_scale_rotate
-
-_ROBUST = jitter_scale_rotate()
+from jaxviz.synthesis._transforms import Transform
+from jaxviz.synthesis._views import seen, shown
 
 
 def ascend(
@@ -36,13 +36,13 @@ def ascend(
     key: Key,
     *,
     size: int | tuple[int, ...] = 224,
-    steps: int = 512,
+    steps: int = 128,
     learning_rate: float | None = None,
-    basis: Basis = fourier,
+    basis: Basis | None = None,
     start: ArrayLike | tuple[float, ...] | None = None,
     penalties: Sequence[tuple[ArrayLike, Penalty]] = (),
-    transform: Transform | None = _ROBUST,
-    views: int = 1,
+    transform: Transform | Literal["auto"] | None = "auto",
+    views: int | None = None,
     revive: bool = True,
     optimizer: optax.GradientTransformation | None = None,
     tolerance: float | None = None,
@@ -52,9 +52,11 @@ def ascend(
 ) -> Synthesis:
     """Find the images that maximize a score.
 
-    By default the images start from noise and are optimized by Adam in a Fourier basis with decorrelated colors,
-    randomly shifted, scaled and rotated at every step, as in Olah et al. 2017. `recipe(name)` returns the options of
-    other papers. If the number of images is a multiple of the number of local devices, each device optimizes its share.
+    By default images have the magnitudes of photographs at each frequency (see `natural`), so that what comes out is
+    shaped like what networks are trained on; their phases are optimized by Adam, and two random parts of each image are
+    shown to the network at every step. `recipe(name)` returns the options of papers; those of Olah et al. 2017, without
+    the magnitudes, reach higher scores with less natural images. If the number of images is a multiple of the number of
+    local devices, each device optimizes its share.
 
     Args:
         score: what to maximize: one of this library's scores, a sum of them, or your own function `(params, images) ->
@@ -66,15 +68,19 @@ def ascend(
             images are RGB, or have the channels that the network takes if it does not take RGB. Colors are
             decorrelated in RGB only.
         steps: the number of steps.
-        learning_rate: the learning rate of Adam; None: 0.05.
-        basis: what is optimized: `fourier`, `pixels`, `maco` (phases only), `natural`, or your own function `(height,
-            width) -> Parameterization`; for images other than RGB it must also take `channels=c`.
+        learning_rate: the learning rate of Adam; None: 1 for the basis `natural`, 0.05 for others.
+        basis: what is optimized: `natural`, `fourier`, `pixels`, `maco`, or your own function `(height, width) ->
+            Parameterization`; for images other than RGB it must also take `channels=c`. None: `natural`, or `fourier`
+            if a start is given, which `natural` cannot show.
         start: where to start: a brightness, a color `(c,)`, an image or one image for each, in [0, 1]; None: the
             basis's noise.
         penalties: pairs of a weight and a function `images -> (n,)` to keep small, such as `l2` and `total_variation`.
         transform: `(key, images) -> images`, applied before the score; what it returns may be of another size. None:
-            no transformation.
-        views: how many times each image is transformed at each step; the score is the mean over them.
+            no transformation. "auto": for `natural` and a score of which parts of an image say something (channels,
+            classes and directions, without a position or mask), random parts of 0.6 to 0.8 of the image's sides, shown
+            at 0.75 of its size, or at its size if the network takes no other; otherwise `jitter_scale_rotate()`.
+        views: how many times each image is transformed at each step; the score is the mean over them. None: twice, or
+            once if `transform` is None.
         revive: whether a ReLU that blocks the gradient of an entire image passes the gradient that would activate its
             units instead; otherwise an image for which a unit is inactive everywhere would never change. False: the
             plain gradient.
@@ -116,16 +122,46 @@ def ascend(
     Olah, Mordvintsev & Schubert 2017, Feature Visualization; Simonyan et al. 2013, Deep Inside Convolutional Networks;
     Yosinski et al. 2015, Understanding Neural Networks Through Deep Visualization.
     """
+    noise = lambda form, key, shape: _start(form, start, key, shape)
+    options = {"views": views, "revive": revive, "steps": steps, "tolerance": tolerance, "every": every}
+    options |= {"resume": resume, "callback": callback, "penalties": penalties, "transform": transform}
+    options |= {"learning_rate": learning_rate, "optimizer": optimizer}
+    basis = (natural if start is None else fourier) if basis is None else basis
+    return ascend_from(noise, score, params, key, _sized_as(size, start), basis=basis, **options)
+
+
+def ascend_from(
+    noise: Callable[[Parameterization, Key, tuple[int, ...]], Any],
+    score: Score,
+    params: Any,
+    key: Key,
+    size: Size,
+    *,
+    basis: Basis,
+    steps: int,
+    learning_rate: float | None = None,
+    penalties: Sequence[tuple[ArrayLike, Penalty]] = (),
+    transform: Transform | Literal["auto"] | None = "auto",
+    views: int | None = None,
+    revive: bool = True,
+    optimizer: optax.GradientTransformation | None = None,
+    tolerance: float | None = None,
+    every: int = 8,
+    resume: Sequence[Any] | None = None,
+    callback: Watch | None = None,
+) -> Synthesis:
+    """Do what `ascend` does from the variables `noise(form, key, shape)` of its basis."""
     check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
     _check(transform, optimizer, learning_rate, penalties)
     score = once(score)
+    views = (1 if transform is None else 2) if views is None else views
     check_count("views", views, unit="view")
-    seen = functools.partial(_seen, transform, key)
-    check = lambda images: check_score(score, params, seen(images))
-    shape = accepted(check, params, _sized_as(size, start), count=_batch(score))[0].shape
+    transform, shape = _transformed(score, params, key, size, transform, parts=basis is natural)
     form = parameterized(basis, *shape[1:])
     start_key, step_key = jax.random.split(key)
-    first = _start(form, start, start_key, shape)
+    first = noise(form, start_key, shape)
+    if learning_rate is None:
+        learning_rate = 1.0 if basis is natural else 0.05
     weighted = tuple(Weighted(weight, penalty) for weight, penalty in penalties)
     first, (step_key, score, params, weighted) = over_devices(first, (step_key, as_data(score), params, weighted))
     run = render(
@@ -139,7 +175,7 @@ def ascend(
         views=views,
         revive=revive,
         dtype=dtype_of(params),
-        optimizer=adam(0.05 if learning_rate is None else learning_rate) if optimizer is None else optimizer,
+        optimizer=adam(learning_rate) if optimizer is None else optimizer,
         steps=steps,
         tolerance=tolerance,
         every=every,
@@ -149,8 +185,10 @@ def ascend(
 
 
 def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -> None:
-    if transform is not None:
-        check_function("transform", transform, "a function of a key and images, or None")
+    if transform is not None and not isinstance(transform, str):
+        check_function("transform", transform, 'a function of a key and images, "auto", or None')
+    elif transform not in (None, "auto"):
+        raise ValueError(f'transform: expected a function of a key and images, "auto", or None, got {transform!r}')
     if optimizer is not None:
         check_optimizer(optimizer)
     if learning_rate is not None:
@@ -163,12 +201,16 @@ def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -
         check_number("the weight of a penalty", pair[0], "", np.isfinite)
 
 
-def _seen(transform: Transform | None, key: Key, images: Any) -> Any:
-    """Return the shape of what a score is given of images of this shape."""
-    if transform is None:
-        return images
-    seen = jax.eval_shape(transform, key, images)
-    return jax.ShapeDtypeStruct(seen.shape, images.dtype)
+def _transformed(
+    score: Score, params: Any, key: Key, size: Size, transform: Any, *, parts: bool
+) -> tuple[Transform | None, tuple[int, ...]]:
+    """Return the transformation, and the shape of images that the score takes after it."""
+    check = functools.partial(check_score, score, params)
+    if transform == "auto":
+        transform, found = shown(score, params, key, size, check, parts=parts, count=_batch(score))
+    else:
+        found = accepted(lambda images: check(seen(transform, key, images)), params, size, count=_batch(score))
+    return transform, found[0].shape
 
 
 def _sized_as(size: Size, start: Any) -> Size:

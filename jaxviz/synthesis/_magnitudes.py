@@ -79,37 +79,46 @@ class _Maco:
         return jnp.angle(jnp.fft.rfft2(decorrelated(images), axes=(1, 2)))
 
 
-def natural(height: int, width: int, *, channels: int = 3, gain: float = 1.0, spread: float = 0.1) -> Parameterization:
-    """Parameterize an image by its Fourier transform, with magnitudes of at most those of photographs.
+def natural(
+    height: int, width: int, *, channels: int = 3, margin: float = 0.5, contrast: float = 1.25, spread: float = 1.0
+) -> Parameterization:
+    """Parameterize an image as the middle of a larger one with the magnitudes of photographs; phases are optimized.
 
-    A coefficient is `m * z / sqrt(1 + |z|²)`, where m is the magnitude that `maco` fixes, and z, complex, is optimized.
-    As there, no frequency can have more energy than in photographs; but what the score does not ask for stays gray,
-    whereas fixed magnitudes must go somewhere and come out as clouds.
+    As for `maco`, no frequency can have more energy than in photographs. But all that energy must go somewhere: where
+    the score asks for nothing, fixed magnitudes come out as clouds. Here they come out beside the image. The larger
+    image starts with nearly equal phases, which put its energy into its corners, out of sight; phases are standardized,
+    so what is not asked for returns there. And the image has no opposite edges that must fit together.
 
     Args:
         height: the height of the images, in pixels.
         width: the width of the images, in pixels.
         channels: their number of channels, 3 for RGB; others as for `maco`.
-        gain: how many times the magnitudes of photographs are allowed, above 0.
-        spread: the standard deviation of the variables to start from; below 1, the start is nearly gray.
+        margin: how much larger the optimized image is on each side, as a fraction of the image's, at least 0.
+        contrast: the standard deviation of the larger image's decorrelated colors, before the sigmoid that brings them
+            into [0, 1]; above 0. The authors' is 1.
+        spread: the standard deviation of phases, in radians; above 0. The smaller, the calmer.
 
     Returns:
-        The basis for images of this size.
+        The basis for images of this size. It has no variables of a given image: start from noise.
 
     Raises:
-        ValueError: if an option is out of range.
+        ValueError: if an option is out of range; and if images are to start from a given one.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz
-        >>> basis = jaxviz.natural(8, 8)
-        >>> images = basis.images(basis.init(jax.random.key(0), 2))
-        >>> print(images.shape, bool(jnp.all(abs(images - 0.5) < 0.2)))
-        (2, 8, 8, 3) True
+        >>> basis = jaxviz.natural(16, 16)
+        >>> first, other = basis.images(basis.init(jax.random.key(0), 2))
+        >>> print(first.shape, bool(jnp.any(first != other)))
+        (16, 16, 3) True
+
+    After Fel et al. 2023, Unlocking Feature Visualization for Deep Networks with MAgnitude Constrained Optimization,
+    whose program standardizes phases and image, and shows the whole of it.
     """
     check_shape(height, width, channels)
-    check_positive("gain", gain)
-    check_least_zero("spread", spread)
-    return Parameterization.of(_Natural(height, width, channels, float(gain), float(spread)))
+    check_least_zero("margin", margin)
+    check_positive("contrast", contrast)
+    check_positive("spread", spread)
+    return Parameterization.of(_Natural(height, width, channels, float(margin), float(contrast), float(spread)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,28 +126,39 @@ class _Natural:
     height: int
     width: int
     channels: int
-    gain: float
+    margin: float
+    contrast: float
     spread: float
 
-    def _most(self, dtype: Any) -> Float[Array, "1 h f c 1"]:
-        return self.gain * _magnitude_of_photographs(self.height, self.width, self.channels, dtype)
+    def _whole(self) -> tuple[int, int]:
+        """Return the size of the larger image."""
+        return self.height + 2 * round(self.margin * self.height), self.width + 2 * round(self.margin * self.width)
 
-    def init(self, key: Key, n: int) -> Float[Array, "n h f c 2"]:
-        return self.spread * jax.random.normal(key, (n, self.height, self.width // 2 + 1, self.channels, 2))
+    def init(self, key: Key, n: int) -> Float[Array, "n h f c"]:
+        height, width = self._whole()
+        return jax.random.normal(key, (n, height, width // 2 + 1, self.channels))
 
-    def images(self, variables: Float[Array, "n h f c 2"]) -> Images:
-        size = jnp.sqrt(1 + jnp.sum(variables**2, -1, keepdims=True))
-        return colored(inverse(variables / size * self._most(variables.dtype), self.width))
+    def images(self, variables: Float[Array, "n h f c"]) -> Images:
+        height, width = self._whole()
+        phases = self.spread * _standardized(variables)
+        magnitude = _magnitude_of_photographs(height, width, self.channels, phases.dtype)
+        directions = jnp.stack([jnp.cos(phases), jnp.sin(phases)], -1)
+        signal = self.contrast * _standardized(inverse(directions * magnitude, width))
+        top, left = (height - self.height) // 2, (width - self.width) // 2
+        return colored(signal[:, top : top + self.height, left : left + self.width])
 
-    def variables(self, images: Images) -> Float[Array, "n h f c 2"]:
-        spectrum = jnp.fft.rfft2(decorrelated(images), axes=(1, 2))
-        parts = jnp.stack([spectrum.real, spectrum.imag], -1)
-        most = self._most(parts.dtype)
-        share = parts / jnp.where(most > 0, most, 1)
-        # A photograph has frequencies above the mean of photographs: those come to nearly all that is allowed.
-        size = jnp.sqrt(jnp.sum(share**2, -1, keepdims=True))
-        share = share * (jnp.minimum(size, 0.95) / jnp.where(size > 0, size, 1))
-        return share / jnp.sqrt(1 - jnp.sum(share**2, -1, keepdims=True))
+    def variables(self, images: Images) -> Float[Array, "n h f c"]:
+        raise ValueError(
+            "start: expected none: the basis natural cannot show a given image; start from noise, or optimize in "
+            "another basis, such as basis=jaxviz.fourier"
+        )
+
+
+def _standardized(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    """Return each image with the mean 0 and the standard deviation 1; the same for phases."""
+    centered = x - jnp.mean(x, (1, 2, 3), keepdims=True)
+    variance = jnp.mean(jnp.square(centered), (1, 2, 3), keepdims=True)
+    return centered / jnp.sqrt(jnp.where(variance > 0, variance, 1))
 
 
 def _magnitude_of_photographs(height: int, width: int, channels: int, dtype: Any) -> Float[Array, "1 h f c 1"]:

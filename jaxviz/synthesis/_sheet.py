@@ -18,9 +18,10 @@ from jaxviz.program._edit import dtype_of, read_layers
 from jaxviz.program._image_channels import Size, accepted, split_size
 from jaxviz.program._once import once
 from jaxviz.scores._units import channel
-from jaxviz.synthesis._ascent import ascend
+from jaxviz.synthesis._ascent import ascend, ascend_from
+from jaxviz.synthesis._magnitudes import natural
 from jaxviz.synthesis._minimize import DivergedError, other_run
-from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
+from jaxviz.synthesis._parameterization import Basis, fourier
 
 
 class _Sheet(NamedTuple):
@@ -56,9 +57,9 @@ def sheet(
     layer: str,
     channels: Sequence[int] | np.ndarray | None = None,
     size: int | tuple[int, ...] = 96,
-    steps: int = 256,
+    steps: int = 128,
     batch_size: int = 16,
-    basis: Basis = fourier,
+    basis: Basis | None = None,
     resume: Sequence[Any] | None = None,
     callback: Callable[[Sheet], Any] | None = None,
     **options: Any,
@@ -109,17 +110,20 @@ def sheet(
     shape, wanted = _wanted(net, params, layer, channels, size)
     share = whole_shares(min(batch_size, len(wanted)))
     images, losses = _begun(resume, len(wanted), shape)
-    form, start = parameterized(basis, *shape), options.pop("start", None)
+    start = options.pop("start", None)
+    basis = (natural if start is None else fourier) if basis is None else basis
     found = _so_far(images, losses, wanted)
     while not found.finished:
         block = wanted[len(found.images) :][:share]
         padded = np.resize(block, share)  # one program for all batches: the last one is filled up by repetition
         score = channel(net, layer, padded)
-        noise = form.images(_noise(form, key, padded)) if start is None else start
         watch = None if callback is None else functools.partial(_watch, callback, found, block)
-        how = {"size": shape, "steps": steps, "basis": basis, "start": noise, "callback": watch} | options
+        how = {"size": shape, "steps": steps, "basis": basis, "callback": watch} | options
         try:
-            made = ascend(score, params, key, **how)
+            if start is None:
+                made = ascend_from(lambda form, *_, each=padded: _noise(form, key, each), score, params, key, **how)
+            else:
+                made = ascend(score, params, key, start=start, **how)
         except DivergedError as error:
             error.found = found  # with the previous batches
             raise

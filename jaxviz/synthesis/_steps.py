@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxviz._options import check_count, check_least_zero, check_number, check_positive
+from jaxviz._options import check_count, check_number, check_positive
 from jaxviz._types import Images
 from jaxviz.image._arrays import blur, per_color
 from jaxviz.synthesis._penalties import _centered
@@ -230,64 +230,6 @@ class _Normalized:
         scaled = units * updates
         size = jnp.sqrt(jnp.sum(jnp.square(scaled), (1, 2, 3), keepdims=True))
         return -self.rate * units * scaled / jnp.where(size > 0, size, 1), state
-
-
-def normalized_momentum(rate: float | optax.Schedule, *, decay: float = 0.9) -> optax.GradientTransformation:
-    """Step by the mean of past gradients divided by its root mean square, image by image.
-
-    Adam divides each variable by its own root mean square, so steps along variables that hardly matter, such as the
-    many coefficients of high frequencies, are as large as along those that do. Here the image takes a step of a given
-    size in the direction of its gradients.
-
-    Args:
-        rate: the root mean square of a step over an image's variables, at least 0; or a function of the step's number,
-            such as one of optax's schedules.
-        decay: the factor by which a gradient's weight falls with each step, from 0 to below 1.
-
-    Returns:
-        An optax transformation, for the `optimizer` of `ascend`.
-
-    Raises:
-        ValueError: if an option is out of range.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, jaxviz
-        >>> score = lambda params, images: images[..., 0].mean((1, 2)) - images[..., 1].mean((1, 2))
-        >>> climb = jaxviz.normalized_momentum(0.1)
-        >>> found = jaxviz.ascend(score, None, jax.random.key(0), size=8, steps=16, optimizer=climb)
-        >>> print(bool(found.losses[-1] < found.losses[0]))
-        True
-
-    Cutkosky & Mehta 2020, Momentum Improves Normalized SGD.
-    """
-    if not callable(rate):
-        check_least_zero("rate", rate)
-    check_number("decay", decay, "from 0 to below 1", lambda x: (x >= 0) & (x < 1))
-    return optax.GradientTransformation(_at_rest, _NormalizedMomentum(rate, float(decay)))
-
-
-def _at_rest(params: Any) -> tuple[Any, Array]:
-    return jax.tree.map(jnp.zeros_like, params), jnp.zeros((), int)
-
-
-@dataclasses.dataclass(frozen=True)
-class _NormalizedMomentum:
-    rate: Any
-    decay: float
-
-    def __call__(self, updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        before, count = state
-        rate: Any = self.rate(count) if callable(self.rate) else self.rate
-        mean = jax.tree.map(lambda m, g: self.decay * m + (1 - self.decay) * g, before, updates)
-
-        def step(x: Array) -> Array:
-            axes = tuple(range(1, x.ndim))
-            largest = jnp.max(jnp.abs(x), axes, keepdims=True)
-            x = x / jnp.where(largest > 0, largest, 1)  # or else the squares of small gradients are zero
-            square = jnp.mean(jnp.square(x), axes, keepdims=True)
-            return jnp.asarray(-rate, x.dtype) * x / jnp.sqrt(jnp.where(square > 0, square, 1))
-
-        return jax.tree.map(step, mean), (mean, count + 1)
 
 
 def progressing_steps(progress: float, most: float) -> optax.GradientTransformation:

@@ -87,7 +87,7 @@ def test_colors_are_correlated_as_in_photographs():
     images = np.asarray(fourier(32, 32).images(50 * fourier(32, 32).init(KEY, 8))).reshape(-1, 3)
     correlation = np.corrcoef(scipy.special.logit(images.clip(1e-6, 1 - 1e-6)).T)
     assert correlation.min() > 0.5
-    assert correlation[0, 2] == correlation.min()  # red and blue are the farthest apart
+    assert correlation[0, 2] < min(correlation[0, 1], correlation[1, 2])  # red and blue are the farthest apart
 
 
 @pytest.mark.slow
@@ -106,26 +106,36 @@ def test_maco_keeps_the_magnitudes_of_photographs(size):
 
 
 @pytest.mark.parametrize("size", SIZES[:3])
-def test_natural_has_at_most_the_magnitudes_of_photographs(size, x64):
-    """However large its variables are; far from the bound it is as linear as the Fourier transform."""
-    basis, most = jaxviz.natural(*size), jaxviz.maco(*size)
-    variables = basis.init(KEY, 2)
-    spectrum = lambda images: jnp.abs(jnp.fft.rfft2(scipy.special.logit(np.asarray(images)) @ UNMIXED, axes=(1, 2)))
-    inner = slice(1, (size[1] + 1) // 2)  # the other columns' halves must mirror each other, and random ones do not
-    bound = spectrum(most.images(most.init(KEY, 2)))[:, :, inner]
-    large, small = (spectrum(basis.images(scale * variables))[:, :, inner] for scale in (1e6, 1e-6))
-    np.testing.assert_allclose(large, bound, rtol=1e-5)
-    length = jnp.sqrt(jnp.sum(variables**2, -1))[:, :, inner]
-    np.testing.assert_allclose(small, 1e-6 * length * bound, rtol=1e-5)
+def test_natural_is_the_middle_of_standardized_photographs(size, x64):
+    """Phases and the larger image are standardized; magnitudes are those of `maco`, scaled."""
+    height, width = size
+    basis = jaxviz.natural(height, width, margin=0.25, contrast=1.5, spread=0.8)
+    variables = 3 * basis.init(KEY, 2) + 1
+    rows, columns = variables.shape[1], width + 2 * round(0.25 * width)
+    assert variables.shape == (2, height + 2 * round(0.25 * height), columns // 2 + 1, 3)
+    frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns))
+    frequency = np.maximum(frequency, 1 / max(rows, columns))[..., None]
+    magnitude = np.stack([amplitude / frequency[..., 0] ** decay for amplitude, decay in MACO_SPECTRUM], -1)
+    magnitude[0, 0] = 0
+    for image, phases in zip(basis.images(variables), np.asarray(variables), strict=True):
+        spectrum = magnitude * np.exp(0.8j * (phases - phases.mean()) / phases.std())
+        signal = np.fft.irfft2(spectrum, (rows, columns), axes=(0, 1))
+        signal = 1.5 * (signal - signal.mean()) / signal.std()
+        top, left = (rows - height) // 2, (columns - width) // 2
+        expected = signal[top : top + height, left : left + width]
+        np.testing.assert_allclose(scipy.special.logit(np.asarray(image)) @ UNMIXED, expected, atol=1e-9)
 
 
-def test_natural_starts_where_it_is_told():
-    image = 0.5 + 0.02 * jax.random.normal(KEY, (1, 24, 20, 3))
-    basis = jaxviz.natural(24, 20, gain=10.0)
-    found = basis.images(basis.variables(image))
-    centered = lambda x: x - x.mean((1, 2), keepdims=True)  # the mean is gray
-    np.testing.assert_allclose(centered(found), centered(image), atol=2e-3)
-    assert bool(jnp.isfinite(basis.variables(jnp.zeros((1, 24, 20, 3)))).all())
+def test_natural_is_calm_where_nothing_is_asked_for():
+    """Its noise keeps most of its energy out of sight, as the fixed magnitudes of random phases cannot."""
+    images = lambda basis: basis.images(basis.init(KEY, 2))
+    calm, clouds = images(jaxviz.natural(48, 48)), images(jaxviz.natural(48, 48, spread=100.0))
+    assert float(calm.std()) < 0.85 * float(clouds.std())
+
+
+def test_natural_cannot_show_an_image():
+    with pytest.raises(ValueError, match="start: expected none: the basis natural .* basis=jaxviz.fourier"):
+        jaxviz.ascend(lambda p, x: x.mean((1, 2, 3)), None, KEY, size=8, steps=1, basis=jaxviz.natural, start=0.5)
 
 
 # The transformations
@@ -182,25 +192,6 @@ def test_several_images_have_views_of_their_own():
     options = {"size": 12, "steps": 24, "views": 3, "transform": jaxviz.crops(size=8, noise=0.0), "revive": False}
     found = jaxviz.ascend(jaxviz.channel(net, "relu_0", jnp.arange(3)), jnp.eye(3), KEY, **options).images
     assert found.mean((1, 2)).argmax(-1).tolist() == [0, 1, 2]
-
-
-# Steps
-
-
-@pytest.mark.usefixtures("users_promotions")  # of a schedule
-def test_momentum_is_divided_by_its_size_image_by_image(x64):
-    climb = jaxviz.normalized_momentum(lambda count: 0.5 / (1 + count), decay=0.8)
-    gradients = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 5, 4))) * jnp.array([1.0, 1e-200, 0.0]).reshape(
-        -1, 1, 1, 1
-    )
-    state, mean = climb.init(gradients[:, 0]), 0.0
-    for i in range(2):
-        steps, state = climb.update(gradients[:, i], state)
-        mean = 0.8 * mean + 0.2 * gradients[:, i]
-        expected = -0.5 / (1 + i) * mean[:1] / jnp.sqrt((mean[:1] ** 2).mean())
-        np.testing.assert_allclose(steps[:1], expected, rtol=1e-12)
-        sizes = jnp.sqrt((steps**2).mean((1, 2)))
-        np.testing.assert_allclose(sizes, 0.5 / (1 + i) * jnp.array([1.0, 1.0, 0.0]), rtol=1e-12)
 
 
 # What moves
@@ -354,7 +345,7 @@ def test_a_dead_channel_is_revived():
     score = jaxviz.channel(dark_net, "relu_0", 1)
     gray = jnp.full((1, 16, 16, 3), 0.5)
     assert jnp.all(jaxviz.gradient(score, params, gray) == 0)  # nothing to climb, but for the revival
-    found = ascend(score, params, KEY, steps=64, transform=still)
+    found = ascend(score, params, KEY, steps=64, transform=still, basis=fourier)
     assert found.losses[0] == 0
     assert found.losses[-1] < -0.02
     assert score(params, found.images)[0] > 0.02
@@ -363,7 +354,7 @@ def test_a_dead_channel_is_revived():
 def test_a_dead_channel_that_would_lower_the_score_stays_off():
     params = jnp.ones((3, 3, 3, 2)) / 27
     score = lambda p, x: -jaxviz.channel(dark_net, "relu_0", 1)(p, x)
-    found = ascend(score, params, KEY, steps=16, transform=still)
+    found = ascend(score, params, KEY, steps=16, transform=still, basis=fourier)
     np.testing.assert_array_equal(found.losses, 0)
 
 
@@ -478,9 +469,8 @@ def test_blocked_relus_are_revived_unless_told():
         lambda: jaxviz.fourier(8, 10, decay=1.5),
         lambda: jaxviz.pixels(8, 10, spread=(0.1, 0.2, 0.3)),
         lambda: jaxviz.maco(8, 10),
-        lambda: jaxviz.natural(8, 10, gain=2.0),
+        lambda: jaxviz.natural(8, 10, margin=1.0),
         lambda: jaxviz.crops(spread=0.1, size=8),
-        lambda: jaxviz.normalized_momentum(0.1),
         lambda: jaxviz.jitter_scale_rotate(jitter=2.0),
         lambda: jaxviz.crops(noise=0.1),
         lambda: jaxviz.decay(0.1),

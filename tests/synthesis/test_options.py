@@ -70,7 +70,6 @@ METHODS = {
     "fourier": functools.partial(jaxviz.fourier, height=8, width=8),
     "maco": functools.partial(jaxviz.maco, width=8),
     "natural": functools.partial(jaxviz.natural, height=8, width=8),
-    "normalized_momentum": jaxviz.normalized_momentum,
 }
 
 ITERATED = ("ascend", "dream", "dream_zoom", "invert", "texture", "stylize", "fool", "sheet", "minimize")
@@ -145,7 +144,7 @@ RANGES = [
     ("ascend", {"basis": "fourier"}, "basis: expected fourier, pixels, maco, natural or a function .* got 'fourier'"),
     ("ascend", {"basis": lambda h, w: h}, "basis: expected a function that returns a Parameterization"),
     ("invert", {"basis": "pixels"}, "basis: expected fourier, pixels, maco, natural or a function .* got 'pixels'"),
-    ("ascend", {"transform": 8}, "transform: expected a function of a key and images, or None, got 8"),
+    ("ascend", {"transform": 8}, "transform: expected a function of a key and images, \"auto\", or None, got 8"),
     ("ascend", {"penalties": [jaxviz.l2]}, "penalties: expected pairs of a weight and a function of images"),
     ("ascend", {"penalties": [(jaxviz.l2, 1.0)]}, "penalties: expected pairs of a weight and a function of images"),
     ("ascend", {"penalties": [(NAN, jaxviz.l2)]}, "the weight of a penalty: expected a finite number, got nan"),
@@ -208,14 +207,13 @@ RANGES = [
     ("pixels", {"spread": -1.0}, f"spread: expected a finite number {AT_LEAST_0} -1.0"),
     ("fourier", {"decay": NAN}, "decay: expected a finite number, got nan"),
     ("maco", {"height": 0}, "height: expected 1 or more, got 0"),
-    ("natural", {"gain": 0.0}, f"gain: {POSITIVE}, got 0.0"),
-    ("natural", {"spread": -1.0}, f"spread: expected a finite number {AT_LEAST_0} -1.0"),
+    ("natural", {"contrast": 0.0}, f"contrast: {POSITIVE}, got 0.0"),
+    ("natural", {"spread": 0.0}, f"spread: {POSITIVE}, got 0.0"),
+    ("natural", {"margin": -1.0}, f"margin: expected a finite number {AT_LEAST_0} -1.0"),
     ("crops", {"spread": -0.1}, f"spread: expected a finite number {AT_LEAST_0} -0.1"),
     ("crops", {"size": 0}, "expected"),
     ("crops", {"zoom": 0.0}, f"zoom: {POSITIVE}, got 0.0"),
     ("crops", {"zoom": 0.5, "size": 8}, "zoom: expected none beside a size, which would ignore it, got 0.5 and 8"),
-    ("normalized_momentum", {"rate": -1.0}, f"rate: expected a finite number {AT_LEAST_0} -1.0"),
-    ("normalized_momentum", {"rate": 0.1, "decay": 1.0}, "decay: expected a finite number from 0 to below 1, got 1.0"),
     ("ascend", {"views": 0}, "views: expected 1 view or more, got 0"),
 ]
 
