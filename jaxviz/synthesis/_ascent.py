@@ -77,8 +77,8 @@ def ascend(
         penalties: pairs of a weight and a function `images -> (n,)` to keep small, such as `l2` and `total_variation`.
         transform: `(key, images) -> images`, applied before the score; what it returns may be of another size. None:
             no transformation. "auto": for `natural` and a score of which parts of an image say something (channels,
-            classes and directions, without a position or mask), random parts of 0.6 to 0.8 of the image's sides, shown
-            at 0.75 of its size, or at its size if the network takes no other; otherwise `jitter_scale_rotate()`.
+            classes and directions, without a position or mask), random parts of 0.7 to 0.9 of the image's sides, shown
+            at 0.8 of its size, or at its size if the network takes no other; otherwise `jitter_scale_rotate()`.
         views: how many times each image is transformed at each step; the score is the mean over them. None: twice, or
             once if `transform` is None.
         revive: whether a ReLU that blocks the gradient of an entire image passes the gradient that would activate its

@@ -80,7 +80,7 @@ class _Maco:
 
 
 def natural(
-    height: int, width: int, *, channels: int = 3, margin: float = 0.5, contrast: float = 1.25, spread: float = 1.0
+    height: int, width: int, *, channels: int = 3, margin: float = 0.5, contrast: float = 1.4, spread: float = 0.8
 ) -> Parameterization:
     """Parameterize an image as the middle of a larger one with the magnitudes of photographs; phases are optimized.
 
@@ -94,7 +94,7 @@ def natural(
         width: the width of the images, in pixels.
         channels: their number of channels, 3 for RGB; others as for `maco`.
         margin: how much larger the optimized image is on each side, as a fraction of the image's, at least 0.
-        contrast: the standard deviation of the larger image's decorrelated colors, before the sigmoid that brings them
+        contrast: the root mean square of the larger image's decorrelated colors, before the sigmoid that brings them
             into [0, 1]; above 0. The authors' is 1.
         spread: the standard deviation of phases, in radians; above 0. The smaller, the calmer.
 
@@ -143,9 +143,10 @@ class _Natural:
         phases = self.spread * _standardized(variables)
         magnitude = _magnitude_of_photographs(height, width, self.channels, phases.dtype)
         directions = jnp.stack([jnp.cos(phases), jnp.sin(phases)], -1)
-        signal = self.contrast * _standardized(inverse(directions * magnitude, width))
         top, left = (height - self.height) // 2, (width - self.width) // 2
-        return colored(signal[:, top : top + self.height, left : left + self.width])
+        window = slice(top, top + self.height), slice(left, left + self.width)
+        signal = inverse(directions * magnitude, width, window) / _deviation(magnitude, width)
+        return colored(self.contrast * signal)
 
     def variables(self, images: Images) -> Float[Array, "n h f c"]:
         raise ValueError(
@@ -154,11 +155,21 @@ class _Natural:
         )
 
 
-def _standardized(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-    """Return each image with the mean 0 and the standard deviation 1; the same for phases."""
-    centered = x - jnp.mean(x, (1, 2, 3), keepdims=True)
-    variance = jnp.mean(jnp.square(centered), (1, 2, 3), keepdims=True)
+def _standardized(phases: Float[Array, "n h f c"]) -> Float[Array, "n h f c"]:
+    """Return the phases of each image and color with the mean 0 and the standard deviation 1."""
+    centered = phases - jnp.mean(phases, (1, 2), keepdims=True)
+    variance = jnp.mean(jnp.square(centered), (1, 2), keepdims=True)
     return centered / jnp.sqrt(jnp.where(variance > 0, variance, 1))
+
+
+def _deviation(magnitude: Float[Array, "1 h f c 1"], width: int) -> Array:
+    """Return the root mean square over positions and colors of images with these magnitudes, by Parseval's theorem."""
+    twice = np.full(magnitude.shape[2], 2)  # these columns also stand for their mirror images
+    twice[0] = 1
+    if width % 2 == 0:
+        twice[-1] = 1
+    square = jnp.square(magnitude) * jnp.asarray(twice, magnitude.dtype)[None, None, :, None, None]
+    return jnp.sqrt(jnp.sum(square) / magnitude.shape[3]) / (magnitude.shape[1] * width)
 
 
 def _magnitude_of_photographs(height: int, width: int, channels: int, dtype: Any) -> Float[Array, "1 h f c 1"]:

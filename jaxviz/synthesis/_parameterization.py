@@ -258,8 +258,10 @@ def frequencies_of(height: int, width: int) -> np.ndarray:
     return np.maximum(np.hypot(rows, columns), 1 / max(height, width))
 
 
-def inverse(spectrum: Float[Array, "n h f c 2"], width: int) -> Float[Array, "n h w c"]:
-    """Compute `irfft2` of real and imaginary parts by products with matrices of sines and cosines.
+def inverse(
+    spectrum: Float[Array, "n h f c 2"], width: int, window: tuple[slice, slice] = (slice(None), slice(None))
+) -> Float[Array, "n h w c"]:
+    """Compute `irfft2`, or a window of it, from real and imaginary parts by products with sines and cosines.
 
     At every step, XLA would gather the images of all devices for a Fourier transform, but not for products, which take
     little time compared with a network.
@@ -268,10 +270,11 @@ def inverse(spectrum: Float[Array, "n h f c 2"], width: int) -> Float[Array, "n 
     twice = jnp.full(frequencies, 2.0, spectrum.dtype).at[0].set(1)  # for those left out, conjugates of these
     twice = twice.at[-1].set(1) if width % 2 == 0 else twice
     product = functools.partial(jnp.einsum, precision="highest")
-    cosine, sine = _waves(height, height, spectrum.dtype)
+    cosine, sine = (wave[window[0]] for wave in _waves(height, height, spectrum.dtype))
     even, odd = (product("yu,nufcp->nyfcp", wave, spectrum) for wave in (cosine, sine))
     real, imaginary = even[..., 0] - odd[..., 1], even[..., 1] + odd[..., 0]
-    cosine, sine = (wave * (twice / (height * width))[None] for wave in _waves(width, frequencies, spectrum.dtype))
+    waves = _waves(width, frequencies, spectrum.dtype)
+    cosine, sine = (wave[window[1]] * (twice / (height * width))[None] for wave in waves)
     return product("xf,nyfc->nyxc", cosine, real) - product("xf,nyfc->nyxc", sine, imaginary)
 
 

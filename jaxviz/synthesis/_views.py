@@ -13,9 +13,9 @@ from jaxviz.synthesis._transforms import Transform, crops, jitter_scale_rotate
 T = TypeVar("T")
 
 WHOLE = jitter_scale_rotate()
-_LEAST, _MOST = 0.6, 0.8  # sides of parts, as fractions of the image's; found by experiments/pictures.py
+_LEAST, _MOST = 0.7, 0.9  # sides of parts, as fractions of the image's; found by experiments/pictures.py
 _NOISE, _SPREAD = 0.05, 0.2
-_SHOWN = 0.75  # side of what the network is shown, as a fraction of the image's: about a part's own
+_SHOWN = 0.8  # side of what the network is shown, as a fraction of the image's: about a part's own
 
 
 def seen(transform: Transform | None, key: Key, images: Any) -> Any:

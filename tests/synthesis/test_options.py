@@ -144,7 +144,7 @@ RANGES = [
     ("ascend", {"basis": "fourier"}, "basis: expected fourier, pixels, maco, natural or a function .* got 'fourier'"),
     ("ascend", {"basis": lambda h, w: h}, "basis: expected a function that returns a Parameterization"),
     ("invert", {"basis": "pixels"}, "basis: expected fourier, pixels, maco, natural or a function .* got 'pixels'"),
-    ("ascend", {"transform": 8}, "transform: expected a function of a key and images, \"auto\", or None, got 8"),
+    ("ascend", {"transform": 8}, 'transform: expected a function of a key and images, "auto", or None, got 8'),
     ("ascend", {"penalties": [jaxviz.l2]}, "penalties: expected pairs of a weight and a function of images"),
     ("ascend", {"penalties": [(jaxviz.l2, 1.0)]}, "penalties: expected pairs of a weight and a function of images"),
     ("ascend", {"penalties": [(NAN, jaxviz.l2)]}, "the weight of a penalty: expected a finite number, got nan"),
