@@ -1,6 +1,5 @@
 """Gradient ascent: the image to which a unit, a channel or a class responds most."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from jaxviz.synthesis._penalties import Penalty, Weighted
 from jaxviz.synthesis._render import render
 from jaxviz.synthesis._stages import Synthesis, Watch
 from jaxviz.synthesis._transforms import Transform
-from jaxviz.synthesis._views import seen, shown
+from jaxviz.synthesis._views import WHOLE, fitting, seen
 
 
 def ascend(
@@ -77,8 +76,9 @@ def ascend(
         penalties: pairs of a weight and a function `images -> (n,)` to keep small, such as `l2` and `total_variation`.
         transform: `(key, images) -> images`, applied before the score; what it returns may be of another size. None:
             no transformation. "auto": for `natural` and a score of which parts of an image say something (channels,
-            classes and directions, without a position or mask), random parts of 0.7 to 0.9 of the image's sides, shown
-            at 0.8 of its size, or at its size if the network takes no other; otherwise `jitter_scale_rotate()`.
+            classes and directions, without a position or mask), random parts of 0.7 to 0.9 of the image's sides,
+            enlarged to its size: `crops(least=0.7, most=0.9, noise=0.05, spread=0.2)`; otherwise
+            `jitter_scale_rotate()`.
         views: how many times each image is transformed at each step; the score is the mean over them. None: twice, or
             once if `transform` is None.
         revive: whether a ReLU that blocks the gradient of an entire image passes the gradient that would activate its
@@ -156,7 +156,10 @@ def ascend_from(
     score = once(score)
     views = (1 if transform is None else 2) if views is None else views
     check_count("views", views, unit="view")
-    transform, shape = _transformed(score, params, key, size, transform, parts=basis is natural)
+    if transform == "auto":
+        transform = fitting(score) if basis is natural else WHOLE
+    check = lambda images: check_score(score, params, seen(transform, key, images))
+    shape = accepted(check, params, size, count=_batch(score))[0].shape
     form = parameterized(basis, *shape[1:])
     start_key, step_key = jax.random.split(key)
     first = noise(form, start_key, shape)
@@ -199,18 +202,6 @@ def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -
         if not isinstance(pair, tuple | list) or len(pair) != 2 or callable(pair[0]) or not callable(pair[1]):
             raise ValueError(f"penalties: expected pairs of a weight and a function of images, got {pair!r}")
         check_number("the weight of a penalty", pair[0], "", np.isfinite)
-
-
-def _transformed(
-    score: Score, params: Any, key: Key, size: Size, transform: Any, *, parts: bool
-) -> tuple[Transform | None, tuple[int, ...]]:
-    """Return the transformation, and the shape of images that the score takes after it."""
-    check = functools.partial(check_score, score, params)
-    if transform == "auto":
-        transform, found = shown(score, params, key, size, check, parts=parts, count=_batch(score))
-    else:
-        found = accepted(lambda images: check(seen(transform, key, images)), params, size, count=_batch(score))
-    return transform, found[0].shape
 
 
 def _sized_as(size: Size, start: Any) -> Size:
