@@ -41,7 +41,7 @@ CHANNELS = {
 BATCH = 20
 
 
-def main(images: Path, out: Path, *, size: int = 160, steps: int = 192) -> None:
+def main(images: Path, out: Path, *, size: int = 160, steps: int = 128) -> None:
     """Measure and draw everything.
 
     Args:

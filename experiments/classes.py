@@ -36,7 +36,7 @@ def main(*, out: Path = FIGURES) -> None:
     net, params = jaxviz.load("efficientnet_lite0")
     score = jaxviz.logit(net, np.array([jaxviz.class_index(name) for name in CLASSES]))
     columns = []
-    runs: tuple[dict[str, Any], ...] = (jaxviz.recipe("simonyan"), jaxviz.recipe("cs231n"), {"steps": 256})
+    runs: tuple[dict[str, Any], ...] = (jaxviz.recipe("simonyan"), jaxviz.recipe("cs231n"), {})
     for options in runs:
         found = jaxviz.ascend(score, params, jax.random.key(0), **options)
         print(f"scores {[round(float(s), 1) for s in score(params, found.images)]}", flush=True)

@@ -50,10 +50,10 @@ class Ascend(OneOutput, Steps, Tolerance):
     By default efficientnet_lite0 for classes, vgg16_features for layers."""
     size: int | None = None
     """Height and width in pixels; by default the network's own, or 224."""
-    steps: int = 512
-    """How many."""
+    steps: int = 128
+    """How many; at each, the network is shown two parts of the image."""
     learning_rate: float | None = None
-    """Of Adam; None: 0.05."""
+    """Of Adam; None: 1, or 0.05 with --start."""
 
     def run(self) -> None:
         """Find it."""
@@ -71,7 +71,7 @@ class Sheet(Unit, Run):
     """Channels of the layer by number; by default all."""
     size: int | None = None
     """Of each image, in pixels; by default 96, or what a network of yours says."""
-    steps: int = 256
+    steps: int = 128
     """For each image."""
     batch_size: int = 16
     """Images that are optimized at once; rounded up to a multiple of the number of local devices."""

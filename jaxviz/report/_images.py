@@ -19,7 +19,7 @@ CHANNELS = (89, 508, 413, 57, 38, 17)  # birds, dogs, eyes, noses, screens, scal
 
 
 def ascend(tour: Tour) -> Pictures:
-    size, steps = (144, 384) if tour.full else (128, 72)
+    size, steps = (144, 160) if tour.full else (128, 48)
     images = call_ascend(tour.key, jnp.array(CHANNELS), size, steps, tour.progress(steps))
     caption = f"Channels {', '.join(map(str, CHANNELS))} of VGG-16's relu5_1, {steps} steps from noise"
     yield "ascend", caption, jaxviz.montage(images, columns=3)

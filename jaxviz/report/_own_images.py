@@ -108,7 +108,7 @@ def _sides(tour: Tour, most: int) -> tuple[int, ...]:
 
 
 def ascend(tour: Tour) -> Pictures:
-    own, steps = tour.own, 384 if tour.full else 72
+    own, steps = tour.own, 160 if tour.full else 48
     size = _sides(tour, 144 if tour.full else 128)
     if own.class_count and not own.gives_chances:
         ranked = [index for index, _ in own.ranked(tour.own_images())[:6]]

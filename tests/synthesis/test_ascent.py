@@ -188,6 +188,38 @@ def test_the_loss_is_the_mean_over_views():
     assert losses[0] != losses[1]
 
 
+MIX = jnp.array([[1.0, 0.2, 0.0], [0.1, 1.0, 0.3], [0.0, 0.4, 1.0]])
+GRAY = jnp.full((1, 6, 6, 3), 0.5)
+PARTS = {"basis": jaxviz.natural, "transform": jaxviz.crops(least=0.7, most=0.9, noise=0.05, spread=0.2)}
+WHOLE = {"transform": jaxviz.jitter_scale_rotate()}
+MASK = np.eye(6)[None]
+
+
+@pytest.mark.parametrize(
+    ("score", "given", "same"),
+    [
+        (lambda net: jaxviz.channel(net, "relu_0", 1), {}, PARTS | {"views": 2, "learning_rate": 1.0}),
+        (lambda net: 2 * jaxviz.logit(net, 1) - jaxviz.energy(net, "relu_0"), {}, PARTS | {"steps": 128}),
+        (lambda net: jaxviz.direction(net, "relu_0", np.eye(3)[1]), {}, PARTS),
+        (lambda net: jaxviz.channel(net, "relu_0", [0, 1]) + jaxviz.diversity(net, "relu_0"), {}, PARTS),
+        (lambda net: jaxviz.neuron(net, "relu_0", 1), {}, WHOLE | {"basis": jaxviz.natural}),
+        (lambda net: jaxviz.channel(net, "relu_0", 1, where=MASK), {}, WHOLE | {"basis": jaxviz.natural}),
+        (lambda net: jaxviz.channel(net, "relu_0", 1) + (lambda p, x: x.mean((1, 2, 3))), {}, WHOLE),
+        (lambda net: jaxviz.match_features(net, MIX, GRAY, ["relu_0"]), {"size": 6}, WHOLE),
+        (lambda net: jaxviz.channel(net, "relu_0", 1), {"start": 0.5}, WHOLE | {"basis": fourier}),
+        (lambda net: jaxviz.channel(net, "relu_0", 1), {"start": 0.5}, WHOLE | {"learning_rate": 0.05}),
+        (lambda net: jaxviz.channel(net, "relu_0", 1), {"transform": None}, {"views": 1}),
+    ],
+)
+def test_what_is_chosen_by_default(score, given, same):
+    """Parts of the image where they say something about the score, all of it where they do not."""
+    net = lambda params, images: jax.nn.relu(images @ params).mean((1, 2))
+    run = functools.partial(jaxviz.ascend, score(net), MIX, KEY, **{"size": 12, "steps": 3} | given)
+    found, expected = run(), run(**same | {"steps": 3})
+    np.testing.assert_array_equal(found.images, expected.images)
+    np.testing.assert_array_equal(found.losses, expected.losses)
+
+
 def test_several_images_have_views_of_their_own():
     net = lambda params, images: jax.nn.relu(images @ params)
     options = {"size": 12, "steps": 24, "views": 3, "transform": jaxviz.crops(size=8, noise=0.0), "revive": False}
