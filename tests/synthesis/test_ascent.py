@@ -199,7 +199,7 @@ MASK = np.eye(6)[None]
     ("score", "given", "same"),
     [
         (lambda net: jaxviz.channel(net, "relu_0", 1), {}, PARTS | {"views": 2, "learning_rate": 1.0}),
-        (lambda net: 2 * jaxviz.logit(net, 1) - jaxviz.energy(net, "relu_0"), {}, PARTS | {"steps": 128}),
+        (lambda net: 2 * jaxviz.logit(net, 1) - jaxviz.energy(net, "relu_0"), {}, PARTS),
         (lambda net: jaxviz.direction(net, "relu_0", np.eye(3)[1]), {}, PARTS),
         (lambda net: jaxviz.channel(net, "relu_0", [0, 1]) + jaxviz.diversity(net, "relu_0"), {}, PARTS),
         (lambda net: jaxviz.neuron(net, "relu_0", 1), {}, WHOLE | {"basis": jaxviz.natural}),
