@@ -133,9 +133,10 @@ class Judge:
             read, paths = _reader(kind), sorted(self.photos.glob("*.jpg"))
             batch = lambda i: jnp.stack([jaxviz.load_image(p, size=SIZE) for p in paths[i : i + 20]])
             parts = [read(batch(i)) for i in range(0, len(paths), 20)]
-            np.savez(file, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-        with np.load(file) as found:
-            return dict(found)
+            found: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            np.savez(file, **found)
+        with np.load(file) as kept:
+            return dict(kept)
 
 
 def _made(folder: Path, kind: str) -> list[Path]:
