@@ -20,14 +20,14 @@ class Crops:
     """Reads pieces of a source's images, at the size at which the network saw them."""
 
     def __init__(self, source: Source, rows: Mapping[str, int], size: Any, channels: int):
-        self._source, self._rows, self._size, self._channels = source, rows, size, channels
+        self.rows, self._source, self._size, self._channels = rows, source, size, channels
 
     def __call__(self, name: str, box: Any) -> np.ndarray:
         """Return a piece of an image, `(h, w, c)`; a white one if there is none, or it is gone."""
         top, left, bottom, right = (int(side) for side in box)
-        if name in self._rows and bottom > top and right > left:
+        if name in self.rows and bottom > top and right > left:
             try:
-                image = channels_last(self._source.read(self._rows[name]), self._channels)
+                image = channels_last(self._source.read(self.rows[name]), self._channels)
                 return read_pixels(image, self._size, self._channels)[top:bottom, left:right]
             except ImageError:
                 pass

@@ -173,7 +173,6 @@ def top_patches(
     state = state if resume is None else _resumed(resume, state, opened)
     reading = _Reading(opened, state["ids"])
     best = {name: reading.ranked(each) for name, each in state["best"].items()}
-    crops = Crops(opened, reading.rows, read_at["size"], read_at["channels"])
     wanted = range(state["seen"], len(opened.ids))
     # Before anything is read, so that an image that changes meanwhile is recognized as changed next time.
     marks = state["marks"] + [reading.source.mark(i) for i in wanted]
@@ -188,7 +187,7 @@ def top_patches(
     def found() -> TopPatches:
         kept = {name: reading.numbered(each) for name, each in best.items()}
         whole = state | {"best": kept, "ids": reading.source.ids, "marks": marks[: state["seen"]]}
-        return _found(whole, places, reading.rows, crops)
+        return _found(whole, places, Crops(opened, reading.rows, **read_at))
 
     for number, some in enumerate(rounds(computed(), -(-len(wanted) // batch_size)), 1):
         for new in some:
@@ -328,11 +327,11 @@ def _merge(best: _Best, new: tuple[Float[Array, "b c"], Int[Array, "b c"]], rank
     return -values[:, :k], ranks[:, :k], units[:, :k]
 
 
-def _found(state: dict[str, Any], places: _Places, rows: dict[str, int], crops: Crops) -> TopPatches:
+def _found(state: dict[str, Any], places: _Places, crops: Crops) -> TopPatches:
     patches = {}
     for layer, (values, numbers, units) in state["best"].items():
         names = [[state["ids"][i] if i >= 0 else "" for i in row] for row in numbers.tolist()]
-        indices = np.array([[rows.get(name, -1) for name in row] for row in names])
+        indices = np.array([[crops.rows.get(name, -1) for name in row] for row in names])
         patches[layer] = Patches(values, names, indices, *places.of(layer, units))
         patches[layer].crops = crops
     found = TopPatches(patches, state["skipped"], state["seen"], state)

@@ -21,6 +21,9 @@ Watcher = bool | Callable[[Any], Any]
 """What `progress` may be: True for a bar, or a function that is called like a `callback`."""
 
 
+_BATCHES = 50  # whose mean loss is told where each step has a batch of its own
+
+
 class Stand(NamedTuple):
     """How far a run is."""
 
@@ -48,6 +51,24 @@ def _clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
+class Pace:
+    """Tells how far a run is from one look to the next."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def stand(self, found: Any, title: str = "") -> Stand:
+        """Return how far a run is, with a title before its name."""
+        now, done, total = time.monotonic(), int(found.done), int(found.total)
+        if self._first is None or done < self._first[1]:  # the first look, or that of the next run
+            self._first = now, done
+        spent, steps = now - self._first[0], done - self._first[1]
+        ended = done >= total or bool(getattr(found, "finished", False))
+        left = spent / steps * max(total - done, 0) if steps > 0 and not ended else None
+        what = ": ".join(part for part in (title, found.what) if part)
+        return Stand(what, done, total, _loss(found), spent, left, ended)
+
+
 class ProgressBar:
     """A callback that shows how far a run is: a bar with step, loss and time left.
 
@@ -71,7 +92,7 @@ class ProgressBar:
     def __init__(self, *, title: str = "", always: bool = False, picture: bool = True):
         self._title, self._always, self._picture = title, always, picture
         self._screen: Any = None
-        self._first: tuple[float, int] | None = None
+        self._pace = Pace()
 
     def __call__(self, found: Any) -> None:
         """Show the result so far; it is not kept.
@@ -81,16 +102,9 @@ class ProgressBar:
         """
         if isinstance(getattr(found, "losses", None), Tracer):
             return  # a program is being traced, not run
-        now, done, total = time.monotonic(), int(found.done), int(found.total)
-        if self._first is None or done < self._first[1]:
-            self._first = now, done
         if self._screen is None:
             self._screen = screen(always=self._always)
-        spent, steps = now - self._first[0], done - self._first[1]
-        ended = done >= total or bool(getattr(found, "finished", False))
-        left = spent / steps * max(total - done, 0) if steps > 0 and not ended else None
-        what = f"{self._title}: {found.what}" if self._title else found.what
-        self._screen.show(Stand(what, done, total, _loss(found), spent, left, ended), found if self._picture else None)
+        self._screen.show(self._pace.stand(found, self._title), found if self._picture else None)
 
     def __enter__(self) -> "ProgressBar":
         return self
@@ -98,14 +112,14 @@ class ProgressBar:
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
         if self._screen is not None:
             self._screen.close()
-        self._screen = self._first = None
+        self._screen, self._pace = None, Pace()
 
 
 def _loss(found: Any) -> float | None:
     losses = concrete(getattr(found, "losses", None))
     if losses is None or not losses.size or losses.dtype.kind != "f":
         return None
-    return float(losses[-1].sum())
+    return float(losses[-1] if losses.ndim == 1 else losses[-_BATCHES:].sum(-1).mean())
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def plot(
 
     Kokhlikyan et al. 2020, Captum: A Unified and Generic Model Interpretability Library for PyTorch (its names).
     """
-    _check(method, sign, scale, outlier_perc, alpha_overlay, columns, path)
+    _check(kind, method, sign, scale, outlier_perc, alpha_overlay, columns, path)
     check_count("dpi", dpi)
     from jaxviz.show import _axes, _figure
 
@@ -99,6 +99,8 @@ def plot(
     else:
         entries = entries_of(what, kind or (None if images is None else "maps"))
         style = _axes.Style(method, sign, scale, outlier_perc, cmap, alpha_overlay, show_colorbar)
+        if not entries:
+            raise ValueError("plot: expected at least one image or map, got none")
         under = _under(images, entries, method)
         grid = _axes.Grid(entries, under, shows_images=show_images, columns=columns, titles=titles)
         figure = _axes.drawn(grid, style, title, fig_size)
@@ -107,8 +109,11 @@ def plot(
     return figure
 
 
-def _check(method: Any, sign: Any, scale: Any, outlier_perc: Any, alpha_overlay: Any, columns: Any, path: Any) -> None:
+def _check(
+    kind: Any, method: Any, sign: Any, scale: Any, outlier_perc: Any, alpha_overlay: Any, columns: Any, path: Any
+) -> None:
     known = {"method": (method, get_args(Method)), "sign": (sign, (None, *SIGNS)), "scale": (scale, get_args(Scale))}
+    known["kind"] = kind, (None, *get_args(Kind))
     for name, (value, values) in known.items():
         if value not in values:
             raise ValueError(f"{name}: expected {', '.join(map(repr, values[:-1]))} or {values[-1]!r}, got {value!r}")
