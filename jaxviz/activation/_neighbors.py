@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxviz.show._shown import shown
+from jaxviz.show._shown import Table, shown
 
 Metric = Literal["cosine", "l2"]
 MARGIN = 16  # candidates beyond k: enough for most that rounding could reorder
@@ -22,7 +22,7 @@ _SHOWN = 8  # queries, and neighbors of each, in a notebook
 MANY = 1e30  # a length that float32 represents, like its inverse
 
 
-def _nearest(found: "Neighbors") -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+def _nearest(found: "Neighbors") -> Table:
     """Return a table of the first rows: each query's neighbors, with their distances."""
     shown = min(_SHOWN, found.indices.shape[1])
     cells = lambda i: (f"{found.indices[i, j]} ({found.distances[i, j]:.3g})" for j in range(shown))

@@ -59,7 +59,7 @@ class Summable(HoldsFunctions):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.__repr__ in (object.__repr__, brief_fields):
-            cls.__repr__ = brief_fields  # before a dataclass would write out the values of arrays
+            cls.__repr__ = brief_fields  # type: ignore[assignment]  # or a dataclass writes out the values of arrays
 
     __array_ufunc__ = None  # so that NumPy scalars defer to our multiplication
 

@@ -217,7 +217,7 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 def _enlarged(share: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
-    scaled = Image.fromarray(share.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR)
+    scaled = Image.fromarray(share.astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.asarray(scaled if share.shape != size else share, np.float64)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -21,7 +22,7 @@ def concrete(x: Any) -> np.ndarray | None:
         return None
     if isinstance(x, jax.Array) and (x.is_deleted() or not x.is_fully_addressable):
         return None
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):  # random keys
+    if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # random keys
         return None
     values = np.asarray(x)
     low = values.dtype.kind not in "biufcUSO"  # bfloat16 and its like

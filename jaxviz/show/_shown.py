@@ -1,7 +1,7 @@
 """Types of results that show themselves: a line of text anywhere, a picture in a notebook."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from jaxviz.show import _pictures as pictures
@@ -9,7 +9,7 @@ from jaxviz.show._brief import brief, concrete
 
 Type = TypeVar("Type", bound=type)
 Kind = Literal["images", "maps", "lines", "points"]
-Table = tuple[tuple[str, ...], list[tuple[object, ...]]]
+Table = tuple[Sequence[str], Sequence[Sequence[object]]]
 
 # What a tree with the structure of a result and other things in it may raise: its text still says what it is.
 _OTHER = (ValueError, TypeError, OSError, IndexError, KeyError, AttributeError)

@@ -133,7 +133,7 @@ def test_errors():
     message = r"^progress: expected True, False, or a function that takes the result so far, got 'yes'$"
     with pytest.raises(ValueError, match=message):
         ascend(progress="yes")
-    with pytest.raises(ValueError, match="^callback: expected a function"):
+    with pytest.raises(ValueError, match=r"^callback: expected a function"):
         ascend(progress=True, callback="print")
 
 

@@ -49,9 +49,8 @@ def test_scales():
 
 def test_signs():
     shown = lambda **options: jaxviz.plot(MAPS, **options).axes[0].images[0]
-    drawn = {
-        sign: np.asarray(shown(sign=sign).get_array()) for sign in ("all", "positive", "negative", "absolute_value")
-    }
+    signs = ("all", "positive", "negative", "absolute_value")
+    drawn = {sign: np.asarray(shown(sign=sign).get_array()) for sign in signs}
     np.testing.assert_allclose(drawn["all"], MAPS[0])
     np.testing.assert_allclose(drawn["positive"], np.maximum(MAPS[0], 0))
     np.testing.assert_allclose(drawn["negative"], np.maximum(-MAPS[0], 0))
