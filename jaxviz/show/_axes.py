@@ -177,9 +177,8 @@ def _bar(figure: Figure, mappable: ScalarMappable, beside: list[Any], style: Sty
         raise ValueError(f"show_colorbar: expected False for method {style.method!r}, whose colors are the image's")
     ends = {"all": "both"}.get(mappable.norm.sign, "max") if style.outlier_perc else "neither"  # type: ignore
     shrink = {"each": 0.8, "row": 0.9, "shared": 0.9}[style.scale]
-    bar = figure.colorbar(mappable, ax=beside, extend=ends, shrink=shrink, pad=0.01, aspect=20)
+    bar = figure.colorbar(mappable, ax=beside, extend=ends, shrink=shrink, pad=0.01, aspect=20, format="%.3g")
     bar.ax.tick_params(labelsize=7)
-    bar.formatter.set_powerlimits((-3, 4))  # type: ignore[attr-defined]
 
 
 # Pictures

@@ -39,7 +39,8 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:
-    times = max(1, _SMALL // max(image.shape[:2]))
+    short, long = sorted(image.shape[:2])
+    times = max(1, _SMALL // long, min(_SMALL // short, _LONGEST // 2 // long))  # a thin one is not a line
     return image.repeat(times, axis=0).repeat(times, axis=1)
 
 
@@ -89,4 +90,4 @@ def sparkline(values: np.ndarray, *, width: int = 160, height: int = 32) -> str:
     y = height - 1 - (values[places] - low) / (high - low or 1) * (height - 2)
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
     line = f'<polyline fill="none" stroke="currentColor" points="{points}"/>'
-    return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}">{line}</svg>'
+    return f'<svg style="display: block" width="{width}" height="{height}" viewBox="0 0 {width} {height}">{line}</svg>'
