@@ -89,7 +89,7 @@ def drawn(grid: Grid, style: Style, title: str | None, size: tuple[float, float]
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
     if title:
         figure.suptitle(title)
-    places = figure.add_gridspec(len(grid.lines), grid.columns)
+    places = figure.add_gridspec(len(grid.lines), grid.columns, height_ratios=_heights(grid))
     norms = _norms(grid, style)
     bars: dict[int, tuple[ScalarMappable, list[Any]]] = {}
     number, labeled = 0, set()
@@ -111,13 +111,18 @@ def drawn(grid: Grid, style: Style, title: str | None, size: tuple[float, float]
 
 
 def _size(grid: Grid, style: Style, title: str | None) -> tuple[float, float]:
-    """Return a size by the number of lines and columns, and the mean shape of what is in them."""
-    aspect = float(np.mean([panel.values.shape[0] / panel.values.shape[1] for panel in grid.panels]))
+    """Return a size by the number of columns, and the shapes of what is in the lines."""
     bars = style.shows_bar * (0.5 * grid.columns if style.scale == "each" else 0.8)
     names = 0.3 * any(grid.labels)
     headed = 0.3 * bool(title) + 0.25 * bool(grid.titles or (grid.flows and any(grid.labels)))
-    height = _SIDE * min(max(aspect, 0.2), 5) * len(grid.lines)
+    height = _SIDE * sum(_heights(grid))
     return _SIDE * grid.columns + bars + names, max(height + headed, 1.0)
+
+
+def _heights(grid: Grid) -> list[float]:
+    """Return the heights of lines, with the width of a column as 1."""
+    shape = lambda panel: (panel.values if panel.below is None else panel.below).shape
+    return [min(max(max(shape(x)[0] / shape(x)[1] for x in line), 0.2), 5.0) for line in grid.lines]
 
 
 def _label(axes: Any, grid: Grid, panel: Panel, number: int, column: int, *, first: bool) -> None:
