@@ -58,14 +58,14 @@ def _as_array(what: Any) -> np.ndarray:
 
 def _told(array: np.ndarray) -> Kind:
     """Return whether an array holds images or maps, or raise ValueError."""
-    if array.ndim == 3:
+    if array.ndim == 3 or not np.isfinite(array).all():  # which is refused as such
         return "maps"
     if array.dtype == np.uint8:
         return "images"
     low, high = float(array.min()), float(array.max())
     if low >= 0 and _DARK <= high <= 1:
         return "images"
-    if np.isfinite(high) and (low < -_NEAR or high > 1 + _NEAR or (low < 0 and high < _NEAR)):
+    if low < -_NEAR or high > 1 + _NEAR or (low < 0 and high < _NEAR):
         return "maps"
     raise ValueError(
         f"plot: expected images in [0, 1] or maps, got an array {array.shape} from {low:.3g} to {high:.3g}, which may "

@@ -69,8 +69,10 @@ class Terminal(Screen):
             self.close()
 
     def close(self) -> None:
-        self._bar.stop()
-        self._task = None
+        if self._task is not None:
+            self._bar.stop()
+            self._bar.remove_task(self._task)  # or the next run would draw this one's bar again
+            self._task = None
 
 
 class Lines(Screen):

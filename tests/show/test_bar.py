@@ -38,12 +38,12 @@ jaxviz.ascend(brightness, None, jax.random.key(0), size=8, steps=16, every=4, pr
 """
 
 
-def in_a_terminal(*args):
+def in_a_terminal(*args, script=SCRIPT):
     """Return what a script writes to a terminal, standard output and error together."""
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *args], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+        [sys.executable, "-c", script, *args], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
     )
     os.close(theirs)
     written, ends = b"", time.monotonic() + 120
@@ -74,6 +74,17 @@ def test_a_bar_in_a_terminal():
     assert lines[-1][-1] == "in all"
     assert "in between" in bare
     assert written.count("\x1b[?25l") == written.count("\x1b[?25h")  # the cursor is shown again
+
+
+def test_one_bar_for_several_runs():
+    """Each is drawn once, below what came before."""
+    script = SCRIPT.replace("jaxviz.ascend", "bar = jaxviz.ProgressBar()\nfor steps in (4, 5):\n    jaxviz.ascend")
+    written, status = in_a_terminal(script=script.replace("steps=16", "steps=steps").replace("=True", "=bar"))
+    assert status == 0
+    bare = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+    last = bare[bare.index("5/5") - 80 :]
+    assert "4/4" in bare
+    assert "4/4" not in last
 
 
 def test_a_run_that_fails_leaves_the_terminal_in_order():

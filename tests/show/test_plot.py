@@ -145,7 +145,7 @@ assert plt.get_fignums() == [] and plt.get_backend() == before
         (MAPS[0], {}, r"got shape \(8, 12\); one image or map"),
         (np.full((1, 8, 8, 3), 1e-3), {}, "which may be either: say kind='images' or kind='maps'"),
         (IMAGES * 1.05, {}, "which may be either"),
-        (np.where(IMAGES > 0.5, np.nan, IMAGES), {}, "which may be either"),
+        (np.where(IMAGES > 0.9, np.nan, IMAGES), {}, "got NaN or infinite values in number 0"),
         (np.where(MAPS > 0.5, np.nan, MAPS), {}, "expected finite maps, got NaN or infinite values in number 0"),
         (IMAGES * 4, {"kind": "images"}, "kind='maps' draws it as a map"),
         ("maps.npz", {}, "expected a result, images .*, got str"),
