@@ -97,6 +97,7 @@ def test_text_is_escaped(name):
     assert tags <= {"div", "img", "svg", "polyline", "table", "tr", "th", "td"}
 
 
+@pytest.mark.usefixtures("users_view")  # a tree of anything is no `Features` by its annotations
 @all_of_them
 def test_they_stay_what_they_are(name):
     found = RESULTS[name]
@@ -154,7 +155,7 @@ def test_a_patch_whose_image_is_gone_is_white(folder, tmp_path):
 
 
 def test_scores_and_networks_are_lines():
-    target = jaxviz.match_features(net, EYE, IMAGES[:1], ["relu_0"])
+    target = jaxviz.match_features(net, EYE, jnp.asarray(IMAGES[:1]), ["relu_0"])
     found = 2 * target + LOGIT
     for thing in (target, found, jaxviz.direction(net, "relu_0", jnp.ones(3)), CHANNEL):
         assert "\n" not in repr(thing)
