@@ -9,12 +9,19 @@ stage, and `found.done` of `found.total` steps or images are done. If the callba
 result so far. `every`, a whole number of at least 1, is the number of steps, or batches of a data set, between
 callbacks; there is one at the end, too.
 
+`progress=True` shows a bar with step, loss and time left, in a notebook with the growing picture; results show
+themselves, and `plot` makes figures of them. What takes long otherwise (fetching weights, compiling) and which images
+are skipped is told to `logging.getLogger("jaxviz")`.
+
 Results computed from arrays by programs that compose under `jit` are `jax.Array`s; results gathered on the host from
 data sets and files, or computed there from features (`pca`, `pca_colors`, `tsne`, `umap`, `neighbors`, `grid_layout`),
 are NumPy arrays.
 """
 
+import logging
 import typing
+
+logging.getLogger("jaxviz").addHandler(logging.NullHandler())
 
 if typing.TYPE_CHECKING:
     from jaxviz._public import *  # noqa: F403

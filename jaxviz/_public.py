@@ -87,6 +87,8 @@ from jaxviz.scores import neuron as neuron
 from jaxviz.scores import probability as probability
 from jaxviz.scores import resemblance as resemblance
 from jaxviz.scores import score as score
+from jaxviz.show import ProgressBar as ProgressBar
+from jaxviz.show import plot as plot
 from jaxviz.synthesis import Basis as Basis
 from jaxviz.synthesis import DivergedError as DivergedError
 from jaxviz.synthesis import Fooled as Fooled

@@ -218,7 +218,7 @@ def test_the_version_is_the_packages():
 
 
 ORDER = (
-    "_types _progress _files _own_folders image _options program fast models data scores activation attribution "
+    "_types _progress _files _own_folders image _options show program fast models data scores activation attribution "
     "synthesis _public jaxviz report cli __main__"
 ).split()
 

@@ -270,6 +270,10 @@ CALLS = {
         jaxviz.overlay(x[0], x[0, ..., 0]),
         jaxviz.montage(x),
     ),
+    "plot": lambda p, x: [
+        jaxviz.plot({"a": x - 0.5}, images=x, kind="maps", method=method, sign="positive").axes and None
+        for method in ("heat_map", "blended_heat_map", "masked_image")
+    ],
     "muon": lambda p, x: jaxviz.muon(0.1).update(p, jaxviz.muon(0.1).init(p), p),
     "accelerate hoist draw": lambda p, x: (
         jaxviz.accelerate(net)(p, x),

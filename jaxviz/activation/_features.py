@@ -31,10 +31,12 @@ from jaxviz.program._once import once
 from jaxviz.program._outputs import arranged_shapes, read_arranged
 from jaxviz.program._returned import Layer, layer_or_output
 from jaxviz.program._tokens import Tokens, checked_tokens
+from jaxviz.show._bar import Watcher, followed
 
 Pool = Literal["mean", "max"]
 
 
+@followed
 def features(
     net: Net,
     params: Any,
@@ -49,6 +51,7 @@ def features(
     store: str | os.PathLike[str] | None = None,
     every: int = 1,
     callback: Callable[[Features], Any] | None = None,
+    progress: Watcher = False,
 ) -> Features:
     """Compute the features of all images of a source at one layer.
 
@@ -93,6 +96,7 @@ def features(
         every: the number of batches between callbacks. Each collects all rows so far: with a million images, use 100.
         callback: called as `callback(features)` with the rows so far, and at the end; if it returns true, the run ends.
             Its `done` and `total` count images.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
 
     Returns:
         `values`, `(n, f)` or `(n, h, w, c)` of float32, a row for each readable image; `ids`, their names; and

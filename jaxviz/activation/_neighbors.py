@@ -10,15 +10,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxviz.show._shown import Table, shown
+
 Metric = Literal["cosine", "l2"]
 MARGIN = 16  # candidates beyond k: enough for most that rounding could reorder
 QUERIES = 1024  # at once
 ORIGIN = 1024  # rows whose mean is subtracted from all, as what they have in common
 TINY, LARGE = 1e-35, 1e37  # squares beyond which float32 may under- or overflow
 SHORT, LONG = 1e-150, 1e150  # lengths whose squares float64 represents accurately
+_SHOWN = 8  # queries, and neighbors of each, in a notebook
 MANY = 1e30  # a length that float32 represents, like its inverse
 
 
+def _nearest(found: "Neighbors") -> Table:
+    """Return a table of the first rows: each query's neighbors, with their distances."""
+    shown = min(_SHOWN, found.indices.shape[1])
+    cells = lambda i: (f"{found.indices[i, j]} ({found.distances[i, j]:.3g})" for j in range(shown))
+    rows = [(i, *cells(i)) for i in range(min(_SHOWN, len(found.indices)))]
+    return ("query", *(f"{j + 1}. (distance)" for j in range(shown))), rows
+
+
+@shown(table=_nearest)
 class Neighbors(NamedTuple):
     """The rows nearest to each query, nearest first.
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from jaxviz._options import check_watch
 from jaxviz._progress import Progress
 from jaxviz._types import Images, Net
+from jaxviz.activation._crops import Crops, crops_of, crops_of_layers, table_of, table_of_layers
 from jaxviz.data._batches import batches, check_readable, read_as, sized
 from jaxviz.data._multihost import agreed, rounds, share
 from jaxviz.data._sharding import over_devices, whole_shares
@@ -25,6 +26,8 @@ from jaxviz.program._once import once
 from jaxviz.program._outputs import arranged_shapes, read_arranged
 from jaxviz.program._receptive_field import unit_edges
 from jaxviz.program._tokens import Tokens, checked_tokens
+from jaxviz.show._bar import Watcher, followed
+from jaxviz.show._shown import shown
 
 _Best = tuple[Float[Array, "c k"], Int[Array, "c k"], Int[Array, "c k"]]
 """Values, ranks of the images in the order of their names, and units, counted through the map."""
@@ -34,8 +37,19 @@ _NONE = np.iinfo(np.int32).max
 """The rank of no image."""
 
 
-class Patches(NamedTuple):
+class _Patches(NamedTuple):
+    values: Float[np.ndarray, "c k"]
+    ids: list[list[str]]
+    indices: Int[np.ndarray, "c k"]
+    positions: Int[np.ndarray, "c k 2"]
+    boxes: Int[np.ndarray, "c k 4"]
+
+
+@shown("images", crops_of, table=table_of)
+class Patches(_Patches):
     """The patches to which each channel of a layer responds most, strongest first; at most one per image.
+
+    A notebook shows those of some channels, read again from the source; `plot` draws them.
 
     Attributes:
         values: `(c, k)`, the layer's values there.
@@ -44,13 +58,15 @@ class Patches(NamedTuple):
         positions: `(c, k, 2)`, row and column in the layer's map; 0 for a layer without positions.
         boxes: `(c, k, 4)`, top, left, bottom and right of the unit's spatial receptive field (see `receptive_field`),
             in pixels of the network's input; exact at the image's borders, too.
+        crops: `crops(id, box)` returns that part of an image, `(h, w, c)` in [0, 1]; None of patches that were copied,
+            saved or changed.
     """
 
-    values: Float[np.ndarray, "c k"]
-    ids: list[list[str]]
-    indices: Int[np.ndarray, "c k"]
-    positions: Int[np.ndarray, "c k 2"]
-    boxes: Int[np.ndarray, "c k 4"]
+    crops: Callable[[str, Any], np.ndarray] | None = None
+
+    def __getstate__(self) -> None:  # type: ignore[override]
+        """Leave the source, which may be anything, out of what is pickled or copied."""
+        return None
 
 
 class _TopPatches(NamedTuple):
@@ -61,6 +77,7 @@ class _TopPatches(NamedTuple):
     """`best` for each layer, `seen`, `skipped`, and `ids` in reading order, with the unread ones at the end."""
 
 
+@shown("images", crops_of_layers, table=table_of_layers)
 class TopPatches(Progress, _TopPatches):
     """The patches to which the channels of some layers respond most, so far or at the end of the pass.
 
@@ -72,6 +89,7 @@ class TopPatches(Progress, _TopPatches):
     """
 
 
+@followed
 def top_patches(
     net: Net,
     params: Any,
@@ -85,6 +103,7 @@ def top_patches(
     resume: dict[str, Any] | None = None,
     every: int = 1,
     callback: Callable[[TopPatches], Any] | None = None,
+    progress: Watcher = False,
 ) -> TopPatches:
     """Find the k images, and the position in each, to which every channel of a layer responds most.
 
@@ -113,6 +132,7 @@ def top_patches(
         every: the number of batches between callbacks.
         callback: called as `callback(patches)` with the patches so far, and at the end; if it returns true, the run
             ends. Its `done` and `total` count images.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
 
     Returns:
         `layers`, the patches for each layer's name; `skipped`, the images that could not be read, with the reason;
@@ -167,7 +187,7 @@ def top_patches(
     def found() -> TopPatches:
         kept = {name: reading.numbered(each) for name, each in best.items()}
         whole = state | {"best": kept, "ids": reading.source.ids, "marks": marks[: state["seen"]]}
-        return _found(whole, places, reading.rows)
+        return _found(whole, places, Crops(opened, reading.rows, **read_at))
 
     for number, some in enumerate(rounds(computed(), -(-len(wanted) // batch_size)), 1):
         for new in some:
@@ -307,11 +327,12 @@ def _merge(best: _Best, new: tuple[Float[Array, "b c"], Int[Array, "b c"]], rank
     return -values[:, :k], ranks[:, :k], units[:, :k]
 
 
-def _found(state: dict[str, Any], places: _Places, rows: dict[str, int]) -> TopPatches:
+def _found(state: dict[str, Any], places: _Places, crops: Crops) -> TopPatches:
     patches = {}
     for layer, (values, numbers, units) in state["best"].items():
         names = [[state["ids"][i] if i >= 0 else "" for i in row] for row in numbers.tolist()]
-        indices = np.array([[rows.get(name, -1) for name in row] for row in names])
+        indices = np.array([[crops.rows.get(name, -1) for name in row] for row in names])
         patches[layer] = Patches(values, names, indices, *places.of(layer, units))
+        patches[layer].crops = crops
     found = TopPatches(patches, state["skipped"], state["seen"], state)
     return found.told("top_patches", state["seen"], len(state["ids"]))

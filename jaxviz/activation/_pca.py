@@ -7,8 +7,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jaxviz.activation._neighbors import check_numbers, scaled_to_1
+from jaxviz.show._shown import shown
 
 
+@shown("points", lambda found: found.points)
 class PCA(NamedTuple):
     """Principal components: `points @ axes + mean` is the best approximation of the data in that many dimensions.
 

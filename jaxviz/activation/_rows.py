@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxviz._progress import Progress
+from jaxviz.show._shown import Table, shown
+
+_SHOWN, _NAMED = 64, 5  # rows, and names, in a notebook
 
 
 class Rows(NamedTuple):
@@ -28,6 +31,20 @@ class _ThreeParts(NamedTuple):
     skipped: dict[str, str]
 
 
+def _first(found: "Features") -> dict[str, Any]:
+    """Return the first rows as one map, or the first maps, each as its mean over channels."""
+    some = np.asarray(found.values[:_SHOWN])
+    return {"": some[None] if some.ndim == 2 else some.reshape(*some.shape[:3], -1).mean(-1)}
+
+
+def _listed(found: "Features") -> Table:
+    labels = found.labels or [None] * len(found.ids)
+    rows = [(name, "" if label is None else label) for name, label in zip(found.ids, labels, strict=True)][:_NAMED]
+    skipped = [(name, f"skipped: {why}") for name, why in found.skipped.items()][:_NAMED]
+    return ("image", "label"), [*rows, *skipped]
+
+
+@shown("maps", _first, table=_listed)
 class Features(Progress, _ThreeParts):
     """A row for each image that could be read; unpacks as `values, ids, skipped`.
 

@@ -1,17 +1,42 @@
 """t-SNE: an embedding in the plane that keeps neighbors together."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from jaxviz._progress import Progress
 from jaxviz._types import Key
 from jaxviz.activation._pca import reduced, rows_of
+from jaxviz.show._bar import Watcher, watching
+from jaxviz.show._shown import shown
 
 
-def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int = 1000) -> Float[np.ndarray, "n 2"]:
+class _Placed(NamedTuple):
+    points: Float[np.ndarray, "n 2"]
+    losses: Float[np.ndarray, " looks"]
+
+
+@shown("points", lambda found: found.points)
+class Placed(Progress, _Placed):
+    """The points so far, with the divergences that were seen on the way."""
+
+
+_EVERY = 25  # steps between two looks
+_FIRST = 250  # steps with exaggerated affinities
+
+
+def tsne(
+    x: ArrayLike,
+    key: Key,
+    *,
+    perplexity: float | int = 30.0,
+    steps: int = 1000,
+    progress: Watcher = False,
+) -> Float[np.ndarray, "n 2"]:
     """Embed data in the plane so that neighbors stay neighbors: openTSNE's t-SNE with exact neighbors.
 
     More than 50 features are first reduced to 50 principal components, as in the paper; the embedding is initialized
@@ -22,6 +47,8 @@ def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int =
         key: the random key.
         perplexity: roughly the number of neighbors considered; above 0, and at most a third of the others, (n - 1) / 3.
         steps: steps of gradient descent, 250 or more.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called every 25 steps with
+            the `points` so far and the `losses` at each call. If it returns true, they are the result.
 
     Returns:
         The embedding, `(n, 2)`.
@@ -45,7 +72,7 @@ def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int =
         raise ValueError(
             f"perplexity: expected above 0 and at most {most:.1f}, (n - 1) / 3 for {len(rows)} rows, got {perplexity}"
         )
-    if steps < 250:
+    if steps < _FIRST:
         raise ValueError(f"steps: expected at least 250, which exaggerate affinities, got {steps}")
     rows = reduced(rows)
     alike = rows.shape[1] == 1 or np.ptp(rows, axis=0).max() == 0  # fewer than two components
@@ -54,5 +81,20 @@ def tsne(x: ArrayLike, key: Key, *, perplexity: float | int = 30.0, steps: int =
     options: Any = {"initialization": "random" if alike else "pca", "neighbors": "exact", "n_jobs": threads}
     options["perplexity"] = float(perplexity)
     seed = int(jax.random.bits(key, dtype="uint32"))
-    made = TSNE(n_iter=steps - 250, random_state=seed, **options).fit(rows)
-    return np.asarray(made)
+    with watching(progress, None) as watch:
+        if watch is not None:
+            options |= {"callbacks": _look(watch, steps), "callbacks_every_iters": _EVERY}
+        return np.asarray(TSNE(n_iter=steps - _FIRST, random_state=seed, **options).fit(rows))
+
+
+def _look(watch: Callable[[Any], Any], steps: int) -> Callable[[int, float, np.ndarray], bool]:
+    """Return what openTSNE calls: it counts the steps of its two stages each from the start."""
+    losses: list[float] = []
+
+    def look(step: int, loss: float, points: np.ndarray) -> bool:
+        losses.append(float(loss))
+        second = len(losses) > _FIRST // _EVERY
+        placed = Placed(np.array(points), np.array(losses))
+        return bool(watch(placed.told("tsne", step + _FIRST * second, steps)))
+
+    return look

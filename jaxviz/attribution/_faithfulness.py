@@ -14,8 +14,10 @@ from jaxviz.image._arrays import IMAGENET_MEAN, per_color
 from jaxviz.image._checks import check_finite, check_images, check_not_negative
 from jaxviz.scores._algebra import one_per_image
 from jaxviz.scores._calls import fixed
+from jaxviz.show._shown import shown
 
 
+@shown("lines", lambda found: found.values)
 class Curve(NamedTuple):
     """What `deletion` and `insertion` return.
 

@@ -23,11 +23,13 @@ from jaxviz.attribution._batching import (
 )
 from jaxviz.fast._swap import accelerate
 from jaxviz.scores._calls import fixed
+from jaxviz.show._shown import shown
 
 WIDE = 0.05
 """The gap above which integrated gradients warn: the paper counts an integral as approximated within 5% (section 5)."""
 
 
+@shown("maps", lambda found: found.maps)
 class IntegratedGradients(NamedTuple):
     """What `integrated_gradients` returns.
 

@@ -30,8 +30,10 @@ from jaxviz.program._differentiable import check_reaches
 from jaxviz.program._names import is_layer, way_out
 from jaxviz.program._run import evaluate
 from jaxviz.program._trace import KINDS, Program, Value, loop_bodies, trace
+from jaxviz.show._shown import shown
 
 
+@shown("maps", lambda found: found.maps)
 class Relevance(NamedTuple):
     """What `lrp` returns.
 

@@ -52,10 +52,10 @@ def _computed(options: Stored, model: Model, pool: str = "mean") -> tuple[jaxviz
     check_layers(options, model, "layer")
     net, params = model.network
     opened = open_source(options.source)
-    with interrupts() as interrupted:
+    with interrupts() as interrupted, jaxviz.ProgressBar(always=True) as bar:
 
         def watch(found: jaxviz.Features) -> bool:
-            print(f"{found.done} of {found.total} images", flush=True)
+            bar(found)
             return interrupted()
 
         how: dict[str, Any] = {"pool": None if pool == "none" else pool, "batch_size": options.batch_size}

@@ -50,8 +50,8 @@ def _found(options: Patches, model: Model, source: Source) -> jaxviz.TopPatches:
     settings = json.dumps(settings_of(options, params=digest_of(params), size=model.size), sort_keys=True)
     how: dict[str, Any] = {"layer": options.layer, "k": options.k, "size": model.size}
     how["batch_size"] = options.batch_size
-    with interrupts() as interrupted, listed_below():
-        how["callback"] = _follow(kept, settings, len(source.ids), interrupted)
+    with interrupts() as interrupted, listed_below(), jaxviz.ProgressBar(always=True) as bar:
+        how["callback"] = _follow(kept, settings, len(source.ids), interrupted, bar)
         try:
             return jaxviz.top_patches(net, params, source, resume=_read_state(kept, settings), **how)
         except OtherRunError as error:
@@ -60,7 +60,7 @@ def _found(options: Patches, model: Model, source: Source) -> jaxviz.TopPatches:
 
 
 def _follow(
-    kept: Path, settings: str, total: int, interrupted: Callable[[], bool]
+    kept: Path, settings: str, total: int, interrupted: Callable[[], bool], bar: jaxviz.ProgressBar
 ) -> Callable[[jaxviz.TopPatches], bool]:
     """Return what tells how far a run is, saves it, and ends it when it is interrupted."""
     due = 0.0
@@ -71,7 +71,7 @@ def _follow(
         if stop or now >= due or found.seen == total:
             _write_state(kept, found.state, settings)
             due = time.perf_counter() + 20 * (time.perf_counter() - now)  # names of millions of images take a while
-        print(f"{found.seen} of {total} images", flush=True)
+        bar(found)
         return stop
 
     return watch

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import signal
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 
 import jaxviz
-from jaxviz._files import alone_at, plain, write_atomically
+from jaxviz._files import alone_at, write_atomically
 from jaxviz.cli._files import digest
 from jaxviz.cli._options import Run, Steps, Verb
 from jaxviz.data._folder import check_writable
@@ -177,20 +176,13 @@ class _Follow:
     every: int
     snapshots: bool
     fresh: bool  # it does not resume what is saved
-    unit: str
     interrupted: Callable[[], bool]
-    tell: Callable[[str], None]
-    start: float = dataclasses.field(default_factory=time.perf_counter)
+    tell: Callable[[Any], None]
     saved: int = 0
-    first: int | None = None
 
     def __call__(self, found: Synthesis | Sheet) -> bool:
         taken, stop = len(found.losses), self.interrupted()
-        self.first = taken if self.first is None else self.first
-        pace = (time.perf_counter() - self.start) / max(taken - self.first, 1)
-        loss = f", loss {float(found.losses[-1]):.4g}" if taken else ""
-        at = f"{found.what}: {self.unit} {taken} of {found.total}{loss}"
-        self.tell(at + (f", {pace:.2f} s each" if taken > self.first else ""))
+        self.tell(found)
         if stop or found.finished or taken - self.saved >= self.every:
             if self.fresh:  # the numbers of another run would vouch for this picture
                 Path(f"{self.at}.npz").unlink(missing_ok=True)
@@ -218,7 +210,7 @@ def save_as_it_comes(
         if kept is not None and kept.settings == told and kept.finished and Path(f"{at}.png").exists():
             return f"{at}.png: done before"
         state = _to_resume(at, told) if options.resume else None
-        found, interrupted = _followed(run, at, told, state, every=every, snapshots=snapshots, unit=unit)
+        found, interrupted = _followed(run, at, told, state, every=every, snapshots=snapshots)
     if not found.finished:
         stop(
             f"Stopped after {unit} {len(found.losses)}: {at}.png. The same command with --resume continues from there."
@@ -237,15 +229,11 @@ def _followed(
     *,
     every: int,
     snapshots: bool,
-    unit: str,
 ) -> tuple[Synthesis | Sheet, bool]:
     """Return what a run has found, and whether it was interrupted."""
-    from rich.console import Console
-
     looks = next(count for count in range(min(8, every), 0, -1) if every % count == 0)
-    with interrupts() as interrupted, Console(stderr=True).status("Starting") as status:
-        tell = lambda line: status.update(plain(f"{at.name}: {line} …"))
-        follow = _Follow(at, settings, every, snapshots, state is None, unit, interrupted, tell)
+    with interrupts() as interrupted, jaxviz.ProgressBar(title=at.name) as bar:
+        follow = _Follow(at, settings, every, snapshots, state is None, interrupted, bar)
         try:
             found = run(every=looks, resume=state, callback=follow)
         except DivergedError as error:

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,20 +80,13 @@ def _follow(
     every: int,
 ) -> jaxviz.StyleTraining:
     """Tell how far a training is, save its net, its losses and samples, and end it when interrupted."""
-    from rich.console import Console
-
-    with interrupts() as interrupted, Console(stderr=True).status("Starting") as status:
-        begun, first, drawn = time.perf_counter(), -1, -1
+    with interrupts() as interrupted, jaxviz.ProgressBar(title=out.name) as bar:
+        drawn = -1
 
         def look(found: jaxviz.StyleTraining) -> bool:
-            nonlocal begun, first, drawn
-            done = len(found.losses)
-            if first < 0:  # from here on nothing is compiled
-                begun, first = time.perf_counter(), done
-            spent = time.perf_counter() - begun
-            pace = f", {spent / (done - first):.2f} s each" if done > first else ""
-            status.update(f"step {done} of {found.total}, loss {_recent(found):.4g}{pace} …")
-            stop = interrupted()
+            nonlocal drawn
+            bar(found)
+            done, stop = len(found.losses), interrupted()
             if stop or found.finished or done % every == 0:  # here, where no other training writes to the folder
                 _draw(out, styles, photos, found)
                 drawn = done

@@ -1,5 +1,6 @@
 """The images of a source at one size, in batches of one shape, read ahead of their use."""
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,12 +10,14 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from jaxviz._files import printable
 from jaxviz.data._elements import CHANNELS, channels_last, check_not_normalized
 from jaxviz.data._source import Source
 from jaxviz.image._arrays import as_bytes
 from jaxviz.image._checks import ImageError, sides_of
 from jaxviz.image._files import read_pixels
 
+_LOG = logging.getLogger(__name__)
 _DEFAULT = 224
 _MANY = 0.1  # of the images of a source, skipped
 _LOOKED_AT = 16  # elements of a data set, for the size of its images
@@ -123,6 +126,7 @@ def batches(
         for i, (index, image, label) in enumerate(batch):
             if isinstance(image, str):
                 skipped[source.ids[index]] = image
+                _LOG.info("skipped %s: %s", printable(source.ids[index]), printable(image))
                 continue
             images[i], live[i] = image, True
             if label is not None:

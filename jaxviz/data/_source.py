@@ -12,10 +12,12 @@ import numpy as np
 from jaxviz.data._elements import as_array, has_image, image_key, is_tensor, mark_of, parts_of, pixels_of, told
 from jaxviz.data._folder import SUFFIXES, find_images
 from jaxviz.image._checks import ImageError
+from jaxviz.show._shown import shown
 
 _TFDS = re.compile(r"tfds:(?P<name>[^\[]+)\[(?P<split>.+)\]")
 
 
+@shown()
 class Source(NamedTuple):
     """Images in an order, each with its own name.
 

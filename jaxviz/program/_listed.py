@@ -1,6 +1,5 @@
 """What `layers` returns: names and shapes, which show themselves as a table."""
 
-import html
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
@@ -8,7 +7,9 @@ import jax
 from jaxviz.program._names import bias_additions, is_layer, of_kinds
 from jaxviz.program._reach import windows_seen
 from jaxviz.program._trace import KINDS, MOVES, POINTWISE, Program, Value
+from jaxviz.show._pictures import table
 
+_LONG = 60  # lines of what an interpreter echoes
 _HEAD = ("name", "kind", "shape", "sees")
 
 
@@ -31,15 +32,24 @@ class Layers(dict[str, jax.ShapeDtypeStruct]):
             raise KeyError(name)
         return self._others[name]
 
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
     def __repr__(self) -> str:
+        lines = self._lines()
+        left = len(lines) - _LONG
+        if left <= 0:
+            return "\n".join(lines)
+        more = f"… {left} more, all of which print(layers) shows …"
+        return "\n".join([*lines[: _LONG * 2 // 3], more, *lines[-_LONG // 3 :]])
+
+    def _lines(self) -> list[str]:
         rows = [_HEAD, *self.rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
     def _repr_html_(self) -> str:
-        line = lambda row, tag: "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in row) + "</tr>"
-        rows = [line(_HEAD, "th"), *(line(row, "td") for row in self.rows())]
-        return f"<table>{''.join(rows)}</table>"
+        return f'<div style="max-height: 30em; overflow: auto">{table(_HEAD, list(self.rows()))}</div>'
 
     def rows(self) -> Iterator[tuple[str, ...]]:
         """Yield what the table says of each layer."""

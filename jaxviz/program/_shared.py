@@ -7,7 +7,9 @@ of its program. The arrays that a network closes over are arguments of what is c
 
 import contextlib
 import functools
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,8 +20,18 @@ from jax.extend.core import jaxpr_as_fun
 
 from jaxviz.program._described import Described, describe
 
+_LOG = logging.getLogger(__name__)
 _KEPT = 64
 """How many compiled programs are kept that no network is left of."""
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Say that a program is compiled, and how long that took: all of the call, which does not wait for its results."""
+    _LOG.info("compiling %s", name)
+    start = time.perf_counter()
+    yield
+    _LOG.info("compiled %s in %.1f s", name, time.perf_counter() - start)
 
 
 class Shared:
@@ -29,6 +41,7 @@ class Shared:
         self.jitted = jax.jit(fn, **options)
         self._statics = _as_tuple(options.get("static_argnums", ())), _as_tuple(options.get("static_argnames", ()))
         self._ready: dict[Any, _Ready | None] = {}
+        self._name = getattr(fn, "__name__", "a program").strip("_")
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         leaves, signature = self._signature(args, options)
@@ -42,11 +55,12 @@ class Shared:
                 pass
         elif signature in self._ready:
             return self.jitted(*args, **options)
-        ready = self._ready[signature] = self._prepare(leaves, args, options)
-        if ready is None:
-            return self.jitted(*args, **options)
-        with ready.compiled.may_trace():
-            return ready(leaves)
+        with _told(self._name):
+            ready = self._ready[signature] = self._prepare(leaves, args, options)
+            if ready is None:
+                return self.jitted(*args, **options)
+            with ready.compiled.may_trace():
+                return ready(leaves)
 
     def _signature(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[list[Any], Any]:
         """Return the arrays among the arguments, and what finds a program again; None where another way is taken."""

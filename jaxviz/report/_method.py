@@ -11,6 +11,7 @@ import numpy as np
 
 import jaxviz
 from jaxviz.data._source import Source, open_source
+from jaxviz.show._bar import Pace
 
 Pictures = Iterator[tuple[Any, ...]]
 """File name without suffix, caption, and the picture, (h, w, 3) in [0, 1]; of a map of images also what is in it."""
@@ -36,7 +37,8 @@ class Tour(NamedTuple):
 
     def progress(self, steps: int) -> Callable[[Any], None]:
         """Return a callback that reports how far an optimization is."""
-        return lambda now: self.report(f"step {len(now.losses)} of {steps}, loss {now.losses[-1]:.4g} …")
+        pace = Pace()
+        return lambda now: self.report(f"{now.what}: {pace.stand(now).told()} …")
 
     def images(self, side: int) -> jax.Array:
         """Return the photograph as a batch of one, its shorter side resized to `side`."""

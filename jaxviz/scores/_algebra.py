@@ -26,6 +26,7 @@ from jaxviz.program._compiled import HoldsFunctions
 from jaxviz.program._outputs import Reading, read
 from jaxviz.program._returned import Layer
 from jaxviz.program._tokens import Tokens
+from jaxviz.show._brief import brief_fields
 
 Index = int | np.integer | np.ndarray | Array | Sequence[Any]
 
@@ -54,6 +55,11 @@ class Summable(HoldsFunctions):
         >>> print(score(None, jnp.full((1, 4, 4, 3), 0.5)))
         [-0.25]
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__repr__ in (object.__repr__, brief_fields):
+            cls.__repr__ = brief_fields  # type: ignore[assignment]  # or a dataclass writes out the values of arrays
 
     __array_ufunc__ = None  # so that NumPy scalars defer to our multiplication
 

@@ -18,6 +18,7 @@ from jaxviz.program._image_channels import Size, accepted, split_size
 from jaxviz.program._once import once
 from jaxviz.scores._algebra import lengths_of
 from jaxviz.scores._calls import as_data, check_score
+from jaxviz.show._bar import Watcher, followed
 from jaxviz.synthesis._adam import adam
 from jaxviz.synthesis._magnitudes import natural
 from jaxviz.synthesis._minimize import follow
@@ -29,6 +30,7 @@ from jaxviz.synthesis._transforms import Transform
 from jaxviz.synthesis._views import WHOLE, fitting, seen
 
 
+@followed
 def ascend(
     score: Score,
     params: Any,
@@ -48,6 +50,7 @@ def ascend(
     every: int = 8,
     resume: Sequence[Any] | None = None,
     callback: Watch | None = None,
+    progress: Watcher = False,
 ) -> Synthesis:
     """Find the images that maximize a score.
 
@@ -91,6 +94,7 @@ def ascend(
         resume: the `state` of a stopped run with the same arguments, to resume it.
         callback: called as `callback(synthesis)` with the images so far; if it returns true, the run ends. The memory
             of its `state` is reused when it returns: copy what you want to keep.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
 
     Returns:
         The images, and the losses: minus the sum of the scores, plus the penalties.

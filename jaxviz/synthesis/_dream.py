@@ -16,11 +16,13 @@ from jaxviz.program._image_channels import known_channels
 from jaxviz.program._once import once
 from jaxviz.scores._algebra import one_per_image
 from jaxviz.scores._calls import as_data, check_score
+from jaxviz.show._bar import Watcher, followed
 from jaxviz.synthesis._minimize import follow, iterate
 from jaxviz.synthesis._octaves import octave_sizes, resized
 from jaxviz.synthesis._stages import Look, Part, Synthesis, Watch, in_stages, looks
 
 
+@followed
 def dream(
     score: Score,
     params: Any,
@@ -35,6 +37,7 @@ def dream(
     every: int = 8,
     resume: Sequence[Any] | None = None,
     callback: Watch | None = None,
+    progress: Watcher = False,
 ) -> Synthesis:
     """Change images to raise a score, from coarse to fine, carrying the changes over to the next size.
 
@@ -55,6 +58,7 @@ def dream(
         resume: the `state` of a stopped run with the same arguments, to resume it.
         callback: called as `callback(synthesis)`, with images of the octave's size; if it returns true, the run ends.
             The memory of its `state` is reused when it returns: copy what you want to keep.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
 
     Returns:
         The images, and the losses of all octaves in order: minus the sum of the scores.
@@ -106,6 +110,7 @@ def dream(
     return follow(in_stages(octave, octaves, resume), callback, lambda look: look.synthesis("dream"))
 
 
+@followed
 def dream_zoom(
     score: Score,
     params: Any,
@@ -116,6 +121,7 @@ def dream_zoom(
     zoom: float = 0.05,
     first: int = 0,
     callback: Watch | None = None,
+    progress: Watcher = False,
     **options: Any,
 ) -> Iterator[Images]:
     """Alternate dreaming and zooming in, and yield the frames of a fall into the dream, one by one.
@@ -130,6 +136,7 @@ def dream_zoom(
         first: the index of the first frame to make.
         callback: called as `callback(synthesis)` with the current frame; if it returns true, the zoom ends with the
             previous frame, or with this one if it is finished.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
         options: the other options of `dream`.
 
     Yields:

@@ -20,6 +20,8 @@ from jaxviz.program._returned import Output, array_of
 from jaxviz.scores._algebra import Index
 from jaxviz.scores._calls import check_score
 from jaxviz.scores._classes import logit
+from jaxviz.show._bar import Watcher, followed
+from jaxviz.show._shown import shown
 from jaxviz.synthesis._ascent import ascend
 from jaxviz.synthesis._parameterization import pixels
 from jaxviz.synthesis._stages import Synthesis
@@ -34,6 +36,7 @@ class _Fooled(NamedTuple):
     succeeded: Bool[Array, " n"]
 
 
+@shown("images", lambda found: found.images)
 class Fooled(Progress, _Fooled):
     """Images perturbed until a network classifies them as another class.
 
@@ -46,6 +49,7 @@ class Fooled(Progress, _Fooled):
     """
 
 
+@followed
 def fool(
     net: Net,
     params: Any,
@@ -58,6 +62,7 @@ def fool(
     revive: bool = True,
     every: int = 1,
     callback: Callable[[Fooled], Any] | None = None,
+    progress: Watcher = False,
 ) -> Fooled:
     """Perturb images until the network classifies each as `target`.
 
@@ -75,6 +80,7 @@ def fool(
         revive: whether blocked ReLUs pass a gradient, as in `ascend`.
         every: the number of steps between callbacks.
         callback: called as `callback(fooled)` with the images so far, and at the end; if it returns true, the run ends.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
 
     Returns:
         The images; `succeeded` says for each whether the target ranks first, `finished` whether all `steps` were taken.

@@ -11,6 +11,7 @@ from jaxviz._options import check_batch, check_least_zero, check_number, check_o
 from jaxviz._types import Images, Key, Net
 from jaxviz.program._once import once
 from jaxviz.scores._likeness import match_features
+from jaxviz.show._bar import Watcher, followed
 from jaxviz.synthesis._lbfgs import lbfgs
 from jaxviz.synthesis._minimize import follow
 from jaxviz.synthesis._parameterization import Basis, fourier, parameterized
@@ -21,6 +22,7 @@ from jaxviz.synthesis._stages import Synthesis, Watch
 LONGEST = 0.05  # longest step: longer ones end where the sigmoid of the Fourier basis is flat
 
 
+@followed
 def invert(
     net: Net,
     params: Any,
@@ -40,6 +42,7 @@ def invert(
     every: int = 8,
     resume: Sequence[Any] | None = None,
     callback: Watch | None = None,
+    progress: Watcher = False,
 ) -> Synthesis:
     """Find images whose features at a layer match those of the given images.
 
@@ -67,6 +70,7 @@ def invert(
         resume: the `state` of a stopped run with the same arguments, to resume it.
         callback: called as `callback(synthesis)` with the images so far; if it returns true, the run ends. The memory
             of its `state` is reused when it returns: copy what you want to keep.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
 
     Returns:
         The images after the last step, `(n, h, w, c)` in [0, 1], and the losses before each step. With L-BFGS, the last

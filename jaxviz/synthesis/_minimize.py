@@ -17,6 +17,8 @@ from jaxviz._progress import Progress
 from jaxviz._types import Key
 from jaxviz.fast._swap import hoist
 from jaxviz.program._compiled import Compiled
+from jaxviz.show._bar import Watcher, followed
+from jaxviz.show._shown import shown
 
 CHUNK = 8  # steps between two looks from the host: enough to hide dispatch, few enough to stop soon
 PATIENCE = 32  # steps over which a loss must fall
@@ -32,6 +34,7 @@ class _Minimized(NamedTuple):
     finished: bool
 
 
+@shown("lines", lambda found: found.losses)
 class Minimized(Progress, _Minimized):
     """The result of a run, or the result so far.
 
@@ -51,6 +54,7 @@ class DivergedError(FloatingPointError):
         self.found = found
 
 
+@followed
 def minimize(
     loss: Callable[..., Any],
     variables: Any,
@@ -63,6 +67,7 @@ def minimize(
     every: int = CHUNK,
     resume: Sequence[Any] | None = None,
     callback: Callback | None = None,
+    progress: Watcher = False,
 ) -> Minimized:
     """Minimize `loss(variables, key, *data)` with an optax optimizer, in compiled chunks of steps.
 
@@ -86,6 +91,7 @@ def minimize(
         callback: called as `callback(minimized)` with the variables so far, and at the end; if it returns true, the run
             ends (see `Progress`). The memory of the variables and the state is reused when it returns: copy what you
             want to keep.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
 
     Returns:
         The variables after the last step, the loss before each step, and the state to resume from.

@@ -18,6 +18,8 @@ from jaxviz.program._edit import dtype_of, read_layers
 from jaxviz.program._image_channels import Size, accepted, split_size
 from jaxviz.program._once import once
 from jaxviz.scores._units import channel
+from jaxviz.show._bar import Watcher, followed
+from jaxviz.show._shown import shown
 from jaxviz.synthesis._ascent import ascend, ascend_from
 from jaxviz.synthesis._magnitudes import natural
 from jaxviz.synthesis._minimize import DivergedError, other_run
@@ -32,6 +34,7 @@ class _Sheet(NamedTuple):
     channels: Int[np.ndarray, " n"]
 
 
+@shown("images", lambda found: found.images)
 class Sheet(Progress, _Sheet):
     """The images of the channels done so far.
 
@@ -49,6 +52,7 @@ class Sheet(Progress, _Sheet):
         return -self.losses
 
 
+@followed
 def sheet(
     net: Net,
     params: Any,
@@ -62,6 +66,7 @@ def sheet(
     basis: Basis | None = None,
     resume: Sequence[Any] | None = None,
     callback: Callable[[Sheet], Any] | None = None,
+    progress: Watcher = False,
     **options: Any,
 ) -> Sheet:
     """Find the image that maximizes each channel of a layer, `batch_size` channels at a time.
@@ -82,6 +87,7 @@ def sheet(
         resume: the `state` of a stopped run with the same arguments, to resume it after the last complete batch.
         callback: called as `callback(sheet)` with the images of all complete batches; if it returns true, the run ends,
             without the current batch.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
         options: the other options of `ascend`, such as `revive`, and `every`, the number of steps between callbacks, by
             default 8.
 

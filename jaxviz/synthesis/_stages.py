@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxviz._progress import Progress
 from jaxviz._types import Images
+from jaxviz.show._shown import shown
 from jaxviz.synthesis._minimize import Minimized, joined, other_run
 
 
@@ -21,6 +22,7 @@ class _Synthesis(NamedTuple):
     finished: bool
 
 
+@shown("images", lambda found: found.images)
 class Synthesis(Progress, _Synthesis):
     """Synthesized images, or the images so far.
 

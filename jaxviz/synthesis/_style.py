@@ -20,6 +20,7 @@ from jaxviz.program._once import once
 from jaxviz.scores._algebra import Summable
 from jaxviz.scores._likeness import GramMatch, Layers, grams_of, match_features, proportions_of
 from jaxviz.scores._masks import mask_of
+from jaxviz.show._bar import Watcher, followed
 from jaxviz.synthesis._colors import Batch, Pictures, colored, with_chroma
 from jaxviz.synthesis._octaves import octave_sizes, resized
 from jaxviz.synthesis._painting import STYLE_LAYERS, Optimizer, as_batch, paint, scaled, shares_of
@@ -29,6 +30,7 @@ Mask = Float[Array, "*_ _ _"]
 CONTENT_LAYERS = ("relu4_2",)
 
 
+@followed
 def stylize(
     net: Net,
     params: Any,
@@ -54,6 +56,7 @@ def stylize(
     every: int = 8,
     resume: Sequence[Any] | None = None,
     callback: Watch | None = None,
+    progress: Watcher = False,
 ) -> Synthesis:
     """Render the content of one image in the style of others: its features, with their Gram matrices.
 
@@ -88,6 +91,7 @@ def stylize(
         resume: the `state` of a stopped run with the same arguments, to resume it.
         callback: called as `callback(synthesis)` with the image so far; if it returns true, the run ends. The
             memory of its `state` is reused when it returns: copy what you want to keep.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
 
     Returns:
         The images after the last step, `(n, h, w, c)` in [0, 1], and the losses before each step, of all sizes in

@@ -8,15 +8,18 @@ import jax.numpy as jnp
 from jaxviz._options import check_function, check_watch
 from jaxviz._types import Images
 from jaxviz.program._once import once
+from jaxviz.show._bar import Watcher, followed
 from jaxviz.synthesis._stages import Part, Synthesis, Watch
 
 
+@followed
 def sweep(
     method: Callable[..., Synthesis],
     option: str,
     values: Sequence[Any],
     *args: Any,
     callback: Watch | None = None,
+    progress: Watcher = False,
     **options: Any,
 ) -> Images:
     """Run a synthesis for each of several values of one option, and return the images, as for a row of a figure.
@@ -29,6 +32,7 @@ def sweep(
         values: the option's values, one for each run.
         args: the method's positional arguments.
         callback: called as `callback(synthesis)` with the current run; if it returns true, that run and the sweep end.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
         options: the method's other options.
 
     Returns:

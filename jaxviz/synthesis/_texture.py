@@ -11,12 +11,14 @@ from jaxviz._types import Images, Key, Net
 from jaxviz.image._checks import sides_of
 from jaxviz.program._once import once
 from jaxviz.scores._likeness import GramMatch, Layers, match_grams, proportions_of
+from jaxviz.show._bar import Watcher, followed
 from jaxviz.synthesis._colors import Pictures
 from jaxviz.synthesis._octaves import octave_sizes, resized
 from jaxviz.synthesis._painting import STYLE_LAYERS, Optimizer, as_batch, noise_like, paint
 from jaxviz.synthesis._stages import Synthesis, Watch
 
 
+@followed
 def texture(
     net: Net,
     params: Any,
@@ -34,6 +36,7 @@ def texture(
     every: int = 8,
     resume: Sequence[Any] | None = None,
     callback: Watch | None = None,
+    progress: Watcher = False,
 ) -> Synthesis:
     """Make an image with the same texture as a sample, of any size, from noise.
 
@@ -60,6 +63,7 @@ def texture(
         resume: the `state` of a stopped run with the same arguments, to resume it.
         callback: called as `callback(synthesis)` with the image so far; if it returns true, the run ends. The
             memory of its `state` is reused when it returns: copy what you want to keep.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
 
     Returns:
         The images after the last step, `(n, h, w, c)` in [0, 1], and the losses before each step, of all sizes in

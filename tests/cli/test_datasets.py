@@ -83,7 +83,8 @@ def test_features(capsys, stop_at):
     line = f"features photographs --layer relu_1 {SIZES}".split()
     cli.main([*line, "--store", "whole"])
     said = capsys.readouterr()
-    assert "13 of 13 images\nwhole: features (11, 6) of relu_1" in said.out
+    assert said.out == "whole: features (11, 6) of relu_1\n"
+    assert "features: 13/13  " in said.err
     assert "2 images could not be read:\n  a.jpg: " in said.err
     stop_at.look = stop_at.looks + 2
     with pytest.raises(SystemExit) as stopped:
@@ -154,7 +155,7 @@ def test_patches(capsys, stop_at):
                 np.testing.assert_array_equal(kept[field], value)
     whole = content("out")
     cli.main(line)  # nothing is left to do
-    assert "of 13 images" not in capsys.readouterr().out
+    assert "/13" not in capsys.readouterr().err
     shutil.rmtree("out")
     stop_at.look = stop_at.looks + 2
     with pytest.raises(SystemExit) as stopped:
@@ -163,7 +164,7 @@ def test_patches(capsys, stop_at):
     assert "Stopped after 8 of 13 images. The same command continues from there." in capsys.readouterr().out
     assert not Path("out/relu_1-patches.npz").exists()
     cli.main(line)
-    assert "4 of 13 images" not in capsys.readouterr().out
+    assert "top_patches: 12/13  " in capsys.readouterr().err
     assert content("out") == whole
 
 
@@ -211,7 +212,7 @@ def test_finished_patches_grow_with_the_folder(capsys):
     capsys.readouterr()
     shutil.copy("photographs/b/2.png", "photographs/b/2-again.png")
     cli.main(line)
-    assert capsys.readouterr().out.startswith("14 of 14 images\n")
+    assert capsys.readouterr().err.startswith("top_patches: 14/14  ")
     with np.load("out/relu_1-patches.npz") as grown:
         cli.main([*line, "--out", "anew"])
         with np.load("anew/relu_1-patches.npz") as anew:
@@ -222,9 +223,9 @@ def test_finished_patches_grow_with_the_folder(capsys):
         path.unlink()
     capsys.readouterr()
     cli.main(line)  # what it has seen is gone: anew
-    assert re.match(
-        "resume: .* b/0.png is gone or has changed; .*; so it starts over\n4 of 7 images\n", capsys.readouterr().out
-    )
+    said = capsys.readouterr()
+    assert re.match("resume: .* b/0.png is gone or has changed; .*; so it starts over\n", said.out)
+    assert said.err.startswith("top_patches: 4/7  ")
 
 
 def test_patches_of_images_that_have_changed(capsys):
@@ -282,7 +283,7 @@ def test_another_network_under_the_same_name(load, capsys, monkeypatch):
         cli.main(lines[0])
     assert re.search("this store holds features with (params|another network).*another folder", capsys.readouterr().err)
     cli.main(lines[1])
-    assert "\n13 of 13 images\n" in "\n" + capsys.readouterr().out  # anew
+    assert "top_patches: 4/13  " in capsys.readouterr().err  # anew
     with np.load("out/relu_1-patches.npz") as again:
         cli.main([*lines[1], "--out", "anew"])
         with np.load("anew/relu_1-patches.npz") as anew:
@@ -294,7 +295,7 @@ def test_a_broken_state_is_no_obstacle(broken, capsys):
     Path("out").mkdir()
     Path("out/patches-state.npz").write_bytes(broken)
     cli.main(f"patches photographs --layer relu_1 --k 2 {SIZES}".split())
-    assert "13 of 13 images" in capsys.readouterr().out
+    assert "top_patches: 4/13  " in capsys.readouterr().err  # from the start
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,25 @@ def test_it_is_a_mapping(small_params):
 def test_the_table_in_a_notebook(small_params):
     net = lambda params, images: checkpoint_name(small_net(params, images), "a<b>&c")
     table = jaxviz.layers(net, small_params, SHAPE)._repr_html_()
-    assert table.startswith("<table><tr><th>name</th><th>kind</th><th>shape</th><th>sees</th></tr><tr><td>conv_0</td>")
+    head = "<tr><th>name</th><th>kind</th><th>shape</th><th>sees</th></tr>"
+    assert table.startswith(f'<div style="max-height: 30em; overflow: auto"><table>{head}<tr><td>conv_0</td>')
     assert html.escape("a<b>&c") in table
     assert "<b>" not in table
     assert table.count("<tr>") == 8
+
+
+def test_what_an_interpreter_echoes_is_bounded():
+    def net(params, images):
+        for i in range(100):
+            images = checkpoint_name(images + 1.0, f"layer{i}")
+        return images
+
+    found = jaxviz.layers(net, None, SHAPE)
+    assert len(found) == 100
+    assert len(repr(found).splitlines()) == 61
+    assert "\n… 41 more, all of which print(layers) shows …\n" in repr(found)
+    assert str(found).splitlines()[:40] == repr(found).splitlines()[:40]
+    assert len(str(found).splitlines()) == 101
 
 
 def test_kinds():

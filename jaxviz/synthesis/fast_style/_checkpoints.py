@@ -16,6 +16,7 @@ from jaxviz._progress import Progress
 from jaxviz._types import Key
 from jaxviz.activation._store import claim, traced_by
 from jaxviz.program._digest import digest_of
+from jaxviz.show._shown import shown
 
 
 class _StyleTraining(NamedTuple):
@@ -24,6 +25,7 @@ class _StyleTraining(NamedTuple):
     finished: bool
 
 
+@shown("lines", lambda found: dict(zip(("content", "style", "smoothness"), found.losses.T, strict=True)))
 class StyleTraining(Progress, _StyleTraining):
     """The state of a net's training so far, or its result.
 

@@ -13,12 +13,14 @@ import numpy as np
 from jaxviz._files import write_atomically
 from jaxviz.models._fetch import included
 from jaxviz.models._tensors import read_tensors
+from jaxviz.show._shown import shown
 from jaxviz.synthesis.fast_style._net import count_blocks, count_styles, init_style_net, with_border
 
 STYLE_NET = "fast_style.safetensors"  # the file that comes with jaxviz
 _STYLES = "jaxviz_style_net"  # the file's only metadata entry: the order of several, and so the file, would vary
 
 
+@shown()
 class StyleNet(NamedTuple):
     """A style net, as read from a file.
 

@@ -29,6 +29,7 @@ from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
 from jaxviz.program._edit import read_layers
 from jaxviz.program._once import once
 from jaxviz.scores._likeness import Layers, grams_of, proportions_of
+from jaxviz.show._bar import Watcher, followed
 from jaxviz.synthesis._colors import Image
 from jaxviz.synthesis._minimize import DivergedError, by_its_own_rules
 from jaxviz.synthesis._octaves import resized
@@ -46,6 +47,7 @@ STYLE_LAYERS = {"relu1_2": 10.0, "relu2_2": 9.0, "relu3_3": 2.0, "relu4_3": 0.05
 LOOK = 8  # steps per chunk, between which the host checks; four times as many on accelerators, which wait meanwhile
 
 
+@followed
 @_alone_in_its_store
 def train_style_net(
     net: Net,
@@ -75,6 +77,7 @@ def train_style_net(
     checkpoint_every: int = 500,
     every: int = 8,
     callback: Callable[[StyleTraining], Any] | None = None,
+    progress: Watcher = False,
 ) -> StyleTraining:
     """Train a net that renders any image in one of several styles in one pass.
 
@@ -116,6 +119,7 @@ def train_style_net(
         every: the number of steps between callbacks; there is one at each checkpoint, too.
         callback: called as `callback(training)` with the net so far; if it returns true, the run is saved in `store`
             and ends. The memory of its parameters is reused when it returns: copy what you want to keep.
+        progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
 
     Returns:
         The net's parameters, and the three parts of the loss before each step, `(steps, 3)`.
