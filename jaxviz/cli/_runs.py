@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 import jaxviz
+from jaxviz._extras import extra
 from jaxviz._files import alone_at, plain, write_atomically
 from jaxviz.cli._files import digest
 from jaxviz.cli._options import Run, Steps, Verb
@@ -240,7 +241,8 @@ def _followed(
     unit: str,
 ) -> tuple[Synthesis | Sheet, bool]:
     """Return what a run has found, and whether it was interrupted."""
-    from rich.console import Console
+    with extra("cli"):
+        from rich.console import Console
 
     looks = next(count for count in range(min(8, every), 0, -1) if every % count == 0)
     with interrupts() as interrupted, Console(stderr=True).status("Starting") as status:

@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from jaxviz.data._base import Source, checked
 from jaxviz.data._elements import LABEL_FILES, label_of_files, mark_of_file, one_image_of, told
@@ -29,7 +29,7 @@ _Place = tuple[int, int]
 """Where a member's bytes are in a tar file: offset and size."""
 
 
-def is_archive(source: Any) -> bool:
+def is_archive(source: Any) -> TypeGuard[str | os.PathLike[str]]:
     """Tell the path of a zip or tar file, or of several that braces stand for, by its suffix."""
     if not isinstance(source, str | os.PathLike):
         return False
@@ -179,7 +179,7 @@ def _samples(path: Path) -> tuple[dict[str, dict[str, _Place]], dict[str, str]]:
     try:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # which would otherwise keep all of them
+                archive.members = []  # type: ignore[attr-defined]  # which would otherwise keep all of them
                 name = member.name.removeprefix("./")
                 folder, base = posixpath.split(name)
                 key, dot, suffix = base.partition(".")

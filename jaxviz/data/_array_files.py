@@ -5,7 +5,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class _Header(NamedTuple):
     dtype: np.dtype
 
 
-def is_array_file(source: Any) -> bool:
+def is_array_file(source: Any) -> TypeGuard[str | os.PathLike[str]]:
     """Tell the path of a NumPy file by its suffix."""
     if not isinstance(source, str | os.PathLike):
         return False

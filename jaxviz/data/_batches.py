@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from jaxviz._extras import extra
 from jaxviz.data._elements import CHANNELS, channels_last, check_not_normalized
 from jaxviz.data._source import Source
 from jaxviz.image._arrays import as_bytes
@@ -102,7 +103,8 @@ def batches(
     One that cannot be read leaves its place in its batch empty; the batches do not depend on what can be read. Images
     of float32 are in [0, 1], of uint8 in 0 to 255.
     """
-    import grain
+    with extra("data"):
+        import grain
 
     def load(index: Any) -> tuple[int, Any, Any]:
         try:

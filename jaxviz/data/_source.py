@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxviz._extras import extra
 from jaxviz.data._archives import is_archive, open_archives
 from jaxviz.data._array_files import is_array_file, read_array_file
 from jaxviz.data._base import Source as Source
@@ -237,7 +238,8 @@ def _readable(path: Path) -> Path:
 
 
 def _tfds(name: str) -> Source:
-    import tensorflow_datasets as tfds
+    with extra("data"):
+        import tensorflow_datasets as tfds
 
     parts = _TFDS.fullmatch(name)
     if not parts:

@@ -104,10 +104,10 @@ def _mark(element: Any, columns: Columns | None) -> str:
 
 def _all_of(begin: Callable[[], Iterable[Any]], name: str) -> Iterator[Any]:
     """Yield the elements of a stream; whatever it raises is an ImageError that says where."""
+    elements: Iterator[Any] | None = None
     for i in itertools.count():
         try:
-            if i == 0:
-                elements = iter(begin())
+            elements = iter(begin()) if elements is None else elements
             element = next(elements)
         except StopIteration:
             return
