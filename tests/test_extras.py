@@ -49,7 +49,7 @@ print(list(jaxviz.layers(net, params, images)))
 jaxviz.montage(list(images)), jaxviz.load_image(np.zeros((9, 9), np.uint8), size=8), jaxviz.open_source(images)
 jaxviz.neighbors(np.eye(3), np.eye(3), k=1)
 """
-    assert run(script).splitlines() == ["(2, 8, 8)", "(1, 8, 8, 3)", "['dot_general_0', 'relu_0']"]
+    assert run(script).splitlines() == ["(2, 8, 8)", "(1, 8, 8, 3)", "['dense_0', 'relu_0', 'global_avg_pool_0']"]
 
 
 CALLS = {

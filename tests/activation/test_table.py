@@ -114,9 +114,9 @@ def test_pandas_duckdb_and_xarray_read_it(tmp_path):
     np.testing.assert_array_equal(data.sel(id="3.png"), VALUES[3])
     counts = duckdb.sql(f"SELECT label, count(*) FROM '{path}' GROUP BY label ORDER BY label").fetchall()
     assert counts == [("cat", 4), ("dog", 3)]
-    (first,) = duckdb.sql(f"SELECT values[1] FROM '{path}' WHERE id = '2.png'").fetchone()
+    ((first,),) = duckdb.sql(f"SELECT values[1] FROM '{path}' WHERE id = '2.png'").fetchall()
     assert first == VALUES[2, 0]
-    (why,) = duckdb.sql(f"SELECT reason FROM '{tmp_path}/a-skipped.parquet' WHERE id = 'x.png'").fetchone()
+    ((why,),) = duckdb.sql(f"SELECT reason FROM '{tmp_path}/a-skipped.parquet' WHERE id = 'x.png'").fetchall()
     assert why == "cut short"
     np.testing.assert_array_equal(np.stack(pandas.read_feather(saved(tmp_path / "a.arrow"))["values"]), VALUES)
 

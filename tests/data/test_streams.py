@@ -189,6 +189,7 @@ def test_a_stream_is_not_trained_on(small_params):
 
 
 @pytest.mark.foreign
+@pytest.mark.filterwarnings("ignore")  # its own, of files that it leaves open
 def test_webdataset(tmp_path):
     """The files of the writer, read by the reader or by us, are the same images with the same labels and names."""
     wds = pytest.importorskip("webdataset")
@@ -235,7 +236,8 @@ def test_hugging_face_streams_and_columns(tmp_path):
         source = open_source(given)
         np.testing.assert_array_equal(load_image(source.read(3)), load_image(pictures[3]))
         assert [source.labeled(i)[1] for i in range(5)] == [0, 1, 1, 0, 1]
-    two = dataset.add_column("mask", pictures, feature=datasets.Image())
+    features |= {"mask": datasets.Image()}
+    two = datasets.Dataset.from_dict(columns | {"mask": pictures}, features=datasets.Features(features))
     with pytest.raises(ImageError, match=r"one column of images, got scan, mask: .*remove_columns\(\['mask'\]\)"):
         open_source(two)
     assert open_source(two.rename_column("mask", "image")).labeled(0)[1] == 0
