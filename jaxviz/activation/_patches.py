@@ -155,8 +155,7 @@ def top_patches(
     read_at = read_as(size, places.image.shape)
     reader = read_arranged(net, dict.fromkeys(names, "units"), "top_patches", tokens)
     made_by = {"params": digest_of(params), "program": digest_of_program(reader, params, places.image)}
-    state = _begin(places, k, made_by)
-    state = state if resume is None else _resumed(resume, state, opened)
+    state = _begin(places, k, made_by) if resume is None else _resumed(resume, _begin(places, k, made_by), opened)
     reading = _Reading(opened, state["ids"])
     best, labels = {name: reading.ranked(each) for name, each in state["best"].items()}, {**state["labels"]}
     wanted = range(state["seen"], len(opened.ids))
