@@ -103,7 +103,7 @@ def top_patches(
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        source: a folder; a list of files; an array of images; "tfds:NAME[SPLIT]"; or a data set, as for `features`.
+        source: a folder; a list of files; an array of images; or anything else that `features` takes.
         layer: a name that `layers` lists, or several: maps, tokens `(n, tokens, c)`, or vectors, whose units see the
             whole image.
         k: the number of patches for each channel.

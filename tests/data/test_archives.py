@@ -14,7 +14,7 @@ from nets import small_net
 from PIL import Image
 
 import jaxviz
-from jaxviz.data import _archives
+from jaxviz.data import _archives, _array_files
 from jaxviz.data._batches import batches, sized
 from jaxviz.data._source import open_source
 from jaxviz.image._checks import ImageError
@@ -325,6 +325,14 @@ def test_numpy_files(tmp_path):
     source = open_source(tmp_path / "d.npz")
     assert source.labeled(0)[1] is None
     np.testing.assert_array_equal(read(source)[2][..., 1], PIXELS[2, ..., 0] / np.float32(255))
+
+
+def test_an_array_packed_more_tightly_than_images_are_is_not_unpacked(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", np.zeros((40, 64, 64, 3), np.uint8))
+    assert len(open_source(tmp_path / "a.npz").ids) == 40  # small, so nothing is lost by unpacking it
+    monkeypatch.setattr(_array_files, "_LARGE", 2**16)
+    with pytest.raises(ImageError, match=r"a.npz: arr_0.npy: expected images, got 491648 bytes packed into \d+$"):
+        open_source(tmp_path / "a.npz")
 
 
 class Touch:
