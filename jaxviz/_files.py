@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxviz._extras import extra
+
 if TYPE_CHECKING:
     import rich.text
 
@@ -49,7 +51,8 @@ def printable(text: str, *, keep: str = "") -> str:
 
 def plain(text: str) -> "rich.text.Text":
     """Return a line that Rich shows verbatim: brackets are not markup, and :names: are not emoji."""
-    from rich.text import Text
+    with extra("cli"):
+        from rich.text import Text
 
     return Text(printable(text))
 

@@ -15,6 +15,7 @@ from jaxviz.activation import grid_layout as grid_layout
 from jaxviz.activation import neighbors as neighbors
 from jaxviz.activation import pca as pca
 from jaxviz.activation import pca_colors as pca_colors
+from jaxviz.activation import save_table as save_table
 from jaxviz.activation import top_patches as top_patches
 from jaxviz.activation import tsne as tsne
 from jaxviz.activation import umap as umap

@@ -28,7 +28,7 @@ POSITIONAL_DEFAULTS |= {("load_style_net", "path")}
 # Their examples are shown, but do not run: they would fetch weights from the network, or need an extra.
 SKIPPED = {"load", "import_weights", "verify", "umap"}
 HEAVY = {"flax", "tensorflow", "tensorflow_datasets", "grain", "matplotlib", "sklearn", "skimage", "PIL"}
-HEAVY |= {"onnx", "h5py", "rich", "tyro", "jinja2", "pooch", "openTSNE", "umap"}
+HEAVY |= {"onnx", "h5py", "rich", "tyro", "jinja2", "pooch", "openTSNE", "umap", "pyarrow", "llvmlite", "tensorstore"}
 
 
 def parameters(name):
@@ -218,8 +218,8 @@ def test_the_version_is_the_packages():
 
 
 ORDER = (
-    "_types _progress _files _own_folders image _options show program fast models data scores activation attribution "
-    "synthesis _public jaxviz report cli __main__"
+    "_types _progress _extras _files _own_folders image _options show program fast models data scores activation "
+    "attribution synthesis _public jaxviz report cli __main__"
 ).split()
 
 

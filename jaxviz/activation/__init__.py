@@ -13,5 +13,6 @@ from jaxviz.activation._patches import top_patches as top_patches
 from jaxviz.activation._pca import PCA as PCA
 from jaxviz.activation._pca import pca as pca
 from jaxviz.activation._pca import pca_colors as pca_colors
+from jaxviz.activation._table import save_table as save_table
 from jaxviz.activation._tsne import tsne as tsne
 from jaxviz.activation._umap import umap as umap

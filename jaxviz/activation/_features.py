@@ -75,11 +75,13 @@ def features(
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        source: a folder, including subfolders and links to folders; a list of files; an array of images, or `(images,
+        source: a folder, including subfolders and links to folders; a list of files; a zip file of images; a tar file
+            of samples as WebDataset has them, or several; a `.npy` or `.npz` file; an array of images, or `(images,
             labels)`; "tfds:NAME[SPLIT]"; or a data set: anything with a length and integer indexing, such as those of
             Grain, PyTorch and Hugging Face, or PyTorch's `DataLoader`, which stands for its data set, in the data set's
-            order. An element is an image, an image and its label, or a dictionary. Arrays and tensors hold uint8 or
-            floats in [0, 1], with channels last or first.
+            order; or anything that can be gone through again and again, such as tf.data and WebDataset. An element is
+            an image, an image and its label, or a dictionary. Arrays and tensors hold uint8 or floats in [0, 1], with
+            channels last or first. See `open_source`.
         layer: a name that `layers` lists; None: what the network returns.
         output: with `layer=None`, which part the network returns: a key, an attribute, an index, or a tuple of them.
         pool: "mean" or "max" over the positions of a map; None: whole maps. Vectors are not pooled. Tokens
@@ -100,7 +102,8 @@ def features(
 
     Returns:
         `values`, `(n, f)` or `(n, h, w, c)` of float32, a row for each readable image; `ids`, their names; and
-        `skipped`, the other images, with the reason.
+        `skipped`, the other images, with the reason; also `labels`. `save_table` writes all of it for pandas, DuckDB
+        and xarray.
 
     Raises:
         ImageError: if the source has no images, or none of them can be read.

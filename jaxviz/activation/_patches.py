@@ -74,7 +74,7 @@ class _TopPatches(NamedTuple):
     skipped: dict[str, str]
     seen: int
     state: dict[str, Any]
-    """`best` for each layer, `seen`, `skipped`, and `ids` in reading order, with the unread ones at the end."""
+    """`best` for each layer, `seen`, `skipped`, `labels`, and `ids` in reading order, those not read at the end."""
 
 
 @shown("images", crops_of_layers, table=table_of_layers)
@@ -86,7 +86,13 @@ class TopPatches(Progress, _TopPatches):
         skipped: for each image that could not be read, why.
         seen: how many images of the source were read, including those that were skipped.
         state: pass it as `resume` to continue a stopped run, or to extend a finished one by new images.
+        labels: the labels in the source of the images with a patch, by their names; without those that have none.
     """
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """The labels of the images with a patch, by their names."""
+        return self.state["labels"]
 
 
 @followed
@@ -116,7 +122,7 @@ def top_patches(
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        source: a folder; a list of files; an array of images; "tfds:NAME[SPLIT]"; or a data set, as for `features`.
+        source: a folder; a list of files; an array of images; or anything else that `features` takes.
         layer: a name that `layers` lists, or several: maps, tokens `(n, tokens, c)`, or vectors, whose units see the
             whole image.
         k: the number of patches for each channel.
@@ -169,10 +175,9 @@ def top_patches(
     read_at = read_as(size, places.image.shape)
     reader = read_arranged(net, dict.fromkeys(names, "units"), "top_patches", tokens)
     made_by = {"params": digest_of(params), "program": digest_of_program(reader, params, places.image)}
-    state = _begin(places, k, made_by)
-    state = state if resume is None else _resumed(resume, state, opened)
+    state = _begin(places, k, made_by) if resume is None else _resumed(resume, _begin(places, k, made_by), opened)
     reading = _Reading(opened, state["ids"])
-    best = {name: reading.ranked(each) for name, each in state["best"].items()}
+    best, labels = {name: reading.ranked(each) for name, each in state["best"].items()}, {**state["labels"]}
     wanted = range(state["seen"], len(opened.ids))
     # Before anything is read, so that an image that changes meanwhile is recognized as changed next time.
     marks = state["marks"] + [reading.source.mark(i) for i in wanted]
@@ -182,18 +187,19 @@ def top_patches(
         for batch in batches(reading.source, share(wanted, batch_size), **read_at, batch_size=batch_size):
             ranks = np.where(batch.live, reading.ranks[batch.indices], _NONE)
             (images, ranks), placed = over_devices((batch.images, ranks), placed)
-            yield _Responses(_strongest(net, names, tokens, placed, images), ranks, batch.skipped)
+            yield _Responses(_strongest(net, names, tokens, placed, images), ranks, batch.skipped, batch.labels)
 
     def found() -> TopPatches:
         kept = {name: reading.numbered(each) for name, each in best.items()}
         whole = state | {"best": kept, "ids": reading.source.ids, "marks": marks[: state["seen"]]}
-        return _found(whole, places, Crops(opened, reading.rows, **read_at))
+        return _found(whole | {"labels": _labels_of(whole, labels)}, places, Crops(opened, reading.rows, **read_at))
 
     for number, some in enumerate(rounds(computed(), -(-len(wanted) // batch_size)), 1):
         for new in some:
             best = {name: _merge(best[name], new.strongest[name], new.ranks) for name in names}
             seen = min(state["seen"] + batch_size, len(opened.ids))
             state = state | {"seen": seen, "skipped": state["skipped"] | new.skipped}
+            labels |= new.labels
         due = number % every == 0 or state["seen"] == len(opened.ids)
         if agreed(callback is not None and due and callback(found())):
             break
@@ -208,6 +214,7 @@ class _Responses(NamedTuple):
     strongest: dict[str, tuple[Any, Any]]
     ranks: Any
     skipped: dict[str, str]
+    labels: dict[str, Any]
 
 
 class _Reading:
@@ -218,7 +225,11 @@ class _Reading:
         before = {*read}
         ids = read + [name for name in opened.ids if name not in before]
         at = [self.rows[name] for name in ids]
-        self.source = Source(ids, lambda i: opened.read(at[i]), lambda i: opened.mark(at[i]))
+        labeled = opened.labeled
+        of = labeled and (lambda i: labeled(at[i]))
+        self.source = Source(
+            ids, lambda i: opened.read(at[i]), lambda i: opened.mark(at[i]), of, in_order=opened.in_order
+        )
         self.order = np.argsort(np.array(ids, dtype=str), kind="stable")
         self.ranks = np.append(np.argsort(self.order), _NONE).astype(np.int32)  # the last is for number -1: no image
 
@@ -259,7 +270,14 @@ def _begin(places: _Places, k: int, made_by: dict[str, str]) -> dict[str, Any]:
         best[name] = (np.full((channels, k), -np.inf, np.float32), none - 1, none)
     shapes = {name: list(shape) for name, shape in places.shapes.items()}
     made_with = {**made_by, "size": list(places.size), "shapes": shapes}
-    return {"best": best, "seen": 0, "skipped": {}, "ids": [], "marks": [], "made_with": made_with}
+    return {"best": best, "seen": 0, "skipped": {}, "labels": {}, "ids": [], "marks": [], "made_with": made_with}
+
+
+def _labels_of(state: dict[str, Any], labels: dict[str, Any]) -> dict[str, Any]:
+    """Return the labels of the images that have a patch."""
+    numbers = {number for _, numbers, _ in state["best"].values() for number in np.unique(numbers).tolist()}
+    names = [state["ids"][number] for number in sorted(numbers - {-1})]
+    return {name: labels[name] for name in names if name in labels}
 
 
 class OtherRunError(ValueError):
@@ -268,6 +286,7 @@ class OtherRunError(ValueError):
 
 def _resumed(state: dict[str, Any], fresh: dict[str, Any], opened: Source) -> dict[str, Any]:
     """Return a state to resume from, without the images that could not be read and have changed since."""
+    state = {"labels": {}} | state  # which earlier versions did not keep
     if set(state) != set(fresh) or jax.tree.map(np.shape, state["best"]) != jax.tree.map(np.shape, fresh["best"]):
         raise OtherRunError("resume: this state belongs to a run with other layers or another k; start over without it")
     differ = {name for name, value in fresh["made_with"].items() if state["made_with"].get(name) != value}

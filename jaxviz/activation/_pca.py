@@ -6,6 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from jaxviz._extras import extra
 from jaxviz.activation._neighbors import check_numbers, scaled_to_1
 from jaxviz.show._shown import shown
 
@@ -46,7 +47,8 @@ def pca(x: ArrayLike, *, components: int = 2) -> PCA:
         >>> print(abs(found.points.ravel()).round(3), found.explained.round(3))
         [5. 0. 5.] [1.]
     """
-    from sklearn.decomposition import PCA as Decomposition
+    with extra("embed"):
+        from sklearn.decomposition import PCA as Decomposition
 
     rows = rows_of(x, least=2)
     if not 1 <= components <= min(rows.shape):

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxviz._extras import extra
 from jaxviz._files import write_atomically
 from jaxviz.activation._rows import Features, Kept, Rows, hash_of
 from jaxviz.data._elements import channels_last
@@ -235,7 +236,8 @@ def _open_array(folder: Path, row: tuple[int, ...], count: int, ahead: int) -> A
         count: the number of rows that the journal lists.
         ahead: how many more the array may have, since it is written first.
     """
-    import tensorstore
+    with extra("data"):
+        import tensorstore
 
     values = folder / "values"
     where: dict[str, Any] = {"driver": "zarr3", "kvstore": {"driver": "file", "path": os.path.abspath(values)}}

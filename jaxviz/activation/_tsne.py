@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from jaxviz._extras import extra
 from jaxviz._progress import Progress
 from jaxviz._types import Key
 from jaxviz.activation._pca import reduced, rows_of
@@ -64,7 +65,8 @@ def tsne(
 
     van der Maaten & Hinton 2008, Visualizing Data using t-SNE; Poličar, Stražar & Zupan 2024, openTSNE.
     """
-    from openTSNE import TSNE
+    with extra("embed"):
+        from openTSNE import TSNE
 
     rows = rows_of(x, least=3)
     most = (len(rows) - 1) / 3

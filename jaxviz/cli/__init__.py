@@ -8,11 +8,14 @@ import io
 import os
 import sys
 from difflib import get_close_matches
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import jaxviz
+from jaxviz._extras import MissingPackageError, extra
 from jaxviz._files import printable
-from jaxviz.cli._options import Verb
+
+if TYPE_CHECKING:
+    from jaxviz.cli._options import Verb
 
 
 class Entry(NamedTuple):
@@ -22,7 +25,7 @@ class Entry(NamedTuple):
     name: str
     help: str
 
-    def load(self) -> type[Verb]:
+    def load(self) -> "type[Verb]":
         """Import the dataclass."""
         return getattr(importlib.import_module(f"jaxviz.cli.{self.module}"), self.name)
 
@@ -93,7 +96,7 @@ def main(args: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _parse(args).run()
-    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+    except (ValueError, RuntimeError, OSError, FloatingPointError, MissingPackageError) as error:
         if os.environ.get("JAXVIZ_TRACEBACK"):
             raise
         print(f"jaxviz: {printable(str(error), keep=chr(10))}", file=sys.stderr)
@@ -103,7 +106,7 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _parse(args: list[str]) -> Verb:
+def _parse(args: list[str]) -> "Verb":
     """Return the verb that was asked for, with its options; help and the version are printed here, and end it."""
     program, verbs, groups = "jaxviz", VERBS, GROUPS
     if args[:1] == ["--version"]:
@@ -118,7 +121,8 @@ def _parse(args: list[str]) -> Verb:
     if not args or args[0] not in verbs:
         _refuse(args[0] if args else None, program, list(verbs))
 
-    import tyro
+    with extra("cli"):
+        import tyro
 
     entry = verbs[args[0]]
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 import jaxviz
+from jaxviz._extras import extra
 from jaxviz._files import file_name, plain
 from jaxviz.cli._fast_style import Apply, List
 from jaxviz.cli._files import each_of, failing, files, of_different_names
@@ -109,7 +110,8 @@ def _film(
     size: int | None,
     tile: int,
 ) -> None:
-    from rich.console import Console
+    with extra("cli"):
+        from rich.console import Console
 
     if not path.is_file():  # reading a pipe would block
         raise ImageError(f"{path}: expected a video file, got none at this path")
@@ -128,8 +130,9 @@ def _film(
 
 def list_styles(options: List) -> None:
     """Print a table of nets and their styles."""
-    from rich.console import Console
-    from rich.table import Table
+    with extra("cli"):
+        from rich.console import Console
+        from rich.table import Table
 
     table = Table("net", "styles", "width", "parameters")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxviz.cli._options import ImageFiles, Names, Network, Seed, Source, aside
+from jaxviz.cli._options import File, ImageFiles, Names, Network, Seed, Source, aside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,8 @@ class OfSource(Network):
     """Which images, of a source, and how they are read."""
 
     source: Source
-    """A folder, with the folders in it, or tfds:NAME[SPLIT]."""
+    """A folder, with the folders in it; a zip, tar, .npy or .npz file, or tar files as in train-{0000..0146}.tar.
+    Or tfds:NAME[SPLIT]."""
     size: int | None = None
     """Side in pixels to which the shorter side of an image is scaled, and to which its center is cropped.
     By default the network's own, or 224."""
@@ -43,6 +44,9 @@ class Features(Stored):
     store: Path = Path("features")
     """Folder for the features.
     What is there is not computed again: a run that was stopped continues, and new images are added."""
+    table: File = aside(None)
+    """A file, .parquet or .arrow, for a table of names, labels and features, a row for each image.
+    NAME-skipped beside it has the images that could not be read."""
 
     def run(self) -> None:
         """Compute them."""
@@ -62,7 +66,7 @@ class Neighbors(Stored, Seed):
     metric: Literal["cosine", "l2"] = "cosine"
     """By angle or by distance of the features."""
     out: Path = Path("out")
-    """Folder for neighbors.png, a row for each query, and neighbors.json: names and distances."""
+    """Folder for neighbors.png, a row for each query, and neighbors.json: names, distances and labels."""
     seed: int = 0
     """Of the choice of queries."""
 

@@ -14,6 +14,7 @@ import numpy as np
 
 import jaxviz
 from jaxviz._files import printable, write_atomically
+from jaxviz.activation._table import check_table
 from jaxviz.cli._datasets import Embed, Features, Neighbors, Stored
 from jaxviz.cli._models import Model, check_layers, load_model
 from jaxviz.cli._runs import interrupts, stop
@@ -42,8 +43,13 @@ class Pictures:
 def features(options: Features) -> None:
     """Compute the features of a source into a store."""
     check_writable(options.store, "--store")
+    if options.table:
+        check_table(options.table)
     found, _ = _computed(options, load_model(options.model, options.size, output=options.output), options.pool)
     print(f"{options.store}: features {found.values.shape} of {options.layer}")
+    if options.table:
+        jaxviz.save_table(options.table, found)
+        print(f"{options.table}: {len(found.ids)} rows")
     list_skipped(found.skipped)
 
 
@@ -107,12 +113,14 @@ def neighbors(options: Neighbors) -> None:
     k = min(options.k + queries.own, len(found.ids))
     near = jaxviz.neighbors(found.values, queries.values, k=k, metric=options.metric)
     told, shown = {}, []
+    labels = dict(zip(found.ids, found.labels or [], strict=False))
+    label_of = lambda name: {"label": labels[name]} if labels.get(name) is not None else {}
     for name, asked, indices, distances in zip(
         queries.names, queries.pictures, near.indices, near.distances, strict=True
     ):
         alike = [(found.ids[i], float(distance)) for i, distance in zip(indices, distances, strict=True)]
         alike = [pair for pair in alike if not queries.own or pair[0] != name][: options.k]  # not the query itself
-        told[name] = [{"name": other, "distance": round(distance, 6)} for other, distance in alike]
+        told[name] = [{"name": other, "distance": round(distance, 6)} | label_of(other) for other, distance in alike]
         shown += [asked, *(picture(other, _SIDE) for other, _ in alike)]
     columns = len(shown) // len(queries.names)
     jaxviz.save_image(options.out / "neighbors.png", jaxviz.montage(shown, columns=columns))

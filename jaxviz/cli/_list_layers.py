@@ -3,6 +3,7 @@
 import sys
 import warnings
 
+from jaxviz._extras import extra
 from jaxviz._files import plain, printable
 from jaxviz.cli._layers import Layers
 from jaxviz.cli._models import load_model
@@ -11,8 +12,9 @@ from jaxviz.image._checks import sides_of
 
 def list_layers(options: Layers) -> None:
     """Print the table."""
-    from rich.console import Console
-    from rich.table import Column, Table
+    with extra("cli"):
+        from rich.console import Console
+        from rich.table import Column, Table
 
     model = load_model(options.model, options.size, output=options.output)
     with warnings.catch_warnings(record=True) as said:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxviz
+from jaxviz._extras import extra
 from jaxviz._files import alone_at, file_name, plain, write_atomically
 from jaxviz.cli._files import digest, files, make_each
 from jaxviz.cli._models import Model, check_layers, load_model
@@ -121,7 +122,8 @@ def _fall(
     score: Any, params: Any, key: Any, image: Any, at: Path, settings: dict[str, Any], *, frames: int, **how: Any
 ) -> str:
     """Write the frames of a zoom; a rerun with the same settings continues after the last."""
-    from rich.console import Console
+    with extra("cli"):
+        from rich.console import Console
 
     last, told = Path(f"{at}-frames.npz"), json.dumps(settings, default=str)
     done, image = _last_frame(last, told, at, image)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from jaxviz._extras import extra
 from jaxviz.cli._options import Name, OneOutput, Seed
 
 
@@ -35,7 +36,8 @@ class Tour(OneOutput, Seed):
 
     def run(self) -> None:
         """Make the page, or bring it up to date."""
-        from rich.console import Console
+        with extra("cli"):
+            from rich.console import Console
 
         from jaxviz._files import file_name, plain
         from jaxviz.cli._runs import stop
@@ -68,7 +70,8 @@ class Tour(OneOutput, Seed):
 def _photograph(image: Path | None) -> object:
     if image is not None:
         return image
-    from skimage import data
+    with extra("photos"):
+        from skimage import data
 
     return data.chelsea()
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxviz
+from jaxviz._extras import extra
 from jaxviz._files import alone_in, printable, write_atomically
 from jaxviz.cli._fast_style import Train
 from jaxviz.cli._models import load_model
@@ -119,7 +120,8 @@ def _restyled(params: Any, images: Any, weights: Any) -> Any:
 
 def _draw_losses(path: Path, losses: np.ndarray) -> None:
     """Draw the losses, each a mean over as many steps as leave a hundred points."""
-    from matplotlib.figure import Figure
+    with extra("plot"):
+        from matplotlib.figure import Figure
 
     span = max(1, len(losses) // 100)
     whole = losses[: len(losses) // span * span].reshape(-1, span, 3).mean(1)

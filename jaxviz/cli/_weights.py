@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxviz._extras import extra
 from jaxviz.cli._options import Verb
 
 _Networks = Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -84,7 +85,8 @@ class Import(Verb):
 
     def run(self) -> None:
         """Import it."""
-        from rich.console import Console
+        with extra("cli"):
+            from rich.console import Console
 
         from jaxviz.models import _load
 
@@ -96,9 +98,10 @@ _COLORS = {"good": "green", "refused": "red"}
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
+    with extra("cli"):
+        from rich.console import Console
+        from rich.table import Column, Table
+        from rich.text import Text
 
     table = Table(*(Column(name, overflow="fold" if "source" in name else "ellipsis") for name in header))
     for cells in rows:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from jaxviz._extras import extra
 from jaxviz._files import printable
 from jaxviz.data._elements import CHANNELS, channels_last, check_not_normalized
 from jaxviz.data._source import Source
@@ -47,6 +48,8 @@ def sized(source: Source, size: int | tuple[int, ...] | None) -> tuple[Source, i
         return source, size
     count = len(source.ids)
     some = range(count) if source.in_memory else np.linspace(0, count - 1, min(count, _LOOKED_AT)).astype(int).tolist()
+    if source.in_order:  # to its end, a stream would be gone through once more
+        some = range(min(count, _LOOKED_AT))
     sizes = {_own_size(source, i) for i in some} - {()}
     if len(sizes) != 1 or None in sizes:
         return source, _DEFAULT
@@ -103,7 +106,8 @@ def batches(
     One that cannot be read leaves its place in its batch empty; the batches do not depend on what can be read. Images
     of float32 are in [0, 1], of uint8 in 0 to 255.
     """
-    import grain
+    with extra("data"):
+        import grain
 
     def load(index: Any) -> tuple[int, Any, Any]:
         try:
@@ -114,7 +118,7 @@ def batches(
         except ImageError as error:
             return int(index), str(error), None
 
-    threads = threads or os.cpu_count() or 1
+    threads = 1 if source.in_order else threads or os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * batch_size))
     loaded = iter(grain.MapDataset.source(list(indices)).map(load).to_iter_dataset(options))
     shape = sides_of(size)

@@ -4,28 +4,41 @@ PyTorch's tensors, PIL's images and Hugging Face's rows are told by what they ca
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxviz.data._folder import SUFFIXES
 from jaxviz.image._checks import ImageError
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "images", "picture", "photo", "jpg", "jpeg", "png", "webp", "x")
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "class", "cls", "category", "y")
+LABEL_FILES = ("cls", "json", "txt")
+"""What holds the label of a sample of WebDataset, the first of them that there is."""
 CHANNELS = (1, 3, 4)
 
+Columns = tuple[str, str | None]
+"""Of an image and of its label."""
 
-def parts_of(element: Any) -> tuple[Any, Any]:
+
+def parts_of(element: Any, columns: Columns | None = None) -> tuple[Any, Any]:
     """Return the image of an element and its label, None if it has none.
 
-    An element is an image; a tuple or list of an image, a label and whatever else; or a dictionary, with an image under
-    one of `IMAGE_KEYS`, or the only thing in it that looks like one.
+    An element is an image; a tuple or list of an image, a label and whatever else; or a dictionary, with an image in
+    the column that is named, or under one of `IMAGE_KEYS`, or the only thing in it that looks like one; WebDataset's
+    have theirs under a file's suffix.
     """
-    if isinstance(element, Mapping):
+    if isinstance(element, Mapping) and columns and columns[0] in element:
+        image, label = element[columns[0]], element.get(columns[1])
+    elif isinstance(element, Mapping) and "__key__" in element:
+        image, label = _of_sample(element)
+    elif isinstance(element, Mapping):
         image, label = element[image_key(element)], next((element[k] for k in LABEL_KEYS if k in element), None)
     elif isinstance(element, tuple | list):
         if not element:
@@ -36,6 +49,72 @@ def parts_of(element: Any) -> tuple[Any, Any]:
     if isinstance(image, Mapping) and {"bytes", "path"} & {*image}:  # as Hugging Face gives what it did not decode
         image = image.get("bytes") or image.get("path")
     return image, label
+
+
+def _of_sample(sample: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the image and the label of a sample of WebDataset, decoded or not."""
+    files = {name: value for name, value in sample.items() if not name.startswith("__")}
+    image = one_image_of(files) or image_key(files)
+    if isinstance(image, ImageError):
+        raise image
+    named = next((files[name] for name in LABEL_KEYS if name in files and name not in LABEL_FILES), None)
+    return files[image], label_of_files(files, sample["__key__"]) if named is None else named
+
+
+def one_image_of(files: Iterable[str]) -> str | ImageError:
+    """Return the one among a sample's suffixes that is an image's, "" if there is none, an error if there are several.
+
+    A whole suffix, as in 7.jpg, comes before the end of one, as in 7.mask.png.
+    """
+    ends = [name for name in files if os.path.splitext(f"x.{name}")[1].lower() in SUFFIXES]
+    found = [name for name in ends if "." not in name] or ends
+    if len(found) > 1:
+        return ImageError(f"expected one image, got several: {', '.join(found)}; give tuples of an image and a label")
+    return found[0] if found else ""
+
+
+def label_of_files(files: Mapping[str, Any], name: str) -> Any:
+    """Return the label that a sample's files hold, by their suffixes: a number, a text or what a JSON file says.
+
+    Of a dictionary in a JSON file, the label is what is under one of `LABEL_KEYS`, or else all of it.
+    """
+    suffix = next((suffix for suffix in LABEL_FILES if suffix in files), None)
+    if suffix is None:
+        return None
+    value = files[suffix]
+    if isinstance(value, bytes):
+        try:
+            value = json.loads(value) if suffix == "json" else value.decode()
+        except (ValueError, RecursionError) as error:
+            raise ImageError(f"{name}: expected a label in {suffix}, got {type(error).__name__}: {error}") from error
+    if suffix == "cls" and isinstance(value, str):
+        return int(value) if re.fullmatch(r"\s*-?\d{1,18}\s*", value) else value.strip()
+    if suffix == "json" and isinstance(value, Mapping):
+        return next((value[key] for key in LABEL_KEYS if key in value), value)
+    return value
+
+
+def columns_of(data: Any) -> Columns | None:
+    """Return the columns of a data set of Hugging Face that have images and class labels, by the types it states.
+
+    None if it states none: the columns are then found by their names, or by what is in them.
+    """
+    features = getattr(data, "features", None)
+    if not isinstance(features, Mapping) or not hasattr(data, "column_names"):
+        return None
+    of_type = lambda name: [column for column, feature in features.items() if type(feature).__name__ == name]
+    images, labels = of_type("Image"), of_type("ClassLabel")
+    if not images:
+        return None
+    named = [key for key in IMAGE_KEYS if key in images]
+    if len(images) > 1 and len(named) != 1:
+        raise ImageError(
+            f"source: expected one column of images, got {', '.join(images)}: leave one, as with "
+            f"dataset.remove_columns({images[1:]})"
+        )
+    image = images[0] if len(images) == 1 else named[0]
+    by_name = next((key for key in LABEL_KEYS if key in features and key != image), None)
+    return image, labels[0] if len(labels) == 1 else by_name
 
 
 def has_image(columns: Mapping[str, Any]) -> bool:
@@ -128,14 +207,19 @@ def told(label: Any) -> Any:
     return label.decode(errors="replace") if isinstance(label, bytes) else str(label)
 
 
+def mark_of_file(file: str | os.PathLike[str] | int) -> str:
+    """Return the size and the time of change of a file, given by its path or open."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return "none"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
 def mark_of(image: Any) -> str:
     """Return a file's size and time of change, or a hash of pixels or of an encoded file; nothing for what else."""
     if isinstance(image, str | os.PathLike):
-        try:
-            found = os.stat(image)
-        except OSError:
-            return "none"
-        return f"{found.st_size} {found.st_mtime_ns}"
+        return mark_of_file(image)
     if isinstance(image, bytes):
         return hashlib.sha256(image).hexdigest()
     if hasattr(image, "convert") and hasattr(image, "tobytes"):  # PIL's

@@ -2,64 +2,59 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxviz.data._elements import as_array, has_image, image_key, is_tensor, mark_of, parts_of, pixels_of, told
+from jaxviz._extras import extra
+from jaxviz.data._archives import is_archive, open_archives
+from jaxviz.data._array_files import is_array_file, read_array_file
+from jaxviz.data._base import Source as Source
+from jaxviz.data._base import checked
+from jaxviz.data._elements import (
+    as_array,
+    columns_of,
+    has_image,
+    image_key,
+    is_tensor,
+    mark_of,
+    mark_of_file,
+    parts_of,
+    pixels_of,
+    told,
+)
 from jaxviz.data._folder import SUFFIXES, find_images
+from jaxviz.data._streams import is_stream, open_stream
 from jaxviz.image._checks import ImageError
-from jaxviz.show._shown import shown
 
 _TFDS = re.compile(r"tfds:(?P<name>[^\[]+)\[(?P<split>.+)\]")
-
-
-@shown()
-class Source(NamedTuple):
-    """Images in an order, each with its own name.
-
-    Attributes:
-        ids: the images' names, all different.
-        read: `read(i)` returns image i as something that `load_image` takes.
-        mark: `mark(i)` returns a text that changes whenever image i does, without decoding it; empty if that cannot be
-            known.
-        labeled: `labeled(i)` returns what `read(i)` does and the image's label (None if it has none), from one access
-            to the data; None: there are no labels.
-        name: what messages call the source.
-        left_out: what could not be listed, such as folders that cannot be read, with the reason.
-        in_memory: whether all images are in memory.
-    """
-
-    ids: Sequence[str]
-    read: Callable[[int], Any]
-    mark: Callable[[int], str] = lambda i: ""
-    labeled: Callable[[int], tuple[Any, Any]] | None = None
-    name: str = "source"
-    left_out: Mapping[str, str] = {}
-    in_memory: bool = False
 
 
 def open_source(source: Any) -> Source:
     """Open a source of images, of any kind that this library takes.
 
     Args:
-        source: a folder, whose image files are taken in the order of their names, with those of its subfolders; a
-            list of what `load_image` takes; `"tfds:NAME[SPLIT]"`, as `tfds.data_source` names it; an array
-            `(n, h, w, c)`, with or without an array of labels, `(images, labels)`; a dictionary of such columns; or
-            anything with a length and integer indexing, such as the data sets of Grain, PyTorch and Hugging Face. An
-            element is an image, an image and its label, or a dictionary with an "image" or "img" (and a "label");
-            channels may come first. PyTorch's `DataLoader` stands for its data set, in the data set's order. Images
-            without names of their own are named by their index: "0", "1". A `Source` is returned unchanged.
+        source: a folder, whose image files are taken in the order of their names, with those of its subfolders; a zip
+            file of images; a tar file of samples as WebDataset has them, such as 07.jpg with 07.cls or 07.json, or
+            several, as a list or as "train-{0000..0146}.tar"; a `.npy` or `.npz` file of images (and labels); a list of
+            what `load_image` takes; `"tfds:NAME[SPLIT]"`, as `tfds.data_source` names it; an array `(n, h, w, c)`, with
+            or without an array of labels, `(images, labels)`; a dictionary of such columns; or anything with a length
+            and integer indexing, such as the data sets of Grain, PyTorch and Hugging Face. An element is an image, an
+            image and its label, or a dictionary with an "image" or "img" (and a "label"); channels may come first.
+            Hugging Face's columns are found by their types. PyTorch's `DataLoader` stands for its data set, in the data
+            set's order. What can only be gone through, such as tf.data, WebDataset and iterable data sets, is gone
+            through once when it is opened, to count its images and to note a hash of each, and again to read them.
+            Images without names of their own are named by their index: "0", "1". A `Source` is returned unchanged.
 
     Returns:
         The images' names, and functions that read an image, or an image and its label. No image is decoded yet.
 
     Raises:
-        ImageError: for a folder that does not exist or has no images, an empty source, two images with the same name,
-            an iterator, which has no length and no indexing, and anything that is none of the above.
+        ImageError: for a path that does not exist or has no images, a damaged file, an empty source, two images with
+            the same name, an iterator, which can be gone through only once, and anything that is none of the above.
 
     Example:
         >>> import jaxviz, numpy as np
@@ -71,6 +66,12 @@ def open_source(source: Any) -> Source:
         return source
     if isinstance(source, str) and source.startswith("tfds:"):
         return _tfds(source)
+    if is_archive(source):
+        return open_archives([source])
+    if isinstance(source, list | tuple) and source and all(is_archive(path) for path in source):
+        return open_archives(source)
+    if is_array_file(source):
+        return _array_file(Path(source))
     if isinstance(source, str | os.PathLike):
         return _folder(Path(source))
     if hasattr(source, "dataset") and hasattr(source, "batch_size") and not hasattr(source, "__getitem__"):
@@ -79,6 +80,8 @@ def open_source(source: Any) -> Source:
         source = as_array(source) if source.ndim == 4 else _one_by_one(source)
     if isinstance(source, Mapping) and _has_images(source):
         source = _rows_of(source)
+    if is_stream(source):
+        return open_stream(source)
     _check_numbered(source)
     if _are_images_and_labels(source):
         return _elements(list(zip(*source, strict=True)), in_memory=True)
@@ -87,10 +90,11 @@ def open_source(source: Any) -> Source:
 
 def _elements(source: Any, *, in_memory: bool, name: str = "source", prefix: str = "") -> Source:
     """Return the images of what has a length and elements at its numbers."""
+    columns = columns_of(source)
 
     def parts(i: int) -> tuple[Any, Any]:
         try:
-            return parts_of(source[i])
+            return parts_of(source[i], columns)
         except ImageError:
             raise
         except Exception as error:  # whatever a data set raises for one that it cannot read
@@ -110,7 +114,7 @@ def _elements(source: Any, *, in_memory: bool, name: str = "source", prefix: str
         return pixels_of(image), told(label)
 
     names = _names(source) if in_memory else [f"{prefix}{i}" for i in range(len(source))]
-    return _checked(Source(names, lambda i: labeled(i)[0], mark, labeled, name, in_memory=in_memory))
+    return checked(Source(names, lambda i: labeled(i)[0], mark, labeled, name, in_memory=in_memory))
 
 
 def _names(source: Any) -> list[str]:
@@ -134,8 +138,8 @@ def _check_numbered(source: Any) -> None:
     if not numbered:
         raise ImageError(
             f"source: expected images that can be asked for by number, got {type(source).__module__}."
-            f"{type(source).__name__}, which gives them one after another; if they fit in memory, give a list of them, "
-            "as in list(source)"
+            f"{type(source).__name__}, which gives them one after another, and only once; if they fit in memory, "
+            "give a list of them, as in list(source)"
         )
     if isinstance(source, np.ndarray | jax.Array) and source.ndim == 3 and source.shape[-1] in (1, 3):
         raise ImageError(f"source: expected images (n, h, w, c), got one of shape {source.shape}: give image[None]")
@@ -179,15 +183,25 @@ def _dataset_of(loader: Any) -> Any:
     sampler, batches = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))
     names = {type(sampler).__name__, type(batches).__name__}
     collate = getattr(getattr(loader, "collate_fn", None), "__name__", "")
-    all_of_it = hasattr(sampler, "__len__") and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
     chosen = getattr(sampler, "replacement", False) or (loader.batch_size is None and batches is not None)
-    known = names <= {"SequentialSampler", "RandomSampler", "BatchSampler", "NoneType"}
+    if is_stream(loader.dataset):
+        known, all_of_it = names <= {"_InfiniteConstantSampler", "BatchSampler", "NoneType"}, True
+    else:
+        known = names <= {"SequentialSampler", "RandomSampler", "BatchSampler", "NoneType"}
+        all_of_it = hasattr(sampler, "__len__") and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
     if not (known and all_of_it and not chosen and collate in ("default_collate", "default_convert")):
         raise ImageError(
             "source: a DataLoader is taken for its data set, but this one has a sampler or a collate_fn of its own, "
             "which may choose or change the images: give loader.dataset, or a list of the images that are meant"
         )
     return loader.dataset
+
+
+def _array_file(path: Path) -> Source:
+    images, labels = read_array_file(path)
+    source = images if labels is None else list(zip(images, labels, strict=True))
+    mark = mark_of_file(path)  # of all images: to hash each of them would read the whole file
+    return _elements(source, in_memory=True, name=str(path))._replace(mark=lambda i: mark)
 
 
 def _folder(folder: Path) -> Source:
@@ -224,7 +238,8 @@ def _readable(path: Path) -> Path:
 
 
 def _tfds(name: str) -> Source:
-    import tensorflow_datasets as tfds
+    with extra("data"):
+        import tensorflow_datasets as tfds
 
     parts = _TFDS.fullmatch(name)
     if not parts:
@@ -235,13 +250,3 @@ def _tfds(name: str) -> Source:
         raise ImageError(f"{name}: {error}") from error
     # With the name: of two sets in one store, each has its own rows.
     return _elements(data, in_memory=False, name=name, prefix=f"{parts['name']}/{parts['split']}/")
-
-
-def _checked(source: Source) -> Source:
-    if not len(source.ids):
-        raise ImageError(f"{source.name}: expected at least one image, got none")
-    if len(set(source.ids)) < len(source.ids):
-        seen: set[str] = set()
-        twice = next(name for name in source.ids if name in seen or seen.add(name))
-        raise ImageError(f"{source.name}: expected a different name for each image, got {twice} twice")
-    return source

@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxviz._extras import extra
 from jaxviz._types import at_least_float32
 from jaxviz.image._channels import as_rgb, is_picture, luminance
 from jaxviz.image._checks import ImageError, check_array, check_not_negative, has_channels_first
@@ -295,7 +296,8 @@ def _centered(image: AnyArray, height: int, width: int, background: ArrayLike) -
 
 def _colors(name: str) -> np.ndarray:
     """The 256 colors of one of matplotlib's colormaps, (256, 3)."""
-    import matplotlib
+    with extra("plot"):
+        import matplotlib
 
     try:
         return matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3]

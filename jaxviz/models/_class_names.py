@@ -26,7 +26,10 @@ def class_names() -> tuple[str, ...]:
     # Importing TensorFlow Datasets takes seconds; the list is a literal in one of its files, so that file is read.
     spec = importlib.util.find_spec("tensorflow_datasets")
     if spec is None or spec.origin is None:
-        raise RuntimeError("expected the package tensorflow-datasets, which has the class names: install it")
+        raise RuntimeError(
+            "expected the package tensorflow-datasets, which has the class names: pip install tensorflow-datasets, "
+            "which is in the extra jaxviz-cnn[data]"
+        )
     path = Path(spec.origin).parent / "datasets" / "siscore" / "labels.py"
     try:
         names = _literal(path, "IMAGENET_LABELS_LIST")

@@ -8,13 +8,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxviz._extras import extra
 from jaxviz.models._fetch import read_manifest
 from jaxviz.models._tensors import read_tensors
 from jaxviz.models._trees import without_prefixes
 
 
 def networks() -> Mapping[str, Any]:
-    from jaxviz.models._networks import NETWORKS  # imports flax, which `import jaxviz` should not
+    with extra("weights"):
+        from jaxviz.models._networks import NETWORKS  # imports flax, which `import jaxviz` should not
 
     return NETWORKS
 
@@ -41,7 +43,8 @@ def converted(name: str, path: Path, part: str | None = None) -> dict[str, np.nd
 
 
 def _fitted(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    from flax.traverse_util import flatten_dict
+    with extra("weights"):
+        from flax.traverse_util import flatten_dict
 
     own = _in_own_layout(name, tensors)
     used = _Used(tensors)
@@ -80,7 +83,8 @@ class _Used(Mapping[str, np.ndarray]):
 
 def _in_own_layout(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the tensors if they are named like the network's parameters, as Flax and this cache write them."""
-    from flax.traverse_util import flatten_dict
+    with extra("weights"):
+        from flax.traverse_util import flatten_dict
 
     flat: Any = flatten_dict(network_of(name).params(), sep="/")
     plain = without_prefixes({key.replace("/", "."): tensor for key, tensor in tensors.items()})
@@ -99,7 +103,8 @@ def _check_numbers(tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def check_shapes(name: str, params: Mapping[str, Any]) -> None:
-    from flax.traverse_util import flatten_dict
+    with extra("weights"):
+        from flax.traverse_util import flatten_dict
 
     flat: Any = flatten_dict(network_of(name).params(), sep="/")
     expected = {key: leaf.shape for key, leaf in flat.items()}

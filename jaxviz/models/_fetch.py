@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from jaxviz._extras import extra
+
 _LOG = logging.getLogger(__name__)
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30  # without a response, after which an address counts as unreachable
 _PIP_SECONDS = 900  # 60 MB over a slow connection; with no network at all, pip gives up in well under a minute
@@ -196,7 +198,8 @@ def _download(source: UrlSource, folder: Path, *, progress: bool) -> Fetched:
     address = urlsplit(source.url)
     if address.scheme != "https" and not (address.scheme == "http" and address.hostname in _LOOPBACK):
         raise _SourceError(f"expected an https address, got {address.scheme or 'none'}")
-    import pooch
+    with extra("weights"):
+        import pooch
 
     path = folder / "download"
     download = pooch.HTTPDownloader(

@@ -11,13 +11,15 @@ from typing import Any
 import ml_dtypes  # noqa: F401  (teaches numpy the name "bfloat16")
 import numpy as np
 
+from jaxviz._extras import extra
 from jaxviz.models._keras_files import EXPANSION, SLACK
 from jaxviz.models._trees import Budget, TensorFileError, named_tensors
 
 
 def read_msgpack(path: Path, *, part: str | None = None) -> dict[str, np.ndarray]:
     """Read what `flax.serialization.to_bytes` wrote: data only, with sizes that its reader checks against the file."""
-    from flax import serialization
+    with extra("weights"):
+        from flax import serialization
 
     data = path.read_bytes()
     tree = serialization.msgpack_restore(data)
@@ -97,7 +99,8 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 def _opener(files: dict[str, bytes], metadata: dict[str, Any]) -> Any:
     """Return a function that opens an array of a checkpoint by name."""
-    import tensorstore
+    with extra("data"):
+        import tensorstore
 
     context = tensorstore.Context()
     memory = tensorstore.KvStore.open({"driver": "memory"}, context=context).result()

@@ -13,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from jaxviz._extras import extra
 from jaxviz.models._trees import TensorFileError
 
 EXPANSION = 16  # times the file's size that its numbers may take: weights hardly compress
@@ -30,7 +31,8 @@ def read_keras_zip(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray
 
 def read_h5(file: Path | io.BufferedIOBase, path: Path) -> dict[str, np.ndarray]:
     """Read the weights in a file that Keras wrote, or the numeric datasets of any other HDF5 file, by path."""
-    import h5py
+    with extra("weights"):
+        import h5py
 
     with h5py.File(file, "r") as root:
         datasets = _datasets(root)
@@ -46,7 +48,8 @@ def read_h5(file: Path | io.BufferedIOBase, path: Path) -> dict[str, np.ndarray]
 
 def _datasets(root: Any) -> dict[str, Any]:
     """Return the datasets by path; each once, and none through a link to elsewhere."""
-    import h5py
+    with extra("weights"):
+        import h5py
 
     datasets: dict[str, Any] = {}
 

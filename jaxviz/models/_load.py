@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import platformdirs
 
+from jaxviz._extras import extra
 from jaxviz._own_folders import read_own_file
 from jaxviz.models._class_names import class_names
 from jaxviz.models._conversion import check_shapes, converted, network_of
@@ -96,7 +97,8 @@ def load(name: str) -> Network:
         >>> net, params = jaxviz.load("vgg16_features")  # doctest: +SKIP
         >>> maps = net(params, jnp.full((1, 224, 224, 3), 0.5))  # doctest: +SKIP
     """
-    from flax.traverse_util import unflatten_dict
+    with extra("weights"):
+        from flax.traverse_util import unflatten_dict
 
     network = network_of(name)
     params = unflatten_dict(cached_or_fetched(name), sep="/")
@@ -203,7 +205,8 @@ def _stored_name(path: Path) -> str | None:
 
 
 def _check_on_photographs(name: str, params: dict[str, np.ndarray], path: Path) -> None:
-    from flax.traverse_util import unflatten_dict
+    with extra("weights"):
+        from flax.traverse_util import unflatten_dict
 
     from jaxviz.models import _photographs
 
@@ -284,7 +287,8 @@ def _check_published(name: str, tensors: Mapping[str, np.ndarray]) -> None:
 
 def _store(name: str, params: dict[str, np.ndarray], file: Fetched, *, origin: str) -> None:
     """Write a network's tensors beside their final place, then rename: readers see the old file or the new one."""
-    from safetensors.numpy import save
+    with extra("weights"):
+        from safetensors.numpy import save
 
     metadata = {
         "network": name,
@@ -324,8 +328,9 @@ def _read(name: str) -> tuple[dict[str, np.ndarray], Provenance]:
 
 def _read_trusted(name: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read tensors that the manifest's digest will tell, or else a file that only the user can have written."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+    with extra("weights"):
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
 
     try:
         metadata = _metadata(path)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxviz._extras import extra
 from jaxviz.image._arrays import IMAGENET_MEAN
 from jaxviz.image._files import load_image
 from jaxviz.models._fetch import Expected
@@ -136,7 +137,8 @@ def _color(value: Any) -> np.ndarray:
 
 
 def _photograph(name: str) -> Any:
-    from skimage import data
+    with extra("photos"):
+        from skimage import data
 
     return data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)()
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxviz._extras import extra
 from jaxviz.models._flax_files import is_orbax, read_msgpack, read_orbax
 from jaxviz.models._keras_files import read_h5, read_keras_zip
 from jaxviz.models._kinds import other_archive, other_folder, other_kind
@@ -87,8 +88,9 @@ def _read_pickle(path: Path, part: str | None) -> dict[str, np.ndarray]:
 
 
 def _read_onnx(path: Path, part: str | None) -> dict[str, np.ndarray]:
-    import onnx
-    import onnx.numpy_helper
+    with extra("weights"):
+        import onnx
+        import onnx.numpy_helper
 
     model = onnx.load(str(path), load_external_data=False)
     for tensor in model.graph.initializer:
@@ -103,7 +105,8 @@ def _read_onnx(path: Path, part: str | None) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path, part: str | None) -> dict[str, np.ndarray]:
-    from safetensors import safe_open
+    with extra("weights"):
+        from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)

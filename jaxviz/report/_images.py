@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 import jaxviz
+from jaxviz._extras import extra
 from jaxviz.report._method import Pictures, Tour
 
 # Gradient ascent
@@ -73,7 +74,8 @@ def call_texture(key, sample, size, steps, progress):
 
 
 def texture(tour: Tour) -> Pictures:
-    from skimage import data
+    with extra("photos"):
+        from skimage import data
 
     side, steps = (160, 100) if tour.full else (128, 80)
     samples = {"brick": data.brick(), "tissue": data.immunohistochemistry()}
@@ -95,7 +97,8 @@ def call_stylize(key, photo, painting, steps, progress):
 
 
 def stylize(tour: Tour) -> Pictures:
-    from skimage import data
+    with extra("photos"):
+        from skimage import data
 
     side, steps = (224, 80) if tour.full else (144, 60)
     photo, manner = tour.images(side)[0], jaxviz.load_image(data.immunohistochemistry(), size=side)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxviz
+from jaxviz._extras import extra
 from jaxviz.data._source import Source, open_source
 from jaxviz.show._bar import Pace
 
@@ -54,8 +55,10 @@ class Tour(NamedTuple):
 
 def crops_of(side: int) -> list[np.ndarray]:
     """Cut photographs that come with scikit-image and scikit-learn into squares, each beside the next."""
-    from skimage import data
-    from sklearn.datasets import load_sample_images
+    with extra("photos"):
+        from skimage import data
+    with extra("embed"):
+        from sklearn.datasets import load_sample_images
 
     photographs = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), data.immunohistochemistry()]
     photographs += [data.hubble_deep_field()[:512, :512], *load_sample_images().images]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxviz
+from jaxviz._extras import extra
 from jaxviz.image._checks import sides_of
 from jaxviz.report._map import lay_out
 from jaxviz.report._method import Pictures, Tour, enlarged, small_pictures
@@ -187,7 +188,8 @@ def call_texture(net, params, key, sample, layers, steps, progress):
 
 def _manner(tour: Tour) -> tuple[jax.Array, list[str]]:
     """Return a picture of a texture at a size that the network takes, and the layers that see it."""
-    from skimage import data
+    with extra("photos"):
+        from skimage import data
 
     _check_colors(tour)
     layers = [layer.name for layer in tour.own.maps()]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxviz._extras import extra
 from jaxviz._files import write_atomically
 
 
@@ -102,7 +103,8 @@ def write_page(
     ...     print(page.name, "Saliency" in page.read_text())
     index.html True
     """
-    from jinja2 import Environment, StrictUndefined
+    with extra("cli"):
+        from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["duration"] = _duration

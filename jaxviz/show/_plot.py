@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from jaxviz._extras import extra
 from jaxviz._options import check_batch, check_count, check_number
 from jaxviz.show._brief import concrete
 from jaxviz.show._entries import Entry, Kind, entries_of
@@ -88,7 +89,8 @@ def plot(
     """
     _check(kind, method, sign, scale, outlier_perc, alpha_overlay, columns, path)
     check_count("dpi", dpi)
-    from jaxviz.show import _axes, _figure
+    with extra("plot"):
+        from jaxviz.show import _axes, _figure
 
     charted = _charted(what)
     if charted is not None:
@@ -122,7 +124,8 @@ def _check(
     if columns is not None:
         check_count("columns", columns)
     if path is not None:  # before the work
-        from jaxviz.show._figure import suffix_of
+        with extra("plot"):
+            from jaxviz.show._figure import suffix_of
 
         suffix_of(path)
 

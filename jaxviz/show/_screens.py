@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jaxviz._extras import extra
 from jaxviz._files import printable
 from jaxviz.show import _pictures as pictures
 from jaxviz.show._brief import concrete
@@ -50,8 +51,9 @@ class Terminal(Screen):
     """A bar of Rich's on the standard error stream; what is printed meanwhile appears above it."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        with extra("cli"):
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
 
         told = TextColumn("{task.fields[told]}", markup=False)
         columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), told)

@@ -12,7 +12,7 @@ Kind = Literal["images", "maps", "lines", "points"]
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]
 
 # What a tree with the structure of a result and other things in it may raise: its text still says what it is.
-_OTHER = (ValueError, TypeError, OSError, IndexError, KeyError, AttributeError)
+_OTHER = (ValueError, TypeError, OSError, IndexError, KeyError, AttributeError, ImportError)
 
 
 class Look(NamedTuple):

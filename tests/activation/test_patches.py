@@ -241,3 +241,20 @@ def find_in(net, params, layer):
 def test_numbers_are_whole(name, small_params):
     with pytest.raises(ValueError, match=f"{name}: expected a whole number of at least 1, got 2.5"):
         find(small_params, **{name: 2.5})
+
+
+def test_labels_of_the_images_with_patches(small_params):
+    """Through a stop and a resume, and from states that earlier versions saved without them."""
+    images = np.random.default_rng(3).random((9, 16, 16, 3), np.float32)
+    labels = [f"class {i % 4}" if i != 5 else None for i in range(9)]
+    source = list(zip(images, labels, strict=True))
+    options = {"layer": "relu_1", "k": 1, "batch_size": 2}
+    found = jaxviz.top_patches(small_net, small_params, source, **options)
+    names = {name for row in found.layers["relu_1"].ids for name in row} - {"5"}
+    assert found.labels == {name: labels[int(name)] for name in names}
+    part = jaxviz.top_patches(small_net, small_params, source, callback=lambda found: found.seen > 3, **options)
+    again = jaxviz.top_patches(small_net, small_params, source, resume=part.state, **options)
+    assert again.labels == found.labels
+    old = {name: value for name, value in found.state.items() if name != "labels"}
+    assert jaxviz.top_patches(small_net, small_params, source, resume=old, **options).labels == {}
+    assert jaxviz.top_patches(small_net, small_params, images, **options).labels == {}

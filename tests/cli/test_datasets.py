@@ -1,6 +1,7 @@
 """The verbs over data sets: what they write, that they go on where they were, and what they refuse in one line."""
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -8,12 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from nets import stand_in
 from PIL import Image
@@ -74,7 +77,8 @@ def test_help_names_the_options(verb, capsys):
         cli.main([verb, "--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert "A folder, with the folders in it, or tfds:NAME[SPLIT]" in " ".join(shown.replace("│", " ").split())
+    told = " ".join(shown.replace("│", " ").split())
+    assert "A folder, with the folders in it; a zip, tar, .npy or .npz file, or tar files as in" in told
     for name in {field.name for field in dataclasses.fields(cli.VERBS[verb].load())} - {"source"}:
         assert f"--{name.replace('_', '-')}" in shown
 
@@ -95,6 +99,27 @@ def test_features(capsys, stop_at):
     assert content("parts") == content("whole")
     cli.main([*line, "--pool", "none", "--store", "maps"])
     assert "maps: features (11, 4, 4, 6) of relu_1" in capsys.readouterr().out
+    cli.main([*line, "--store", "whole", "--table", "made/table.parquet"])
+    assert "made/table.parquet: 11 rows" in capsys.readouterr().out
+    table = pyarrow.parquet.read_table("made/table.parquet")
+    assert table["id"].to_pylist() == features().ids
+    assert pyarrow.parquet.read_table("made/table-skipped.parquet")["id"].to_pylist() == ["a.jpg", "b/3b.png"]
+    with pytest.raises(SystemExit):
+        cli.main([*line, "--store", "other", "--table", "table.csv"])
+    assert "table.csv: expected a name ending in .parquet" in capsys.readouterr().err
+    assert not Path("other").exists()  # before anything is computed
+
+
+def test_a_tar_file_with_labels(capsys):
+    with tarfile.open("shard.tar", "w") as archive:
+        for i in range(8):
+            archive.add(f"photographs/b/{i}.png", f"{i}.png")
+            member = tarfile.TarInfo(f"{i}.cls")
+            member.size = 1
+            archive.addfile(member, io.BytesIO(b"%d" % (i % 3)))
+    cli.main(f"neighbors shard.tar --layer relu_1 {SIZES} --k 2".split())
+    told = json.loads(Path("out/neighbors.json").read_text())
+    assert all(near["label"] == int(near["name"]) % 3 for row in told.values() for near in row)
 
 
 def test_neighbors_within_the_source():

@@ -221,8 +221,10 @@ def test_pytorch():
     ):
         with pytest.raises(ImageError, match=r"sampler or a collate_fn of its own.*: give loader.dataset, or a list"):
             open_source(loader)
-    with pytest.raises(ImageError, match=r"by number, got .*Stream, which gives them one after another; .* a list"):
-        open_source(Stream())
+    for stream in (Stream(), data.DataLoader(Stream(), batch_size=2)):
+        source = open_source(stream)
+        np.testing.assert_array_equal(read(source), PIXELS)
+        assert [source.labeled(i)[1] for i in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ImageError, match=r"got a tensor of shape \(3, 16, 16\): one image is image\[None\]"):
         open_source(tensors[0])
     (batch,) = batches(open_source(list(loaders[0])), [0, 1], size=16, batch_size=2)

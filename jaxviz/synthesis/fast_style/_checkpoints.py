@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxviz._extras import extra
 from jaxviz._files import alone_in
 from jaxviz._progress import Progress
 from jaxviz._types import Key
@@ -59,7 +60,8 @@ class Keeper:
         self.manager = None
         if store is None:
             return
-        import orbax.checkpoint as ocp
+        with extra("train"):
+            import orbax.checkpoint as ocp
 
         folder = Path(store).absolute()
         notes = {"jax": jax.__version__}

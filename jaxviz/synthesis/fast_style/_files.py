@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxviz._extras import extra
 from jaxviz._files import write_atomically
 from jaxviz.models._fetch import included
 from jaxviz.models._tensors import read_tensors
@@ -54,7 +55,8 @@ def save_style_net(path: str | os.PathLike[str], params: Any, styles: Sequence[s
         ...     print(jaxviz.load_style_net(f"{folder}/net.safetensors").styles)
         ['waves', 'night']
     """
-    from safetensors.numpy import save
+    with extra("weights"):
+        from safetensors.numpy import save
 
     if not _are_names(list(styles)) or len(styles) != count_styles(params):
         raise ValueError(f"styles: expected {count_styles(params)} unique names, got {list(styles)}")
@@ -83,7 +85,8 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
         >>> print(styles)
         ['starry_night', 'scream', 'mosaic', 'ink', 'paper']
     """
-    from safetensors import safe_open
+    with extra("weights"):
+        from safetensors import safe_open
 
     path = included(STYLE_NET) if path is None else path
     tensors = read_tensors(Path(path))

@@ -9,13 +9,24 @@ import numpy as np
 
 from jaxviz._types import Key
 from jaxviz.data._batches import batches
-from jaxviz.data._source import Source
+from jaxviz.data._source import Source, open_source
 from jaxviz.image._arrays import as_bytes
 from jaxviz.image._checks import ImageError
 from jaxviz.image._files import read_pixels
 from jaxviz.synthesis.fast_style._checkpoints import entropy_of
 
 KEPT = 2**30  # bytes of photographs kept in memory: 3,500 of 320 px
+
+
+def open_photographs(source: Any) -> Source:
+    """Open a source whose images can be taken in any order."""
+    opened = open_source(source)
+    if opened.in_order:
+        raise ImageError(
+            f"{opened.name}: expected images that can be taken in random order, got a stream; give a list of them, as "
+            "in list(source), or the files that it reads"
+        )
+    return opened
 
 
 def digest_of_source(source: Source) -> str:

@@ -23,7 +23,6 @@ from jaxviz._options import (
 )
 from jaxviz._types import Images, Key, Net
 from jaxviz.data._sharding import over_devices, whole_shares
-from jaxviz.data._source import open_source
 from jaxviz.image._checks import check_not_negative
 from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
 from jaxviz.program._edit import read_layers
@@ -36,7 +35,7 @@ from jaxviz.synthesis._octaves import resized
 from jaxviz.synthesis._painting import scaled
 from jaxviz.synthesis.fast_style._checkpoints import Keeper, StyleTraining, _alone_in_its_store, entropy_of
 from jaxviz.synthesis.fast_style._net import count_blocks, count_channels, count_styles, init_style_net
-from jaxviz.synthesis.fast_style._photographs import crops_of, digest_of_source
+from jaxviz.synthesis.fast_style._photographs import crops_of, digest_of_source, open_photographs
 from jaxviz.synthesis.fast_style._steps import ADAM, Job, Precision, _cast, _falling, _joined, take_steps
 
 CONTENT_LAYERS = ("relu3_3",)
@@ -153,7 +152,7 @@ def train_style_net(
     width, blocks = _sizes(width, blocks, start if add_to is None else add_to)
     check_least_zero("smoothness", smoothness)
     check_positive("style_size", style_size)
-    net, opened, batch_size = once(net), open_source(source), whole_shares(batch_size)
+    net, opened, batch_size = once(net), open_photographs(source), whole_shares(batch_size)
     params, styles = jax.tree.map(functools.partial(_cast, "float32"), (params, list(styles)))
     content_of = _weights("content_layers", content_layers, content_weight)
     style_of = _weights("style_layers", style_layers, style_weight)
