@@ -6,8 +6,9 @@ number of styles.
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,18 @@ Moments = list[tuple[Array, Array]]
 """Mean and variance of the maps, `(n, 1, 1, c)` each, at every normalization in order."""
 
 
+class StyleNet(NamedTuple):
+    """A style net, as read from a file; `style_net` and `restyle` take it, or its parameters alone.
+
+    Attributes:
+        params: its parameters, for `style_net` and `restyle`.
+        styles: the names of its styles, in order.
+    """
+
+    params: Any
+    styles: list[str]
+
+
 def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
     """Render images in a style that the net has learned, in one pass.
 
@@ -40,10 +53,11 @@ def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
     `down2`, `block1` and so on, `up1`, `up2`.
 
     Args:
-        params: the parameters from `train_style_net` or `load_style_net`.
+        params: the parameters from `train_style_net`, or what `load_style_net` returns, which names its styles.
         images: `(n, h, w, 3)` in [0, 1]. With bfloat16, only the normalizations are computed in float32.
         style: the index of a style; negative ones count from the end. Or weights `(styles,)` that mix the styles'
-            normalizations, or one row for each image, `(n, styles)`.
+            normalizations, or one row for each image, `(n, styles)`. Of what `load_style_net` returns also a name,
+            "scream", or names with weights, `{"scream": 0.7, "ink": 0.3}`.
 
     Returns:
         Images of the same size, in [0, 1].
@@ -63,6 +77,7 @@ def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
     & Lempitsky 2016, Instance Normalization; Dumoulin, Shlens & Kudlur 2017, A Learned Representation for Artistic
     Style; Odena, Dumoulin & Olah 2016, Deconvolution and Checkerboard Artifacts.
     """
+    params, style = by_number(params, style)
     check_images(images, channels=3)
     mix = mixture(params, style)
     if len(mix) not in (1, len(images)):
@@ -181,6 +196,29 @@ def reach(params: Any) -> int:
 def count_styles(params: Any) -> int:
     """Return how many styles a net has."""
     return params["first"]["scale"].shape[0]
+
+
+def by_number(params: Any, style: Any) -> tuple[Any, Any]:
+    """Return a net's parameters, and a style as an index or weights, if it is given by a name or by several."""
+    params, names = params if isinstance(params, StyleNet) else (params, None)
+    if not isinstance(style, str | Mapping):
+        return params, style
+    if names is None:
+        raise ValueError(
+            f"style: expected an index or weights, got {style!r}: parameters do not know the names of their styles. "
+            'Give what load_style_net returns, as in restyle(jaxviz.load_style_net(), image, style="scream")'
+        )
+    if not style:
+        raise ValueError("style: expected names with weights, got none")
+    weights = {style: None} if isinstance(style, str) else style
+    for name in weights:
+        if name not in names:
+            close = get_close_matches(str(name), names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"style: expected one of {', '.join(names)}, the styles of this net, got {name!r}{hint}")
+    if isinstance(style, str):
+        return params, names.index(style)
+    return params, np.array([weights.get(name, 0.0) for name in names], np.float32)
 
 
 def mixture(params: Any, style: Any) -> Float[Array, "n styles"]:
