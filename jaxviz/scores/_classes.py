@@ -123,7 +123,7 @@ def class_numbers(net: Any, target: Any) -> Any:
             f"expected the number of a class, got {target!r}, and this network has no names for its classes: give "
             "them as jaxviz.Network(net, params, classes=[...]), or the number; jaxviz.class_index has ImageNet's"
         )
-    found = [class_index(name, classes=classes) for name in named.flat]
+    found = [class_index(str(name), classes=classes) for name in named.flat]
     return found[0] if isinstance(target, str) else np.reshape(found, named.shape)
 
 
@@ -172,8 +172,8 @@ def logit(
 
     Raises:
         ValueError: for a name that no class has (the message lists similar ones), or that several have, and for names
-            if the network has none; when called, for a class that does not exist, for a network that returns anything but one array of
-            that shape, and for one that ends in a softmax or a sigmoid and so returns probabilities.
+            if the network has none; when called, for a class that does not exist, for a network that returns anything
+            but one array of that shape, and for one that ends in a softmax or a sigmoid and so returns probabilities.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -243,6 +243,5 @@ def _made(net: Net, target: Any, softmax: bool, output: Any, position: Any, wher
     if isinstance(place, tuple) and len(place) != 2:
         raise ValueError(f"position: expected the number of a row, or (row, column), got {position!r}")
     mask = None if where is None or isinstance(where, str) else mask_of("where", where)
-    return Logit(
-        net, numbers(class_numbers(net, target)), softmax, Output.of(output), place, mask, isinstance(where, str)
-    )
+    target = numbers(class_numbers(net, target))
+    return Logit(net, target, softmax, Output.of(output), place, mask, isinstance(where, str))

@@ -67,7 +67,7 @@ def fool(
         net: a classifier that returns logits, `(n, classes)`.
         params: its parameters.
         images: `(n, h, w, c)` in [0, 1].
-        target: the class to aim for, or one for each image; negative numbers count from the end. By name as for `logit`.
+        target: the class to aim for, or one for each image; by number, -1 is the last, or by name as for `logit`.
         output: which part the network returns has the logits, as for `logit`.
         steps: the maximum number of steps.
         step_size: the length of a step over all pixels and colors, in units of brightness.
