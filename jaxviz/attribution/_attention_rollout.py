@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxviz._options import check_number
-from jaxviz._types import Images, Maps, Net
+from jaxviz._types import AnyImages, Images, Maps, Net
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._checks import check_images, check_range
 from jaxviz.program._attention_chain import Chain, chain_of
@@ -25,7 +25,7 @@ Fusion = Literal["mean", "max", "min"]
 def attention_rollout(
     net: Net,
     params: Any,
-    images: Images,
+    images: AnyImages,
     *,
     fusion: Fusion = "mean",
     discard: float = 0.0,

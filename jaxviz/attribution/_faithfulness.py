@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from jaxviz._types import Images, Maps, Score
+from jaxviz._types import AnyArray, AnyImages, AnyMaps, Images, Maps, Score
 from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, loop_over, run
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._arrays import IMAGENET_MEAN, per_color
@@ -31,8 +31,8 @@ class Curve(NamedTuple):
 def deletion(
     score: Score,
     params: Any,
-    images: Images,
-    maps: Maps,
+    images: AnyImages,
+    maps: AnyMaps,
     *,
     step: int = 224,
     fill: Fill = 0.5,
@@ -75,8 +75,8 @@ def deletion(
 def insertion(
     score: Score,
     params: Any,
-    images: Images,
-    maps: Maps,
+    images: AnyImages,
+    maps: AnyMaps,
     *,
     step: int = 224,
     fill: Fill | Literal["rise"] = "blur",
@@ -134,7 +134,7 @@ def _blurred_as_rise(images: Images) -> Images:
     return mean + apart
 
 
-def pointing_game(maps: Maps, boxes: Num[Array, "n m 4"], *, tolerance: float | int = 15) -> Bool[Array, " n"]:
+def pointing_game(maps: AnyMaps, boxes: Num[AnyArray, "n m 4"], *, tolerance: float | int = 15) -> Bool[Array, " n"]:
     """Return, for each image, whether the map's largest value lies on the object.
 
     Args:

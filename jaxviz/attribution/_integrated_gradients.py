@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Score
+from jaxviz._types import AnyImages, Images, Score
 from jaxviz.attribution._batching import (
     Fill,
     beside,
@@ -42,7 +42,13 @@ class IntegratedGradients(NamedTuple):
 
 
 def integrated_gradients(
-    score: Score, params: Any, images: Images, *, baseline: Fill = 0.0, steps: int = 50, batch_size: int | None = None
+    score: Score,
+    params: Any,
+    images: AnyImages,
+    *,
+    baseline: Fill = 0.0,
+    steps: int = 50,
+    batch_size: int | None = None,
 ) -> IntegratedGradients:
     """Divide the score's increase from a baseline to the image among the pixels.
 

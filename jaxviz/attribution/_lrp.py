@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Score, at_least_float32
+from jaxviz._types import AnyImages, Images, Score, at_least_float32
 from jaxviz.attribution._affine import (
     Affine,
     constants,
@@ -47,7 +47,7 @@ class Relevance(NamedTuple):
 def lrp(
     score: Score,
     params: Any,
-    images: Images,
+    images: AnyImages,
     *,
     rule: Literal["epsilon", "gamma", "attention"] = "epsilon",
     epsilon: float = 1e-6,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Score
+from jaxviz._types import AnyImages, Images, Score
 from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, run, sum_over, values_of
 from jaxviz.fast._swap import accelerate
 from jaxviz.scores._calls import fixed
@@ -16,7 +16,7 @@ from jaxviz.scores._calls import fixed
 def occlusion(
     score: Score,
     params: Any,
-    images: Images,
+    images: AnyImages,
     *,
     window: int | tuple[int, int] = 32,
     stride: int | tuple[int, int] = 8,

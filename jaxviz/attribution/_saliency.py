@@ -14,14 +14,16 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Score
+from jaxviz._types import AnyImages, Images, Score
 from jaxviz.attribution._batching import beside, differentiate, run
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._arrays import largest
 from jaxviz.program._with_relu import Rule, ruled
 
 
-def gradient(score: Score, params: Any, images: Images, *, batch_size: int | None = None) -> Float[Array, "n *k h w c"]:
+def gradient(
+    score: Score, params: Any, images: AnyImages, *, batch_size: int | None = None
+) -> Float[Array, "n *k h w c"]:
     """Differentiate each image's score with respect to its pixels, signed.
 
     Args:
@@ -49,7 +51,9 @@ def gradient(score: Score, params: Any, images: Images, *, batch_size: int | Non
     return run(_gradient, score, params, images, batch_size=batch_size)
 
 
-def saliency(score: Score, params: Any, images: Images, *, batch_size: int | None = None) -> Float[Array, "n *k h w"]:
+def saliency(
+    score: Score, params: Any, images: AnyImages, *, batch_size: int | None = None
+) -> Float[Array, "n *k h w"]:
     """Mark the pixels that change the score most: the largest absolute gradient over the channels.
 
     Args:
@@ -78,7 +82,7 @@ def saliency(score: Score, params: Any, images: Images, *, batch_size: int | Non
 
 
 def input_x_gradient(
-    score: Score, params: Any, images: Images, *, batch_size: int | None = None
+    score: Score, params: Any, images: AnyImages, *, batch_size: int | None = None
 ) -> Float[Array, "n *k h w c"]:
     """Multiply each pixel by its gradient: its share of the score, if the network were linear around zero.
 

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxviz._types import Images, Key, Net
+from jaxviz._types import AnyArray, AnyImages, Key, Net
 from jaxviz.image._checks import check_finite
 from jaxviz.program._modules import named_by_default
 from jaxviz.program._names import find, is_layer
 from jaxviz.program._trace import Program, Value, trace
 
 
-def randomize(net: Net, params: Any, key: Key, images: Images, *, down_to: str) -> PyTree[Any]:
+def randomize(net: Net, params: Any, key: Key, images: AnyImages, *, down_to: str) -> PyTree[Any]:
     """Return the parameters with those of the upper layers shuffled, from the outputs down to a layer.
 
     The entries of each array are permuted at random: what was learned is gone, but not the scale. Which layers are
@@ -79,7 +79,7 @@ def _first_use(value: Value, order: dict[int, int]) -> int | float:
     return min(places, default=math.inf)
 
 
-def rank_correlation(maps: Float[Array, "n h w *c"], others: Float[Array, "n h w *c"]) -> Float[Array, " n"]:
+def rank_correlation(maps: Float[AnyArray, "n h w *c"], others: Float[AnyArray, "n h w *c"]) -> Float[Array, " n"]:
     """Return Spearman's rank correlation of each map with another; 0 where one of them is constant.
 
     Args:
@@ -119,7 +119,7 @@ def sanity_check(
     net: Net,
     params: Any,
     key: Key,
-    images: Images,
+    images: AnyImages,
     *,
     method: Callable[[Any, Any], Any],
     layers: Sequence[str],

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxtyping import Key as PRNGKey
 
 from jaxviz._options import check_array
-from jaxviz._types import Key, at_least_float32
+from jaxviz._types import AnyArray, Key, at_least_float32
 from jaxviz.image._channels import is_picture
 from jaxviz.image._checks import check_finite, check_range, sides_of
 
@@ -57,7 +57,7 @@ class _Round(NamedTuple):
 
 
 def efros_leung(
-    key: Key, image: Float[Array, "h w c"], *, size: int | tuple[int, int], window: int = 11
+    key: Key, image: Float[AnyArray, "h w c"], *, size: int | tuple[int, int], window: int = 11
 ) -> Float[Array, "height width c"]:
     """Grow a texture outward from a seed, each pixel copied from a place in the sample with similar surroundings.
 

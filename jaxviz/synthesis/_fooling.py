@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxviz._options import check_batch, check_least_zero, check_run, check_untraced
 from jaxviz._progress import Progress
-from jaxviz._types import Images, Net
+from jaxviz._types import AnyImages, Images, Net
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import dtype_of
 from jaxviz.program._image_channels import known_channels
@@ -48,7 +48,7 @@ class Fooled(Progress, _Fooled):
 def fool(
     net: Net,
     params: Any,
-    images: Images,
+    images: AnyImages,
     *,
     target: Class,
     output: Any = None,

@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Key, at_least_float32
+from jaxviz._types import AnyImages, Images, Key, at_least_float32
 from jaxviz.image._checks import check_images
 
 STEP = 4  # the stride of the residual blocks in pixels
@@ -44,7 +44,7 @@ class StyleNet(NamedTuple):
     styles: list[str]
 
 
-def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
+def style_net(params: Any, images: AnyImages, *, style: Any = 0) -> Images:
     """Render images in a style that the net has learned, in one pass.
 
     Like any network here it is a pure function `net(params, images)`, for images of any size; for another style use
