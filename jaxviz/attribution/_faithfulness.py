@@ -120,7 +120,7 @@ def insertion(
     return _follow(score, params, images, maps, fill, step=step, batch_size=batch_size, inserting=True)
 
 
-def _blurred_as_rise(images: Images) -> Images:
+def _blurred_as_rise(images: AnyImages) -> Images:
     """Return the images as `blur` of the authors' Evaluation.ipynb makes them: `gkern(11, 5)`, a border of zeros."""
     from scipy.ndimage import gaussian_filter1d
 

@@ -109,7 +109,7 @@ def rank_correlation(maps: Float[AnyArray, "n h w *c"], others: Float[AnyArray, 
     return jnp.where(scale > 0, (first * second).mean(1) / jnp.where(scale > 0, scale, 1), 0)
 
 
-def _centered_ranks(values: Array) -> Array:
+def _centered_ranks(values: AnyArray) -> Array:
     """Return ranks from -0.5 to 0.5, equal values sharing their mean rank."""
     ranks = jax.scipy.stats.rankdata(values, axis=1)  # of the values' own dtype, which holds 16 million exactly
     return (ranks - (values.shape[1] + 1) / 2) / values.shape[1]

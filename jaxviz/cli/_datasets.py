@@ -75,10 +75,12 @@ class Neighbors(Stored, Seed):
 
 @dataclass(frozen=True, kw_only=True)
 class Embed(Stored, Seed):
-    """Lay the images of a source out in the plane, similar ones together, by t-SNE of their features."""
+    """Lay the images of a source out in the plane, similar ones together, by t-SNE and PCA of their features."""
 
     perplexity: float | None = None
     """How many neighbors count, roughly; by default 30, or a third of the images if that is less."""
+    umap: bool = False
+    """Whether the page also has the layout of UMAP; needs the extra `umap`."""
     thumbnail: int = 48
     """Side in pixels of an image in the picture."""
     out: Path = Path("out")

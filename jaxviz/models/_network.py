@@ -70,7 +70,7 @@ class Network:
         assign("classes", _as_names(self.classes))
         assign("mean", _of_channels("mean", self.mean, self.channels))
         assign("std", _of_channels("std", self.std, self.channels))
-        assign("net", _of_images(self.net, _Taken(self.channels, self.mean, self.std, self.classes)))
+        assign("net", _of_images(self.net, _Taken(self.channels, self.mean, self.std, _as_names(self.classes))))
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.net, self.params))

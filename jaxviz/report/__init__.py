@@ -1,1 +1,3 @@
-"""Pages: the tour, the map of images. Written with the public functions."""
+"""Pages: the tour, the map of images, patches. Written with the public functions."""
+
+from jaxviz.report._embedding_page import embedding_page as embedding_page

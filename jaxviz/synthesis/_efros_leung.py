@@ -244,7 +244,7 @@ def _picked(key: Key, errors: Float[Array, "down across"]) -> tuple[Int[Array, "
     return row, jnp.argmax(jnp.cumsum(line) > rank - ends[row] + line.sum())
 
 
-def _check(image: Float[Array, "h w c"], window: int) -> None:
+def _check(image: Float[AnyArray, "h w c"], window: int) -> None:
     check_array("image", image)
     if jnp.ndim(image) != 3 or not is_picture(image.shape):
         raise ValueError(f"expected one image (h, w, c), got shape {jnp.shape(image)}; from a batch take images[0]")

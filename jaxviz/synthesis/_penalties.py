@@ -104,5 +104,5 @@ def normalized_l2(images: Images) -> Float[Array, " n"]:
     return jnp.sum(jnp.square(_centered(images) / per_color(IMAGENET_STD, images)), (1, 2, 3))
 
 
-def _centered(images: Images) -> Images:
-    return images - per_color(IMAGENET_MEAN, images)
+def _centered(images: AnyImages) -> Images:
+    return jnp.asarray(images) - per_color(IMAGENET_MEAN, images)
