@@ -1,5 +1,7 @@
 """Gradient-weighted attention: the patches that support a score, by a transformer's attention."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

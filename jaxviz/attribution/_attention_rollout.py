@@ -1,5 +1,7 @@
 """Attention rollout: how much of each patch reaches a transformer's output, by its attention weights alone."""
 
+from __future__ import annotations
+
 from typing import Any, Literal
 
 import jax

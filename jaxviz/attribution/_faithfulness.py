@@ -1,5 +1,7 @@
 """How faithful is a map? Curves of the score as pixels are removed or added in its order, and the pointing game."""
 
+from __future__ import annotations
+
 from typing import Any, Literal, NamedTuple
 
 import jax

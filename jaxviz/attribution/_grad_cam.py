@@ -1,5 +1,7 @@
 """Grad-CAM: which positions of a layer's maps support a score."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """Guided backpropagation and the deconvnet: gradients with another backward rule for every ReLU."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from jaxtyping import Array, Float

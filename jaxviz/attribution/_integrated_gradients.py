@@ -1,5 +1,7 @@
 """Integrated gradients: gradients averaged along the line from a baseline to the image."""
 
+from __future__ import annotations
+
 import warnings
 from typing import Any, NamedTuple
 

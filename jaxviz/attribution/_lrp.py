@@ -4,6 +4,8 @@ With `R = a g`, relevance is a value times a modified gradient of it. Where valu
 a pool, the gradient is not modified; so each rule is a change of one layer's backward pass.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple

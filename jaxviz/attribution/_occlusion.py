@@ -1,5 +1,7 @@
 """Occlusion: which pixels matter, found by hiding some of them; works for any score, without gradients."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """RISE: the average of random masks, weighted by the score of what each leaves visible."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

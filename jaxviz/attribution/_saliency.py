@@ -8,6 +8,8 @@ If a score gives k numbers for each image, all of them are explained from one fo
 `(n, k, h, w, c)` or `(n, k, h, w)`. Then `batch_size` limits how many backward passes run at once.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

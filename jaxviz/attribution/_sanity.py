@@ -1,5 +1,7 @@
 """Does a map depend on what the network has learned? Adebayo et al.'s check: shuffle the layers, from the last down."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

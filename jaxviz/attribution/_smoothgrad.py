@@ -1,5 +1,7 @@
 """SmoothGrad and its relatives: statistics of the gradients of noisy copies."""
 
+from __future__ import annotations
+
 from typing import Any, Literal
 
 import jax

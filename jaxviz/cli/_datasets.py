@@ -106,8 +106,10 @@ class Patches(OfSource, Seed):
     """Channels to show; by default nine of those that respond, chosen at random."""
     k: int = 9
     """Patches of each channel."""
+    beside: Literal["none", "guided", "deconvnet", "gradient"] = aside("none")
+    """What patches.html shows beside each patch: what in it excites the unit, which takes a while."""
     out: Path = aside(Path("out"))
-    """Folder for LAYER-patches.png, a row for each channel.
+    """Folder for patches.html, a page of the channels, and LAYER-patches.png, a row for each of them.
     LAYER-patches.npz has values, ids, positions and boxes of all channels.
     A run that was stopped continues from patches-state.npz.
     One that was finished reads only what is new in the source."""

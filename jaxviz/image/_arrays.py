@@ -8,6 +8,8 @@ them for display. Only `load_image` and `save_image` touch files; the other func
 `grad`.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Sequence

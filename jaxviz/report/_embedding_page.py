@@ -1,5 +1,7 @@
 """A page of images laid out by similarity: to move about in, to search, and to select groups from."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,6 @@
-"""A page of the patches that channels respond to most, beside what in them excites the unit: Zeiler & Fergus's figure."""
+"""A page of the patches that channels respond to most, beside what in them excites the unit."""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -160,9 +162,7 @@ def _shown(units: _Units, of: Patches, number: int, read: _Reader) -> tuple[jax.
     score = units.score(number, of.positions[number][live])
     _check_values(units.layer, number, values, np.asarray(score(units.params, images)))
     columns = int(np.ceil(np.sqrt(len(live))))
-    cut = lambda arrays: [
-        x[top:bottom, left:right] for x, (top, left, bottom, right) in zip(arrays, boxes, strict=True)
-    ]
+    cut = lambda arrays: [x[box[0] : box[2], box[1] : box[3]] for x, box in zip(arrays, boxes.tolist(), strict=True)]
     blocks = [montage([_at_size(as_rgb(patch)) for patch in cut(images)], columns=columns)]
     if units.beside is not None:
         maps = jnp.asarray(units.beside(score, units.params, images))

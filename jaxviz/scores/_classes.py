@@ -1,5 +1,7 @@
 """Scores of classes: of an image, of a row that a detector returns, or of the pixels of a segmentation."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any, Literal, NamedTuple
 

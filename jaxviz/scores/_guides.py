@@ -1,5 +1,7 @@
 """Scores for synthesis only: they compare images with each other, or with a guide."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from typing import Any

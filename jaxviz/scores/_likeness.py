@@ -4,6 +4,8 @@ Features say what is where: they are an image's content. Gram matrices say which
 where: they are its texture, and its style.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """DeepDream: amplify what a layer already sees in an image."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from typing import Any
 

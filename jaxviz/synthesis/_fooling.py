@@ -1,5 +1,7 @@
 """Fooling images: a small perturbation that changes the network's answer."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple

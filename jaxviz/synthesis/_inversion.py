@@ -1,5 +1,7 @@
 """Feature inversion: an image that has given features, which shows what information a layer keeps."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Sizes of octaves, and resizing to them."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 

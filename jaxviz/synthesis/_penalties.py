@@ -1,5 +1,7 @@
 """Penalties for `ascend(penalties=...)`: one number per image, which synthesis keeps small."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from typing import Any
