@@ -158,9 +158,9 @@ def test_order_of_arguments(name):
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_keys_are_called_key(name):
     for parameter in parameters(name).values():
-        assert (
-            bool(re.search(r"\bKey\b", str(parameter.annotation))) and "Callable" not in str(parameter.annotation)
-        ) == (parameter.name == "key")
+        annotation = str(parameter.annotation)
+        is_key = bool(re.search(r"\bKey\b", annotation)) and "Callable" not in annotation
+        assert is_key == (parameter.name == "key")
 
 
 def test_help_lists_every_function_once_by_question():
