@@ -23,6 +23,7 @@ from jaxviz.image._arrays import montage, resize
 from jaxviz.image._channels import as_rgb
 from jaxviz.image._draw import draw
 from jaxviz.image._files import read_pixels
+from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import dtype_of
 from jaxviz.program._outputs import arranged_shapes
 from jaxviz.program._tokens import Tokens, checked_tokens
@@ -160,7 +161,7 @@ def _shown(units: _Units, of: Patches, number: int, read: _Reader) -> tuple[jax.
     names, boxes, values = [of.ids[number][i] for i in live], of.boxes[number][live], of.values[number][live]
     images = read(names)
     score = units.score(number, of.positions[number][live])
-    _check_values(units.layer, number, values, np.asarray(score(units.params, images)))
+    _check_values(units.layer, number, values, np.asarray(_values(score, units.params, images)))
     columns = int(np.ceil(np.sqrt(len(live))))
     cut = lambda arrays: [x[box[0] : box[2], box[1] : box[3]] for x, box in zip(arrays, boxes.tolist(), strict=True)]
     blocks = [montage([_at_size(as_rgb(patch)) for patch in cut(images)], columns=columns)]
@@ -172,6 +173,11 @@ def _shown(units: _Units, of: Patches, number: int, read: _Reader) -> tuple[jax.
     texts = [name if len(name) <= 40 else f"…{name[-39:]}" for name in names]
     caption = f"Channel {number}: {values[0]:.3g} to {values[-1]:.3g}, in {', '.join(texts)}"
     return montage(blocks, columns=2, gap=10), caption
+
+
+@compiled()
+def _values(score: Any, params: Any, images: Any) -> Any:
+    return score(params, images)
 
 
 def _check_values(layer: str, number: int, expected: np.ndarray, got: np.ndarray) -> None:
