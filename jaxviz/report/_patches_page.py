@@ -25,6 +25,7 @@ from jaxviz.image._draw import draw
 from jaxviz.image._files import read_pixels
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import dtype_of
+from jaxviz.program._once import once
 from jaxviz.program._outputs import arranged_shapes
 from jaxviz.program._tokens import Tokens, checked_tokens
 from jaxviz.report._embedding_page import checked_path
@@ -90,6 +91,7 @@ def patches_page(
     """
     path = checked_path(path)
     chosen = {layer: _chosen(layer, of, channels) for layer, of in found.layers.items()}
+    net = once(net)
     opened, size = sized(open_source(source), size)
     image, shapes = arranged_shapes(net, params, dict.fromkeys(chosen, "units"), size, "patches_page", tokens)
     made_at = tuple(found.state["made_with"]["size"])
@@ -171,7 +173,7 @@ def _shown(units: _Units, of: Patches, number: int, read: _Reader) -> tuple[jax.
             raise ValueError(f"beside: expected maps (n, h, w) or (n, h, w, c) of {images.shape}, got {maps.shape}")
         blocks.append(montage([_at_size(draw(map, fine=True)) for map in cut(maps)], columns=columns))
     texts = [name if len(name) <= 40 else f"…{name[-39:]}" for name in names]
-    caption = f"Channel {number}: {values[0]:.3g} to {values[-1]:.3g}, in {', '.join(texts)}"
+    caption = f"Channel {number}: {values[0]:.4g} to {values[-1]:.4g}, in {', '.join(texts)}"
     return montage(blocks, columns=2, gap=10), caption
 
 
