@@ -4,7 +4,6 @@ A network's weights are converted once, to `<cache>/weights/<name>.safetensors`.
 and holds a digest of the tensors, which every reading compares. A file that is not what was stored is never used.
 """
 
-import functools
 import hashlib
 import io
 import json
@@ -21,9 +20,8 @@ import numpy as np
 import platformdirs
 
 from jaxviz._own_folders import read_own_file
-from jaxviz._types import Net
 from jaxviz.models._class_names import class_names
-from jaxviz.models._conversion import check_shapes, converted, network_of
+from jaxviz.models._conversion import check_shapes, converted, net_of, network_of
 from jaxviz.models._fetch import Fetched, fetch, identify, read_manifest
 from jaxviz.models._network import Network
 from jaxviz.models._tensors import read_tensors
@@ -103,14 +101,7 @@ def load(name: str) -> Network:
     network = network_of(name)
     params = unflatten_dict(cached_or_fetched(name), sep="/")
     classes = class_names() if network.classifies else None
-    net = _with_classes(name) if network.classifies else network.net
-    return Network(net, jax.tree.map(jnp.asarray, params), size=224, classes=classes)
-
-
-@functools.cache
-def _with_classes(name: str) -> Net:
-    """Return a classifier that knows its classes' names: the same function each time, so that its programs last."""
-    return Network(network_of(name).net, None, classes=class_names()).net
+    return Network(net_of(name), jax.tree.map(jnp.asarray, params), size=224, classes=classes)
 
 
 def available() -> dict[str, Pretrained]:
