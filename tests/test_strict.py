@@ -74,6 +74,7 @@ def style_net_of(x):
 
 
 def pages(params, images):
+    images = np.asarray(images, np.float32)  # as all that is read from a source
     found = jaxviz.features(net, params, images, layer="relu_1")
     patches = jaxviz.top_patches(net, params, images, layer="relu_1", k=2)
     with tempfile.TemporaryDirectory() as folder:

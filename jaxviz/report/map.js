@@ -168,7 +168,7 @@ function makeMap(figure, sheet, { side, points, cells, near, names, layouts, lab
     const [u, v] = at(i), cut = level.side, [row, column] = cells[i];
     draw2d.drawImage(level.image, column * cut, row * cut, cut, cut, u - s / 2, v - s / 2, s, s);
     if (!labels || labels[i] < 0) return;
-    const edge = Math.max(1.5, 0.07 * s);
+    const edge = Math.max(1, 0.08 * s);
     draw2d.strokeStyle = colors[labels[i]];
     draw2d.lineWidth = edge;
     draw2d.strokeRect(u - s / 2 + edge / 2, v - s / 2 + edge / 2, s - edge, s - edge);
