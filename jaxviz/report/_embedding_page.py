@@ -169,7 +169,7 @@ def thumbnails(opened: Source, size: Any) -> Any:
 
     def read(name: str) -> np.ndarray:
         image = opened.read(rows[name])
-        shape = getattr(image, "shape", ())
+        shape = tuple(getattr(image, "shape", None) or ())
         # Bands are read as they are; a picture shows three of them.
         bands = len(shape) == 3 and not {1, 3, 4} & {shape[0], shape[2]}
         channels = shape[2] if bands else 3

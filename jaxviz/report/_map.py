@@ -53,7 +53,7 @@ def lay_out(
         texts = [None if label is None else _text(label) for label in labels]
         classes = sorted({text for text in texts if text is not None}, key=_by_number)
         numbers = {text: i for i, text in enumerate(classes)}
-        told |= {"labels": [numbers.get(text, -1) for text in texts], "classes": classes}
+        told |= {"labels": [-1 if text is None else numbers[text] for text in texts], "classes": classes}
     return Layout(picture, cells, {"side": side, **told})
 
 
