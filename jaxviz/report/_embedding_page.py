@@ -169,10 +169,8 @@ def thumbnails(opened: Source, size: Any) -> Any:
 
     def read(name: str) -> np.ndarray:
         image = opened.read(rows[name])
-        shape = tuple(getattr(image, "shape", None) or ())
-        # Bands are read as they are; a picture shows three of them.
-        bands = len(shape) == 3 and not {1, 3, 4} & {shape[0], shape[2]}
-        channels = shape[2] if bands else 3
+        shape: Any = image.shape if hasattr(image, "shape") else ()
+        channels = shape[-1] if len(shape) == 3 and not {1, 3, 4} & {shape[0], shape[-1]} else 3  # bands stay bands
         return read_pixels(channels_last(image, channels), size, channels)
 
     return read
