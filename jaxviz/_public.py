@@ -75,6 +75,9 @@ from jaxviz.program import named as named
 from jaxviz.program import receptive_field as receptive_field
 from jaxviz.program import replace as replace
 from jaxviz.program import with_relu as with_relu
+from jaxviz.report import embedding_page as embedding_page
+from jaxviz.report import patches_page as patches_page
+from jaxviz.report import tour as tour
 from jaxviz.scores import Summable as Summable
 from jaxviz.scores import channel as channel
 from jaxviz.scores import direction as direction

@@ -3,6 +3,7 @@
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 from jaxtyping import Key as PRNGKey
 
@@ -14,6 +15,15 @@ Images = Float[Array, "n h w c"]
 
 Maps = Float[Array, "n h w"]
 """One number per pixel of each image, in absolute units: only plotting normalizes."""
+
+AnyArray = Array | np.ndarray
+"""What functions take where they return an `Array`."""
+
+AnyImages = Float[AnyArray, "n h w c"]
+"""A batch of images as functions take them, of JAX or of NumPy."""
+
+AnyMaps = Float[AnyArray, "n h w"]
+"""Maps as functions take them."""
 
 Key = PRNGKey[Array, ""]
 """One key from `jax.random.key`."""

@@ -6,6 +6,7 @@ import doctest
 import importlib
 import inspect
 import pydoc
+import re
 import subprocess
 import sys
 import types
@@ -157,9 +158,29 @@ def test_order_of_arguments(name):
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_keys_are_called_key(name):
     for parameter in parameters(name).values():
-        assert ("Key[" in str(parameter.annotation) and "Callable" not in str(parameter.annotation)) == (
-            parameter.name == "key"
-        )
+        annotation = str(parameter.annotation)
+        is_key = bool(re.search(r"\bKey\b", annotation)) and "Callable" not in annotation
+        assert is_key == (parameter.name == "key")
+
+
+def test_help_lists_every_function_once_by_question():
+    """Before anything else that pydoc says; a new function gets a line there."""
+    questions = ["What do the units respond to?", "Which pixels matter?", "Which image would ...?"]
+    before, _, listed = (jaxviz.__doc__ or "").partition(f"\n{questions[0]}\n")
+    assert before
+    assert [line for line in listed.splitlines() if line in questions] == questions[1:]
+    lines = [line for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert max(map(len, lines)) <= 110
+    names = [name for line in lines for name in re.match(r"  ((?:\w+, )*\w+)", line)[1].split(", ")]
+    names += re.findall(r"(\w+_style_net)", listed.split("train such a net;")[1].splitlines()[0])
+    assert sorted(names) == sorted(FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_a_signature_fits_in_a_tooltip(name):
+    """Types are called as they are in the source, not spelled out to unions of all that NumPy and JAX have."""
+    lines = [str(parameter) for parameter in inspect.signature(FUNCTIONS[name]).parameters.values()]
+    assert max(map(len, lines), default=0) <= 160, lines
 
 
 def test_each_thing_has_one_public_name():
@@ -221,6 +242,8 @@ ORDER = (
     "_types _progress _extras _files _own_folders image _options show program fast models data scores activation "
     "attribution synthesis _public jaxviz report cli __main__"
 ).split()
+# Pages are public, too, and made with public names: `_public` hands them on, and they ask for names when they are made.
+PAGES = {"embedding_page", "patches_page", "tour"}
 
 
 def test_no_import_runs_upward():
@@ -241,6 +264,8 @@ def test_no_import_runs_upward():
                 continue
             for name in imported:
                 there = name.split(".")[1] if name.split(".")[1] in ORDER else "jaxviz"
+                if here == "_public" and name in {f"jaxviz.report.{page}" for page in PAGES}:
+                    continue
                 if ORDER.index(there) > ORDER.index(here):
                     found.add(f"{path.relative_to(root)}:{node.lineno}: {name}")
     assert not found

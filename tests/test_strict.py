@@ -73,6 +73,16 @@ def style_net_of(x):
     return jax.tree.map(lambda leaf: leaf.astype(x.dtype), params)
 
 
+def pages(params, images):
+    images = np.asarray(images, np.float32)  # as all that is read from a source
+    found = jaxviz.features(net, params, images, layer="relu_1")
+    patches = jaxviz.top_patches(net, params, images, layer="relu_1", k=2)
+    with tempfile.TemporaryDirectory() as folder:
+        many = np.concatenate([found.values, 2 * found.values]), np.concatenate([images, images])
+        jaxviz.embedding_page(*many, f"{folder}/map.html", thumbnail=8)
+        jaxviz.patches_page(net, params, patches, images, f"{folder}/patches.html", channels=[0])
+
+
 def read_back(p, x):
     with tempfile.TemporaryDirectory() as folder:
         jaxviz.save_image(f"{folder}/a.png", x[0])
@@ -274,6 +284,7 @@ CALLS = {
         jaxviz.plot({"a": x - 0.5}, images=x, kind="maps", method=method, sign="positive").axes and None
         for method in ("heat_map", "blended_heat_map", "masked_image")
     ],
+    "embedding_page patches_page": pages,
     "muon": lambda p, x: jaxviz.muon(0.1).update(p, jaxviz.muon(0.1).init(p), p),
     "accelerate hoist draw": lambda p, x: (
         jaxviz.accelerate(net)(p, x),
@@ -288,8 +299,8 @@ CALLS = {
         [move(KEY, x) for move in TRANSFORMS],
     ),
 }
-# Of the network's files, of names alone, or of an extra.
-WITHOUT = {"open_source", "available", "import_weights", "load", "verify", "class_index", "class_names", "umap"}
+# Of the network's files, of names alone, of an extra, or made of all others.
+WITHOUT = {"tour", "open_source", "available", "import_weights", "load", "verify", "class_index", "class_names", "umap"}
 WITHOUT |= {"save_table"}
 
 

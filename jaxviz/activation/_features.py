@@ -1,5 +1,7 @@
 """Features of a whole data set, streamed: in memory, or into a store on disk that survives interruptions."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import os

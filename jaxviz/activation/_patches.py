@@ -1,5 +1,7 @@
 """The image patches in a data set to which each channel of a layer responds most."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 

@@ -1,12 +1,14 @@
 """Gradient-weighted attention: the patches that support a score, by a transformer's attention."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Score
+from jaxviz._types import AnyImages, Images, Score
 from jaxviz.attribution._attention_rollout import map_of
 from jaxviz.attribution._batching import of_each_score, run, values_of
 from jaxviz.fast._swap import accelerate
@@ -20,7 +22,7 @@ from jaxviz.scores._calls import fixed
 
 
 def attention_relevance(
-    score: Score, params: Any, images: Images, *, tokens: Tokens = None, batch_size: int | None = None
+    score: Score, params: Any, images: AnyImages, *, tokens: Tokens = None, batch_size: int | None = None
 ) -> Float[Array, "n *k h w"]:
     """Follow a score through a transformer's attention, weighting each block's attention by the score's gradient.
 

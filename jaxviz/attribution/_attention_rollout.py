@@ -1,5 +1,7 @@
 """Attention rollout: how much of each patch reaches a transformer's output, by its attention weights alone."""
 
+from __future__ import annotations
+
 from typing import Any, Literal
 
 import jax
@@ -8,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxviz._options import check_number
-from jaxviz._types import Images, Maps, Net
+from jaxviz._types import AnyImages, Images, Maps, Net
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._checks import check_images, check_range
 from jaxviz.program._attention_chain import Chain, chain_of
@@ -25,7 +27,7 @@ Fusion = Literal["mean", "max", "min"]
 def attention_rollout(
     net: Net,
     params: Any,
-    images: Images,
+    images: AnyImages,
     *,
     fusion: Fusion = "mean",
     discard: float = 0.0,

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
 from jaxviz._options import check_count
-from jaxviz._types import Images, Score, at_least_float32
+from jaxviz._types import AnyArray, AnyImages, Images, Score, at_least_float32
 from jaxviz.fast._swap import hoist
 from jaxviz.image._arrays import blur
 from jaxviz.image._checks import check_finite, check_images, check_range, check_whole
@@ -136,7 +136,7 @@ def of_each_score(backward: Callable[[Array], Array], values: Array, batch_size:
     return jnp.moveaxis(loop_over(pick, jnp.arange(count), batch_size=at_once), 0, 1)
 
 
-def filled(name: str, fill: Any, images: Images) -> Images:
+def filled(name: str, fill: Any, images: AnyImages) -> Images:
     """Return the replacement for each image's pixels that `fill`, the argument called `name`, specifies."""
     check_images(images)
     if isinstance(fill, str):
@@ -162,6 +162,6 @@ def check_positive(**numbers: int) -> None:
         check_count(name, number)  # 2.0 is whole, but counts nothing
 
 
-def beside(x: Array, maps: Array) -> Array:
+def beside(x: AnyArray, maps: Array) -> Array:
     """Return `x`, one per image, with an extra axis if `maps` has several per image."""
-    return x[:, None] if maps.ndim > x.ndim else x
+    return jnp.asarray(x[:, None] if maps.ndim > x.ndim else x)

@@ -1,5 +1,7 @@
 """How faithful is a map? Curves of the score as pixels are removed or added in its order, and the pointing game."""
 
+from __future__ import annotations
+
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from jaxviz._types import Images, Maps, Score
+from jaxviz._types import AnyArray, AnyImages, AnyMaps, Images, Maps, Score
 from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, loop_over, run
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._arrays import IMAGENET_MEAN, per_color
@@ -33,8 +35,8 @@ class Curve(NamedTuple):
 def deletion(
     score: Score,
     params: Any,
-    images: Images,
-    maps: Maps,
+    images: AnyImages,
+    maps: AnyMaps,
     *,
     step: int = 224,
     fill: Fill = 0.5,
@@ -77,8 +79,8 @@ def deletion(
 def insertion(
     score: Score,
     params: Any,
-    images: Images,
-    maps: Maps,
+    images: AnyImages,
+    maps: AnyMaps,
     *,
     step: int = 224,
     fill: Fill | Literal["rise"] = "blur",
@@ -122,7 +124,7 @@ def insertion(
     return _follow(score, params, images, maps, fill, step=step, batch_size=batch_size, inserting=True)
 
 
-def _blurred_as_rise(images: Images) -> Images:
+def _blurred_as_rise(images: AnyImages) -> Images:
     """Return the images as `blur` of the authors' Evaluation.ipynb makes them: `gkern(11, 5)`, a border of zeros."""
     from scipy.ndimage import gaussian_filter1d
 
@@ -136,7 +138,7 @@ def _blurred_as_rise(images: Images) -> Images:
     return mean + apart
 
 
-def pointing_game(maps: Maps, boxes: Num[Array, "n m 4"], *, tolerance: float | int = 15) -> Bool[Array, " n"]:
+def pointing_game(maps: AnyMaps, boxes: Num[AnyArray, "n m 4"], *, tolerance: float | int = 15) -> Bool[Array, " n"]:
     """Return, for each image, whether the map's largest value lies on the object.
 
     Args:

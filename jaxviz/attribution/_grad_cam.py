@@ -1,12 +1,14 @@
 """Grad-CAM: which positions of a layer's maps support a score."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Score
+from jaxviz._types import AnyImages, Images, Score
 from jaxviz.attribution._batching import of_each_score, run, values_of
 from jaxviz.attribution._guided import guided_backprop
 from jaxviz.fast._swap import accelerate
@@ -23,7 +25,7 @@ from jaxviz.scores._calls import fixed
 
 
 def grad_cam(
-    score: Score, params: Any, images: Images, *, layer: str, tokens: Tokens = None, batch_size: int | None = None
+    score: Score, params: Any, images: AnyImages, *, layer: str, tokens: Tokens = None, batch_size: int | None = None
 ) -> Float[Array, "n *k h w"]:
     """Sum a layer's maps, each weighted by its mean gradient, and keep what supports the score.
 
@@ -66,7 +68,7 @@ def grad_cam(
 
 
 def guided_grad_cam(
-    score: Score, params: Any, images: Images, *, layer: str, tokens: Tokens = None, batch_size: int | None = None
+    score: Score, params: Any, images: AnyImages, *, layer: str, tokens: Tokens = None, batch_size: int | None = None
 ) -> Float[Array, "n *k h w c"]:
     """Multiply guided backprop, which is sharp, by Grad-CAM, which tells classes apart.
 

@@ -1,16 +1,18 @@
 """Guided backpropagation and the deconvnet: gradients with another backward rule for every ReLU."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Score
+from jaxviz._types import AnyImages, Score
 from jaxviz.attribution._batching import run
 from jaxviz.attribution._saliency import _gradient
 
 
 def guided_backprop(
-    score: Score, params: Any, images: Images, *, batch_size: int | None = None
+    score: Score, params: Any, images: AnyImages, *, batch_size: int | None = None
 ) -> Float[Array, "n *k h w c"]:
     """Differentiate a score with every ReLU passing only positive gradients of active units.
 
@@ -36,7 +38,7 @@ def guided_backprop(
 
 
 def deconvnet(
-    score: Score, params: Any, images: Images, *, batch_size: int | None = None
+    score: Score, params: Any, images: AnyImages, *, batch_size: int | None = None
 ) -> Float[Array, "n *k h w c"]:
     """Project a score back to pixels with every ReLU passing positive gradients, whether its unit is active or not.
 

@@ -1,5 +1,7 @@
 """Integrated gradients: gradients averaged along the line from a baseline to the image."""
 
+from __future__ import annotations
+
 import warnings
 from typing import Any, NamedTuple
 
@@ -9,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Score
+from jaxviz._types import AnyImages, Images, Score
 from jaxviz.attribution._batching import (
     Fill,
     beside,
@@ -44,7 +46,13 @@ class IntegratedGradients(NamedTuple):
 
 
 def integrated_gradients(
-    score: Score, params: Any, images: Images, *, baseline: Fill = 0.0, steps: int = 50, batch_size: int | None = None
+    score: Score,
+    params: Any,
+    images: AnyImages,
+    *,
+    baseline: Fill = 0.0,
+    steps: int = 50,
+    batch_size: int | None = None,
 ) -> IntegratedGradients:
     """Divide the score's increase from a baseline to the image among the pixels.
 

@@ -4,6 +4,8 @@ With `R = a g`, relevance is a value times a modified gradient of it. Where valu
 a pool, the gradient is not modified; so each rule is a change of one layer's backward pass.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -12,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Score, at_least_float32
+from jaxviz._types import AnyImages, Images, Score, at_least_float32
 from jaxviz.attribution._affine import (
     Affine,
     constants,
@@ -49,7 +51,7 @@ class Relevance(NamedTuple):
 def lrp(
     score: Score,
     params: Any,
-    images: Images,
+    images: AnyImages,
     *,
     rule: Literal["epsilon", "gamma", "attention"] = "epsilon",
     epsilon: float = 1e-6,

@@ -1,5 +1,7 @@
 """Occlusion: which pixels matter, found by hiding some of them; works for any score, without gradients."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Score
+from jaxviz._types import AnyImages, Images, Score
 from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, run, sum_over, values_of
 from jaxviz.fast._swap import accelerate
 from jaxviz.scores._calls import fixed
@@ -16,7 +18,7 @@ from jaxviz.scores._calls import fixed
 def occlusion(
     score: Score,
     params: Any,
-    images: Images,
+    images: AnyImages,
     *,
     window: int | tuple[int, int] = 32,
     stride: int | tuple[int, int] = 8,

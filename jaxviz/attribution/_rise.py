@@ -1,12 +1,14 @@
 """RISE: the average of random masks, weighted by the score of what each leaves visible."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Key, Score
+from jaxviz._types import AnyImages, Images, Key, Score
 from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, run, sum_over, values_of
 from jaxviz.fast._swap import accelerate
 from jaxviz.scores._calls import fixed
@@ -16,7 +18,7 @@ def rise(
     score: Score,
     params: Any,
     key: Key,
-    images: Images,
+    images: AnyImages,
     *,
     masks: int = 4000,
     cells: int = 7,

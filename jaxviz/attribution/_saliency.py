@@ -8,20 +8,24 @@ If a score gives k numbers for each image, all of them are explained from one fo
 `(n, k, h, w, c)` or `(n, k, h, w)`. Then `batch_size` limits how many backward passes run at once.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Score
+from jaxviz._types import AnyImages, Images, Score
 from jaxviz.attribution._batching import beside, differentiate, run
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._arrays import largest
 from jaxviz.program._with_relu import Rule, ruled
 
 
-def gradient(score: Score, params: Any, images: Images, *, batch_size: int | None = None) -> Float[Array, "n *k h w c"]:
+def gradient(
+    score: Score, params: Any, images: AnyImages, *, batch_size: int | None = None
+) -> Float[Array, "n *k h w c"]:
     """Differentiate each image's score with respect to its pixels, signed.
 
     Args:
@@ -49,7 +53,9 @@ def gradient(score: Score, params: Any, images: Images, *, batch_size: int | Non
     return run(_gradient, score, params, images, batch_size=batch_size)
 
 
-def saliency(score: Score, params: Any, images: Images, *, batch_size: int | None = None) -> Float[Array, "n *k h w"]:
+def saliency(
+    score: Score, params: Any, images: AnyImages, *, batch_size: int | None = None
+) -> Float[Array, "n *k h w"]:
     """Mark the pixels that change the score most: the largest absolute gradient over the channels.
 
     Args:
@@ -78,7 +84,7 @@ def saliency(score: Score, params: Any, images: Images, *, batch_size: int | Non
 
 
 def input_x_gradient(
-    score: Score, params: Any, images: Images, *, batch_size: int | None = None
+    score: Score, params: Any, images: AnyImages, *, batch_size: int | None = None
 ) -> Float[Array, "n *k h w c"]:
     """Multiply each pixel by its gradient: its share of the score, if the network were linear around zero.
 

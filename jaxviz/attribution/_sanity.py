@@ -1,5 +1,7 @@
 """Does a map depend on what the network has learned? Adebayo et al.'s check: shuffle the layers, from the last down."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,14 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxviz._types import Images, Key, Net
+from jaxviz._types import AnyArray, AnyImages, Key, Net
 from jaxviz.image._checks import check_finite
 from jaxviz.program._modules import named_by_default
 from jaxviz.program._names import find, is_layer
 from jaxviz.program._trace import Program, Value, trace
 
 
-def randomize(net: Net, params: Any, key: Key, images: Images, *, down_to: str) -> PyTree[Any]:
+def randomize(net: Net, params: Any, key: Key, images: AnyImages, *, down_to: str) -> PyTree[Any]:
     """Return the parameters with those of the upper layers shuffled, from the outputs down to a layer.
 
     The entries of each array are permuted at random: what was learned is gone, but not the scale. Which layers are
@@ -79,7 +81,7 @@ def _first_use(value: Value, order: dict[int, int]) -> int | float:
     return min(places, default=math.inf)
 
 
-def rank_correlation(maps: Float[Array, "n h w *c"], others: Float[Array, "n h w *c"]) -> Float[Array, " n"]:
+def rank_correlation(maps: Float[AnyArray, "n h w *c"], others: Float[AnyArray, "n h w *c"]) -> Float[Array, " n"]:
     """Return Spearman's rank correlation of each map with another; 0 where one of them is constant.
 
     Args:
@@ -109,7 +111,7 @@ def rank_correlation(maps: Float[Array, "n h w *c"], others: Float[Array, "n h w
     return jnp.where(scale > 0, (first * second).mean(1) / jnp.where(scale > 0, scale, 1), 0)
 
 
-def _centered_ranks(values: Array) -> Array:
+def _centered_ranks(values: AnyArray) -> Array:
     """Return ranks from -0.5 to 0.5, equal values sharing their mean rank."""
     ranks = jax.scipy.stats.rankdata(values, axis=1)  # of the values' own dtype, which holds 16 million exactly
     return (ranks - (values.shape[1] + 1) / 2) / values.shape[1]
@@ -119,7 +121,7 @@ def sanity_check(
     net: Net,
     params: Any,
     key: Key,
-    images: Images,
+    images: AnyImages,
     *,
     method: Callable[[Any, Any], Any],
     layers: Sequence[str],

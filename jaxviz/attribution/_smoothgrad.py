@@ -1,5 +1,7 @@
 """SmoothGrad and its relatives: statistics of the gradients of noisy copies."""
 
+from __future__ import annotations
+
 from typing import Any, Literal
 
 import jax
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Key, Score
+from jaxviz._types import AnyImages, Images, Key, Score
 from jaxviz.attribution._batching import by_image, check_positive, differentiate, run, sum_over
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._checks import check_not_negative
@@ -18,7 +20,7 @@ def smoothgrad(
     score: Score,
     params: Any,
     key: Key,
-    images: Images,
+    images: AnyImages,
     *,
     noise: ArrayLike = 0.15,
     samples: int = 32,

@@ -3,12 +3,13 @@
 A verb is a dataclass of its options, imported when it is called: help imports neither JAX nor the other verbs.
 """
 
+import dataclasses
 import importlib
 import io
 import os
 import sys
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, Union
 
 import jaxviz
 from jaxviz._extras import MissingPackageError, extra
@@ -118,6 +119,8 @@ def _parse(args: list[str]) -> "Verb":
     if args and args[0] in ("-h", "--help"):
         print(_page(program, groups))
         raise SystemExit(0)
+    if verbs is VERBS and args and args[0].startswith("--tyro-"):
+        _complete(args)
     if not args or args[0] not in verbs:
         _refuse(args[0] if args else None, program, list(verbs))
 
@@ -131,11 +134,40 @@ def _parse(args: list[str]) -> "Verb":
     return options
 
 
+def _complete(args: list[str]) -> NoReturn:
+    """Print or write tyro's completion script, of all verbs at once."""
+    import tyro
+
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.HelptextFromCommentsOff)
+    tyro.cli(_any_of(VERBS), prog="jaxviz", args=args, config=config)
+    raise SystemExit(0)
+
+
+def _any_of(verbs: dict[str, Entry]) -> Any:
+    """Return a type of all verbs, for tyro to choose from."""
+    import tyro
+
+    parts = []
+    for verb, entry in verbs.items():
+        within = VERBS_OF.get(verb) if verbs is VERBS else None
+        kind = entry.load() if within is None else dataclasses.make_dataclass(verb, [("verb", _any_of(within))])
+        parts.append(Annotated[kind, tyro.conf.subcommand(verb, description=entry.help, prefix_name=False)])
+    return Union[tuple(parts)]  # noqa: UP007  # of a tuple made just now
+
+
+_COMPLETION = (
+    "In the shell, Tab completes verbs and options after this (or zsh, tcsh):",
+    '  eval "$(jaxviz --tyro-print-completion bash)"',
+)
+
+
 def _page(program: str, groups: dict[str, dict[str, Entry]]) -> str:
     """Return the help that lists verbs, to fit on one screen."""
     lines = [f"usage: {program} VERB [OPTIONS], or {program} VERB --help for a verb's options"]
     for title, verbs in groups.items():
         lines += ["", title, *(f"  {verb:22}{entry.help}" for verb, entry in verbs.items())]
+    if groups is GROUPS:
+        lines += ["", *_COMPLETION]
     return "\n".join(lines)
 
 

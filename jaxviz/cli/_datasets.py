@@ -79,10 +79,12 @@ class Neighbors(Stored, Seed):
 
 @dataclass(frozen=True, kw_only=True)
 class Embed(Stored, Seed):
-    """Lay the images of a source out in the plane, similar ones together, by t-SNE of their features."""
+    """Lay the images of a source out in the plane, similar ones together, by t-SNE and PCA of their features."""
 
     perplexity: float | None = None
     """How many neighbors count, roughly; by default 30, or a third of the images if that is less."""
+    umap: bool = False
+    """Whether the page also has the layout of UMAP; needs the extra `umap`."""
     thumbnail: int = 48
     """Side in pixels of an image in the picture."""
     out: Path = Path("out")
@@ -108,8 +110,10 @@ class Patches(OfSource, Seed):
     """Channels to show; by default nine of those that respond, chosen at random."""
     k: int = 9
     """Patches of each channel."""
+    beside: Literal["none", "guided", "deconvnet", "gradient"] = aside("none")
+    """What patches.html shows beside each patch: what in it excites the unit, which takes a while."""
     out: Path = aside(Path("out"))
-    """Folder for LAYER-patches.png, a row for each channel.
+    """Folder for patches.html, a page of the channels, and LAYER-patches.png, a row for each of them.
     LAYER-patches.npz has values, ids, positions and boxes of all channels.
     A run that was stopped continues from patches-state.npz.
     One that was finished reads only what is new in the source."""

@@ -21,8 +21,9 @@ from jaxviz.cli._runs import interrupts, stop
 from jaxviz.data._folder import check_apart, check_writable
 from jaxviz.data._source import Source, open_source
 from jaxviz.image._checks import ImageError
-from jaxviz.report._map import Layout, lay_out
-from jaxviz.report._page import Figure, Section, write_page
+from jaxviz.report._embedding_page import embedded, layouts_of, section_of, write_embedding
+from jaxviz.report._map import Layout
+from jaxviz.report._page import Section
 
 _SIDE = 96
 """Of an image in the picture of neighbors, in pixels."""
@@ -32,12 +33,12 @@ class Pictures:
     """The images of a source by their names."""
 
     def __init__(self, source: Source):
-        self._source = source
+        self.source = source
         self._rows = {name: i for i, name in enumerate(source.ids)}
 
     def __call__(self, name: str, size: int | tuple[int, int]) -> jax.Array:
         """Read an image at a size."""
-        return jaxviz.load_image(self._source.read(self._rows[name]), size=size)
+        return jaxviz.load_image(self.source.read(self._rows[name]), size=size)
 
 
 def features(options: Features) -> None:
@@ -160,37 +161,35 @@ def embed(options: Embed) -> None:
     check_writable(options.out)
     model = load_model(options.model, options.size, output=options.output)
     found, picture = _computed(options, model)
-    side, perplexity = options.thumbnail, options.perplexity
+    perplexity = options.perplexity
     if perplexity is None:
         perplexity = min(30.0, (len(found.ids) - 1) / 3)
-    points = jaxviz.tsne(np.asarray(found.values), jax.random.key(options.seed), perplexity=perplexity)
-    layout = lay_out(points, found.values, found.ids, lambda name: picture(name, side), side=side)
+    key = jax.random.key(options.seed)
+    points = jaxviz.tsne(np.asarray(found.values), key, perplexity=perplexity)
+    layouts = {"t-SNE": points} | layouts_of(np.asarray(found.values), None)
+    if options.umap:
+        neighbors = min(15, len(found.ids) - 1)
+        layouts["UMAP"] = jaxviz.umap(np.asarray(found.values), key, neighbors=neighbors)
+    how: dict[str, Any] = {"points": layouts, "key": None, "labels": None, "near": 8}
+    layout = embedded(found, picture.source, thumbnail=options.thumbnail, **how)
     jaxviz.save_image(options.out / "embedding.png", layout.picture)
     arrays: dict[str, Any] = {"ids": np.array(found.ids), "points": points, "cells": layout.cells}
     write_atomically(options.out / "embedding.npz", lambda file: np.savez(file, **arrays))
-    section = _section(options, model, len(found.ids), perplexity, layout, time.perf_counter() - start)
-    write_page(options.out, [section], title="Images by similarity", facts={}, name="embedding.html")
+    seconds = time.perf_counter() - start
+    section = _section(options, model, perplexity, layout, seconds)
+    write_embedding(options.out / "embedding.html", layout, section, "Images by similarity")
     print(f"{options.out / 'embedding.html'}: {len(found.ids)} images")
     list_skipped(found.skipped)
 
 
-def _section(options: Embed, model: Model, count: int, perplexity: float, layout: Layout, seconds: float) -> Section:
+def _section(options: Embed, model: Model, perplexity: float, layout: Layout, seconds: float) -> Section:
     """Return what the page shows, with the code that makes it."""
-    layer = options.layer
+    source, layer = options.source, options.layer
     code = f"{model.code}\n"
-    code += f"found = jaxviz.features(net, params, {options.source!r}, layer={layer!r}, size={model.size})\n"
-    code += f"points = jaxviz.tsne(found.values, jax.random.key({options.seed}), perplexity={perplexity!r})"
-    caption = f"t-SNE of the features at {layer} of {model.name}; in the grid, moved to squares of their own"
-    return Section(
-        id="embedding",
-        title=f"{count} images of {Path(options.source).name}",
-        question="Which images are alike to the network?",
-        text="Images lie close together if the network's features of them are alike.",
-        code=code,
-        figures=(Figure("embedding.png", caption, layout.map),),
-        seconds=seconds,
-        seed=options.seed,
-        paper="van der Maaten & Hinton 2008",
-        settings={"jax": jax.__version__, "jaxviz": jaxviz.__version__},
-        left_out="",
-    )
+    code += f"found = jaxviz.features(net, params, {source!r}, layer={layer!r}, size={model.size})\n"
+    code += f"points = jaxviz.tsne(found.values, jax.random.key({options.seed}), perplexity={perplexity!r})\n"
+    code += f'jaxviz.embedding_page(found, {source!r}, "embedding.html", points={{"t-SNE": points}})'
+    caption = f"Of the features at {layer} of {model.name}; in the grid, moved to squares of their own"
+    told = {"code": code, "seconds": seconds, "seed": options.seed, "paper": "van der Maaten & Hinton 2008"}
+    section = section_of(layout, caption=caption, **told)
+    return section._replace(title=f"{len(layout.cells)} images of {Path(source).name}")

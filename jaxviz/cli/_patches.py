@@ -38,8 +38,13 @@ def patches(options: Patches) -> None:
         total = len(opened.ids)
         if found.seen < total:
             stop(f"Stopped after {found.seen} of {total} images. The same command continues from there.")
-        for name, of_layer in found.layers.items():
-            _show(options, name, of_layer, Pictures(opened), model.size)
+        shown = {
+            name: _show(options, name, of_layer, Pictures(opened), model.size)
+            for name, of_layer in found.layers.items()
+        }
+        net, params = model.network
+        how: dict[str, Any] = {"channels": shown, "beside": _BESIDE[options.beside], "size": model.size}
+        print(jaxviz.patches_page(net, params, found, opened, options.out / "patches.html", **how))
         list_skipped(found.skipped)
 
 
@@ -77,8 +82,18 @@ def _follow(
     return watch
 
 
-def _show(options: Patches, name: str, found: jaxviz.Patches, picture: Pictures, size: int | tuple[int, int]) -> None:
-    """Save the patches of a layer, and a picture of some channels'."""
+_BESIDE = {
+    "none": None,
+    "guided": jaxviz.guided_backprop,
+    "deconvnet": jaxviz.deconvnet,
+    "gradient": jaxviz.gradient,
+}
+
+
+def _show(
+    options: Patches, name: str, found: jaxviz.Patches, picture: Pictures, size: int | tuple[int, int]
+) -> list[int]:
+    """Save the patches of a layer, and a picture of some channels'; return which."""
     alive = np.flatnonzero(found.values[:, 0] > 0)
     some = np.random.default_rng(options.seed).choice(alive, min(9, len(alive)), replace=False)
     chosen = [channel % len(found.values) for channel in options.target] or sorted(some.tolist())
@@ -88,6 +103,7 @@ def _show(options: Patches, name: str, found: jaxviz.Patches, picture: Pictures,
         jaxviz.save_image(at, jaxviz.montage(crops, columns=options.k))
     _save(at.with_suffix(".npz"), found._asdict() | {"ids": np.array(found.ids)})
     print(f"{at}: channels {', '.join(map(str, chosen)) or 'none, for none responds'}")
+    return chosen
 
 
 def _crops(found: jaxviz.Patches, channel: int, picture: Pictures, size: int | tuple[int, int]) -> list[jax.Array]:

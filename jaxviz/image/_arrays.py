@@ -8,6 +8,8 @@ them for display. Only `load_image` and `save_image` touch files; the other func
 `grad`.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Sequence
@@ -21,11 +23,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxviz._extras import extra
+from jaxviz._types import AnyArray as AnyArray
 from jaxviz._types import at_least_float32
 from jaxviz.image._channels import as_rgb, is_picture, luminance
 from jaxviz.image._checks import ImageError, check_array, check_not_negative, has_channels_first
-
-AnyArray = Array | np.ndarray
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """The mean color of ImageNet's photographs: RGB in [0, 1]."""

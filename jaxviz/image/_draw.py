@@ -1,5 +1,7 @@
 """Pictures of maps: alone, or over the image they explain."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 

@@ -1,5 +1,6 @@
 """From the tensors of a file, in any known format, to a network's parameters: all of them, in the right shapes."""
 
+import functools
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxviz._extras import extra
+from jaxviz._types import Net
+from jaxviz.models._class_names import class_names
 from jaxviz.models._fetch import read_manifest
+from jaxviz.models._network import Network
 from jaxviz.models._tensors import read_tensors
 from jaxviz.models._trees import without_prefixes
 
@@ -28,6 +32,13 @@ def network_of(name: str) -> Any:
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"expected the name of a pretrained network, got {name!r}{hint}; known: {', '.join(known)}")
     return networks()[name]
+
+
+@functools.cache
+def net_of(name: str) -> Net:
+    """Return the net of a pretrained network, which knows its classes: the same one each time, so its programs last."""
+    network = network_of(name)
+    return Network(network.net, None, classes=class_names()).net if network.classifies else network.net
 
 
 def converted(name: str, path: Path, part: str | None = None) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ import platformdirs
 from jaxviz._extras import extra
 from jaxviz._own_folders import read_own_file
 from jaxviz.models._class_names import class_names
-from jaxviz.models._conversion import check_shapes, converted, network_of
+from jaxviz.models._conversion import check_shapes, converted, net_of, network_of
 from jaxviz.models._fetch import Fetched, fetch, identify, read_manifest
 from jaxviz.models._network import Network
 from jaxviz.models._tensors import read_tensors
@@ -103,7 +103,7 @@ def load(name: str) -> Network:
     network = network_of(name)
     params = unflatten_dict(cached_or_fetched(name), sep="/")
     classes = class_names() if network.classifies else None
-    return Network(network.net, jax.tree.map(jnp.asarray, params), size=224, classes=classes)
+    return Network(net_of(name), jax.tree.map(jnp.asarray, params), size=224, classes=classes)
 
 
 def available() -> dict[str, Pretrained]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxviz._options import check_count, check_function, check_number
 from jaxviz._types import Net
 from jaxviz.image._checks import sides_of
+from jaxviz.program._compiled import StandIn, original
 from jaxviz.program._modules import named_by_default
 from jaxviz.show._brief import brief_value
 
@@ -31,7 +32,7 @@ class Network:
         mean, std: if given, the attribute `net` is a function of images in [0, 1] that calls the given one with
             `(images - mean) / std`. A number, or one for each channel; if only one of the two is given, the mean is 0
             or the standard deviation 1. None: `net` normalizes by itself.
-        classes: the names of its outputs, in order.
+        classes: the names of its outputs, in order. The attribute `net` knows them, too: `logit(net, "cat")`.
         channels: the number of channels of its images: 3 is RGB, 1 is gray. With a number other than 3, the attribute
             `net` refuses images with any other number of channels.
 
@@ -70,7 +71,7 @@ class Network:
         assign("classes", _as_names(self.classes))
         assign("mean", _of_channels("mean", self.mean, self.channels))
         assign("std", _of_channels("std", self.std, self.channels))
-        assign("net", _of_images(self.net, _Taken(self.channels, self.mean, self.std)))
+        assign("net", _of_images(self.net, _Taken(self.channels, self.mean, self.std, _as_names(self.classes))))
 
     def __repr__(self) -> str:
         known = {"size": self.size, "mean": self.mean, "std": self.std, "classes": self.classes}
@@ -112,29 +113,42 @@ def _of_channels(name: str, numbers: Any, channels: int) -> tuple[float, ...] | 
 
 
 class _Taken(NamedTuple):
-    """What is done to images before a network gets them."""
+    """What is done to images before a network gets them, and what its outputs are called."""
 
-    channels: int
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
+    channels: int = 3
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: tuple[str, ...] | None = None
 
 
 def _of_images(net: Any, taken: _Taken) -> Net:
-    """Return a network of images in [0, 1], of one of images that are normalized; what is one already is no part of it.
+    """Return a network of images in [0, 1], of one of images that are normalized, which knows its classes' names.
+
+    What is one already is no part of it.
 
     A copy of a `Network` with other parameters has the same function, so that its programs are found again.
     """
-    inner, before = getattr(net, "__jaxviz_takes__", (net, _Taken(3, None, None)))
+    inner, before = getattr(net, "__jaxviz_takes__", (net, _Taken()))
     if before == taken:
         return net
-    if taken == _Taken(3, None, None):
+    if taken == _Taken():
         return inner
     outer = _composed(named_by_default(inner), taken)
     outer.__jaxviz_takes__ = (inner, taken)  # type: ignore[attr-defined]
     return outer
 
 
+def classes_of(net: Any) -> tuple[str, ...] | None:
+    """Return the names of a network's outputs, None if it has none: of the attribute `net` of a `Network`."""
+    net = net.net if isinstance(net, Network) else original(net)
+    net = net.fn if isinstance(net, StandIn) else net
+    return getattr(net, "__jaxviz_takes__", (None, _Taken()))[1].classes
+
+
 def _composed(net: Net, taken: _Taken) -> Callable[[Any, Any], Any]:
+    if taken._replace(classes=None) == _Taken():
+        return _renamed(lambda params, images: net(params, images), net)
+
     def normalized(params: Any, images: Any) -> Any:
         if not jnp.issubdtype(images.dtype, jnp.floating) or images.shape[-1] != taken.channels:
             raise ValueError(
@@ -145,5 +159,9 @@ def _composed(net: Net, taken: _Taken) -> Callable[[Any, Any], Any]:
         images = images if taken.mean is None else images - wide(taken.mean)
         return net(params, images if taken.std is None else images / wide(taken.std))
 
-    normalized.__name__ = normalized.__qualname__ = getattr(net, "__name__", type(net).__name__)
-    return normalized
+    return _renamed(normalized, net)
+
+
+def _renamed(function: Callable[[Any, Any], Any], net: Net) -> Callable[[Any, Any], Any]:
+    function.__name__ = function.__qualname__ = getattr(net, "__name__", type(net).__name__)
+    return function

@@ -1,5 +1,7 @@
 """Swap the backward rule of every ReLU in a function."""
 
+from __future__ import annotations
+
 import functools
 import warnings
 from collections import Counter

@@ -7,6 +7,7 @@ it was saved with, so that a rerun skips what is done and a page never shows a h
 
 import base64
 import hashlib
+import io
 import itertools
 import json
 import struct
@@ -14,8 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxviz._extras import extra
 from jaxviz._files import write_atomically
+from jaxviz.image._arrays import as_bytes
 
 
 class Figure(NamedTuple):
@@ -103,6 +107,22 @@ def write_page(
     ...     print(page.name, "Saliency" in page.read_text())
     index.html True
     """
+    files = [figure.file for section in sections for figure in section.figures]
+    pictures = {file: as_picture((folder / file).read_bytes(), str(folder / file)) for file in files}
+    path = folder / name
+    write_atomically(path, rendered(sections, pictures, title=title, facts=facts, pending=pending))
+    return path
+
+
+def rendered(
+    sections: Sequence[Section],
+    pictures: Mapping[str, Any],
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    pending: Sequence[str] = (),
+) -> bytes:
+    """Return a page as `write_page` does, with its pictures given, by the names that the sections have for them."""
     with extra("cli"):
         from jinja2 import Environment, StrictUndefined
 
@@ -113,21 +133,18 @@ def write_page(
     sections = [section for section in sections if not section.left_out]
     figures = [figure for section in sections for figure in section.figures]
     maps = any(figure.map for figure in figures)
-    html = template.render(
+    return template.render(
         title=title,
         facts=facts,
         pending=pending,
         left_out=left_out,
         groups=[(question, list(group)) for question, group in itertools.groupby(sections, lambda each: each.question)],
-        pictures={figure.file: _picture(folder / figure.file) for figure in figures},
+        pictures=pictures,
         map_script=Path(__file__).with_name("map.js").read_text("utf-8") if maps else "",
         several=len(sections) > 1,
         total=sum(section.seconds for section in sections),
         longest=max((section.seconds for section in sections), default=0) or 1,
-    )
-    path = folder / name
-    write_atomically(path, html.encode(errors="backslashreplace"))  # of names that are not in UTF-8
-    return path
+    ).encode(errors="backslashreplace")  # of names that are not in UTF-8
 
 
 def _digests(folder: Path, section: Section) -> dict[str, str]:
@@ -135,13 +152,22 @@ def _digests(folder: Path, section: Section) -> dict[str, str]:
     return {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
 
 
-def _picture(path: Path) -> dict[str, Any]:
-    """What an `<img>` needs: the file as a data address, and its size so that the page does not jump while it loads."""
-    data = path.read_bytes()
+def as_picture(data: bytes, name: str) -> dict[str, Any]:
+    """Return what an `<img>` needs: a file as a data address, and its size so that the page does not jump."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise ValueError(f"{path}: expected a PNG file, got {len(data)} bytes that begin with {data[:8]}")
+        raise ValueError(f"{name}: expected a PNG file, got {len(data)} bytes that begin with {data[:8]}")
     width, height = struct.unpack(">II", data[16:24])  # the first chunk of every PNG file begins with them
     return {"source": f"data:image/png;base64,{base64.b64encode(data).decode()}", "width": width, "height": height}
+
+
+def as_photograph(image: Any) -> dict[str, Any]:
+    """Return a picture, floats in [0, 1], for an `<img>`: as JPEG, a fifth of the size for thousands of photographs."""
+    from PIL import Image
+
+    buffer, pixels = io.BytesIO(), as_bytes(np.asarray(image))
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90, subsampling=0)
+    source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"source": source, "width": pixels.shape[1], "height": pixels.shape[0]}
 
 
 def _duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 import jaxviz
 from jaxviz._files import alone_in
+from jaxviz._types import Key
 from jaxviz.data._folder import check_apart, check_writable
 from jaxviz.data._source import open_source
 from jaxviz.image._checks import sides_of
@@ -38,6 +39,7 @@ def run_tour(
     report: Callable[[str], None] = lambda line: None,
     album: Path | None = None,
     own: Own | None = None,
+    key: Key | None = None,
 ) -> Path:
     """Make the page, or bring it up to date; return `index.html`'s path.
 
@@ -49,12 +51,13 @@ def run_tour(
         folder: where the page and its pictures go; made if need be.
         full: better pictures, for several times the 5 minutes that it takes on two cores otherwise.
         only: ids of the sections to make; empty: all.
-        seed: of all randomness.
+        seed: of all randomness, if there is no key.
         report: called with a line of text whenever there is news.
         album: a folder of photographs to look through for neighbors and patches; None: crops of scikit-image's and
             scikit-learn's.
         own: the network to show; None: the two that come with jaxviz. What cannot be made of it is left out, and the
             page says why.
+        key: of all randomness.
 
     Raises:
         ImageError: if there is no image in `image`.
@@ -66,7 +69,9 @@ def run_tour(
     if unknown:
         raise ValueError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(m.id for m in methods)}")
     check_writable(folder)
-    tour = Tour(jaxviz.load_image(image), jax.random.key(seed), full, report, album, own)
+    key = jax.random.key(seed) if key is None else key
+    seed = functools.reduce(lambda whole, word: whole << 32 | word, jax.random.key_data(key).tolist(), 0)
+    tour = Tour(jaxviz.load_image(image), key, full, report, album, own)
     photos = _digest_of(album, folder) if album is not None else ""
     weights = [imported_digest(name) for name in ("vgg16_features", "efficientnet_lite0")]
     settings = {"size": "full" if full else "small", "jax": jax.__version__, "jaxviz": version("jaxviz-cnn")}

@@ -1,14 +1,19 @@
 """Scores of classes: of an image, of a row that a detector returns, or of the pixels of a segmentation."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from jaxviz._types import Net
 from jaxviz.image._arrays import AnyArray
+from jaxviz.models._class_names import class_index
+from jaxviz.models._network import classes_of
 from jaxviz.program._axes import image_axes
 from jaxviz.program._outputs import Reading
 from jaxviz.program._returned import Output
@@ -69,6 +74,9 @@ class Logit(Read):
         axes = 4 if pair or self.where is not None or self.predicted else 2 if self.position is None else 3
         shape, count = jnp.shape(returned), len(images)
         if len(shape) == axes and shape[0] == count:
+            names = classes_of(self.net) if self.output == Output() else None
+            if names is not None and len(names) != shape[-1]:
+                raise ValueError(f"expected a network with a name for each class, got {len(names)} for {shape[-1]}")
             return
         expected = {2: "(n, classes)", 3: "(n, rows, classes)", 4: "(n, h, w, classes)"}[axes]
         hint = "; add an axis of classes, net(params, images)[:, None]" if (shape, axes) == ((count,), 2) else ""
@@ -110,6 +118,21 @@ class Logit(Read):
         return dataclasses.replace(self, target=target, where=where, predicted=False)
 
 
+def class_numbers(net: Any, target: Any) -> Any:
+    """Return classes by their numbers, where they are given by their names; raise ValueError for names of none."""
+    named = np.asarray(target) if isinstance(target, str | list | tuple | np.ndarray) else np.zeros(0)
+    if named.dtype.kind not in "UO" or not all(isinstance(name, str) for name in named.flat):
+        return target
+    classes = classes_of(net)
+    if classes is None:
+        raise ValueError(
+            f"expected the number of a class, got {target!r}, and this network has no names for its classes: give "
+            "them as jaxviz.Network(net, params, classes=[...]), or the number; jaxviz.class_index has ImageNet's"
+        )
+    found = [class_index(str(name), classes=classes) for name in named.flat]
+    return found[0] if isinstance(target, str) else np.reshape(found, named.shape)
+
+
 def _predicted(returned: Float[Array, "n h w k"]) -> Float[Array, "n h w k"]:
     """Return 1 where a class ranks first, else 0."""
     classes = jnp.argmax(returned, axis=-1)
@@ -121,12 +144,14 @@ def _chances(logits: Array) -> Array:
     return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
 
 
+Class = str | Index
+
 Where = Shaped[AnyArray, "*_ _ _"] | Literal["predicted"]
 
 
 def logit(
     net: Net,
-    target: Index | None = None,
+    target: Class | None = None,
     *,
     output: Any = None,
     position: Index | tuple[Index, Index] | None = None,
@@ -138,7 +163,8 @@ def logit(
         net: a classifier that returns logits, `(n, classes)`; or, with `position` or `where`, a network that returns
             them for several rows or for each pixel.
         target: a class; one per image, `(n,)`; k per image, `(n, k)`, or the same k for all, `(1, k)`; None: the class
-            that the network ranks first, held fixed. Negative numbers count from the end: -1 is the last.
+            that the network ranks first, held fixed. Negative numbers count from the end: -1 is the last. A network
+            of `load`, or of a `Network` with `classes`, takes names, too, as `class_index` does: `logit(net, "cat")`.
         output: which part to use if the network returns a tuple, a dictionary or an object: its index, key or
             attribute, or a tuple of those that lead to it. None: the network returns one array.
         position: for outputs `(n, rows, classes)`, as of a detector, the index of a row; for `(n, h, w, classes)`, the
@@ -151,8 +177,9 @@ def logit(
         A score, `(n,)`, or `(n, k)` for k targets per image.
 
     Raises:
-        ValueError: when called, for a class that does not exist, for a network that returns anything but one array of
-            that shape, and for one that ends in a softmax or a sigmoid and so returns probabilities.
+        ValueError: for a name that no class has (the message lists similar ones), or that several have, and for names
+            if the network has none; when called, for a class that does not exist, for a network that returns anything
+            but one array of that shape, and for one that ends in a softmax or a sigmoid and so returns probabilities.
 
     Example:
         >>> import jax.numpy as jnp, jaxviz
@@ -163,6 +190,9 @@ def logit(
         >>> print(jaxviz.logit(net, jnp.array([[0, 2]]))(jnp.eye(3), images))  # two classes of every image
         [[0.25 1.  ]
          [0.25 1.  ]]
+        >>> net, params = jaxviz.Network(net, jnp.eye(3), classes=["red", "green", "blue"])
+        >>> print(jaxviz.logit(net, "blue")(params, images))
+        [1. 1.]
 
     Other outputs: a dictionary, the pixels of a segmentation, a number of the third box.
 
@@ -180,7 +210,7 @@ def logit(
 
 def probability(
     net: Net,
-    target: Index | None = None,
+    target: Class | None = None,
     *,
     output: Any = None,
     position: Index | tuple[Index, Index] | None = None,
@@ -219,4 +249,5 @@ def _made(net: Net, target: Any, softmax: bool, output: Any, position: Any, wher
     if isinstance(place, tuple) and len(place) != 2:
         raise ValueError(f"position: expected the number of a row, or (row, column), got {position!r}")
     mask = None if where is None or isinstance(where, str) else mask_of("where", where)
-    return Logit(net, numbers(target), softmax, Output.of(output), place, mask, isinstance(where, str))
+    target = numbers(class_numbers(net, target))
+    return Logit(net, target, softmax, Output.of(output), place, mask, isinstance(where, str))

@@ -1,5 +1,7 @@
 """How far a layer's values, or a network's outputs, point in a direction, such as a concept or another embedding."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any, ClassVar
 

@@ -1,5 +1,7 @@
 """Scores for synthesis only: they compare images with each other, or with a guide."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from typing import Any
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._options import check_batch
-from jaxviz._types import Images, Net
+from jaxviz._types import AnyImages, Images, Net
 from jaxviz.fast._swap import accelerate
 from jaxviz.program._compiled import compiled
 from jaxviz.program._once import once
@@ -85,7 +87,7 @@ class _Resemblance(Summable):
         return jnp.mean(jax.lax.map(best, jnp.moveaxis(found, 1, 0)), (0, 2))
 
 
-def resemblance(net: Net, params: Any, images: Images, *, layer: str, tokens: Tokens = None) -> _Resemblance:
+def resemblance(net: Net, params: Any, images: AnyImages, *, layer: str, tokens: Tokens = None) -> _Resemblance:
     """Score images by how well each position of a layer matches its best match in some guide images.
 
     A match is a dot product of features. `dream(resemblance(...), ...)` is DeepDream's guided dreaming: it adds objects

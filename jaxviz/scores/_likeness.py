@@ -4,6 +4,8 @@ Features say what is where: they are an image's content. Gram matrices say which
 where: they are its texture, and its style.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxviz._options import check_batch
-from jaxviz._types import Images, Net
+from jaxviz._types import AnyArray, AnyImages, Images, Net
 from jaxviz.fast._swap import accelerate
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import layers as layers_of
@@ -43,7 +45,9 @@ def relative_error(values: Float[Array, "n ..."], target: Float[Array, "#n ..."]
     return jnp.sum(jnp.square(values - target), axes) / jnp.where(size > 0, size, 1)
 
 
-def gram(features: Float[Array, "n h w c"], *, mask: Float[Array, "*_ h w"] | None = None) -> Float[Array, "n c c"]:
+def gram(
+    features: Float[AnyArray, "n h w c"], *, mask: Float[AnyArray, "*_ h w"] | None = None
+) -> Float[Array, "n c c"]:
     """Return the Gram matrix of each image's features: the mean over positions of the product of each two channels.
 
     It is a mean so that images of different sizes can be compared.
@@ -157,7 +161,7 @@ class GramMatch(_Match):
         return gram(value, mask=fitted(self.where, value))
 
 
-def match_features(net: Net, params: Any, images: Images, layers: Layers) -> FeatureMatch:
+def match_features(net: Net, params: Any, images: AnyImages, layers: Layers) -> FeatureMatch:
     """Score images by how close their features are to those of given images: minus the relative error.
 
     The error is the mean over layers of `|f(x) - f(images)|² / |f(images)|²`, so the score is 0 at best and about -1
@@ -198,11 +202,11 @@ def match_features(net: Net, params: Any, images: Images, layers: Layers) -> Fea
 def match_grams(
     net: Net,
     params: Any,
-    images: Images,
+    images: AnyImages,
     layers: Layers,
     *,
-    masks: Float[Array, "*_ _ _"] | None = None,
-    where: Float[Array, "*_ _ _"] | None = None,
+    masks: Float[AnyArray, "*_ _ _"] | None = None,
+    where: Float[AnyArray, "*_ _ _"] | None = None,
     tokens: Tokens = None,
 ) -> GramMatch:
     """Score images by how close their Gram matrices are to those of given images: minus the relative error.

@@ -1,5 +1,7 @@
 """Scores of a network's units: a channel, a neuron, a layer's energy."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any, ClassVar
 

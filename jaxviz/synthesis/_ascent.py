@@ -1,5 +1,7 @@
 """Gradient ascent: the image to which a unit, a channel or a class responds most."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, at_least_float32
+from jaxviz._types import AnyArray, Images, at_least_float32
 from jaxviz.image._channels import luminance
 from jaxviz.synthesis._octaves import resized
 
 Image = Float[Array, "_ _ c"]
-Pictures = Float[Array, "*_ _ _ _"]
+Pictures = Float[AnyArray, "*_ _ _ _"]
 """An image `(h, w, c)`, or several of one size, `(n, h, w, c)`."""
 Batch = Float[Array, "_ _ _ _"]
 """Images whose number and size may differ from those of other arguments."""

@@ -1,5 +1,7 @@
 """DeepDream: amplify what a layer already sees in an image."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ import optax
 from jaxtyping import Array
 
 from jaxviz._options import check_batch, check_count, check_least_zero, check_run, check_watch
-from jaxviz._types import Images, Key, Score
+from jaxviz._types import AnyImages, Images, Key, Score
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._arrays import resize
 from jaxviz.program._image_channels import known_channels
@@ -27,7 +29,7 @@ def dream(
     score: Score,
     params: Any,
     key: Key,
-    images: Images,
+    images: AnyImages,
     *,
     octaves: int = 4,
     octave_scale: float = 1.4,
@@ -115,7 +117,7 @@ def dream_zoom(
     score: Score,
     params: Any,
     key: Key,
-    images: Images,
+    images: AnyImages,
     *,
     frames: int = 100,
     zoom: float = 0.05,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxtyping import Key as PRNGKey
 
 from jaxviz._options import check_array
-from jaxviz._types import Key, at_least_float32
+from jaxviz._types import AnyArray, Key, at_least_float32
 from jaxviz.image._channels import is_picture
 from jaxviz.image._checks import check_finite, check_range, sides_of
 
@@ -57,7 +57,7 @@ class _Round(NamedTuple):
 
 
 def efros_leung(
-    key: Key, image: Float[Array, "h w c"], *, size: int | tuple[int, int], window: int = 11
+    key: Key, image: Float[AnyArray, "h w c"], *, size: int | tuple[int, int], window: int = 11
 ) -> Float[Array, "height width c"]:
     """Grow a texture outward from a seed, each pixel copied from a place in the sample with similar surroundings.
 
@@ -244,7 +244,7 @@ def _picked(key: Key, errors: Float[Array, "down across"]) -> tuple[Int[Array, "
     return row, jnp.argmax(jnp.cumsum(line) > rank - ends[row] + line.sum())
 
 
-def _check(image: Float[Array, "h w c"], window: int) -> None:
+def _check(image: Float[AnyArray, "h w c"], window: int) -> None:
     check_array("image", image)
     if jnp.ndim(image) != 3 or not is_picture(image.shape):
         raise ValueError(f"expected one image (h, w, c), got shape {jnp.shape(image)}; from a batch take images[0]")

@@ -1,5 +1,7 @@
 """Fooling images: a small perturbation that changes the network's answer."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,15 +13,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxviz._options import check_batch, check_least_zero, check_run, check_untraced
 from jaxviz._progress import Progress
-from jaxviz._types import Images, Net
+from jaxviz._types import AnyImages, Images, Net
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import dtype_of
 from jaxviz.program._image_channels import known_channels
 from jaxviz.program._once import once
 from jaxviz.program._returned import Output, array_of
-from jaxviz.scores._algebra import Index
 from jaxviz.scores._calls import check_score
-from jaxviz.scores._classes import logit
+from jaxviz.scores._classes import Class, class_numbers, logit
 from jaxviz.show._bar import Watcher, followed
 from jaxviz.show._shown import shown
 from jaxviz.synthesis._ascent import ascend
@@ -53,9 +54,9 @@ class Fooled(Progress, _Fooled):
 def fool(
     net: Net,
     params: Any,
-    images: Images,
+    images: AnyImages,
     *,
-    target: Index,
+    target: Class,
     output: Any = None,
     steps: int = 100,
     step_size: float = 0.225,
@@ -73,7 +74,7 @@ def fool(
         net: a classifier that returns logits, `(n, classes)`.
         params: its parameters.
         images: `(n, h, w, c)` in [0, 1].
-        target: the class to aim for, or one for each image; negative numbers count from the end.
+        target: the class to aim for, or one for each image; by number, -1 is the last, or by name as for `logit`.
         output: which part the network returns has the logits, as for `logit`.
         steps: the maximum number of steps.
         step_size: the length of a step over all pixels and colors, in units of brightness.
@@ -105,6 +106,7 @@ def fool(
     check_batch("images", images)
     check_run(steps=steps, every=every, callback=callback)
     check_least_zero("step_size", step_size)
+    target = class_numbers(net, target)
     if np.shape(target) not in ((), (len(images),)) or np.asarray(target).dtype.kind not in "iu":
         raise ValueError(f"target: expected the number of a class, or one for each of {len(images)}, got {target!r}")
     target = np.broadcast_to(np.asarray(target, int), len(images))  # of bytes, `%` would overflow

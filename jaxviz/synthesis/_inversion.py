@@ -1,5 +1,7 @@
 """Feature inversion: an image that has given features, which shows what information a layer keeps."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxviz._options import check_batch, check_least_zero, check_number, check_optimizer, check_positive, check_run
-from jaxviz._types import Images, Key, Net
+from jaxviz._types import AnyImages, Key, Net
 from jaxviz.program._once import once
 from jaxviz.scores._likeness import match_features
 from jaxviz.show._bar import Watcher, followed
@@ -27,7 +29,7 @@ def invert(
     net: Net,
     params: Any,
     key: Key,
-    images: Images,
+    images: AnyImages,
     *,
     layer: str,
     steps: int = 200,
@@ -36,7 +38,7 @@ def invert(
     alpha: float = 6.0,
     beta: float = 2.0,
     basis: Basis = fourier,
-    start: Images | None = None,
+    start: AnyImages | None = None,
     optimizer: optax.GradientTransformation | None = None,
     tolerance: float | None = None,
     every: int = 8,

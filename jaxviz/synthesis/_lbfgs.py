@@ -1,5 +1,7 @@
 """L-BFGS without a line search, and optimizers that keep variables within bounds."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,7 @@
 """Bases with the magnitudes of photographs: no frequency can have more energy than it has there."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The one loop under every synthesized image."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence

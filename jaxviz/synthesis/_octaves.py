@@ -1,14 +1,16 @@
 """Sizes of octaves, and resizing to them."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._options import check_whole
-from jaxviz._types import Images
+from jaxviz._types import AnyImages
 from jaxviz.image._arrays import resize
 
 
-def resized(images: Images, size: tuple[int, ...]) -> Float[Array, "n _ _ c"]:
+def resized(images: AnyImages, size: tuple[int, ...]) -> Float[Array, "n _ _ c"]:
     """Return images resized and clipped to [0, 1], since the overshoot of cubic interpolation is not their detail."""
     return jnp.clip(resize(images, (size[0], size[1])), 0, 1)
 

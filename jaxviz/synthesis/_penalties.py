@@ -1,5 +1,7 @@
 """Penalties for `ascend(penalties=...)`: one number per image, which synthesis keeps small."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +12,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxviz._options import check_positive, check_rank
-from jaxviz._types import Images
+from jaxviz._types import AnyImages, Images
 from jaxviz.image._arrays import IMAGENET_MEAN, per_color
 from jaxviz.program._compiled import HoldsFunctions
 from jaxviz.scores._algebra import static
 
 
-def total_variation(images: Images, *, beta: ArrayLike = 2.0) -> Float[Array, " n"]:
+def total_variation(images: AnyImages, *, beta: ArrayLike = 2.0) -> Float[Array, " n"]:
     """Return the mean over pixels and colors of `(dx² + dy²)^(beta / 2)`, with differences between adjacent pixels.
 
     Args:
@@ -66,7 +68,7 @@ class Weighted(HoldsFunctions):
         return self.weight * self.penalty(images, **self.options)
 
 
-def l2(images: Images) -> Float[Array, " n"]:
+def l2(images: AnyImages) -> Float[Array, " n"]:
     """Return the mean square of each image's difference from the mean color, for use as a penalty.
 
     The mean color is ImageNet's, or its mean brightness if the images are not RGB.
@@ -104,5 +106,5 @@ def normalized_l2(images: Images) -> Float[Array, " n"]:
     return jnp.sum(jnp.square(_centered(images) / per_color(IMAGENET_STD, images)), (1, 2, 3))
 
 
-def _centered(images: Images) -> Images:
-    return images - per_color(IMAGENET_MEAN, images)
+def _centered(images: AnyImages) -> Images:
+    return jnp.asarray(images) - per_color(IMAGENET_MEAN, images)

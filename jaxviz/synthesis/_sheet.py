@@ -1,5 +1,7 @@
 """A sheet of channels: for every channel of a layer, the image to which it responds most."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

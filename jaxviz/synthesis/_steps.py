@@ -4,6 +4,8 @@ They change the pixels after each step. They are optax transformations, chained 
 and act on the difference from ImageNet's mean color, which is zero for the papers' networks.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from typing import Any

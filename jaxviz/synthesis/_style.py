@@ -4,6 +4,8 @@ Each term of the goal is a relative error (see `match_features`), about 1 if not
 layer and size; so a layer's weight of 1 means the same everywhere.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Sequence
 from typing import Any, Literal

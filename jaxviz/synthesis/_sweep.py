@@ -1,5 +1,7 @@
 """Running a synthesis for each of several values of an option."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Texture synthesis (Gatys, Ecker & Bethge 2015): an image with the Gram matrices of another."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Random transformations that make images robust: patterns that excite a unit in only one alignment fade."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 

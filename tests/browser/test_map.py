@@ -5,30 +5,17 @@
 Every image is of one color, so that what the browser has drawn tells which image is where.
 """
 
-import base64
-import io
-import shutil
 import statistics
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from playwright import sync_api
+from chromium import drawn, opened_at, settle
 
 from jaxviz.image._files import save_image
 from jaxviz.report._map import lay_out
 from jaxviz.report._page import Figure, Section, write_page
 
 SIDE = 16
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def color(i):
@@ -61,39 +48,6 @@ def opened(browser, small):
         yield page
 
 
-class opened_at:
-    """A page from a file, with no network; it must ask for nothing and complain of nothing."""
-
-    def __init__(self, browser, path, **options):
-        self.context = browser.new_context(viewport={"width": 1200, "height": 900}, offline=True, **options)
-        self.page, self.path, self.wrong = self.context.new_page(), path, []
-
-    def __enter__(self):
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("console", lambda message: self.wrong.append(message.text))
-        self.page.on("request", lambda request: self.wrong.append(request.url) if foreign(request, self.path) else None)
-        self.page.goto(Path(self.path).as_uri())
-        self.page.wait_for_selector("canvas[data-zoom]")
-        self.page.locator(".plane canvas").scroll_into_view_if_needed()
-        return self.page
-
-    def __exit__(self, *_):
-        self.context.close()
-        assert self.wrong == []
-
-
-def foreign(request, path):
-    return request.url != Path(path).as_uri() and not request.url.startswith("data:")
-
-
-def drawn(page, canvas=".plane canvas"):
-    """Return what is on the map, `(h, w, 3)`, in bytes."""
-    settle(page)
-    address = page.evaluate(f"document.querySelector('{canvas}').toDataURL()")
-    with Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))) as image:
-        return np.asarray(image.convert("RGB")).astype(int)
-
-
 def where(pixels, i):
     """Return the middle of what can be seen of an image, in CSS pixels of the map, and how many pixels it is."""
     rows, columns = np.nonzero(np.all(abs(pixels - np.round(np.array(color(i)) * 255)) <= 2, axis=-1))
@@ -105,10 +59,6 @@ def point(page, at):
     box = page.locator(".plane canvas").bounding_box()
     page.mouse.move(box["x"] + at[0], box["y"] + at[1])
     settle(page)
-
-
-def settle(page):
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def zoom(page):

@@ -1,10 +1,12 @@
 """The command line: what it offers, and errors in one line."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+import jaxviz
 from jaxviz import cli
 from jaxviz.cli import _weights
 
@@ -92,3 +94,31 @@ def test_an_interruption_is_one_line(capsys, monkeypatch):
         cli.main(["weights", "list"])
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "jaxviz: stopped\n"
+
+
+def test_help_fits_on_one_screen():
+    """Of 80 columns and 50 rows, in the groups that the library has."""
+    lines = run("--help").stdout.splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 80
+    for title in ("What do the units respond to?", "Which pixels matter?", "Which image ...?"):
+        assert title in lines
+    assert "--tyro-print-completion bash" in "\n".join(lines)
+
+
+def test_the_version():
+    assert run("--version").stdout == f"jaxviz {jaxviz.__version__}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="it is a script for bash")
+def test_the_shell_completes_verbs_and_options(tmp_path):
+    (tmp_path / "complete").write_text(run("--tyro-print-completion", "bash").stdout)
+    script = f"""
+        source {tmp_path}/complete
+        function=$(complete -p jaxviz | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+        try() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); $function; echo "${{COMPREPLY[@]}}"; }}
+        try jaxviz sal; try jaxviz weights f; try jaxviz fast-style apply --mi; try jaxviz saliency --tar
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["saliency", "fetch", "--mix", "--target"]

@@ -15,11 +15,11 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def test_it_unpacks_as_net_and_params(small_params):
-    network = jaxviz.Network(small_net, small_params, size=32, classes=["a", "b", "c", "d", "e"])
+    network = jaxviz.Network(small_net, small_params, size=32)
     net, params = network
     assert (net, params) == (small_net, small_params)
     assert (network[0], network[1], len(network)) == (small_net, small_params, 2)
-    assert (network.size, network.classes, network.channels) == (32, ("a", "b", "c", "d", "e"), 3)
+    assert (network.size, network.classes, network.channels) == (32, None, 3)
     with pytest.raises(dataclasses.FrozenInstanceError):
         network.size = 3  # type: ignore[misc]
     assert "w1" not in repr(network)  # a million numbers say nothing
@@ -90,3 +90,53 @@ def test_images_that_it_would_normalize_wrongly(small_params, images):
     net, params = jaxviz.Network(small_net, small_params, mean=MEAN, std=STD)
     with pytest.raises(ValueError, match=r"expected images of floats in \[0, 1\] with 3 channels, last, got"):
         net(params, images)
+
+
+# Names of classes
+
+
+def mean_color(params, images):
+    return images.mean((1, 2)) @ params
+
+
+COLORS = ["red", "green", "crane (bird), blue"]
+
+
+def test_a_class_by_its_name(images):
+    net, params = jaxviz.Network(mean_color, jnp.eye(3), classes=COLORS)
+    for score in (jaxviz.logit, jaxviz.probability):
+        for name, number in (("Green", 1), ("crane", 2), ("1", 1), (["blue", "red"], np.array([2, 0]))):
+            np.testing.assert_array_equal(score(net, name)(params, images), score(net, number)(params, images))
+        both = score(net, [["red", "blue"]])(params, images)
+        np.testing.assert_array_equal(both, score(net, jnp.array([[0, 2]]))(params, images))
+    assert jaxviz.fool(net, params, images[:1], target="green").succeeded.all()
+    same = jaxviz.saliency(jaxviz.logit(net, "red"), params, images)
+    np.testing.assert_array_equal(same, jaxviz.saliency(jaxviz.logit(mean_color, 0), params, images))
+
+
+def test_a_name_that_no_class_has():
+    net, params = jaxviz.Network(mean_color, jnp.eye(3), classes=COLORS)
+    with pytest.raises(ValueError, match=r"name or index of one of 3 classes, got 'gren'; similar: 1 'green'"):
+        jaxviz.logit(net, "gren")
+    with pytest.raises(ValueError, match="got 'purple'"):
+        jaxviz.logit(net, ["red", "purple"])
+    with pytest.raises(ValueError, match=r"got 'red', and this network has no names for its classes.*classes=\["):
+        jaxviz.logit(mean_color, "red")
+    with pytest.raises(ValueError, match="got 'gren'; similar"):
+        jaxviz.fool(net, params, jnp.full((1, 4, 4, 3), 0.5), target="gren")
+
+
+def test_names_of_another_number_of_outputs(images):
+    net, params = jaxviz.Network(mean_color, jnp.eye(3), classes=COLORS[:2])
+    with pytest.raises(ValueError, match="expected a network with a name for each class, got 2 for 3"):
+        jaxviz.logit(net, "red")(params, images)
+
+
+def test_names_change_nothing_about_the_function():
+    """Its programs are found again, and what wraps it is not wrapped anew."""
+    network = jaxviz.Network(mean_color, jnp.eye(3), classes=COLORS)
+    assert dataclasses.replace(network, params=jnp.ones((3, 3))).net is network.net
+    assert jaxviz.Network(network.net, jnp.eye(3)).net is mean_color
+    assert network.net(jnp.eye(3), jnp.ones((1, 2, 2, 3))).shape == (1, 3)
+    gray = jaxviz.Network(lambda params, images: images.mean((1, 2)), None, classes=["gray"])
+    assert gray.net(None, jnp.ones((1, 2, 2, 1))).shape == (1, 1)  # no channels were said, so none are refused

@@ -262,3 +262,38 @@ def test_every_section(section):
     html = tour("--only", section)
     assert "data:image/png;base64" in html
     assert "<h2>Left out</h2>" not in html
+
+
+# From Python
+
+
+def test_the_tour_from_python(tmp_path):
+    net = lambda params, images: jax.nn.relu(images @ params).mean((1, 2))
+    network = jaxviz.Network(net, jnp.eye(3), size=16, classes=["red", "green", "<b>blue"])
+    photo, said = np.random.default_rng(0).uniform(size=(20, 16, 3)).astype(np.float32), []
+    options = {"network": network, "name": "<mine>", "only": ["saliency", "attention"], "report": said.append}
+    page = jaxviz.tour(photo, tmp_path / "tour", **options)
+    text = page.read_text()
+    assert "What &lt;mine&gt; has learned" in text
+    assert "net, params = network\n" in text
+    assert "&lt;b&gt;blue" in text or "<b>blue" not in text
+    assert any("left out" in line for line in said)  # it has no attention
+    said.clear()
+    jaxviz.tour(photo, tmp_path / "tour", **options, key=jax.random.key(0))
+    assert "Saliency: done before" in said
+    said.clear()
+    jaxviz.tour(photo, tmp_path / "tour", **options, key=jax.random.key(1))
+    assert "Saliency: done before" not in said
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (jaxviz.Network(lambda params, images: images, None, channels=5), "3 channels or 1, got one of 5"),
+        (jaxviz.Network(lambda params, images: (images, images), None), "expected one that returns one array, got a"),
+    ],
+)
+def test_networks_of_which_there_is_no_tour(network, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        jaxviz.tour(np.zeros((16, 16, 3), np.float32), tmp_path / "tour", network=network)
+    assert not (tmp_path / "tour").exists()

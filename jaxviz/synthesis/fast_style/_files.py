@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +14,17 @@ from jaxviz._extras import extra
 from jaxviz._files import write_atomically
 from jaxviz.models._fetch import included
 from jaxviz.models._tensors import read_tensors
-from jaxviz.show._shown import shown
-from jaxviz.synthesis.fast_style._net import count_blocks, count_styles, init_style_net, with_border
+from jaxviz.synthesis.fast_style._net import (
+    StyleNet,
+    by_number,
+    count_blocks,
+    count_styles,
+    init_style_net,
+    with_border,
+)
 
 STYLE_NET = "fast_style.safetensors"  # the file that comes with jaxviz
 _STYLES = "jaxviz_style_net"  # the file's only metadata entry: the order of several, and so the file, would vary
-
-
-@shown()
-class StyleNet(NamedTuple):
-    """A style net, as read from a file.
-
-    Attributes:
-        params: its parameters, for `style_net` and `restyle`.
-        styles: the names of its styles, in order.
-    """
-
-    params: Any
-    styles: list[str]
 
 
 def save_style_net(path: str | os.PathLike[str], params: Any, styles: Sequence[str]) -> None:
@@ -128,7 +121,7 @@ def export_style_net(params: Any) -> bytes:
     least 32 pixels, and the weights of the styles, `(styles,)`, float32. It runs on CPUs, NVIDIA GPUs and TPUs.
 
     Args:
-        params: the net's parameters.
+        params: the net's parameters, or what `load_style_net` returns.
 
     Returns:
         The serialized program, a StableHLO module as `jax.export` writes it.
@@ -142,6 +135,7 @@ def export_style_net(params: Any) -> bytes:
     """
     from jax import export
 
+    params, _ = by_number(params, 0)
     shape = export.symbolic_shape("1, h, w, 3", constraints=("h >= 32", "w >= 32"))
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
     weights = jax.ShapeDtypeStruct((count_styles(params),), jnp.float32)

@@ -1,5 +1,7 @@
 """Muon for convolutional networks: kernels of the same shape are updated together."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

@@ -6,8 +6,9 @@ number of styles.
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from jaxviz._types import Images, Key, at_least_float32
+from jaxviz._types import AnyImages, Images, Key, at_least_float32
 from jaxviz.image._checks import check_images
+from jaxviz.show._shown import shown
 
 STEP = 4  # the stride of the residual blocks in pixels
 BORDER = 16  # pixels, a multiple of STEP
@@ -31,7 +33,20 @@ Moments = list[tuple[Array, Array]]
 """Mean and variance of the maps, `(n, 1, 1, c)` each, at every normalization in order."""
 
 
-def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
+@shown()
+class StyleNet(NamedTuple):
+    """A style net, as read from a file; `style_net` and `restyle` take it, or its parameters alone.
+
+    Attributes:
+        params: its parameters, for `style_net` and `restyle`.
+        styles: the names of its styles, in order.
+    """
+
+    params: Any
+    styles: list[str]
+
+
+def style_net(params: Any, images: AnyImages, *, style: Any = 0) -> Images:
     """Render images in a style that the net has learned, in one pass.
 
     Like any network here it is a pure function `net(params, images)`, for images of any size; for another style use
@@ -40,10 +55,11 @@ def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
     `down2`, `block1` and so on, `up1`, `up2`.
 
     Args:
-        params: the parameters from `train_style_net` or `load_style_net`.
+        params: the parameters from `train_style_net`, or what `load_style_net` returns, which names its styles.
         images: `(n, h, w, 3)` in [0, 1]. With bfloat16, only the normalizations are computed in float32.
         style: the index of a style; negative ones count from the end. Or weights `(styles,)` that mix the styles'
-            normalizations, or one row for each image, `(n, styles)`.
+            normalizations, or one row for each image, `(n, styles)`. Of what `load_style_net` returns also a name,
+            "scream", or names with weights, `{"scream": 0.7, "ink": 0.3}`.
 
     Returns:
         Images of the same size, in [0, 1].
@@ -63,6 +79,7 @@ def style_net(params: Any, images: Images, *, style: Any = 0) -> Images:
     & Lempitsky 2016, Instance Normalization; Dumoulin, Shlens & Kudlur 2017, A Learned Representation for Artistic
     Style; Odena, Dumoulin & Olah 2016, Deconvolution and Checkerboard Artifacts.
     """
+    params, style = by_number(params, style)
     check_images(images, channels=3)
     mix = mixture(params, style)
     if len(mix) not in (1, len(images)):
@@ -181,6 +198,29 @@ def reach(params: Any) -> int:
 def count_styles(params: Any) -> int:
     """Return how many styles a net has."""
     return params["first"]["scale"].shape[0]
+
+
+def by_number(params: Any, style: Any) -> tuple[Any, Any]:
+    """Return a net's parameters, and a style as an index or weights, if it is given by a name or by several."""
+    params, names = params if isinstance(params, StyleNet) else (params, None)
+    if not isinstance(style, str | Mapping):
+        return params, style
+    if names is None:
+        raise ValueError(
+            f"style: expected an index or weights, got {style!r}: parameters do not know the names of their styles. "
+            'Give what load_style_net returns, as in restyle(jaxviz.load_style_net(), image, style="scream")'
+        )
+    if not style:
+        raise ValueError("style: expected names with weights, got none")
+    weights = {style: None} if isinstance(style, str) else style
+    for name in weights:
+        if name not in names:
+            close = get_close_matches(str(name), names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"style: expected one of {', '.join(names)}, the styles of this net, got {name!r}{hint}")
+    if isinstance(style, str):
+        return params, names.index(style)
+    return params, np.array([weights.get(name, 0.0) for name in names], np.float32)
 
 
 def mixture(params: Any, style: Any) -> Float[Array, "n styles"]:

@@ -13,7 +13,7 @@ from jaxviz._options import check_array, check_batch, check_count, check_untrace
 from jaxviz._types import Images
 from jaxviz.fast._swap import accelerate
 from jaxviz.synthesis._octaves import resized
-from jaxviz.synthesis.fast_style._net import BORDER, STEP, Moments, apply, mixture, reach, with_border
+from jaxviz.synthesis.fast_style._net import BORDER, STEP, Moments, apply, by_number, mixture, reach, with_border
 
 
 def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: int = 1024) -> Float[np.ndarray, "_ _ 3"]:
@@ -27,9 +27,9 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
     in tiles of 384 differed by 0.02 (scream) to 0.09 (ink) on average, because strokes moved.
 
     Args:
-        params: the net's parameters.
+        params: the net's parameters, or what `load_style_net` returns, which names its styles.
         image: `(h, w, 3)` in [0, 1].
-        style: an index or weights; see `style_net`.
+        style: an index, weights, or with what `load_style_net` returns a name; see `style_net`.
         tile: the side of a tile in pixels. The net that comes with jaxviz takes 0.75 GB for 1024.
 
     Returns:
@@ -44,8 +44,12 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
         >>> params = jaxviz.init_style_net(jax.random.key(0), width=2, blocks=1)
         >>> print(jaxviz.restyle(params, jnp.full((150, 200, 3), 0.5), tile=96).shape)
         (150, 200, 3)
+        >>> net = jaxviz.StyleNet(params, ["scream"])  # as from load_style_net()
+        >>> print(jaxviz.restyle(net, jnp.full((48, 64, 3), 0.5), style="scream").shape)
+        (48, 64, 3)
     """
     instead = "it works tile by tile on the host; style_net is one pass, and can be traced"
+    params, style = by_number(params, style)
     check_untraced("restyle", params, image, instead=instead)
     check_array("image", image)
     if image.ndim > 3:

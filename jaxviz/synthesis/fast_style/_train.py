@@ -1,5 +1,7 @@
 """Training of a net that renders images in given styles in one pass, with the loss that `stylize` minimizes."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence

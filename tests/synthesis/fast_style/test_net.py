@@ -252,3 +252,32 @@ def test_the_export_needs_jax_alone(params, tmp_path):
 def test_rows_of_weights_are_one_for_each_image(params):
     with pytest.raises(ValueError, match="expected one row of weights, or one for each of 2 images, got 3"):
         jaxviz.style_net(params, picture(8, 8, n=2), style=jnp.eye(3))
+
+
+NAMES = ["scream", "night", "mosaic"]
+
+
+def test_a_style_by_its_name(params):
+    net, image = jaxviz.StyleNet(params, NAMES), picture(20, 24)
+    np.testing.assert_array_equal(
+        jaxviz.restyle(net, image[0], style="mosaic"), jaxviz.restyle(params, image[0], style=2)
+    )
+    mixed = jaxviz.style_net(net, image, style={"mosaic": 0.25, "scream": 0.75})
+    np.testing.assert_array_equal(mixed, jaxviz.style_net(params, image, style=jnp.array([0.75, 0, 0.25])))
+
+
+@pytest.mark.parametrize(
+    ("named", "style", "message"),
+    [
+        (True, "screem", "expected one of scream, night, mosaic, the styles of this net, got 'screem'; did you mean"),
+        (True, {"night": 1.0, "day": 1.0}, "the styles of this net, got 'day'"),
+        (True, {}, "expected names with weights, got none"),
+        (False, "scream", "parameters do not know the names of their styles. Give what load_style_net returns"),
+    ],
+)
+def test_a_style_of_no_such_name(params, named, style, message):
+    net = jaxviz.StyleNet(params, NAMES) if named else params
+    with pytest.raises(ValueError, match=message):
+        jaxviz.restyle(net, picture(20, 24)[0], style=style)
+    with pytest.raises(ValueError, match=message):
+        jaxviz.style_net(net, picture(20, 24), style=style)
