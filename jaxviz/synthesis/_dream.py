@@ -1,5 +1,6 @@
 """DeepDream: amplify what a layer already sees in an image."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ from jaxviz.scores._algebra import one_per_image
 from jaxviz.scores._calls import as_data, check_score
 from jaxviz.synthesis._minimize import follow, iterate
 from jaxviz.synthesis._octaves import octave_sizes, resized
+from jaxviz.synthesis._smoothing import smoothed
 from jaxviz.synthesis._stages import Look, Part, Synthesis, Watch, in_stages, looks
+from jaxviz.synthesis._tiles import Tiling, checked_tiling, in_tiles
 
 
 def dream(
@@ -32,14 +35,18 @@ def dream(
     steps: int = 10,
     step_size: float = 1.5 / 255,
     jitter: int = 32,
+    smoothing: float = 1.0,
+    tile: int | None = None,
+    overlap: int = 64,
     every: int = 8,
     resume: Sequence[Any] | None = None,
     callback: Watch | None = None,
 ) -> Synthesis:
     """Change images to raise a score, from coarse to fine, carrying the changes over to the next size.
 
-    Each step follows the gradient divided by its mean absolute value, with the image rolled at random, and clips the
-    result to [0, 1].
+    Each step follows the smoothed gradient divided by its mean absolute value, with the image shifted at random, and
+    clips the result to [0, 1]. What a shift uncovers is filled by the image's mirror image: rolled around, top and
+    bottom would meet in an edge that the network sees at every step, and answers with rows of beads and stripes.
 
     Args:
         score: what to amplify; `energy(net, layer)` in DeepDream.
@@ -50,14 +57,24 @@ def dream(
         octave_scale: the ratio between successive sizes, above 1.
         steps: the number of steps in each octave.
         step_size: the mean change of a pixel in one step, in units of brightness.
-        jitter: the largest roll, in pixels.
+        jitter: the largest shift, in pixels.
+        smoothing: how much the finest detail of the gradient is damped: frequencies above 1/16 of a cycle per pixel by
+            their ratio to it, to this power. 0: the plain gradient, which fills skies with dots.
+        tile: the largest side, in pixels, of the tiles in which the gradient is computed: memory is then that of one
+            tile and a few copies of the image. None: the whole image at once. See below.
+        overlap: how far a tile sees beyond what it changes, in pixels.
         every: the number of steps between callbacks.
         resume: the `state` of a stopped run with the same arguments, to resume it.
         callback: called as `callback(synthesis)`, with images of the octave's size; if it returns true, the run ends.
             The memory of its `state` is reused when it returns: copy what you want to keep.
 
     Returns:
-        The images, and the losses of all octaves in order: minus the sum of the scores.
+        The images, and the losses of all octaves in order: minus the sum of the scores, in tiles of their means.
+
+    A score that is a mean over positions, such as `energy` and `channel`, has the same gradient in tiles as in the
+    whole image if pixels further away than `overlap` have no part in it (twice the layer's receptive field, less a
+    pixel, is always enough), and nearly the same otherwise: the random shifts move the tiles' borders, too. A score of
+    the whole image, such as `logit`, becomes one of each tile.
 
     Raises:
         ValueError: if the smallest octave has no pixels or is too small for the network, if `images` is not a batch of
@@ -76,7 +93,9 @@ def dream(
     check_batch("images", images)
     check_run(steps=steps, every=every, callback=callback)
     check_least_zero("step_size", step_size)
+    check_least_zero("smoothing", smoothing)
     check_count("jitter", jitter, least=0)
+    tiling = checked_tiling(tile, overlap)
     score = once(score)
     with known_channels(score, params, images):
         check_score(score, params, images)
@@ -86,13 +105,13 @@ def dream(
         check_score(score, params, smallest)
     except (ValueError, TypeError) as error:  # a network of one size only may fail in any way
         raise ValueError(f"the smallest of {octaves} octaves, {sizes[0]}: {error}; use fewer octaves") from error
-    optimizer = _normalized_steps(step_size)
+    optimizer, loss = _normalized_steps(step_size, smoothing), _ShiftedScore(tiling)
 
     def octave(i: int, before: Images | None, resume: Sequence[Any] | None) -> Iterator[Look]:
         base = resized(images, sizes[i])
         detail = 0.0 if before is None else resize(before - resized(images, sizes[i - 1]), sizes[i])
         run = iterate(
-            _rolled_score,
+            loss,
             jnp.clip(base + detail, 0, 1),
             jax.random.fold_in(key, i),
             data=(as_data(score), params, jitter),
@@ -175,18 +194,37 @@ def _closer(images: Images, zoom: Any) -> Images:
     return jnp.clip(jax.image.scale_and_translate(images, shape, (1, 2), scale, moved, "cubic"), 0, 1)
 
 
-def _rolled_score(images: Images, key: Key, score: Score, params: Any, jitter: Any) -> Array:
-    shift = jax.random.randint(key, (2,), -jitter, jitter + 1)
-    rolled = jnp.roll(images, shift, axis=(1, 2))
-    return -jnp.sum(one_per_image(accelerate(score)(params, rolled), rolled))
+@dataclasses.dataclass(frozen=True)
+class _ShiftedScore:
+    """Minus the score of images that are shifted at random."""
+
+    tiling: Tiling | None
+
+    def __call__(self, images: Images, key: Key, score: Score, params: Any, jitter: Any) -> Array:
+        down, right = jax.random.randint(key, (2,), -jitter, jitter + 1)
+        seen = _shifted(_shifted(images, down, 1), right, 2)
+        if self.tiling is None or self.tiling.covers(*seen.shape[1:3]):
+            return -jnp.sum(one_per_image(accelerate(score)(params, seen), seen))
+        return -jnp.sum(in_tiles(self.tiling, score, params, seen))
 
 
-def _normalized_steps(step_size: float) -> optax.GradientTransformation:
-    """Step by the gradient divided by its mean absolute value, image by image, and stay in [0, 1]."""
-    return optax.GradientTransformation(lambda params: jnp.asarray(step_size, params.dtype), _normalized_step)
+def _shifted(images: Images, shift: Array, axis: int) -> Images:
+    """Return images moved along an axis, with their mirror image where they leave off."""
+    length, mirrored = images.shape[axis], jnp.flip(images, axis)
+    start = (length - shift) % (2 * length)  # of the window; mirrored twice, everything repeats
+    line = jnp.concatenate([mirrored, images, mirrored], axis)
+    return jax.lax.dynamic_slice_in_dim(line, start, length, axis)
+
+
+def _normalized_steps(step_size: float, smoothing: float) -> optax.GradientTransformation:
+    """Step by the smoothed gradient divided by its mean absolute value, image by image, and stay in [0, 1]."""
+    numbers = lambda params: (jnp.asarray(step_size, params.dtype), jnp.asarray(smoothing, params.dtype))
+    return optax.GradientTransformation(numbers, _normalized_step)
 
 
 def _normalized_step(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    size = jnp.abs(updates).mean(axis=(1, 2, 3), keepdims=True)
-    step = -state * updates / jnp.where(size > 0, size, 1)
+    step_size, smoothing = state
+    smooth = smoothed(updates, smoothing)
+    size = jnp.abs(smooth).mean(axis=(1, 2, 3), keepdims=True)
+    step = -step_size * smooth / jnp.where(size > 0, size, 1)
     return jnp.clip(params + step, 0, 1) - params, state
