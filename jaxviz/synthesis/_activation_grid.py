@@ -46,8 +46,9 @@ class ActivationGrid(NamedTuple):
             return montage(each, columns=self.images.shape[1], gap=gap)
         lengths = np.asarray(self.magnitudes, np.float64).ravel()
         shares = np.sqrt(lengths / (lengths.max() if lengths.any() else 1))
-        sides = [tuple(max(1, round(float(share) * side)) for side in each.shape[1:3]) for share in shares]
-        shrunk = [jnp.clip(resize(image, size), 0, 1) for image, size in zip(each, sides, strict=True)]
+        height, width = each.shape[1:3]
+        sizes = [(max(1, round(share * height)), max(1, round(share * width))) for share in shares.tolist()]
+        shrunk = [jnp.clip(resize(image, size), 0, 1) for image, size in zip(each, sizes, strict=True)]
         return montage(shrunk, columns=self.images.shape[1], gap=gap)
 
 

@@ -44,9 +44,10 @@ def dream(
 ) -> Synthesis:
     """Change images to raise a score, from coarse to fine, carrying the changes over to the next size.
 
-    Each step follows the smoothed gradient divided by its mean absolute value, with the image shifted at random, and
-    clips the result to [0, 1]. What a shift uncovers is filled by the image's mirror image: rolled around, top and
-    bottom would meet in an edge that the network sees at every step, and answers with rows of beads and stripes.
+    Each step follows the smoothed gradient divided by its mean absolute value, with the image at a random place in a
+    frame of its mirror image, and clips the result to [0, 1]. Edges that the network sees at every step, the border of
+    its input or opposite sides that meet as the image is rolled around, would become rows of beads and stripes in
+    skies. A network that takes images of one size only sees no frame: the image is moved, and cut.
 
     Args:
         score: what to amplify; `energy(net, layer)` in DeepDream.
@@ -100,12 +101,12 @@ def dream(
     with known_channels(score, params, images):
         check_score(score, params, images)
     sizes = octave_sizes(images.shape[1:3], octaves, octave_scale)
-    smallest = jax.ShapeDtypeStruct((len(images), *sizes[0], images.shape[-1]), images.dtype)
-    try:
-        check_score(score, params, smallest)
-    except (ValueError, TypeError) as error:  # a network of one size only may fail in any way
+    error = _refusal(score, params, images, sizes[0])
+    if error is not None:
         raise ValueError(f"the smallest of {octaves} octaves, {sizes[0]}: {error}; use fewer octaves") from error
-    optimizer, loss = _normalized_steps(step_size, smoothing), _ShiftedScore(tiling)
+    whole = tuple(side + 2 * jitter for side in sizes[-1])
+    frame = 0 if _refusal(score, params, images, whole) else jitter
+    optimizer, loss = _normalized_steps(step_size, smoothing), _ShiftedScore(frame, tiling)
 
     def octave(i: int, before: Images | None, resume: Sequence[Any] | None) -> Iterator[Look]:
         base = resized(images, sizes[i])
@@ -194,26 +195,40 @@ def _closer(images: Images, zoom: Any) -> Images:
     return jnp.clip(jax.image.scale_and_translate(images, shape, (1, 2), scale, moved, "cubic"), 0, 1)
 
 
+def _refusal(score: Score, params: Any, images: Images, size: tuple[int, ...]) -> Exception | None:
+    """Return the error of a score for images of another size, if it has one."""
+    try:
+        check_score(score, params, jax.ShapeDtypeStruct((len(images), *size, images.shape[-1]), images.dtype))
+    except (ValueError, TypeError) as error:  # a network of one size only may fail in any way
+        return error
+    return None
+
+
 @dataclasses.dataclass(frozen=True)
 class _ShiftedScore:
-    """Minus the score of images that are shifted at random."""
+    """Minus the score of images that are moved at random within a frame of their mirror images."""
 
+    frame: int
     tiling: Tiling | None
 
     def __call__(self, images: Images, key: Key, score: Score, params: Any, jitter: Any) -> Array:
         down, right = jax.random.randint(key, (2,), -jitter, jitter + 1)
-        seen = _shifted(_shifted(images, down, 1), right, 2)
+        seen = _framed(_framed(images, self.frame, down, 1), self.frame, right, 2)
         if self.tiling is None or self.tiling.covers(*seen.shape[1:3]):
             return -jnp.sum(one_per_image(accelerate(score)(params, seen), seen))
         return -jnp.sum(in_tiles(self.tiling, score, params, seen))
 
 
-def _shifted(images: Images, shift: Array, axis: int) -> Images:
-    """Return images moved along an axis, with their mirror image where they leave off."""
-    length, mirrored = images.shape[axis], jnp.flip(images, axis)
-    start = (length - shift) % (2 * length)  # of the window; mirrored twice, everything repeats
-    line = jnp.concatenate([mirrored, images, mirrored], axis)
-    return jax.lax.dynamic_slice_in_dim(line, start, length, axis)
+def _framed(images: Images, frame: int, shift: Array, axis: int) -> Images:
+    """Return images moved along an axis between their mirror images, with `frame` pixels more on both sides.
+
+    A shift is at most the frame, if there is one; otherwise any, since what is mirrored twice repeats.
+    """
+    length = images.shape[axis]
+    reach = 2 * frame or length
+    line = jnp.pad(images, [(reach, reach) if i == axis else (0, 0) for i in range(4)], mode="symmetric")
+    start = reach - frame - shift if frame else (length - shift) % (2 * length)
+    return jax.lax.dynamic_slice_in_dim(line, start, length + 2 * frame, axis)
 
 
 def _normalized_steps(step_size: float, smoothing: float) -> optax.GradientTransformation:
