@@ -253,7 +253,7 @@ CALLS = {
         jaxviz.fool(net, p, x, target=2, steps=3),
     ),
     "dream dream_zoom": lambda p, x: (
-        jaxviz.dream(CHANNEL, p, KEY, x, octaves=2, steps=2),
+        jaxviz.dream(CHANNEL, p, KEY, x, octaves=2, steps=2, smoothing=0.5),
         jaxviz.dream(CHANNEL, p, KEY, jnp.tile(x, (1, 5, 1, 1)), octaves=1, steps=1, tile=64, overlap=0),
         list(jaxviz.dream_zoom(CHANNEL, p, KEY, x, frames=2, octaves=1, steps=1)),
     ),

@@ -106,8 +106,8 @@ class Dream(Images, Unit, Steps):
     """Mean change of a pixel in one step, in units of brightness."""
     jitter: int = 32
     """The largest shift, in pixels."""
-    smoothing: float = 1.0
-    """How much the finest detail of the gradient is damped, against dots in skies; 0: not at all."""
+    smoothing: float = 0.0
+    """How much the finest detail of the gradient is damped: 1 makes softer and larger things."""
     tile: int | None = None
     """Compute the gradient in tiles of this side at most, in pixels, for large images: memory is that of one tile."""
     overlap: int = 64

@@ -35,7 +35,7 @@ def dream(
     steps: int = 10,
     step_size: float = 1.5 / 255,
     jitter: int = 32,
-    smoothing: float = 1.0,
+    smoothing: float = 0.0,
     tile: int | None = None,
     overlap: int = 64,
     every: int = 8,
@@ -60,7 +60,7 @@ def dream(
         step_size: the mean change of a pixel in one step, in units of brightness.
         jitter: the largest shift, in pixels.
         smoothing: how much the finest detail of the gradient is damped: frequencies above 1/16 of a cycle per pixel by
-            their ratio to it, to this power. 0: the plain gradient, which fills skies with dots.
+            their ratio to it, to this power. 1 makes softer and larger things; 0: the plain gradient.
         tile: the largest side, in pixels, of the tiles in which the gradient is computed: memory is then that of one
             tile and a few copies of the image. None: the whole image at once. See below.
         overlap: how far a tile sees beyond what it changes, in pixels.
@@ -232,14 +232,16 @@ def _framed(images: Images, frame: int, shift: Array, axis: int) -> Images:
 
 
 def _normalized_steps(step_size: float, smoothing: float) -> optax.GradientTransformation:
-    """Step by the smoothed gradient divided by its mean absolute value, image by image, and stay in [0, 1]."""
+    """Step by the gradient, smoothed, divided by its mean absolute value, image by image, and stay in [0, 1]."""
     numbers = lambda params: (jnp.asarray(step_size, params.dtype), jnp.asarray(smoothing, params.dtype))
-    return optax.GradientTransformation(numbers, _normalized_step)
+    return optax.GradientTransformation(numbers, _smoothed_step if smoothing else _normalized_step)
+
+
+def _smoothed_step(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    return _normalized_step(smoothed(updates, state[1]), state, params)
 
 
 def _normalized_step(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    step_size, smoothing = state
-    smooth = smoothed(updates, smoothing)
-    size = jnp.abs(smooth).mean(axis=(1, 2, 3), keepdims=True)
-    step = -step_size * smooth / jnp.where(size > 0, size, 1)
+    size = jnp.abs(updates).mean(axis=(1, 2, 3), keepdims=True)
+    step = -state[0] * updates / jnp.where(size > 0, size, 1)
     return jnp.clip(params + step, 0, 1) - params, state

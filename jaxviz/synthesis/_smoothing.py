@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-KNEE = 1 / 16  # cycles per pixel: twice the period of the dots that a layer with a stride of 8 leaves in skies
+KNEE = 1 / 16  # cycles per pixel
 
 
 def smoothed(maps: Float[Array, "n h w c"], power: Any) -> Float[Array, "n h w c"]:
