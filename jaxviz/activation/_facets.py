@@ -84,7 +84,7 @@ def _clusters(values: Float[np.ndarray, "n f"], count: int) -> Int[np.ndarray, "
     """Return the number of each row's cluster, the largest cluster first."""
     from sklearn.cluster import KMeans
 
-    labels = KMeans(count, n_init=10, random_state=0).fit_predict(values)
+    labels = KMeans(count, n_init=10, random_state=0).fit_predict(values)  # type: ignore[arg-type]
     order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
     return np.argsort(order)[labels]
 

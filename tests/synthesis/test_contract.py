@@ -81,7 +81,8 @@ def dream_zoom(p, key, x, **options):
 
 def activation_grid(p, key, x, **options):
     options = {"layer": "relu_0", "size": 8, "transform": None} | options
-    grid = jaxviz.activation_grid(net, p, key, x[0, :2, :3], **options)
+    image = x[0, :2, :3] if len(x) else jnp.zeros((0, 3, 3))
+    grid = jaxviz.activation_grid(net, p, key, image, **options)
     return Made(grid.images.reshape(-1, *grid.images.shape[2:]))
 
 
