@@ -76,7 +76,7 @@ def dream(
     whole image if pixels further away than `overlap` have no part in it (twice the layer's receptive field, less a
     pixel, is always enough), and nearly the same otherwise: the random shifts move the tiles' borders, too. A score of
     the whole image, such as `logit`, becomes one of each tile. Of VGG-16's relu4_3, at 3000 x 2000 pixels, a gradient
-    takes 0.6 GB in tiles of 512, and 7.3 GB without; with an overlap of 64 or 32 it differs by 0.006% on average.
+    takes 0.6 GB in tiles of 512, and 7.3 GB without; at 384 x 288, with an overlap of 64, it differed by 0.006%.
 
     Raises:
         ValueError: if the smallest octave has no pixels or is too small for the network, if `images` is not a batch of
