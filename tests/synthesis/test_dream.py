@@ -185,8 +185,6 @@ def test_a_dream_in_tiles_is_that_of_the_whole_image(x64, small_params):
     whole, tiled = run(), run(tile=96, overlap=14)
     np.testing.assert_allclose(tiled.images, whole.images, atol=1e-9)
     np.testing.assert_allclose(tiled.losses, whole.losses, atol=0.01)  # borders count as often as tiles have them
-    seen_less = run(tile=96, overlap=0)
-    assert 1e-6 < jnp.abs(seen_less.images - whole.images).mean() < 1e-3
 
 
 @pytest.mark.slow
