@@ -53,6 +53,8 @@ Which pixels matter?
 Which image would ...?
   ascend                ... a score be highest for?
   sheet                 ... each channel of a layer respond to most?
+  facets                ... show one kind of what a unit responds to? (where to start)
+  activation_grid       ... show what each position of an image's map says?
   fool                  ... be taken for another class, and look the same?
   dream                 ... have more of what a layer sees in it? (DeepDream)
   dream_zoom            the same, falling into the image: frames of a film
@@ -81,6 +83,7 @@ Scores: what to explain, or to maximize
   match_features, match_grams
                         likeness to an image, in content or style
   resemblance           likeness to a guide, wherever it fits best
+  caricature            what an image has at a layer, and more of it
   diversity             how different the images of a batch are
   score                 a function of your own
   gram                  the Gram matrices of features
@@ -106,7 +109,7 @@ Images and pages
   normalize, overlay, draw
                         maps as pictures
   plot                  a figure: images, maps, curves side by side; PNG, SVG, PDF
-  ProgressBar           a bar with step, loss and time left
+  save_video            frames as an mp4 file
   tour                  every method on one photograph: a web page
 """
 

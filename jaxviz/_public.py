@@ -4,11 +4,13 @@ from jaxviz._own_folders import NotOwnError as NotOwnError
 from jaxviz._progress import Progress as Progress
 from jaxviz._types import Net as Net
 from jaxviz.activation import PCA as PCA
+from jaxviz.activation import Facets as Facets
 from jaxviz.activation import Features as Features
 from jaxviz.activation import Neighbors as Neighbors
 from jaxviz.activation import OtherRunError as OtherRunError
 from jaxviz.activation import Patches as Patches
 from jaxviz.activation import TopPatches as TopPatches
+from jaxviz.activation import facets as facets
 from jaxviz.activation import features as features
 from jaxviz.activation import filters as filters
 from jaxviz.activation import grid_layout as grid_layout
@@ -55,6 +57,7 @@ from jaxviz.image import normalize as normalize
 from jaxviz.image import overlay as overlay
 from jaxviz.image import resize as resize
 from jaxviz.image import save_image as save_image
+from jaxviz.image import save_video as save_video
 from jaxviz.models import Network as Network
 from jaxviz.models import Pretrained as Pretrained
 from jaxviz.models import Provenance as Provenance
@@ -79,6 +82,7 @@ from jaxviz.report import embedding_page as embedding_page
 from jaxviz.report import patches_page as patches_page
 from jaxviz.report import tour as tour
 from jaxviz.scores import Summable as Summable
+from jaxviz.scores import caricature as caricature
 from jaxviz.scores import channel as channel
 from jaxviz.scores import direction as direction
 from jaxviz.scores import diversity as diversity
@@ -93,6 +97,7 @@ from jaxviz.scores import resemblance as resemblance
 from jaxviz.scores import score as score
 from jaxviz.show import ProgressBar as ProgressBar
 from jaxviz.show import plot as plot
+from jaxviz.synthesis import ActivationGrid as ActivationGrid
 from jaxviz.synthesis import Basis as Basis
 from jaxviz.synthesis import DivergedError as DivergedError
 from jaxviz.synthesis import Fooled as Fooled
@@ -104,6 +109,7 @@ from jaxviz.synthesis import StyleNet as StyleNet
 from jaxviz.synthesis import StyleTraining as StyleTraining
 from jaxviz.synthesis import Synthesis as Synthesis
 from jaxviz.synthesis import Transform as Transform
+from jaxviz.synthesis import activation_grid as activation_grid
 from jaxviz.synthesis import ascend as ascend
 from jaxviz.synthesis import blurring as blurring
 from jaxviz.synthesis import crops as crops

@@ -44,9 +44,23 @@ CALLS = {
         lambda net: jaxviz.ascend(lambda p, x: net(p, x)[:, 0], EYE, KEY, size=16, **RUN), 1
     ),
     "dream": (lambda net: jaxviz.dream(jaxviz.energy(net, "relu_0"), EYE, KEY, IMAGES, octaves=2, **RUN), 2),
+    "dream in tiles": (
+        lambda net: jaxviz.dream(
+            jaxviz.channel(net, "relu_0", 0), EYE, KEY, jnp.tile(IMAGES, (1, 5, 1, 1)), octaves=1, tile=64,
+            overlap=0, **RUN
+        ),
+        2,
+    ),
     "dream_zoom": (
         lambda net: list(jaxviz.dream_zoom(jaxviz.logit(net, 0), EYE, KEY, IMAGES, frames=2, octaves=1, **RUN)), 1
     ),
+    "activation_grid": (
+        lambda net: jaxviz.activation_grid(net, EYE, KEY, IMAGES[0, :2, :2], **LAYER, size=16, **RUN), 2
+    ),
+    "facets": (
+        lambda net: jaxviz.facets(net, EYE, jnp.stack([IMAGES[0], 1 - IMAGES[0]]), **LAYER, count=2, batch_size=1), 1
+    ),
+    "caricature": (lambda net: jaxviz.caricature(net, EYE, IMAGES, "relu_0"), 1),
     "invert": (lambda net: jaxviz.invert(net, EYE, KEY, IMAGES, **LAYER, **RUN), 1),
     "texture": (lambda net: jaxviz.texture(net, EYE, KEY, IMAGES[0], layers=["relu_0"], **RUN), 1),
     "stylize": (lambda net: jaxviz.stylize(net, EYE, KEY, IMAGES[0], IMAGES[0] ** 2, **STYLE), 1),

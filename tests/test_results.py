@@ -30,12 +30,16 @@ COMPUTED = {
     "normalize": lambda: jaxviz.normalize(IMAGES[..., 0]),
     "filters": lambda: jaxviz.filters(jnp.ones((3, 3, 3, 8))),
     "ascend": lambda: jaxviz.ascend(LOGIT, EYE, KEY, size=8, steps=2)[:2],
+    "activation_grid": lambda: jaxviz.activation_grid(
+        net, EYE, KEY, IMAGES[0, :1, :2], layer="relu_0", size=8, steps=1
+    ),
     "fool": lambda: jaxviz.fool(classifier, EYE, IMAGES, target=1, steps=2).images,
     "efros_leung": lambda: jaxviz.efros_leung(KEY, IMAGES[0], size=(9, 9), window=3),
 }
 GATHERED = {
     "features": lambda: jaxviz.features(net, EYE, IMAGES, layer="relu_0").values,
     "top_patches": lambda: jaxviz.top_patches(net, EYE, IMAGES, layer="relu_0", k=1).layers["relu_0"].values,
+    "facets": lambda: jaxviz.facets(net, EYE, IMAGES, layer="relu_0", count=2),
     "pca": lambda: jaxviz.pca(ROWS),
     "pca_colors": lambda: jaxviz.pca_colors(IMAGES),
     "neighbors": lambda: jaxviz.neighbors(ROWS, ROWS, k=2),

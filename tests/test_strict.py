@@ -244,12 +244,18 @@ CALLS = {
         ),
         jaxviz.gram(x, mask=x[..., 0]),
     ),
+    "caricature facets activation_grid": lambda p, x: (
+        jaxviz.gradient(jaxviz.caricature(net, p, x, "relu_1", power=2), p, 0.9 * x),
+        jaxviz.facets(net, p, jnp.concatenate([x, 1 - x]), count=2, **LAYER),
+        jaxviz.activation_grid(net, p, KEY, x[0, :6, :6], steps=2, size=8, **LAYER).picture(),
+    ),
     "sheet fool": lambda p, x: (
         jaxviz.sheet(net, p, KEY, layer="relu_1", channels=[0, -1], **FEW),
         jaxviz.fool(net, p, x, target=2, steps=3),
     ),
     "dream dream_zoom": lambda p, x: (
-        jaxviz.dream(CHANNEL, p, KEY, x, octaves=2, steps=2),
+        jaxviz.dream(CHANNEL, p, KEY, x, octaves=2, steps=2, smoothing=0.5),
+        jaxviz.dream(CHANNEL, p, KEY, jnp.tile(x, (1, 5, 1, 1)), octaves=1, steps=1, tile=64, overlap=0),
         list(jaxviz.dream_zoom(CHANNEL, p, KEY, x, frames=2, octaves=1, steps=1)),
     ),
     "invert": lambda p, x: [
@@ -301,7 +307,7 @@ CALLS = {
 }
 # Of the network's files, of names alone, of an extra, or made of all others.
 WITHOUT = {"tour", "open_source", "available", "import_weights", "load", "verify", "class_index", "class_names", "umap"}
-WITHOUT |= {"save_table"}
+WITHOUT |= {"save_table", "save_video"}
 
 
 def test_every_public_function_is_called():

@@ -1,5 +1,7 @@
 """What do the units respond to? Filters, neighbors, embeddings, patches. Nothing here differentiates."""
 
+from jaxviz.activation._facets import Facets as Facets
+from jaxviz.activation._facets import facets as facets
 from jaxviz.activation._features import Features as Features
 from jaxviz.activation._features import features as features
 from jaxviz.activation._filters import filters as filters

@@ -15,11 +15,13 @@ import numpy as np
 import jaxviz
 from jaxviz._extras import extra
 from jaxviz._files import alone_at, file_name, plain, write_atomically
+from jaxviz._options import check_positive
 from jaxviz.cli._files import digest, files, make_each
 from jaxviz.cli._models import Model, check_layers, load_model
 from jaxviz.cli._runs import interrupts, read, save_as_it_comes, settings_of, stop
 from jaxviz.cli._synthesis import Ascend, Dream, Sheet
 from jaxviz.data._folder import check_writable
+from jaxviz.image._video import check_pyav
 
 SHEET_SIZE = 96  # of images that are many, where the network has no size that it must have
 
@@ -96,6 +98,8 @@ def dream(options: Dream) -> None:
         raise ValueError("--guide and --target: expected one of them, since a guide is matched by the whole layer")
     if options.zoom < 0:
         raise ValueError(f"--zoom: expected a number of frames, got {options.zoom}")
+    if options.fps:
+        _check_video(options)
     paths = files(options.images, options.out)
     model = load_model(options.model, output=options.output)
     check_layers(options, model, "layer")
@@ -104,7 +108,8 @@ def dream(options: Dream) -> None:
     if guide is not None:
         score = jaxviz.resemblance(net, params, model.read(guide, longest=224)[None], layer=options.layer)
     settings = settings_of(options, network=model.digest())
-    how = {name: getattr(options, name) for name in ("octaves", "octave_scale", "steps", "step_size", "jitter")}
+    names = ("octaves", "octave_scale", "steps", "step_size", "jitter", "smoothing", "tile", "overlap")
+    how = {name: getattr(options, name) for name in names}
 
     def make(path: Path) -> str:
         image = model.read(path, longest=options.size)[None]
@@ -112,10 +117,26 @@ def dream(options: Dream) -> None:
         at, told = options.out / f"{file_name(path.stem)}-dream", settings | {"image": digest(path)}
         if options.zoom:
             with alone_at(Path(f"{at}-frames")):
-                return _fall(*given, at, told, frames=options.zoom, **how)
+                made = _fall(*given, at, told, frames=options.zoom, **how)
+                return f"{made}, {_video(at, options)}" if options.fps else made
         return save_as_it_comes(functools.partial(jaxviz.dream, *given, **how), at, told, options)
 
     make_each(make, paths)
+
+
+def _check_video(options: Dream) -> None:
+    """Raise ValueError before frames are made that cannot become a video."""
+    check_positive("--fps", options.fps)
+    if not options.zoom:
+        raise ValueError("--fps: expected a number of frames as well, --zoom, of which the video is")
+    check_pyav("--fps")
+
+
+def _video(at: Path, options: Dream) -> str:
+    """Write the frames of a zoom as a video; return its name."""
+    frames = (jaxviz.load_image(f"{at}-{i:04d}.png") for i in range(options.zoom))
+    jaxviz.save_video(f"{at}.mp4", frames, rate=options.fps)
+    return f"{at}.mp4"
 
 
 def _fall(

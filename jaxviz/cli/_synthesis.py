@@ -94,6 +94,8 @@ class Dream(Images, Unit, Steps):
     """Longer side in pixels to which larger images are reduced."""
     zoom: int = aside(0)
     """Make so many frames of a fall into the dream, NAME-dream-FRAME.png; a rerun continues after the last."""
+    fps: float = aside(0.0)
+    """With --zoom, also make a video of the frames, NAME-dream.mp4, of so many frames per second, such as 15."""
     octaves: int = 4
     """Sizes to dream at, the last being the images' own."""
     octave_scale: float = 1.4
@@ -103,7 +105,13 @@ class Dream(Images, Unit, Steps):
     step_size: float = 1.5 / 255
     """Mean change of a pixel in one step, in units of brightness."""
     jitter: int = 32
-    """The largest roll, in pixels."""
+    """The largest shift, in pixels."""
+    smoothing: float = 0.0
+    """How much the finest detail of the gradient is damped: 1 makes softer and larger things."""
+    tile: int | None = None
+    """Compute the gradient in tiles of this side at most, in pixels, for large images: memory is that of one tile."""
+    overlap: int = 64
+    """How far a tile sees beyond what it changes, in pixels."""
 
     def run(self) -> None:
         """Dream of each image."""

@@ -11,8 +11,8 @@ import numpy as np
 from jaxviz._files import write_atomically
 from jaxviz.image._arrays import as_bytes
 from jaxviz.image._checks import ImageError
+from jaxviz.image._video import BT709, check_pyav, pixel_format
 
-_MATRIX = 1  # BT.709's, from RGB to YUV; if the file does not name it, players guess from the size
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
@@ -33,13 +33,9 @@ def map_video(
     Raises:
         ImageError: The file is not a video, or PyAV is not installed.
     """
-    try:
-        import av
-        from av.error import FFmpegError
-    except ImportError:
-        raise ImageError(
-            f"{source}: reading videos needs PyAV, which is not installed: pip install 'jaxviz-cnn[video]'"
-        ) from None
+    av = check_pyav(source)
+    from av.error import FFmpegError
+
     if longest is not None and longest < 1:
         raise ImageError(f"longest: expected at least 1 pixel, got {longest}")
     frames = 0
@@ -87,10 +83,9 @@ def _write(
         made = writing.add_stream("libx264", rate=rate)
         width, height = (max(1, round(side * scale)) for side in (pictures.width, pictures.height))
         made.width, made.height = (height, width) if quarters % 2 else (width, height)
-        # Every player supports color at half resolution, but odd sides cannot be halved.
-        made.pix_fmt = "yuv444p" if made.width % 2 or made.height % 2 else "yuv420p"
+        made.pix_fmt = pixel_format(made.width, made.height)
         made.time_base = pictures.time_base
-        made.codec_context.colorspace = _MATRIX
+        made.codec_context.colorspace = BT709
         shape = Fraction(pictures.sample_aspect_ratio or 1)  # aspect ratio of a pixel
         made.codec_context.sample_aspect_ratio = 1 / shape if quarters % 2 else shape
         play = None if sound is None else _sound(writing, sound)
@@ -103,7 +98,7 @@ def _write(
                 pixels = np.rot90(frame.to_ndarray(format="rgb24", width=width, height=height), quarters)
                 changed = change(pixels.astype(np.float32) / 255)
                 new = av.VideoFrame.from_ndarray(as_bytes(changed), "rgb24")
-                new = new.reformat(format=made.pix_fmt, dst_colorspace=_MATRIX)
+                new = new.reformat(format=made.pix_fmt, dst_colorspace=BT709)
                 # Frames arrive in order, but an .avi has no timestamps.
                 later = 0 if at is None else at + step
                 at = frame.pts if frame.pts is not None and (at is None or frame.pts > at) else later

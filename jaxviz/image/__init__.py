@@ -9,3 +9,4 @@ from jaxviz.image._checks import ImageError as ImageError
 from jaxviz.image._draw import draw as draw
 from jaxviz.image._files import load_image as load_image
 from jaxviz.image._files import save_image as save_image
+from jaxviz.image._video import save_video as save_video

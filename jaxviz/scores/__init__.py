@@ -2,6 +2,7 @@
 
 from jaxviz.scores._algebra import Summable as Summable
 from jaxviz.scores._algebra import score as score
+from jaxviz.scores._caricature import caricature as caricature
 from jaxviz.scores._classes import logit as logit
 from jaxviz.scores._classes import probability as probability
 from jaxviz.scores._direction import direction as direction

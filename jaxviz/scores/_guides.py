@@ -80,6 +80,10 @@ class _Resemblance(Summable):
     guide: Any
     tokens: Tokens = dataclasses.field(default=None, metadata={"static": True})
 
+    def of_parts(self) -> bool:
+        """It is of all positions alike."""
+        return True
+
     def __call__(self, params: Any, images: Any) -> Array:
         found = _maps(self.net, self.layer, self.tokens, "resemblance", params, images)
         best = jax.checkpoint(lambda row: jnp.max(jnp.einsum("nwc,qc->nwq", row, self.guide), -1))

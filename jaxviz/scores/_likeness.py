@@ -190,13 +190,23 @@ def match_features(net: Net, params: Any, images: AnyImages, layers: Layers) -> 
         >>> print(jaxviz.match_features(net, None, images[:1], ["relu_0"])(None, images))
         [-0.   -0.25]
 
+    Feature accentuation shows what a unit sees in a picture: start from it, and let the unit's response grow while the
+    features of an early layer stay near.
+
+        >>> score = jaxviz.channel(net, "relu_0", 0) + 2 * jaxviz.match_features(net, None, images[:1], "relu_0")
+        >>> how = {"size": 4, "steps": 32, "start": 0.5, "transform": None}
+        >>> red, green, _ = jaxviz.ascend(score, None, jax.random.key(0), **how).images[0, 0, 0]
+        >>> print(bool(red > green))
+        True
+
     Mahendran & Vedaldi 2014, Understanding Deep Image Representations by Inverting Them; Gatys, Ecker & Bethge 2016,
-    Image Style Transfer Using Convolutional Neural Networks.
+    Image Style Transfer Using Convolutional Neural Networks; Hamblin et al. 2024, Feature Accentuation: Revealing
+    "What" Features Respond to in Natural Images.
     """
     check_batch("images", images)
     weights = proportions_of("layers", layers)
     with known_channels(net, params, images):
-        return FeatureMatch(net, weights, _features(once(net), tuple(weights), params, images))
+        return FeatureMatch(net, weights, features_of(once(net), tuple(weights), params, images))
 
 
 def match_grams(
@@ -260,7 +270,9 @@ def match_grams(
 
 
 @compiled(static_argnums=(0, 1))
-def _features(net: Net, names: tuple[str, ...], params: Any, images: Images) -> dict[str, Array]:
+def features_of(net: Net, names: tuple[str, ...], params: Any, images: Images) -> dict[str, Array]:
+    """Return the values of some layers, checked to have an axis of images."""
+
     def features(params: Any, images: Images) -> dict[str, Array]:
         reading = read(net, params, images, names)
         return {name: reading.by_image(name) for name in names}

@@ -1,5 +1,7 @@
 """Which image would ...? The image is the variable."""
 
+from jaxviz.synthesis._activation_grid import ActivationGrid as ActivationGrid
+from jaxviz.synthesis._activation_grid import activation_grid as activation_grid
 from jaxviz.synthesis._ascent import ascend as ascend
 from jaxviz.synthesis._dream import dream as dream
 from jaxviz.synthesis._dream import dream_zoom as dream_zoom

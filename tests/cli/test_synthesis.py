@@ -342,6 +342,19 @@ def test_a_zoom_goes_on_after_its_last_frame(stop_at, capsys):
 
 
 @pytest.mark.slow
+def test_a_zoom_becomes_a_video(capsys):
+    av = pytest.importorskip("av")
+    line = "dream images/cat.png --layer relu_1 --octaves 1 --steps 2 --zoom 3 --fps 15"
+    cli.main(line.split())
+    assert "out/cat-dream.mp4" in capsys.readouterr().out
+    with av.open("out/cat-dream.mp4") as file:
+        frames = [frame.to_ndarray(format="rgb24") / 255 for frame in file.decode(video=0)]
+    assert len(frames) == 3
+    for i, frame in enumerate(frames):
+        assert np.abs(frame - jaxviz.load_image(f"out/cat-dream-{i:04d}.png")).mean() < 0.05
+
+
+@pytest.mark.slow
 def test_the_two_textures_do_not_vouch_for_each_other(capsys):
     line, name, _ = CASES["texture"]
     cli.main(line.split())
@@ -408,6 +421,8 @@ def test_many_targets_make_a_short_name():
         ),
         ("ascend --layer relu_1 --target 6", "channel of 'relu_1': expected 0 to 5, or -6 to -1 from the end, got [6]"),
         ("dream images/cat.png --layer relu_1 --target 99", "channel of 'relu_1': expected 0 to 5, or -6 to -1"),
+        ("dream images/cat.png --layer relu_1 --fps 15", "--fps: expected a number of frames as well, --zoom"),
+        ("dream images/cat.png --layer relu_1 --zoom 2 --fps -1", "--fps: expected a finite number above 0, got -1"),
         ("dream images/cat.png --layer relu_1 --zoom -1", "--zoom: expected a number of frames, got -1"),
         ("sheet --layer relu_1 --batch-size 0", "batch_size: expected 1 or more, got 0"),
         ("invert images/cat.png --layer relu_0 --size 8 --steps 2 --out images/cat.png", "images/cat.png"),

@@ -79,6 +79,13 @@ def dream_zoom(p, key, x, **options):
     return Made(frames[-1] if frames else x)
 
 
+def activation_grid(p, key, x, **options):
+    options = {"layer": "relu_0", "size": 8, "transform": None} | options
+    image = x[0, :2, :3] if len(x) else jnp.zeros((0, 3, 3))
+    grid = jaxviz.activation_grid(net, p, key, image, **options)
+    return Made(grid.images.reshape(-1, *grid.images.shape[2:]))
+
+
 METHODS = {
     "ascend": Row(ascend, images=False, optimizes=True, alone=False),  # its noise is drawn for the whole batch
     "dream": Row(
@@ -101,6 +108,7 @@ METHODS = {
     "minimize": Row(minimize, images=False, random=False, alone=False),  # its variables need not be images
     "sweep": Row(sweep, resumes=False, alone=False),
     "dream_zoom": Row(dream_zoom, resumes=False),
+    "activation_grid": Row(activation_grid, resumes=False, optimizes=True, alone=False, jits=False),
     "efros_leung": Row(
         lambda p, key, x, **options: Made(jaxviz.efros_leung(key, x[0], **{"size": 8, "window": 3} | options)[None]),
         resumes=False,

@@ -9,7 +9,10 @@ import pytest
 from nets import small_net
 
 import jaxviz
+from jaxviz.synthesis._dream import _framed
 from jaxviz.synthesis._octaves import octave_sizes
+from jaxviz.synthesis._smoothing import smoothed
+from jaxviz.synthesis._tiles import Tiling, in_tiles
 
 KEY = jax.random.key(5)
 SCORE = jaxviz.energy(small_net, "conv_0")
@@ -36,9 +39,23 @@ def testoctave_sizes(size, octaves, scale, expected):
     assert octave_sizes(size, octaves, scale) == expected
 
 
+def damped_by_cosines(maps):
+    """Frequencies above 1/16 cycle per pixel, divided by 16 times themselves, in matrices of cosines."""
+
+    def cosines(length):
+        k, x = np.meshgrid(np.arange(length), np.arange(length) + 0.5, indexing="ij")
+        return np.cos(np.pi * k * x / length) * np.sqrt(np.where(k, 2, 1) / length)  # orthonormal
+
+    rows, columns = (cosines(length) for length in maps.shape[1:3])
+    spectrum = np.einsum("yh,nhwc,xw->nyxc", rows, maps, columns)
+    waves = np.hypot(*np.meshgrid(*(np.arange(n) / (2 * n) for n in maps.shape[1:3]), indexing="ij"))
+    return np.einsum("yh,nyxc,xw->nhwc", rows, spectrum / np.maximum(16 * waves, 1)[None, ..., None], columns)
+
+
 @pytest.mark.slow
-def test_equals_a_plain_loop(x64, small_params, photo):
-    """Each octave: resize, add what was dreamt so far, then steps along the scaled gradient of a rolled image."""
+@pytest.mark.parametrize(("smoothing", "damped"), [(0.0, lambda maps: maps), (1.0, damped_by_cosines)])
+def test_equals_a_plain_loop(x64, small_params, photo, smoothing, damped):
+    """Each octave: resize, add what was dreamt so far, then steps along the scaled gradient of a framed image."""
     params, photo = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, photo))
     climb = jax.jit(jax.value_and_grad(lambda x: SCORE(params, x).sum()))
     losses, detail = [], np.zeros((2, 15, 11, 3))
@@ -49,15 +66,19 @@ def test_equals_a_plain_loop(x64, small_params, photo):
         for i in range(5):
             key = jax.random.fold_in(jax.random.fold_in(KEY, octave), i)
             down, right = np.asarray(jax.random.randint(key, (2,), -4, 5))
-            rolled = np.roll(x, (down, right), (1, 2))
-            value, slope = climb(rolled)
+            # At some place in a frame of mirror images, whose gradient comes back to the mirrored pixels.
+            framed = functools.partial(np.pad, pad_width=((0, 0), (8, 8), (8, 8), (0, 0)), mode="symmetric")
+            part = (slice(None), *(slice(4 - by, 12 - by + side) for by, side in zip((down, right), size, strict=True)))
+            value, seen_slope = climb(framed(x)[part])
             losses.append(-float(value))
-            slope = np.roll(np.asarray(slope), (-down, -right), (1, 2))
+            slope, pixels = np.zeros(x.size), np.arange(x.size).reshape(x.shape)
+            np.add.at(slope, framed(pixels)[part], np.asarray(seen_slope))
+            slope = damped(slope.reshape(x.shape))
             x = x + 0.003 * slope / np.abs(slope).mean((1, 2, 3), keepdims=True)
         detail = x - base
     assert x.min() > 0
     assert x.max() < 1
-    found = dream(SCORE, params, KEY, photo, step_size=0.003)
+    found = dream(SCORE, params, KEY, photo, step_size=0.003, smoothing=smoothing)
     np.testing.assert_allclose(found.images, x, atol=1e-10)
     np.testing.assert_allclose(found.losses, losses, rtol=1e-9)
     assert found.images.dtype == jnp.float64
@@ -72,6 +93,98 @@ def test_the_score_rises_and_images_stay_in_range(small_params, images):
     assert found.losses.shape == (40,)
     assert jnp.all(SCORE(small_params, found.images) > 2 * SCORE(small_params, images))
     assert found.losses[-1] < found.losses[20] < 0
+
+
+# Edges
+
+
+def test_opposite_edges_do_not_meet():
+    """Between a black top and a white bottom there is an edge only if the image is rolled around."""
+    ramp = jnp.broadcast_to(jnp.linspace(0.2, 0.8, 16)[None, :, None, None], (1, 16, 16, 3))
+    edges = lambda params, x: jnp.square(jnp.diff(x, axis=1)).max((1, 2, 3))
+    found = dream(edges, None, KEY, ramp, octaves=1, step_size=0.0)
+    np.testing.assert_allclose(found.losses, -np.full(5, (0.6 / 15) ** 2), rtol=1e-4)
+
+
+@pytest.mark.parametrize("frame", [0, 1, 4, 9])
+def test_a_frame_repeats_the_image_mirrored(frame):
+    """The image lies in the middle, moved; without a frame, it is cut."""
+    line = jnp.arange(4.0).reshape(1, 4, 1, 1)
+    mirrored = [0, 1, 2, 3, 3, 2, 1, 0] * 8
+    for shift in range(-(frame or 11), (frame or 11) + 1):
+        found = _framed(line, frame, jnp.asarray(shift), 1).ravel()
+        np.testing.assert_array_equal(found, mirrored[32 - shift - frame :][: 4 + 2 * frame])
+
+
+@pytest.mark.slow
+def test_a_network_of_one_size_sees_no_frame(photo):
+    weights = jax.random.normal(KEY, (photo[0].size, 5))
+    seen = []
+    one_size = lambda params, images: seen.append(images.shape) or images.reshape(len(images), -1) @ params
+    found = dream(jaxviz.logit(one_size, 1), weights, KEY, photo, octaves=1)
+    assert found.losses[-1] < found.losses[0]
+    assert photo.shape in seen
+
+
+# Smoothing
+
+
+def test_smoothing_damps_the_finest_detail_alone():
+    x = (jnp.arange(64.0) + 0.5) / 64
+    slow, fast = (jnp.broadcast_to(jnp.cos(n * jnp.pi * x)[None, :, None, None], (1, 64, 64, 3)) for n in (6, 32))
+    np.testing.assert_allclose(smoothed(slow, 1.0), slow, atol=1e-5)
+    np.testing.assert_allclose(smoothed(fast, 1.0), fast / 4, atol=1e-5)  # a quarter of a cycle per pixel
+    np.testing.assert_allclose(smoothed(fast, 0.0), fast, atol=1e-5)
+
+
+# Tiles
+
+
+TILED = jax.random.uniform(jax.random.key(2), (2, 149, 101, 3), minval=0.3, maxval=0.7)
+
+
+def test_tiles_cover_an_image():
+    """Each pixel counts once; tiles begin at multiples of 32, end where the image ends, and see their overlap."""
+    for height, width, size, overlap in [
+        (300, 200, 128, 32),
+        (2000, 3000, 512, 64),
+        (129, 65, 128, 0),
+        (97, 500, 96, 16),
+    ]:
+        tiling = Tiling(size, overlap)
+        tall, wide = tiling.shape(height, width)
+        counted = np.zeros((height, width), int)
+        for (top, left), low, high in tiling.places(height, width):
+            assert top % 32 == left % 32 == 0
+            for start, side, least, most, length in zip(
+                (top, left), (tall, wide), low, high, (height, width), strict=True
+            ):
+                assert side <= size
+                assert start + side <= length
+                assert least == 0 == start or least - start >= overlap
+                assert most == length == start + side or start + side - most >= overlap
+            counted[low[0] : high[0], low[1] : high[1]] += 1
+        np.testing.assert_array_equal(counted, 1)
+
+
+def test_tiles_give_the_gradient_of_the_whole_image(x64, small_params):
+    """Where they see what it depends on: the net's units see 7 pixels, so 14 for each pixel's gradient."""
+    params, images = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, TILED))
+    score = jaxviz.channel(small_net, "relu_1", jnp.array([1, 4]))
+    whole = jax.grad(lambda x: score(params, x).sum())(images)
+    values, tiled = jax.value_and_grad(lambda x: in_tiles(Tiling(96, 14), score, params, x).sum())(images)
+    ratio = jnp.sum(whole * tiled) / jnp.sum(whole**2)
+    np.testing.assert_allclose(tiled, ratio * whole, atol=1e-9 * float(abs(tiled).max()))
+    np.testing.assert_allclose(values, score(params, images).sum(), rtol=0.05)
+
+
+@pytest.mark.slow
+def test_a_dream_in_tiles_is_that_of_the_whole_image(x64, small_params):
+    params, images = jax.tree.map(lambda x: x.astype(jnp.float64), (small_params, TILED))
+    run = functools.partial(dream, jaxviz.channel(small_net, "relu_1", 2), params, KEY, images)
+    whole, tiled = run(), run(tile=96, overlap=14)
+    np.testing.assert_allclose(tiled.images, whole.images, atol=1e-9)
+    np.testing.assert_allclose(tiled.losses, whole.losses, atol=0.01)  # borders count as often as tiles have them
 
 
 @pytest.mark.slow
@@ -201,3 +314,24 @@ def test_errors(small_params, photo):
         dream(small_net, small_params, KEY, photo)
     with pytest.raises(FloatingPointError, match="the loss is nan at step 0"):
         dream(lambda p, x: jnp.log(-x.mean((1, 2, 3))), None, KEY, photo)
+
+
+@pytest.mark.parametrize(
+    ("score", "framed"),
+    [
+        (lambda net: jaxviz.energy(net, "relu_0"), True),
+        (lambda net: lambda params, images: net(params, images).mean(), True),
+        (lambda net: jaxviz.channel(net, "relu_0", 1, where=np.eye(8)[None]), False),
+        (lambda net: jaxviz.neuron(net, "relu_0", 1, position=(2, 3)), False),
+    ],
+)
+def test_a_score_of_one_place_sees_no_frame(score, framed):
+    """Which would stretch a mask, and move a position."""
+    sides = set()
+
+    def net(params, images):
+        sides.add(images.shape[1])
+        return jax.nn.relu(images @ params)
+
+    jaxviz.dream(score(net), jnp.eye(3), jax.random.key(0), jnp.full((1, 16, 16, 3), 0.5), octaves=1, steps=1, jitter=3)
+    assert sides == ({16, 22} if framed else {16})

@@ -57,6 +57,11 @@ METHODS = {
     "restyle": lambda image=IMAGE, **options: jaxviz.restyle(STYLE_NET, image, **options),
     "train_style_net": train,
     "minimize": minimize,
+    "facets": lambda images=IMAGES, **options: jaxviz.facets(net, EYE, images, layer="relu_0", **options),
+    "caricature": lambda images=IMAGES, **options: jaxviz.caricature(net, EYE, images, "relu_0", **options),
+    "activation_grid": lambda image=IMAGE[:2, :2], **options: jaxviz.activation_grid(
+        net, EYE, KEY, image, **{"layer": "relu_0", "size": 8} | options
+    ),
     "resemblance": lambda images=IMAGES: jaxviz.resemblance(net, EYE, images, layer="relu_0"),
     "total_variation": lambda images=IMAGES, **options: jaxviz.total_variation(images, **options),
     "l2": jaxviz.l2,
@@ -73,6 +78,7 @@ METHODS = {
 }
 
 ITERATED = ("ascend", "dream", "dream_zoom", "invert", "texture", "stylize", "fool", "sheet", "minimize")
+ITERATED += ("activation_grid",)
 RUN = [
     *((name, {"steps": 2.5}, "steps: expected a whole number, got 2.5") for name in ITERATED),
     *((name, {"steps": 0}, "steps: expected 1 step or more, got 0") for name in ITERATED),
@@ -121,7 +127,8 @@ OPTIMIZERS = [
     ("sheet", {"learning_rate": NAN}, "learning_rate: expected a finite number of at least 0, got nan"),
 ]
 
-BATCHES, SINGLE = ("dream", "dream_zoom", "invert", "fool", "resemblance"), ("texture", "efros_leung", "restyle")
+BATCHES = ("dream", "dream_zoom", "invert", "fool", "resemblance", "facets", "caricature")
+SINGLE = ("texture", "efros_leung", "restyle", "activation_grid")
 NO_IMAGES = [
     *((name, {"images": IMAGES.tolist()}, "images: expected a JAX or NumPy array, got a list") for name in BATCHES),
     *((name, {"images": IMAGES[:0]}, "images: expected at least one image of at least one pixel") for name in BATCHES),
@@ -156,8 +163,19 @@ RANGES = [
     ("sheet", {"channels": [-4]}, "channels: expected some of 0 to 2"),
     ("sheet", {"channels": 1}, "channels: expected some of 0 to 2"),
     ("sheet", {"channels": []}, "channels: expected some of 0 to 2"),
+    ("facets", {"count": 0}, "count: expected 1 or more, got 0"),
+    ("facets", {"count": 2}, "count: expected at most the 1 images, got 2"),
+    ("facets", {"nearest": 0}, "nearest: expected 1 or more, got 0"),
+    ("caricature", {"power": -1.0}, f"power: expected a finite number {AT_LEAST_0} -1.0"),
+    ("caricature", {"power": np.ones(2)}, r"power: expected one number, got shape \(2,\)"),
+    ("activation_grid", {"power": -1.0}, f"power: expected a finite number {AT_LEAST_0} -1.0"),
+    ("activation_grid", {"layer": "relu_9"}, "relu_9"),
     ("dream", {"jitter": -1}, "jitter: expected 0 or more, got -1"),
     ("dream", {"jitter": 2.5}, f"jitter: {WHOLE} 2.5"),
+    ("dream", {"smoothing": -1.0}, f"smoothing: expected a finite number {AT_LEAST_0} -1.0"),
+    ("dream", {"tile": 191}, "tile: expected at least 192 px, twice the overlap and 64, got 191"),
+    ("dream", {"tile": 99.5}, f"tile: {WHOLE} 99.5"),
+    ("dream", {"overlap": -1}, "overlap: expected 0 or more, got -1"),
     ("dream", {"step_size": -1.0}, f"step_size: expected a finite number {AT_LEAST_0} -1.0"),
     ("dream", {"octaves": 2.5}, f"octaves: {WHOLE} 2.5"),
     ("dream", {"octaves": 0}, "expected 1 octave or more and a scale above 1, got 0 and 1.4"),
