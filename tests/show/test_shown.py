@@ -47,6 +47,8 @@ RESULTS = {  # what is made of random numbers where making it takes long
     "IntegratedGradients": jaxviz.IntegratedGradients(RNG.normal(size=(2, 8, 8, 3)), RNG.random(2)),
     "Relevance": jaxviz.Relevance(RNG.normal(size=(2, 3, 8, 8, 3)), RNG.random((2, 3))),
     "Source": jaxviz.open_source(IMAGES),
+    "Facets": jaxviz.Facets(np.asarray(IMAGES[:3]), RNG.normal(size=(3, 40)), np.arange(30) % 3),
+    "ActivationGrid": jaxviz.ActivationGrid(jnp.stack([IMAGES[:4]] * 3), jnp.asarray(RNG.random((3, 4)))),
 }
 PICTURED = set(RESULTS) - {"StyleNet", "Neighbors", "Source"}
 all_of_them = pytest.mark.parametrize("name", RESULTS)

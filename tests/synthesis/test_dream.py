@@ -320,7 +320,7 @@ def test_errors(small_params, photo):
     ("score", "framed"),
     [
         (lambda net: jaxviz.energy(net, "relu_0"), True),
-        (lambda net: lambda params, images: net(params, images).mean(), True),
+        (lambda net: lambda params, images: net(params, images).mean((1, 2, 3)), True),
         (lambda net: jaxviz.channel(net, "relu_0", 1, where=np.eye(8)[None]), False),
         (lambda net: jaxviz.neuron(net, "relu_0", 1, position=(2, 3)), False),
     ],
