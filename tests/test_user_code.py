@@ -23,7 +23,7 @@ def errors_in(path):
 @pytest.mark.skipif(shutil.which("pyright") is None, reason="pyright is one of the packages that contributors need")
 def test_numpy_arrays_are_taken(tmp_path):
     code = (HERE / "user_code.py").read_text()
-    wrong = 'jaxviz.saliency(score, params, "images")\n'
+    wrong = '    jaxviz.saliency(score, params, "images")\n'
     (tmp_path / "code.py").write_text(code + wrong)  # outside of the project, and so of its settings
     (found,) = errors_in(tmp_path / "code.py")  # otherwise it would have looked at nothing
     assert int(found[0]) == len(code.splitlines()) + 1

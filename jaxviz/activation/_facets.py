@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxviz._options import check_batch, check_count
-from jaxviz._types import Images, Net
+from jaxviz._types import AnyImages, Net
 from jaxviz.activation._features import features
 from jaxviz.show._shown import shown
 
@@ -27,7 +27,7 @@ class Facets(NamedTuple):
 
 
 def facets(
-    net: Net, params: Any, images: Images, *, layer: str, count: int = 4, nearest: int = 15, batch_size: int = 32
+    net: Net, params: Any, images: AnyImages, *, layer: str, count: int = 4, nearest: int = 15, batch_size: int = 32
 ) -> Facets:
     """Cluster images by a layer's features, for several pictures of a unit that responds to different things.
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxviz._options import check_batch, check_least_zero
-from jaxviz._types import Images, Net
+from jaxviz._types import AnyImages, Net
 from jaxviz.program._image_channels import known_channels
 from jaxviz.program._once import once
 from jaxviz.program._outputs import Reading
@@ -59,7 +59,7 @@ class Caricature(Read):
         return dot / square * jnp.maximum(cosine, LEAST) ** jnp.asarray(self.power, value.dtype)
 
 
-def caricature(net: Net, params: Any, images: Images, layer: str, *, power: ArrayLike = 1.0) -> Caricature:
+def caricature(net: Net, params: Any, images: AnyImages, layer: str, *, power: ArrayLike = 1.0) -> Caricature:
     """Score images by how far a layer's features point where those of given images do: a picture, exaggerated.
 
     Over all positions and channels, it is `f(x).f(images) / |f(images)|²`, times `max(cosine, 0.1) ** power`. So it is
