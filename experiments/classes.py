@@ -8,8 +8,8 @@ their difference, amplified ten times.
 
 Cost: 7 minutes of processor time.
 
-What to look for: birds' necks, towers and spots, faint and small in the first column, larger in the second, in color
-and in a scene in the third; and that the two cats look the same.
+What to look for: birds' necks, towers and spots, faint and small in the first column, larger in the second; in the
+third a castle, dogs in the grass, and feathers closer up; and that the two cats look the same.
 """
 
 from pathlib import Path
