@@ -57,8 +57,8 @@ def facets(
         >>> net = lambda params, images: jax.nn.relu(images)
         >>> red, blue = (jnp.full((3, 4, 4, 3), 0.1).at[..., i].set(0.9) for i in (0, 2))
         >>> found = jaxviz.facets(net, None, jnp.concatenate([red, blue[:2]]), layer="relu_0", count=2)
-        >>> print(found.labels, found.images[:, 0, 0].round(1).tolist())
-        [0 0 0 1 1] [[0.9, 0.1, 0.1], [0.1, 0.1, 0.9]]
+        >>> print(found.labels, found.images[:, 0, 0].argmax(-1))  # red, and blue
+        [0 0 0 1 1] [0 2]
         >>> score = jaxviz.channel(net, "relu_0", jnp.full(2, 1)) + jaxviz.direction(net, "relu_0", found.directions)
         >>> made = jaxviz.ascend(score, None, jax.random.key(0), start=found.images, size=4, steps=8, transform=None)
         >>> print(made.images.shape)

@@ -140,7 +140,8 @@ def test_help_is_one_screen_in_the_order_of_the_questions():
     assert max(map(len, lines)) <= 80
     at = [lines.index(title) for title in cli.GROUPS]
     assert at == sorted(at)
-    assert {line.split()[0] for line in lines if line.startswith("  ")} == set(cli.VERBS)
+    verbs = {line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("  eval ")}
+    assert verbs == set(cli.VERBS)
 
 
 def test_the_version_is_shown():
