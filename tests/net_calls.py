@@ -43,16 +43,16 @@ CALLS = {
     "ascend of a plain function": (
         lambda net: jaxviz.ascend(lambda p, x: net(p, x)[:, 0], EYE, KEY, size=16, **RUN), 1
     ),
-    "dream": (lambda net: jaxviz.dream(jaxviz.energy(net, "relu_0"), EYE, KEY, IMAGES, octaves=2, **RUN), 2),
+    "dream": (lambda net: jaxviz.dream(jaxviz.energy(net, "relu_0"), EYE, KEY, IMAGES, octaves=2, **RUN), 4),
     "dream in tiles": (
         lambda net: jaxviz.dream(
             jaxviz.channel(net, "relu_0", 0), EYE, KEY, jnp.tile(IMAGES, (1, 5, 1, 1)), octaves=1, tile=64,
             overlap=0, **RUN
         ),
-        2,
+        3,
     ),
     "dream_zoom": (
-        lambda net: list(jaxviz.dream_zoom(jaxviz.logit(net, 0), EYE, KEY, IMAGES, frames=2, octaves=1, **RUN)), 1
+        lambda net: list(jaxviz.dream_zoom(jaxviz.logit(net, 0), EYE, KEY, IMAGES, frames=2, octaves=1, **RUN)), 2
     ),
     "activation_grid": (
         lambda net: jaxviz.activation_grid(net, EYE, KEY, IMAGES[0, :2, :2], **LAYER, size=16, **RUN), 2

@@ -291,6 +291,7 @@ def _resumed(state: dict[str, Any], fresh: dict[str, Any], opened: Source) -> di
     state = {"labels": {}} | state  # which earlier versions did not keep
     if set(state) != set(fresh) or jax.tree.map(np.shape, state["best"]) != jax.tree.map(np.shape, fresh["best"]):
         raise OtherRunError("resume: this state belongs to a run with other layers or another k; start over without it")
+    state = {name: state[name] for name in fresh}  # in one order, so that a resumed run writes the same bytes
     differ = {name for name, value in fresh["made_with"].items() if state["made_with"].get(name) != value}
     if differ == {"program"}:
         raise OtherRunError(

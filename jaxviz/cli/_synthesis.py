@@ -50,8 +50,8 @@ class Ascend(OneOutput, Steps, Tolerance):
     By default efficientnet_lite0 for classes, vgg16_features for layers."""
     size: int | None = None
     """Height and width in pixels; by default the network's own, or 224."""
-    steps: int = 128
-    """How many; at each, the network is shown two parts of the image."""
+    steps: int | None = None
+    """How many; None: 128, or 512 with --start."""
     learning_rate: float | None = None
     """Of Adam; None: 1, or 0.05 with --start."""
 

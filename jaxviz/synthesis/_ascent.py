@@ -29,7 +29,7 @@ from jaxviz.synthesis._penalties import Penalty, Weighted
 from jaxviz.synthesis._render import render
 from jaxviz.synthesis._stages import Synthesis, Watch
 from jaxviz.synthesis._transforms import Transform
-from jaxviz.synthesis._views import WHOLE, fitting, seen
+from jaxviz.synthesis._views import PARTS, WHOLE, is_of_parts, seen
 
 
 @followed
@@ -39,7 +39,7 @@ def ascend(
     key: Key,
     *,
     size: int | tuple[int, ...] = 224,
-    steps: int = 128,
+    steps: int | None = None,
     learning_rate: float | None = None,
     basis: Basis | None = None,
     start: ArrayLike | tuple[float, ...] | None = None,
@@ -58,9 +58,11 @@ def ascend(
 
     By default images have the magnitudes of photographs at each frequency (see `natural`), so that what comes out is
     shaped like what networks are trained on; their phases are optimized by Adam, and two random parts of each image are
-    shown to the network at every step. `recipe(name)` returns the options of papers; those of Olah et al. 2017, without
-    the magnitudes, reach higher scores with less natural images. If the number of images is a multiple of the number of
-    local devices, each device optimizes its share.
+    shown to the network at every step. That is for scores of which a part of an image says something: of channels,
+    classes and directions, without a position or mask. Others, your own functions and runs that start from an image are
+    optimized by Adam in a Fourier basis, shifted, scaled and rotated, as in Olah et al. 2017. `recipe(name)` returns
+    the options of papers. If the number of images is a multiple of the number of local devices, each device optimizes
+    its share.
 
     Args:
         score: what to maximize: one of this library's scores, a sum of them, or your own function `(params, images) ->
@@ -71,21 +73,20 @@ def ascend(
         size: the size of the images in pixels: one side, (h, w), or (h, w, c) with the number of channels. By default
             images are RGB, or have the channels that the network takes if it does not take RGB. Colors are
             decorrelated in RGB only.
-        steps: the number of steps.
-        learning_rate: the learning rate of Adam; None: 1 for the basis `natural`, 0.05 for others.
+        steps: the number of steps; None: 128 for the basis `natural`, 512 for others.
+        learning_rate: the learning rate of Adam; None: 1 for `natural`, 0.05 for others.
         basis: what is optimized: `natural`, `fourier`, `pixels`, `maco`, or your own function `(height, width) ->
-            Parameterization`; for images other than RGB it must also take `channels=c`. None: `natural`, or `fourier`
-            if a start is given, which `natural` cannot show.
+            Parameterization`; for images other than RGB it must also take `channels=c`. None: `natural` or `fourier`,
+            see above.
         start: where to start: a brightness, a color `(c,)`, an image or one image for each, in [0, 1]; None: the
             basis's noise.
         penalties: pairs of a weight and a function `images -> (n,)` to keep small, such as `l2` and `total_variation`.
         transform: `(key, images) -> images`, applied before the score; what it returns may be of another size. None:
-            no transformation. "auto": for `natural` and a score of which parts of an image say something (channels,
-            classes and directions, without a position or mask), random parts of 0.7 to 0.9 of the image's sides,
-            enlarged to its size: `crops(least=0.7, most=0.9, noise=0.05, spread=0.2)`; otherwise
+            no transformation. "auto": random parts of 0.7 to 0.9 of the sides, enlarged to the image's size, for
+            `natural` and the scores above: `crops(least=0.7, most=0.9, noise=0.05, spread=0.2)`; otherwise
             `jitter_scale_rotate()`.
-        views: how many times each image is transformed at each step; the score is the mean over them. None: twice, or
-            once if `transform` is None.
+        views: how many times each image is transformed at each step; the score is the mean over them. None: twice for
+            `natural` if there is a transformation, otherwise once.
         revive: whether a ReLU that blocks the gradient of an entire image passes the gradient that would activate its
             units instead; otherwise an image for which a unit is inactive everywhere would never change. False: the
             plain gradient.
@@ -132,7 +133,7 @@ def ascend(
     options = {"views": views, "revive": revive, "steps": steps, "tolerance": tolerance, "every": every}
     options |= {"resume": resume, "callback": callback, "penalties": penalties, "transform": transform}
     options |= {"learning_rate": learning_rate, "optimizer": optimizer}
-    basis = (natural if start is None else fourier) if basis is None else basis
+    basis = (natural if start is None and is_of_parts(score) else fourier) if basis is None else basis
     return ascend_from(noise, score, params, key, _sized_as(size, start), basis=basis, **options)
 
 
@@ -144,7 +145,7 @@ def ascend_from(
     size: Size,
     *,
     basis: Basis,
-    steps: int,
+    steps: int | None = None,
     learning_rate: float | None = None,
     penalties: Sequence[tuple[ArrayLike, Penalty]] = (),
     transform: Transform | Literal["auto"] | None = "auto",
@@ -157,13 +158,14 @@ def ascend_from(
     callback: Watch | None = None,
 ) -> Synthesis:
     """Do what `ascend` does from the variables `noise(form, key, shape)` of its basis."""
+    steps = (128 if basis is natural else 512) if steps is None else steps
     check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
     _check(transform, optimizer, learning_rate, penalties)
     score = once(score)
-    views = (1 if transform is None else 2) if views is None else views
+    views = (2 if basis is natural and transform is not None else 1) if views is None else views
     check_count("views", views, unit="view")
     if transform == "auto":
-        transform = fitting(score) if basis is natural else WHOLE
+        transform = PARTS if basis is natural and is_of_parts(score) else WHOLE
     check = lambda images: check_score(score, params, seen(transform, key, images))
     shape = accepted(check, params, size, count=_batch(score))[0].shape
     form = parameterized(basis, *shape[1:])

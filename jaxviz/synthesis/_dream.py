@@ -208,7 +208,7 @@ def _closer(images: Images, zoom: Any) -> Images:
     return jnp.clip(jax.image.scale_and_translate(images, shape, (1, 2), scale, moved, "cubic"), 0, 1)
 
 
-def _refusal(score: Score, params: Any, images: Images, size: tuple[int, ...]) -> Exception | None:
+def _refusal(score: Score, params: Any, images: AnyImages, size: tuple[int, ...]) -> Exception | None:
     """Return the error of a score for images of another size, if it has one."""
     try:
         check_score(score, params, jax.ShapeDtypeStruct((len(images), *size, images.shape[-1]), images.dtype))

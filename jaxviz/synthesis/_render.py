@@ -67,8 +67,9 @@ class _NegativeScore(HoldsFunctions):
             # Per image, to be added up: gradients then do not depend on how many are optimized side by side.
             return -one_per_image(wanted(params, seen.astype(self.dtype)), seen)
 
-        # Mapped: a score, which may have numbers of each image, sees one view of each; layers see all at once.
-        mean_of_views = lambda: jax.vmap(of_view)(jax.random.split(key, self.views)).mean(0)
+        # One after the other: a score, which may have numbers of each image, sees one view of each; and devices that
+        # share the images would exchange what is computed of several views at once.
+        mean_of_views = lambda: jax.lax.map(of_view, jax.random.split(key, self.views)).mean(0)
         values = of_view(key) if self.views == 1 else mean_of_views()
         if penalties:  # of the images, whose dtype may be wider than the network's
             values = values.astype(images.dtype)

@@ -14,9 +14,9 @@ WHOLE = jitter_scale_rotate()
 PARTS = crops(least=0.7, most=0.9, noise=0.05, spread=0.2)
 
 
-def fitting(score: Score) -> Transform:
-    """Return how images are shown to a score: random parts, or all of it if a part says nothing about the score."""
-    return PARTS if isinstance(score, Summable) and score.of_parts() else WHOLE
+def is_of_parts(score: Score) -> bool:
+    """Tell whether parts of an image say something about a score; of a function of one's own nothing is known."""
+    return isinstance(score, Summable) and score.of_parts()
 
 
 def seen(transform: Transform | None, key: Key, images: Any) -> Any:

@@ -166,7 +166,7 @@ def test_a_sheet_is_the_layers_channels_in_order(small_params):
     np.testing.assert_allclose(whole.losses, -score(small_params, whole.images), rtol=1e-4, atol=1e-6)
     start = sheet_of(small_params, steps=1)
     alive = start.losses < 0
-    assert alive.sum() == 3  # the others cannot be switched on by any image of this network
+    assert 3 <= alive.sum() < 6  # some cannot be switched on by any image of this network
     assert jnp.all(whole.losses[alive] < start.losses[alive])
 
 

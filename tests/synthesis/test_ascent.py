@@ -191,7 +191,8 @@ def test_the_loss_is_the_mean_over_views():
 MIX = jnp.array([[1.0, 0.2, 0.0], [0.1, 1.0, 0.3], [0.0, 0.4, 1.0]])
 GRAY = jnp.full((1, 6, 6, 3), 0.5)
 PARTS = {"basis": jaxviz.natural, "transform": jaxviz.crops(least=0.7, most=0.9, noise=0.05, spread=0.2)}
-WHOLE = {"transform": jaxviz.jitter_scale_rotate()}
+WHOLE = {"transform": jaxviz.jitter_scale_rotate(), "basis": fourier}
+NATURAL = WHOLE | {"basis": jaxviz.natural, "learning_rate": 1.0}
 MASK = np.eye(6)[None]
 
 
@@ -202,13 +203,14 @@ MASK = np.eye(6)[None]
         (lambda net: 2 * jaxviz.logit(net, 1) - jaxviz.energy(net, "relu_0"), {}, PARTS),
         (lambda net: jaxviz.direction(net, "relu_0", np.eye(3)[1]), {}, PARTS),
         (lambda net: jaxviz.channel(net, "relu_0", [0, 1]) + jaxviz.diversity(net, "relu_0"), {}, PARTS),
-        (lambda net: jaxviz.neuron(net, "relu_0", 1), {}, WHOLE | {"basis": jaxviz.natural}),
-        (lambda net: jaxviz.channel(net, "relu_0", 1, where=MASK), {}, WHOLE | {"basis": jaxviz.natural}),
+        (lambda net: jaxviz.neuron(net, "relu_0", 1), {}, WHOLE),
+        (lambda net: jaxviz.channel(net, "relu_0", 1, where=MASK), {}, WHOLE | {"learning_rate": 0.05}),
         (lambda net: jaxviz.channel(net, "relu_0", 1) + (lambda p, x: x.mean((1, 2, 3))), {}, WHOLE),
-        (lambda net: jaxviz.match_features(net, MIX, GRAY, ["relu_0"]), {"size": 6}, WHOLE),
-        (lambda net: jaxviz.channel(net, "relu_0", 1), {"start": 0.5}, WHOLE | {"basis": fourier}),
-        (lambda net: jaxviz.channel(net, "relu_0", 1), {"start": 0.5}, WHOLE | {"learning_rate": 0.05}),
-        (lambda net: jaxviz.channel(net, "relu_0", 1), {"transform": None}, {"views": 1}),
+        (lambda net: jaxviz.match_features(net, MIX, GRAY, ["relu_0"]), {"size": 6}, WHOLE | {"views": 1}),
+        (lambda net: jaxviz.channel(net, "relu_0", 1), {"start": 0.5}, WHOLE),
+        (lambda net: jaxviz.channel(net, "relu_0", 1), {"basis": fourier}, WHOLE | {"learning_rate": 0.05, "views": 1}),
+        (lambda net: jaxviz.neuron(net, "relu_0", 1), {"basis": jaxviz.natural}, NATURAL | {"views": 2}),
+        (lambda net: jaxviz.channel(net, "relu_0", 1), {"transform": None}, {"views": 1, "learning_rate": 1.0}),
     ],
 )
 def test_what_is_chosen_by_default(score, given, same):
@@ -218,6 +220,12 @@ def test_what_is_chosen_by_default(score, given, same):
     found, expected = run(), run(**same | {"steps": 3})
     np.testing.assert_array_equal(found.images, expected.images)
     np.testing.assert_array_equal(found.losses, expected.losses)
+
+
+@pytest.mark.parametrize(("basis", "steps"), [(None, 128), (jaxviz.natural, 128), (fourier, 512)])
+def test_steps_by_default(basis, steps):
+    score = jaxviz.channel(lambda params, images: jax.nn.relu(images), "relu_0", 1)
+    assert jaxviz.ascend(score, None, KEY, size=8, basis=basis).losses.shape == (steps,)
 
 
 def test_several_images_have_views_of_their_own():
@@ -311,7 +319,7 @@ def test_gradients_flow_through_the_transformation(x64):
 @pytest.mark.slow
 def test_the_score_rises_far_above_chance(small_params):
     score = jaxviz.channel(small_net, "conv_0", 2)  # before its ReLU
-    found = ascend(score, small_params, KEY, steps=64, transform=still)
+    found = ascend(score, small_params, KEY, steps=64, transform=still, basis=fourier)
     assert found.images.shape == (1, 16, 16, 3)
     assert 0 <= found.images.min() <= found.images.max() <= 1
     assert found.losses.shape == (64,)
