@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from jaxviz._files import write_atomically
 from jaxviz.image._arrays import AnyArray, as_bytes
@@ -20,7 +20,9 @@ NO_PYAV = "videos need PyAV, which is not installed: pip install 'jaxviz-cnn[vid
 _QUALITY = {"crf": "16"}  # x264's own 23 smears the fine texture of dreams
 
 
-def save_video(path: str | os.PathLike[str], frames: Iterable[Float[AnyArray, "..."]], *, rate: float = 25.0) -> None:
+def save_video(
+    path: str | os.PathLike[str], frames: Iterable[Shaped[AnyArray, "..."]], *, rate: float | int = 25.0
+) -> None:
     """Write frames, as they come, to an .mp4 file (H.264).
 
     `save_video("fall.mp4", (frame[0] for frame in dream_zoom(...)))` makes a zoom without holding more than one frame.

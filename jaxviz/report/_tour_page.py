@@ -60,7 +60,7 @@ def tour(
     Example:
         >>> import jax, jax.numpy as jnp, jaxviz, tempfile
         >>> net = lambda params, images: jax.nn.relu(images @ params).mean((1, 2))
-        >>> network = jaxviz.Network(net, jnp.eye(3), size=16, classes=["red", "green", "blue"])
+        >>> network = jaxviz.Network(net, jnp.eye(3, dtype=jnp.float32), size=16, classes=["red", "green", "blue"])
         >>> photo = jax.random.uniform(jax.random.key(0), (16, 16, 3))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     page = jaxviz.tour(photo, folder, network=network, only=["saliency"])

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxviz._options import check_batch, check_count, check_least_zero, check_run, check_watch
 from jaxviz._types import AnyImages, Images, Key, Score
@@ -232,7 +232,7 @@ class _ShiftedScore:
         return -jnp.sum(in_tiles(self.tiling, score, params, seen))
 
 
-def _framed(images: Images, frame: int, shift: Array, axis: int) -> Images:
+def _framed(images: Images, frame: int, shift: Array, axis: int) -> Float[Array, "n _ _ c"]:
     """Return images moved along an axis between their mirror images, with `frame` pixels more on both sides.
 
     A shift is at most the frame, if there is one; otherwise any, since what is mirrored twice repeats.

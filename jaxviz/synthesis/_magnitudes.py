@@ -140,7 +140,7 @@ class _Natural:
         height, width = self._whole()
         return jax.random.normal(key, (n, height, width // 2 + 1, self.channels))
 
-    def images(self, variables: Float[Array, "n h f c"]) -> Images:
+    def images(self, variables: Float[Array, "n h f c"]) -> Float[Array, "n _ _ c"]:
         height, width = self._whole()
         phases = self.spread * _standardized(variables)
         magnitude = _magnitude_of_photographs(height, width, self.channels, phases.dtype)

@@ -260,7 +260,7 @@ def frequencies_of(height: int, width: int) -> np.ndarray:
 
 def inverse(
     spectrum: Float[Array, "n h f c 2"], width: int, window: tuple[slice, slice] = (slice(None), slice(None))
-) -> Float[Array, "n h w c"]:
+) -> Float[Array, "n _ _ c"]:
     """Compute `irfft2`, or a window of it, from real and imaginary parts by products with sines and cosines.
 
     At every step, XLA would gather the images of all devices for a Fourier transform, but not for products, which take

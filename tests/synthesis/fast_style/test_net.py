@@ -263,7 +263,7 @@ def test_a_style_by_its_name(params):
         jaxviz.restyle(net, image[0], style="mosaic"), jaxviz.restyle(params, image[0], style=2)
     )
     mixed = jaxviz.style_net(net, image, style={"mosaic": 0.25, "scream": 0.75})
-    np.testing.assert_array_equal(mixed, jaxviz.style_net(params, image, style=jnp.array([0.75, 0, 0.25])))
+    np.testing.assert_array_equal(mixed, jaxviz.style_net(params, image, style=jnp.array([0.75, 0, 0.25], jnp.float32)))
 
 
 @pytest.mark.parametrize(
