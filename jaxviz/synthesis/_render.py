@@ -44,7 +44,8 @@ def render(
     The loss is minus the score of the transformed images, the mean over so many views of each, in the dtype that the
     network computes in, plus the penalties of the images themselves. `run` has the other options of `iterate`.
     """
-    loss = _NegativeScore(form, transform, views, revive, jnp.dtype(dtype))
+    in_turn = jax.local_device_count() > 1
+    loss = _NegativeScore(form, transform, views, in_turn, revive, jnp.dtype(dtype))
     data = (as_data(score), params, penalties)
     minimized = iterate(loss, start, key, data=data, optimizer=within_bounds(optimizer, form.bounds), **run)
     return looks(functools.partial(_show, form), minimized)
@@ -55,6 +56,7 @@ class _NegativeScore(HoldsFunctions):
     form: Parameterization
     transform: Transform | None
     views: int
+    in_turn: bool
     revive: bool
     dtype: Any
 
@@ -67,9 +69,10 @@ class _NegativeScore(HoldsFunctions):
             # Per image, to be added up: gradients then do not depend on how many are optimized side by side.
             return -one_per_image(wanted(params, seen.astype(self.dtype)), seen)
 
-        # One after the other: a score, which may have numbers of each image, sees one view of each; and devices that
-        # share the images would exchange what is computed of several views at once.
-        mean_of_views = lambda: jax.lax.map(of_view, jax.random.split(key, self.views)).mean(0)
+        # A score, which may have numbers of each image, sees one view of each. Devices that share the images would
+        # exchange what is computed of several views at once, which is a fifth faster on one.
+        each = jax.lax.map if self.in_turn else lambda fn, keys: jax.vmap(fn)(keys)
+        mean_of_views = lambda: each(of_view, jax.random.split(key, self.views)).mean(0)
         values = of_view(key) if self.views == 1 else mean_of_views()
         if penalties:  # of the images, whose dtype may be wider than the network's
             values = values.astype(images.dtype)
