@@ -86,6 +86,19 @@ for package, call in calls.items():
         assert any(requirement.startswith(package) for requirement in EXTRAS[name])
 
 
+def test_clusters_of_facets_need_what_pca_does():
+    script = """
+from jaxviz.activation._facets import _clusters
+try:
+    _clusters(np.eye(4), 2)
+except ImportError as error:
+    print(error)
+"""
+    said = run(script)
+    assert "scikit-learn" in said
+    assert "jaxviz-cnn[embed]" in said
+
+
 def test_the_shell_says_it_in_one_line():
     script = "import jaxviz.cli; print(jaxviz.cli.main(['--version']))"
     done = subprocess.run([sys.executable, "-c", ALONE + script], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxviz._extras import extra
 from jaxviz._options import check_batch, check_count
 from jaxviz._types import AnyImages, Net
 from jaxviz.activation._features import features
@@ -84,7 +85,8 @@ def facets(
 
 def _clusters(values: Float[np.ndarray, "n f"], count: int) -> Int[np.ndarray, " n"]:
     """Return the number of each row's cluster, the largest cluster first."""
-    from sklearn.cluster import KMeans
+    with extra("embed"):
+        from sklearn.cluster import KMeans
 
     labels = KMeans(count, n_init=10, random_state=0).fit_predict(values)  # type: ignore[arg-type]
     order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
