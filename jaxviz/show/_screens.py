@@ -110,7 +110,7 @@ class Jupyter(Screen):
             self._last = None
 
     def _put(self, page: str) -> None:
-        from IPython.display import HTML, display
+        from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
 
         if self._handle is None:
             self._handle = display(HTML(page), display_id=True)
