@@ -81,7 +81,7 @@ def test_files_of_others_are_not_read(tmp_path):
 
 def test_a_strangers_machine_code_is_not_run(tmp_path, monkeypatch):
     """Its hash beside it is right, as that of whoever can write to the folder is."""
-    _ffi = pytest.importorskip("jaxviz.fast.winograd._ffi")
+    _ffi = pytest.importorskip("jaxviz.fast.machine_code._ffi")
     shared = tmp_path / "shared"
     shared.mkdir()
     program = "define i32 @{}() {{\n  ret i32 {}\n}}"

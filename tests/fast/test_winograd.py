@@ -17,14 +17,15 @@ from nets import convolve
 
 import jaxviz
 from jaxviz.fast._swap import accelerate, hoist
-from jaxviz.fast.winograd import _convolution, _native, _plan, _points
+from jaxviz.fast.machine_code import _machine
+from jaxviz.fast.winograd import _convolution, _plan, _points
 from jaxviz.program._edit import read_layers
 
 # Rounding: tiles are taken to their values at six points and back. Measured 3e-6 of the largest value at 512 channels.
 TOLERANCE = 1e-5
 
 
-pytestmark = pytest.mark.skipif(_native.machine() is None, reason="no machine code for this processor")
+pytestmark = pytest.mark.skipif(_machine.machine() is None, reason="no machine code for this processor")
 
 
 def random(*shape, seed=0):
@@ -40,11 +41,11 @@ def is_swapped(fn, *args):
     return "jaxviz_winograd" in str(jax.make_jaxpr(accelerate(fn))(*args))
 
 
-@pytest.fixture(params=[None, _native.Machine(8, 6)], ids=["this processor", "AVX2"])
+@pytest.fixture(params=[None, _machine.Machine(8, 6)], ids=["this processor", "AVX2"])
 def processor(request, monkeypatch):
     """Compute as on this processor, and as on one of shorter vectors."""
     if request.param:
-        monkeypatch.setattr(_native, "machine", lambda: request.param)
+        monkeypatch.setattr(_machine, "machine", lambda: request.param)
     _convolution.winograd_p.impl.clear_cache()  # eager calls keep programs that were made for the other one
     yield
     _convolution.winograd_p.impl.clear_cache()
@@ -146,7 +147,7 @@ def test_types_and_shapes_are_those_of_a_plain_convolution():
 
 
 def test_other_processors_have_plain_convolutions(monkeypatch):
-    monkeypatch.setattr(_native, "machine", lambda: None)
+    monkeypatch.setattr(_machine, "machine", lambda: None)
     assert not is_swapped(plain, random(3, 3, 64, 64), random(1, 32, 32, 64))
 
 
@@ -353,7 +354,7 @@ def test_the_derivative_of_a_gradient_that_is_zero():
 
 def test_compiled_code_is_kept_with_jax_s(tmp_path, monkeypatch):
     """And compiled again where the file is damaged: it is not run."""
-    from jaxviz.fast.winograd import _ffi
+    from jaxviz.fast.machine_code import _ffi
 
     monkeypatch.setattr(_ffi, "_folder", lambda: tmp_path)
     program = "define i32 @seven() {\n  ret i32 7\n}"
@@ -374,7 +375,7 @@ def test_compiled_code_is_kept_with_jax_s(tmp_path, monkeypatch):
 
 def test_structures_are_those_of_xla_s_header():
     """Field by field, up to the last that is needed; ctypes lays them out as C does."""
-    from jaxviz.fast.winograd import _ffi
+    from jaxviz.fast.machine_code import _ffi
 
     header = (Path(jaxlib.__file__).parent / "include" / "xla" / "ffi" / "api" / "c_api.h").read_text()
     header = re.sub(r"//.*", "", header)

@@ -29,6 +29,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
 from jaxviz.fast._kernel_gradient import gradient_of_kernel
+from jaxviz.fast.machine_code import _machine
 from jaxviz.fast.winograd import _native, _plan
 
 FAST, EXACT = 4, 2  # side of a tile of outputs
@@ -67,7 +68,7 @@ def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
     whole = all(channels % _plan.GRAIN == 0 for channels in kernel.shape[2:])
     outputs = _plan.result_size(images.shape, params["padding"])
     enough = min(outputs) > 0 and images.shape[0] * math.prod(outputs) >= FEWEST
-    return whole and enough and jax.local_device_count() == 1 and _native.machine() is not None
+    return whole and enough and jax.local_device_count() == 1 and _machine.machine() is not None
 
 
 def is_plain(params: dict[str, Any]) -> bool:

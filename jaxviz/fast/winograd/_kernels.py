@@ -12,40 +12,33 @@ The comment above each function is pseudocode in NumPy's terms: `inputs`, `kerne
 out.
 """
 
-import contextlib
-import ctypes
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 
-from jaxviz.fast.winograd._builder import BIT, BYTE, FLOAT, INT, INT32, POINTER, Builder
+from jaxviz.fast.machine_code._builder import BIT, BYTE, FLOAT, INT, POINTER, Builder
+from jaxviz.fast.machine_code._jobs import Program, items, job_of
+from jaxviz.fast.machine_code._jobs import numbers as numbers_of
 from jaxviz.fast.winograd._plan import CHANNELS, Plan
 from jaxviz.fast.winograd._points import matrices, mirrored
 
+ARGUMENTS, RESULTS = ("images", "kernel", "plan"), ("results", "scratch")
+Job = job_of(*ARGUMENTS, *RESULTS)
 
-class Job(ctypes.Structure):
-    """The data that a convolution's threads share."""
 
-    _fields_ = (
-        ("images", ctypes.c_void_p),
-        ("kernel", ctypes.c_void_p),
-        ("plan", ctypes.c_void_p),
-        ("results", ctypes.c_void_p),
-        ("scratch", ctypes.c_void_p),
-        ("taken", ctypes.c_int64),  # number of items taken so far
-        ("started", ctypes.c_int64),  # number of threads started so far
-    )
+def program(side: int, lanes: int, rows: int) -> Program:
+    """Return the convolution with tiles of `side` outputs, vectors of `lanes` floats and `rows` tiles in registers."""
+    of_thread = functools.partial(work, side=side, lanes=lanes, rows=rows)
+    return Program(f"jaxviz_winograd{side}_{lanes}", ARGUMENTS, RESULTS, Job, Plan, lanes, of_thread)
 
 
 def numbers(b: Builder, plan: Any, *names: str) -> Any:
     """Load numbers of the plan by name."""
-    places = [b.at(plan, Plan._fields.index(name), of=INT32) for name in names]
-    loaded = [b.load(place, typ=INT32) for place in places]
-    return SimpleNamespace(**{name: b.zext(value, INT) for name, value in zip(names, loaded, strict=True)})
+    return numbers_of(b, Plan, plan, *names)
 
 
 # while (item := taken++) < items:
@@ -74,7 +67,7 @@ def work(module: ir.Module, side: int, lanes: int, rows: int) -> ir.Function:
     memset = module.declare_intrinsic("llvm.memset", [POINTER, INT])
     b.call(memset, [zeros, BYTE(0), b.mul(n.inputs, INT(4)), BIT(0)])
     all_panels = b.udiv(n.outputs, INT(2 * lanes))
-    with _items(b, job, n.items) as item:
+    with items(b, Job, job, n.items) as item:
         index, group = b.divmod(item, n.groups)
         first = b.mul(index, n.block)
         count = b.least(n.block, b.sub(n.tiles, first))
@@ -91,20 +84,6 @@ def work(module: ir.Module, side: int, lanes: int, rows: int) -> ir.Function:
             b.call(back, [sums, results, nowhere, first, count, out, panels, plan])
     b.ret(ir.Constant(POINTER, None))
     return b.function
-
-
-# while (item := taken++) < items:
-@contextlib.contextmanager
-def _items(b: Builder, job: Any, items: Any) -> Iterator[Any]:
-    again, busy, finished = (b.append_basic_block(name) for name in ("again", "busy", "finished"))
-    b.branch(again)
-    b.position_at_end(again)
-    item = b.atomic_rmw("add", b.field(job, Job, "taken"), INT(1), "monotonic")
-    b.cbranch(b.icmp_unsigned("<", item, items), busy, finished)
-    b.position_at_end(busy)
-    yield item
-    b.branch(again)
-    b.position_at_end(finished)
 
 
 # for point in range((side + 2) ** 2):

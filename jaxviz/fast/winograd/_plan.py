@@ -1,14 +1,14 @@
 """How a convolution's work is divided into items that threads take in turn, and how their memory is laid out."""
 
 import itertools
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from jaxviz.fast.machine_code._machine import threads_for
 
 TILES = {4: 56, 2: 112}  # at most in a block, by side of a tile: each step then fits into 2 MB of cache
 CHANNELS = 64  # multiplied at once, in and out
 WORK = 2e7  # products that make another thread worthwhile
-THREADS = 1024  # at most
 GRAIN = 32  # numbers of channels in and out must be multiples of this
 
 
@@ -51,7 +51,7 @@ def plan(
     tiles_down, tiles_across = -(-down // side), -(-across // side)
     tiles, points = count * tiles_down * tiles_across, (side + 2) ** 2
     products = points * tiles * inputs * outputs
-    threads = int(min(len(os.sched_getaffinity(0)), THREADS, max(1, products // WORK)))
+    threads = threads_for(products, WORK)
     # The same number of items for each thread: blocks of tiles or, if those are too few, groups of channels out.
     blocks = -(-tiles // TILES[side])
     if blocks >= threads:

@@ -2,8 +2,8 @@
 
 import contextlib
 import ctypes
-import functools
 import hashlib
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from llvmlite import ir
 
 from jaxviz._files import write_atomically
 from jaxviz._own_folders import NotOwnError, own_folder, read_own_file
-from jaxviz.fast.winograd._builder import INT, INT32, POINTER, Builder
-from jaxviz.fast.winograd._kernels import Job, numbers, work
-from jaxviz.fast.winograd._plan import THREADS
+from jaxviz.fast.machine_code._builder import INT, INT32, POINTER, Builder
+from jaxviz.fast.machine_code._jobs import Program, number_of
+from jaxviz.fast.machine_code._machine import THREADS
 
 # The part of XLA's C interface that is used here: names and order as in `xla/ffi/api/c_api.h`, which jaxlib ships.
 
@@ -77,25 +77,27 @@ class XLA_FFI_Metadata_Extension(ctypes.Structure):
     _fields_ = (("extension_base", XLA_FFI_Extension_Base), ("metadata", _POINTER))
 
 
-# job = addresses of images, kernel, plan, results and scratch memory; no item taken, no thread started
+# job = addresses of arguments and results; no item taken, no thread started
 # start all of the plan's threads but one; act as the last one
 # wait for the others
-def _handler(side: int, lanes: int, rows: int) -> ir.Module:
+def _handler(program: Program) -> ir.Module:
     """Return a module with the function that XLA calls."""
     module = ir.Module()
-    of_thread = work(module, side, lanes, rows)
-    b = Builder(module, name(side, lanes), [POINTER], lanes, returns=POINTER, linkage="")
+    of_thread = program.work(module)
+    b = Builder(module, program.name, [POINTER], program.lanes, returns=POINTER, linkage="")
     (frame,), null = b.function.args, ir.Constant(POINTER, None)
-    job, threads = b.memory(POINTER, ctypes.sizeof(Job) // 8), b.memory(POINTER, THREADS)
+    job = b.memory(POINTER, ctypes.sizeof(program.job) // 8)
+    threads = b.memory(POINTER, THREADS)
     _answer(b, frame)
-    arguments = b.load_field(b.field(frame, XLA_FFI_CallFrame, "args"), XLA_FFI_Args, "args")
-    results = b.load_field(b.field(frame, XLA_FFI_CallFrame, "rets"), XLA_FFI_Rets, "rets")
-    buffers = [b.load_pointer(arguments, i) for i in range(3)] + [b.load_pointer(results, i) for i in range(2)]
-    for field, buffer in zip(("images", "kernel", "plan", "results", "scratch"), buffers, strict=True):
-        b.store(b.load_field(buffer, XLA_FFI_Buffer, "data"), b.field(job, Job, field))
+    given = b.load_field(b.field(frame, XLA_FFI_CallFrame, "args"), XLA_FFI_Args, "args")
+    made = b.load_field(b.field(frame, XLA_FFI_CallFrame, "rets"), XLA_FFI_Rets, "rets")
+    arrays = [(given, i) for i in range(len(program.arguments))] + [(made, i) for i in range(len(program.results))]
+    for field, (array, i) in zip((*program.arguments, *program.results), arrays, strict=True):
+        data = b.load_field(b.load_pointer(array, i), XLA_FFI_Buffer, "data")
+        b.store(data, b.field(job, program.job, field))
     for field in ("taken", "started"):
-        b.store(INT(0), b.field(job, Job, field))
-    count = numbers(b, b.load_field(job, Job, "plan"), "threads").threads
+        b.store(INT(0), b.field(job, program.job, field))
+    count = number_of(b, program.plan, b.load_field(job, program.job, "plan"), "threads")
     create = ir.Function(module, ir.FunctionType(INT32, [POINTER] * 4), "pthread_create")
     join = ir.Function(module, ir.FunctionType(INT32, [INT, POINTER]), "pthread_join")
     with b.loop(count, start=1) as i:  # a thread that cannot start is no error: the others do its work
@@ -125,18 +127,20 @@ def _answer(b: Builder, frame: Any) -> None:
             b.ret(null)
 
 
-def name(side: int, lanes: int) -> str:
-    """Return the name of the convolution with tiles of `side` outputs and vectors of `lanes` floats."""
-    return f"jaxviz_winograd{side}_{lanes}"
+_REGISTERED: set[str] = set()
+_ONCE = threading.Lock()
 
 
-@functools.cache
-def register(side: int, lanes: int, rows: int) -> None:
-    """Compile for this processor and register the function with XLA."""
-    address = _compiled(str(_handler(side, lanes, rows))).get_function_address(name(side, lanes))
-    capsule = ctypes.pythonapi.PyCapsule_New
-    capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    jax.ffi.register_ffi_target(name(side, lanes), capsule(address, None, None), platform="cpu")
+def register(program: Program) -> None:
+    """Compile for this processor and register the function with XLA, unless that was done."""
+    with _ONCE:
+        if program.name in _REGISTERED:
+            return
+        address = _compiled(str(_handler(program))).get_function_address(program.name)
+        capsule = ctypes.pythonapi.PyCapsule_New
+        capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+        jax.ffi.register_ffi_target(program.name, capsule(address, None, None), platform="cpu")
+        _REGISTERED.add(program.name)
 
 
 _ENGINES: list[Any] = []  # keeps the compiled code alive
