@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from jaxviz.fast._kernel_gradient import gradient_of_kernel
 from jaxviz.fast._windows import spread, taps_of
+from jaxviz.fast.depthwise import _convolution as _depthwise
 from jaxviz.fast.winograd import _convolution
 
 MOST_SHIFTS = 121  # of a depthwise kernel; each is an operation to compile
@@ -23,16 +24,14 @@ plain = primitives.conv_general_dilated_p.bind
 
 
 def convolve(images: Array, kernel: Array, *, exact: bool, **params: Any) -> Array:
-    numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     if _is_product(kernel, params):
         return _product(images, kernel, params)
-    depthwise = groups == images.shape[numbers.lhs_spec[1]] == kernel.shape[numbers.rhs_spec[0]]
-    depthwise &= kernel.size // groups <= MOST_SHIFTS
-    if groups == 1 or not depthwise or any(d != 1 for d in params["lhs_dilation"]):
-        if _convolution.pays(images, kernel, params):
-            return _convolution.convolve(images, kernel, params["padding"], exact=exact)
-        return convolution_p.bind(images, kernel, **params)
-    return _depthwise(images, kernel, params)
+    if _convolution.pays(images, kernel, params):
+        return _convolution.convolve(images, kernel, params["padding"], exact=exact)
+    if _is_depthwise(images, kernel, params):  # sums of factors in the type of the result: nothing is lost on the way
+        wanted = params["preferred_element_type"] or images.dtype
+        images, kernel = images.astype(wanted), kernel.astype(wanted)
+    return convolution_p.bind(images, kernel, **params)
 
 
 def _is_product(kernel: Array, params: dict[str, Any]) -> bool:
@@ -57,14 +56,23 @@ def _product(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
     return result.transpose([places.index(axis) for axis in range(images.ndim)])
 
 
-def _depthwise(images: Array, kernel: Array, params: dict[str, Any]) -> Array:
+def _is_depthwise(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
+    """Return whether each channel is convolved with its own kernel, one of few taps."""
+    numbers, groups = params["dimension_numbers"], params["feature_group_count"]
+    each = groups == images.shape[numbers.lhs_spec[1]] == kernel.shape[numbers.rhs_spec[0]]
+    return each and params["batch_group_count"] == 1 < groups and kernel.size // groups <= MOST_SHIFTS
+
+
+def _shifts(images: Array, kernel: Array, **params: Any) -> Array:
     """Convolve each channel with its own kernel, as a sum of shifted images, each times one factor per channel."""
-    numbers, wanted = params["dimension_numbers"], params["preferred_element_type"] or images.dtype
-    images, kernel = images.astype(wanted), kernel.astype(wanted)
+    numbers = params["dimension_numbers"]
     channels, space = numbers.lhs_spec[1], numbers.lhs_spec[2:]
 
     across = functools.partial(spread, space, ndim=images.ndim)  # keeps the axis order: reordering costs copies
     weights = kernel.transpose(numbers.rhs_spec)  # (c, 1, *space)
+    if any(d != 1 for d in params["lhs_dilation"]):
+        apart = across([(0, 0, d - 1) for d in params["lhs_dilation"]], (0, 0, 0))
+        images = lax.pad(images, jnp.zeros((), images.dtype), apart)
     window, strides = across(weights.shape[2:], 1), across(params["window_strides"], 1)
     padding, dilation = across(params["padding"], (0, 0)), across(params["rhs_dilation"], 1)
     taps = taps_of(images, 0.0, window, strides, padding, dilation)
@@ -111,6 +119,8 @@ def _exchange(kernel: Array, spec: tuple[int, ...], groups: int) -> Array:
 
 
 def _gradient_of_kernel(g: Array, images: Array, kernel: Any, **params: Any) -> Array:
+    if _is_depthwise(images, kernel.aval, params):
+        return jax.linear_transpose(lambda k: _shifts(images, k, **params), kernel.aval)(g)[0]
     return gradient_of_kernel(g, images, kernel.aval, **params)
 
 
@@ -118,13 +128,23 @@ def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
     """Map over images by merging the mapped axis into the batch; leave mapped kernels and batch groups to JAX."""
     (images, kernel), (axis, kernel_axis) = operands, axes
     if kernel_axis is not None or params["batch_group_count"] != 1:
-        return jax.vmap(functools.partial(plain, **params), in_axes=axes)(images, kernel), 0
+        one = [
+            x if a is None else lax.index_in_dim(x, 0, a, keepdims=False) for x, a in zip(operands, axes, strict=True)
+        ]
+        fn = _shifts if _is_depthwise(*one, params) else plain
+        return jax.vmap(functools.partial(fn, **params), in_axes=axes)(images, kernel), 0
     row, out_row = params["dimension_numbers"].lhs_spec[0], params["dimension_numbers"].out_spec[0]
     moved = jnp.moveaxis(images, axis, row)
     size = moved.shape[row]
     merged = moved.reshape(*moved.shape[:row], -1, *moved.shape[row + 2 :])
     result = convolution_p.bind(merged, kernel, **params)
     return result.reshape(*result.shape[:out_row], size, -1, *result.shape[out_row + 1 :]), out_row
+
+
+def _on_cpu(images: Array, kernel: Array, **params: Any) -> Array:
+    if _depthwise.pays(images, kernel, params):
+        return _depthwise.convolve(images, kernel, params)
+    return (_shifts if _is_depthwise(images, kernel, params) else _spared)(images, kernel, **params)
 
 
 def _spared(images: Array, kernel: Array, **params: Any) -> Array:
@@ -135,11 +155,17 @@ def _spared(images: Array, kernel: Array, **params: Any) -> Array:
     numbers = params["dimension_numbers"]
     sides = [kernel.shape[axis] for axis in numbers.rhs_spec[2:]]
     padded = any(pad for pair in params["padding"] for pad in pair)
-    if jax.default_backend() != "cpu" or padded or len(sides) != 2 or max(sides) == 1:
+    if padded or len(sides) != 2 or max(sides) == 1:
         return plain(images, kernel, **params)
     result = plain(images, kernel, **params | {"padding": ((0, 1), (0, 1))})
     shape = jax.eval_shape(functools.partial(plain, **params), images, kernel).shape
     return lax.slice(result, [0] * result.ndim, shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _alone(params: tuple[tuple[str, Any], ...]) -> Any:
+    """Return what is run where nothing is compiled around it."""
+    return jax.jit(functools.partial(convolution_p.bind, **dict(params)))
 
 
 def _abstract(images: Any, kernel: Any, **params: Any) -> Any:
@@ -147,8 +173,9 @@ def _abstract(images: Any, kernel: Any, **params: Any) -> Any:
     return images.update(shape=result.shape, dtype=result.dtype)
 
 
-convolution_p.def_impl(plain)
+convolution_p.def_impl(lambda *operands, **params: _alone(tuple(sorted(params.items())))(*operands))
 convolution_p.def_abstract_eval(_abstract)
-mlir.register_lowering(convolution_p, mlir.lower_fun(_spared, multiple_results=False))
+mlir.register_lowering(convolution_p, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")
+mlir.register_lowering(convolution_p, mlir.lower_fun(plain, multiple_results=False))
 ad.defbilinear(convolution_p, _gradient_of_images, _gradient_of_kernel)
 batching.primitive_batchers[convolution_p] = _batched

@@ -1,0 +1,1 @@
+"""Depthwise convolutions and their gradients, compiled for the host's processor."""
