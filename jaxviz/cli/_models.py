@@ -17,6 +17,7 @@ from jaxviz.image._checks import sides_of
 from jaxviz.program._digest import digest_of, digest_of_program, with_gradient
 from jaxviz.program._listed import Layers
 from jaxviz.program._modules import named_by_default
+from jaxviz.program._once import Once
 from jaxviz.program._returned import array_of, returned_by
 
 
@@ -124,9 +125,10 @@ def load_model(name: str, size: int | None = None, *, output: str | None = None,
     """
     if not is_own(name):
         with _told_of_own():
-            model = Model(name, jaxviz.load(name), default if size is None else size)  # they take any size
+            network = _traced_once(jaxviz.load(name))
+        model = Model(name, network, default if size is None else size)  # they take any size
         return model if output is None else _with_output(model, output)
-    network = _telling(name, own_network(name))
+    network = _traced_once(_telling(name, own_network(name)))
     model = Model(name, network, (network.size or default) if size is None else size)
     model = model if output is None else _with_output(model, output)
     _check_classes(model)
@@ -149,6 +151,11 @@ def _telling(name: str, network: jaxviz.Network) -> jaxviz.Network:
 
     # It has been normalized, where it is to be.
     return dataclasses.replace(network, net=telling, mean=None, std=None, channels=network.channels)
+
+
+def _traced_once(network: jaxviz.Network) -> jaxviz.Network:
+    """Return a network that is traced once in a run for each size of images, whatever is done with it."""
+    return dataclasses.replace(network, net=Once(network.net), mean=None, std=None, channels=network.channels)
 
 
 def _with_output(model: Model, output: str) -> Model:

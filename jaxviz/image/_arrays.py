@@ -113,12 +113,16 @@ def blur(images: Float[AnyArray, "n h w c"], sigma: ArrayLike, *, size: int | No
         size = 2 * math.ceil(3 * float(sigma)) + 1  # type: ignore[arg-type]
     if size < 1 or size % 2 != 1:
         raise ImageError(f"size: expected an odd number of pixels, got {size}")
+    return _blurred(jnp.asarray(images), jnp.asarray(sigma, at_least_float32(images.dtype)), size)
+
+
+@functools.partial(jax.jit, static_argnums=2)  # one program, and not one for each of up to 100 operations
+def _blurred(images: Array, sigma: Array, size: int) -> Array:
     reach = size // 2
-    wide = at_least_float32(images.dtype)
-    places = jnp.arange(-reach, reach + 1, dtype=wide)
-    weights = jnp.exp(-0.5 * jnp.square(places / jnp.maximum(jnp.asarray(sigma, wide), 1e-6)))
+    places = jnp.arange(-reach, reach + 1, dtype=sigma.dtype)
+    weights = jnp.exp(-0.5 * jnp.square(places / jnp.maximum(sigma, 1e-6)))
     weights = (weights / weights.sum()).astype(images.dtype)
-    blurred = jnp.asarray(images)
+    blurred = images
     for axis in (1, 2):
         padding = [(reach, reach) if i == axis else (0, 0) for i in range(4)]
         padded = jnp.pad(blurred, padding, mode="edge")
@@ -161,6 +165,11 @@ def normalize(
         )
     if not 0 < percentile <= 100:
         raise ImageError(f"percentile: expected a number in (0, 100], got {percentile}")
+    return _normalized(jnp.asarray(maps), signed, float(percentile))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _normalized(maps: Array, signed: bool, percentile: float) -> Array:
     axes = tuple(range(1, maps.ndim))
     peak = jnp.max(jnp.abs(maps), axes, keepdims=True)
     scale = jnp.percentile(jnp.abs(maps), percentile, axes, keepdims=True)
@@ -250,11 +259,16 @@ def overlay(
         )
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise ImageError(f"overlay: expected an image of floats in [0, 1], got {image.dtype}; divide 0 to 255 by 255")
+    return _overlaid(jnp.asarray(image), jnp.asarray(map), alpha, _colors(colormap))
+
+
+@jax.jit
+def _overlaid(image: Array, map: Array, alpha: Any, table: Any) -> Array:
     image, heat = jnp.asarray(as_rgb(image)), jnp.maximum(map, 0)
     if heat.shape != image.shape[:2]:
         heat = jax.image.resize(heat, image.shape[:2], "linear", antialias=True)
     peak = largest(heat)
-    table = jnp.asarray(_colors(colormap), image.dtype)
+    table = jnp.asarray(table, image.dtype)
     levels = jnp.linspace(0, 1, len(table), dtype=image.dtype)
     # Interpolated rather than indexed, so that a NaN in the map stays NaN.
     lookup = jax.vmap(jnp.interp, in_axes=(None, None, 1), out_axes=-1)

@@ -7,7 +7,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
-from jaxviz.models._layers import IMAGENET_MEAN, IMAGENET_STD, Classifier, named_relu, normalized
+from jaxviz.models._layers import IMAGENET_MEAN, IMAGENET_STD, Classifier, Conv, named_relu, normalized
 from jaxviz.models._vgg import torch_head, torch_layer
 
 # width, kernel, stride, padding, followed by a pool?
@@ -30,7 +30,7 @@ class AlexNet(nn.Module):
         """Return logits, `(n, classes)`."""
         x = normalized(images, IMAGENET_MEAN, IMAGENET_STD, smallest=63)
         for i, (width, kernel, stride, padding, pooled) in enumerate(_LAYERS, start=1):
-            x = nn.Conv(width, (kernel, kernel), stride, padding=padding, name=f"conv{i}")(x)
+            x = Conv(width, (kernel, kernel), stride, padding=padding, name=f"conv{i}")(x)
             x = named_relu(x, f"conv{i}", f"relu{i}")
             if pooled:
                 x = checkpoint_name(nn.max_pool(x, (3, 3), (2, 2)), f"pool{i}")

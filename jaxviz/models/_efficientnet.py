@@ -7,7 +7,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
-from jaxviz.models._layers import normalized
+from jaxviz.models._layers import Conv, Dense, normalized
 
 # repeats, kernel, stride, expansion, width
 _STAGES = (
@@ -43,21 +43,21 @@ class EfficientNetLite0(nn.Module):
     def __call__(self, images: Array) -> Array:
         """Return logits, `(n, classes)`."""
         x = normalized(images, MEAN, STD, smallest=32)
-        x = checkpoint_name(nn.relu6(nn.Conv(32, (3, 3), 2, name="stem")(x)), "stem")
+        x = checkpoint_name(nn.relu6(Conv(32, (3, 3), 2, name="stem")(x)), "stem")
         for name, kernel, stride, expansion, width in _blocks():
             x = checkpoint_name(self._block(x, name, kernel, stride, expansion, width), name)
-        x = checkpoint_name(nn.relu6(nn.Conv(1280, (1, 1), name="head")(x)), "head")
+        x = checkpoint_name(nn.relu6(Conv(1280, (1, 1), name="head")(x)), "head")
         x = checkpoint_name(x.mean(axis=(1, 2)), "pool")
-        return checkpoint_name(nn.Dense(self.classes, name="logits")(x), "logits")
+        return checkpoint_name(Dense(self.classes, name="logits")(x), "logits")
 
     def _block(self, x: Array, name: str, kernel: int, stride: int, expansion: int, width: int) -> Array:
         hidden, inner = x, x.shape[-1] * expansion
         if expansion != 1:
-            hidden = nn.relu6(nn.Conv(inner, (1, 1), name=f"{name}_expand")(hidden))
+            hidden = nn.relu6(Conv(inner, (1, 1), name=f"{name}_expand")(hidden))
             hidden = checkpoint_name(hidden, f"{name}_expand")
-        depthwise = nn.Conv(inner, (kernel, kernel), stride, feature_group_count=inner, name=f"{name}_depthwise")
+        depthwise = Conv(inner, (kernel, kernel), stride, feature_group_count=inner, name=f"{name}_depthwise")
         hidden = checkpoint_name(nn.relu6(depthwise(hidden)), f"{name}_depthwise")
-        out = nn.Conv(width, (1, 1), name=f"{name}_project")(hidden)
+        out = Conv(width, (1, 1), name=f"{name}_project")(hidden)
         return x + out if stride == 1 and x.shape[-1] == width else out
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import platformdirs
 
@@ -103,7 +102,8 @@ def load(name: str) -> Network:
     network = network_of(name)
     params = unflatten_dict(cached_or_fetched(name), sep="/")
     classes = class_names() if network.classifies else None
-    return Network(net_of(name), jax.tree.map(jnp.asarray, params), size=224, classes=classes)
+    # jnp.asarray compiles a program for each new shape, 20 ms each: of this network's 100, as long as all else here.
+    return Network(net_of(name), jax.device_put(params), size=224, classes=classes)
 
 
 def available() -> dict[str, Pretrained]:
@@ -363,7 +363,8 @@ def _check(name: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     listed = any(metadata["source_sha256"].startswith(source.sha256) for source in sources)
     if metadata["origin"] != _BY_HAND and not (listed or _is_published(name, tensors)):
         raise ValueError(f"expected a source of the manifest, got sha256 {metadata['source_sha256']}")
-    check_shapes(name, tensors)
+    if metadata["origin"] == _BY_HAND or not read_manifest()[name].digest:  # others are known to the byte
+        check_shapes(name, tensors)
 
 
 def _metadata(path: Path) -> dict[str, str]:

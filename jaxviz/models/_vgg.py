@@ -9,7 +9,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
-from jaxviz.models._layers import IMAGENET_MEAN, IMAGENET_STD, Classifier, named_relu, normalized
+from jaxviz.models._layers import IMAGENET_MEAN, IMAGENET_STD, Classifier, Conv, named_relu, normalized
 
 WIDTHS = (64, 128, 256, 512, 512)
 DEPTHS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
@@ -36,7 +36,7 @@ class VGG(nn.Module):
         x = normalized(images, self.mean, self.std, smallest=32)
         for block, (depth, width) in enumerate(zip(self.depths, WIDTHS, strict=True), start=1):
             for i in range(1, depth + 1):
-                x = nn.Conv(width, (3, 3), padding=1, name=f"conv{block}_{i}")(x)
+                x = Conv(width, (3, 3), padding=1, name=f"conv{block}_{i}")(x)
                 x = named_relu(x, f"conv{block}_{i}", f"relu{block}_{i}")
             x = checkpoint_name(nn.max_pool(x, (2, 2), (2, 2)), f"pool{block}")
         if self.classes is None:

@@ -1,8 +1,9 @@
 """Find activations besides ReLUs by what they compute, however they are written: GELU, SiLU, ELU, sigmoid."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from jaxviz.program._flow import Flow
 from jaxviz.program._one_number import Made, made_of
@@ -15,6 +16,8 @@ _LAST = frozenset("mul div add sub neg logistic tanh select_n max min clamp log1
 
 def _named_functions(x: np.ndarray) -> dict[str, list[np.ndarray]]:
     """Return the activations that have a name here, at some points; of some there are several forms."""
+    from scipy import special  # a fifth of a second, and many runs name nothing
+
     sixth, softplus = np.clip(x / 6 + 0.5, 0, 1), np.logaddexp(x, 0)
     elu = np.where(x > 0, x, np.expm1(x))
     return {
@@ -38,7 +41,9 @@ def _named_functions(x: np.ndarray) -> dict[str, list[np.ndarray]]:
     }
 
 
-_FUNCTIONS = _named_functions(_POINTS)
+@functools.cache
+def _functions() -> dict[str, list[np.ndarray]]:
+    return _named_functions(_POINTS)
 
 
 def find_activations(program: Program, flow: Flow) -> list[tuple[str, Value]]:
@@ -76,7 +81,7 @@ def _name_of(made: Made) -> str | None:
         return None
     half = any(jnp.finfo(x.aval.dtype).bits < 32 for x in made.between if jnp.issubdtype(x.aval.dtype, jnp.floating))
     tolerance = 4e-3 if half else 1e-5  # its constants are rounded to the type that it computes in
-    for name, forms in _FUNCTIONS.items():
+    for name, forms in _functions().items():
         if any((np.abs(values - form) <= tolerance * (1 + np.abs(form))).all() for form in forms):
             return name
     return None
