@@ -113,7 +113,7 @@ def _score(options: Attribution, model: Model) -> tuple[Score, _Describe]:
     wanted = None if options.target is None else model.class_index(options.target, count)
     net, params = model.network
     every = jaxviz.probability(net, jnp.arange(count)[None])
-    probabilities = jax.jit(lambda params, images: every(params, images))
+    probabilities = jax.jit(jaxviz.accelerate(lambda params, images: every(params, images)))
 
     def describe(images: Any) -> str:
         chances = probabilities(params, images)[0]
