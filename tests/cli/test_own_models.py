@@ -365,7 +365,7 @@ def test_a_map_of_one_of_several_outputs(capsys):
 def test_an_output_that_is_missing(verb, capsys):
     write_several(RETURNED[1][1])
     said = refused(capsys, f"{verb} --model my.py:load")
-    assert "my.py:load returns a dict and not one array (maps: (1, 10, 10, 6), heads.logits: (1, 3)): say which" in said
+    assert "my.py:load returns a dict and not one array (heads.logits: (1, 3), maps: (1, 10, 10, 6)): say which" in said
     assert "are its class scores, as in --output heads.logits" in said
     said = refused(capsys, f"{verb} --model my.py:load --output logits")
     assert (
