@@ -68,7 +68,7 @@ Which image would ...?
   minimize              the loop below all of these, for a loss of your own
   pixels, fourier, natural, maco
                         bases: what is optimized instead of an image
-  jitter_scale_rotate, crops
+  jitter_scale_rotate, crops, compose
                         transforms: what a picture has to survive
   l2, total_variation   penalties
   decay, blurring, small_norms, small_contributions
@@ -123,29 +123,38 @@ if typing.TYPE_CHECKING:
 
     __version__: str
 else:
-    # JAX alone takes a second to import, and neither `jaxviz --help` nor `jaxviz.__version__` needs it.
+    # JAX alone takes a second to import, and neither `jaxviz --help` nor `jaxviz.__version__` needs it; nor does a map
+    # need what makes images.
     def __getattr__(name):
-        """Import the public names when the first of them is used."""
+        """Import a public name, and what it needs, when it is first used."""
         if name == "__version__":
             from importlib.metadata import version
 
             return version("jaxviz-cnn")
         if name == "__all__":
-            return _public_names()
-        if not name.startswith("_"):
-            _public_names()
-        if name not in globals():
-            raise AttributeError(f"module 'jaxviz' has no attribute {name!r}")
-        return globals()[name]
+            return sorted(_places())
+        from importlib import import_module
+        from importlib.util import find_spec
+
+        if name not in _places():
+            if name.startswith("_") or find_spec(f"jaxviz.{name}") is None:
+                raise AttributeError(f"module 'jaxviz' has no attribute {name!r}")
+            return import_module(f"jaxviz.{name}")  # a folder
+        # What the user has patched in the meantime stays.
+        return globals().setdefault(name, getattr(import_module(_places()[name]), name))
 
     def __dir__():
         """List the public names, for completion in editors and notebooks."""
-        return [*_public_names(), "__version__"]
+        return [*sorted(_places()), "__version__"]
 
-    def _public_names():
-        from importlib import import_module
+    def _places():
+        """Return the module of each public name, as `_public` says, which is read and not run."""
+        if "_found" not in globals():
+            import re
+            from importlib.util import find_spec
 
-        found = {name: value for name, value in vars(import_module("jaxviz._public")).items() if name[0] != "_"}
-        for name, value in found.items():
-            globals().setdefault(name, value)  # one that the user has patched stays
-        return sorted(found)
+            source = find_spec("jaxviz._public").loader.get_source("jaxviz._public")
+            globals()["_found"] = {
+                name: module for module, name in re.findall(r"^from (\S+) import (\w+) as", source, re.M)
+            }
+        return globals()["_found"]

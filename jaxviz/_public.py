@@ -112,6 +112,7 @@ from jaxviz.synthesis import Transform as Transform
 from jaxviz.synthesis import activation_grid as activation_grid
 from jaxviz.synthesis import ascend as ascend
 from jaxviz.synthesis import blurring as blurring
+from jaxviz.synthesis import compose as compose
 from jaxviz.synthesis import crops as crops
 from jaxviz.synthesis import decay as decay
 from jaxviz.synthesis import dream as dream

@@ -99,7 +99,7 @@ def under_recipes(p, x):
 PROJECTIONS = (
     jaxviz.decay(0.1), jaxviz.blurring(0.5, 2), jaxviz.small_norms(20.0), jaxviz.small_contributions(20.0)
 )  # fmt: skip
-TRANSFORMS = (jaxviz.crops(spread=0.2), jaxviz.jitter_scale_rotate())
+TRANSFORMS = (jaxviz.crops(spread=0.2), jaxviz.jitter_scale_rotate(), jaxviz.compose(jaxviz.crops(), jaxviz.crops()))
 
 
 def normalized(p, x):
@@ -299,7 +299,7 @@ CALLS = {
         jaxviz.draw(x[0, ..., 0], over=x[0], fine=True),
         jaxviz.draw(x[0] - 0.5),
     ),
-    "channel fourier pixels maco crops jitter_scale_rotate l2": lambda p, x: (
+    "channel fourier pixels maco crops jitter_scale_rotate compose l2": lambda p, x: (
         jaxviz.ascend(CHANNEL, p, KEY, penalties=[(0.1, jaxviz.l2)], start=x, tolerance=0.1, **FEW),
         [basis(9, 8).variables(x[:, :9, :8]) for basis in (jaxviz.fourier, jaxviz.pixels, jaxviz.maco)],
         [move(KEY, x) for move in TRANSFORMS],

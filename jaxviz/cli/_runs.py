@@ -1,5 +1,7 @@
 """Runs of the command line: what they make is saved as it comes, they can be stopped, and resumed later."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import json
@@ -9,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -19,7 +21,9 @@ from jaxviz._files import alone_at, write_atomically
 from jaxviz.cli._files import digest
 from jaxviz.cli._options import Run, Steps, Verb
 from jaxviz.data._folder import check_writable
-from jaxviz.synthesis import DivergedError, Sheet, Synthesis
+
+if TYPE_CHECKING:  # explaining an image does without what makes images
+    _Found = jaxviz.Synthesis | jaxviz.Sheet
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading an .npz raises if there is none, or one that was cut short or is of something else."""
@@ -128,7 +132,7 @@ def read(path: Path) -> Kept | None:
         return None
 
 
-def _save(at: Path, found: Synthesis | Sheet, settings: str) -> None:
+def _save(at: Path, found: _Found, settings: str) -> None:
     """Write the picture, then the numbers: the images as they are, the losses, and until it is done, the state."""
     state = [] if found.finished else [np.asarray(leaf) for leaf in found.state]
     numbers = {
@@ -144,7 +148,7 @@ def _save(at: Path, found: Synthesis | Sheet, settings: str) -> None:
     write_atomically(Path(f"{at}.npz"), lambda file: np.savez(file, **numbers))
 
 
-def _picture(found: Synthesis | Sheet) -> jax.Array:
+def _picture(found: _Found) -> jax.Array:
     return found.images[0] if len(found.images) == 1 else jaxviz.montage(found.images)
 
 
@@ -180,7 +184,7 @@ class _Follow:
     tell: Callable[[Any], None]
     saved: int = 0
 
-    def __call__(self, found: Synthesis | Sheet) -> bool:
+    def __call__(self, found: _Found) -> bool:
         taken, stop = len(found.losses), self.interrupted()
         self.tell(found)
         if stop or found.finished or taken - self.saved >= self.every:
@@ -195,7 +199,7 @@ class _Follow:
 
 
 def save_as_it_comes(
-    run: Callable[..., Synthesis | Sheet], at: Path, settings: dict[str, Any], options: Run, *, unit: str = "step"
+    run: Callable[..., _Found], at: Path, settings: dict[str, Any], options: Run, *, unit: str = "step"
 ) -> str:
     """Run a synthesis and save it as it comes, at files that no other run saves to; return what became of it."""
     check_writable(at.parent)
@@ -222,21 +226,21 @@ def save_as_it_comes(
 
 
 def _followed(
-    run: Callable[..., Synthesis | Sheet],
+    run: Callable[..., _Found],
     at: Path,
     settings: str,
     state: list[np.ndarray] | None,
     *,
     every: int,
     snapshots: bool,
-) -> tuple[Synthesis | Sheet, bool]:
+) -> tuple[_Found, bool]:
     """Return what a run has found, and whether it was interrupted."""
     looks = next(count for count in range(min(8, every), 0, -1) if every % count == 0)
     with interrupts() as interrupted, jaxviz.ProgressBar(title=at.name) as bar:
         follow = _Follow(at, settings, every, snapshots, state is None, interrupted, bar)
         try:
             found = run(every=looks, resume=state, callback=follow)
-        except DivergedError as error:
+        except jaxviz.DivergedError as error:
             _save(at, error.found, settings)
             raise ValueError(f"{error}; {at}.png is the image before") from error
         return found, interrupted()

@@ -128,10 +128,8 @@ def _batched(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
     """Map over images by merging the mapped axis into the batch; leave mapped kernels and batch groups to JAX."""
     (images, kernel), (axis, kernel_axis) = operands, axes
     if kernel_axis is not None or params["batch_group_count"] != 1:
-        one = [
-            x if a is None else lax.index_in_dim(x, 0, a, keepdims=False) for x, a in zip(operands, axes, strict=True)
-        ]
-        fn = _shifts if _is_depthwise(*one, params) else plain
+        first = lambda x, a: x if a is None else lax.index_in_dim(x, 0, a, keepdims=False)
+        fn = _shifts if _is_depthwise(first(images, axis), first(kernel, kernel_axis), params) else plain
         return jax.vmap(functools.partial(fn, **params), in_axes=axes)(images, kernel), 0
     row, out_row = params["dimension_numbers"].lhs_spec[0], params["dimension_numbers"].out_spec[0]
     moved = jnp.moveaxis(images, axis, row)

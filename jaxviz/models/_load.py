@@ -100,10 +100,9 @@ def load(name: str) -> Network:
         from flax.traverse_util import unflatten_dict
 
     network = network_of(name)
-    params = unflatten_dict(cached_or_fetched(name), sep="/")
     classes = class_names() if network.classifies else None
-    # jnp.asarray compiles a program for each new shape, 20 ms each: of this network's 100, as long as all else here.
-    return Network(net_of(name), jax.device_put(params), size=224, classes=classes)
+    params = jax.device_put(unflatten_dict(cached_or_fetched(name), sep="/"))  # asarray compiles one program a shape
+    return Network(net_of(name), params, size=224, classes=classes)
 
 
 def available() -> dict[str, Pretrained]:

@@ -34,6 +34,7 @@ from jaxviz.synthesis._style import stylize as stylize
 from jaxviz.synthesis._sweep import sweep as sweep
 from jaxviz.synthesis._texture import texture as texture
 from jaxviz.synthesis._transforms import Transform as Transform
+from jaxviz.synthesis._transforms import compose as compose
 from jaxviz.synthesis._transforms import crops as crops
 from jaxviz.synthesis._transforms import jitter_scale_rotate as jitter_scale_rotate
 from jaxviz.synthesis.fast_style import StyleNet as StyleNet

@@ -82,8 +82,9 @@ def ascend(
             basis's noise.
         penalties: pairs of a weight and a function `images -> (n,)` to keep small, such as `l2` and `total_variation`.
         transform: `(key, images) -> images`, applied before the score; what it returns may be of another size. None:
-            no transformation. "auto": random parts of 0.7 to 0.9 of the sides, enlarged to the image's size, for
-            `natural` and the scores above: `crops(least=0.7, most=0.9, noise=0.05, spread=0.2)`; otherwise
+            no transformation. "auto": for `natural` and the scores above, random parts of 0.75 to 1 of the sides,
+            enlarged to the image's size, shifted, scaled and rotated a little: `compose(crops(least=0.75, most=1.0,
+            noise=0.05, spread=0.2), jitter_scale_rotate(jitter=8.0, scale=0.15, degrees=10.0))`; otherwise
             `jitter_scale_rotate()`.
         views: how many times each image is transformed at each step; the score is the mean over them. None: twice for
             `natural` if there is a transformation, otherwise once.

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxviz._options import check_least_zero, check_number, check_positive
+from jaxviz._options import check_function, check_least_zero, check_number, check_positive
 from jaxviz._types import Images, Key
 from jaxviz.image._checks import sides_of
+from jaxviz.program._compiled import HoldsFunctions
 
 Transformed = Float[Array, "n _ _ c"]
 Transform = Callable[[Key, Images], Transformed]
@@ -99,6 +100,42 @@ class Rolls(_OfEach):
 
     def one(self, key: Key, image: Array) -> Array:
         return jnp.roll(image, jax.random.randint(key, (2,), self.least, self.most + 1), axis=(0, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Composed(HoldsFunctions):
+    """What `compose` returns."""
+
+    transforms: tuple[Transform, ...]
+
+    def __call__(self, key: Key, images: Images) -> Transformed:
+        for i, transform in enumerate(self.transforms):
+            images = transform(jax.random.fold_in(key, i), images)
+        return images
+
+
+def compose(*transforms: Transform) -> Transform:
+    """Return a transform that applies several, one after the other, each with a random key of its own.
+
+    Args:
+        transforms: functions `(key, images) -> images`, the first first; with none, images stay as they are.
+
+    Returns:
+        A function `(key, images) -> images` of float images `(n, h, w, c)`.
+
+    Raises:
+        ValueError: One of them is not a function.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxviz
+        >>> turn = jaxviz.jitter_scale_rotate(jitter=2.0, degrees=5.0)
+        >>> move = jaxviz.compose(jaxviz.crops(least=0.75, most=1.0, size=32), turn)
+        >>> print(move(jax.random.key(0), jnp.full((2, 64, 64, 3), 0.5)).shape)
+        (2, 32, 32, 3)
+    """
+    for transform in transforms:
+        check_function("transforms", transform, "functions of a key and images")
+    return Composed(transforms)
 
 
 def jitter_scale_rotate(*, jitter: float = 8.0, scale: float = 0.1, degrees: float = 10.0) -> Transform:

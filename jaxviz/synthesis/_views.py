@@ -6,12 +6,15 @@ import jax
 
 from jaxviz._types import Key, Score
 from jaxviz.scores._algebra import Summable
-from jaxviz.synthesis._transforms import Transform, crops, jitter_scale_rotate
+from jaxviz.synthesis._transforms import Transform, compose, crops, jitter_scale_rotate
 
 WHOLE = jitter_scale_rotate()
-# Enlarged: whole objects, of the size that a network looks for, then fit into the image; and what is changed is a
-# little coarser than pixels. Found by experiments/pictures.py.
-PARTS = crops(least=0.7, most=0.9, noise=0.05, spread=0.2)
+# Enlarged, and turned a little: whole objects, of the size that a network looks for, then fit into the image, and what
+# is drawn survives looks at it that are not the ones it was made for. What is changed is a little coarser than pixels.
+# Found by experiments/pictures.py.
+PARTS = compose(
+    crops(least=0.75, most=1.0, noise=0.05, spread=0.2), jitter_scale_rotate(jitter=8.0, scale=0.15, degrees=10.0)
+)
 
 
 def is_of_parts(score: Score) -> bool:

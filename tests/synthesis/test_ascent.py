@@ -15,7 +15,7 @@ from nets import convolve, small_net
 import jaxviz
 from jaxviz.synthesis._magnitudes import MACO_SPECTRUM
 from jaxviz.synthesis._parameterization import COLOR_BASIS, fourier
-from jaxviz.synthesis._transforms import jitter_scale_rotate, resample
+from jaxviz.synthesis._transforms import jitter_scale_rotate, resample, rolls
 
 KEY = jax.random.key(5)
 UNMIXED = np.linalg.inv(COLOR_BASIS.T)
@@ -190,7 +190,12 @@ def test_the_loss_is_the_mean_over_views():
 
 MIX = jnp.array([[1.0, 0.2, 0.0], [0.1, 1.0, 0.3], [0.0, 0.4, 1.0]])
 GRAY = jnp.full((1, 6, 6, 3), 0.5)
-PARTS = {"basis": jaxviz.natural, "transform": jaxviz.crops(least=0.7, most=0.9, noise=0.05, spread=0.2)}
+PARTS = {
+    "basis": jaxviz.natural,
+    "transform": jaxviz.compose(
+        jaxviz.crops(least=0.75, most=1.0, noise=0.05, spread=0.2), jaxviz.jitter_scale_rotate(scale=0.15)
+    ),
+}
 WHOLE = {"transform": jaxviz.jitter_scale_rotate(), "basis": fourier}
 NATURAL = WHOLE | {"basis": jaxviz.natural, "learning_rate": 1.0}
 MASK = np.eye(6)[None]
@@ -514,6 +519,7 @@ def test_blocked_relus_are_revived_unless_told():
         lambda: jaxviz.natural(8, 10, margin=1.0),
         lambda: jaxviz.crops(spread=0.1, size=8),
         lambda: jaxviz.jitter_scale_rotate(jitter=2.0),
+        lambda: jaxviz.compose(jaxviz.crops(size=8), jaxviz.jitter_scale_rotate()),
         lambda: jaxviz.crops(noise=0.1),
         lambda: jaxviz.decay(0.1),
         lambda: jaxviz.blurring(1.0, 2),
@@ -529,6 +535,17 @@ def test_what_returns_functions_returns_values(make):
     assert hash(first) == hash(again)
     assert re.search(r"\w+\(\w+=[\d(]", repr(first))
     assert first != jaxviz.fourier(8, 10)
+
+
+def test_transforms_one_after_the_other():
+    """Each with a key of its own: two shifts of the same kind are not the same shift."""
+    ramp = jnp.broadcast_to(jnp.linspace(0, 1, 32)[None, :, None], (2, 32, 32, 3))
+    roll = rolls(most=31)
+    first = roll(jax.random.fold_in(KEY, 0), ramp)
+    both = jaxviz.compose(roll, jaxviz.crops(size=8, noise=0.0))(KEY, ramp)
+    assert jnp.array_equal(both, jaxviz.crops(size=8, noise=0.0)(jax.random.fold_in(KEY, 1), first))
+    assert not jnp.array_equal(jaxviz.compose(roll, roll)(KEY, ramp), roll(jax.random.fold_in(KEY, 0), first))
+    assert jaxviz.compose()(KEY, ramp) is ramp
 
 
 @pytest.mark.slow

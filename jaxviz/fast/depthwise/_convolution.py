@@ -55,10 +55,14 @@ def convolve(images: Any, kernel: Any, params: dict[str, Any]) -> Any:
     (_, height, width, channels), (n, down, across, _) = images.shape, shape
     (above, _), (left, _) = params["padding"]
     rows, columns = kernel.shape[:2]
+    (step_down, step_across), (apart_down, apart_across) = params["window_strides"], params["rhs_dilation"]
+    spread_down, spread_across = params["lhs_dilation"]
+    threads = _machine.threads_for(math.prod(shape) * rows * columns, WORK)
     plan = _kernels.Plan(
-        height, width, channels, down, across, above, left, rows, columns, *params["window_strides"],
-        *params["rhs_dilation"], *params["lhs_dilation"], n * down,
-        _machine.threads_for(math.prod(shape) * rows * columns, WORK),
+        height=height, width=width, channels=channels, down=down, across=across, above=above, left=left, rows=rows,
+        columns=columns, step_down=step_down, step_across=step_across, apart_down=apart_down,
+        apart_across=apart_across, spread_down=spread_down, spread_across=spread_across, items=n * down,
+        threads=threads,
     )  # fmt: skip
     result = jax.ShapeDtypeStruct(shape, jnp.float32)
     return jax.ffi.ffi_call(program.name, result)(images, kernel, np.array(plan, np.int32))

@@ -128,7 +128,7 @@ def _sum(b: Builder, n: Any, registers: int, arrays: Any, meeting: Any, channel:
             in_row, in_taps = pair(columns, column)
             pixel, tap = b.at(pixels, in_row), b.at(taps, b.mul(in_taps, n.channels))
             for i in range(registers):
-                values = [b.load_vector(b.at(place, i * b.lanes)) for place in (pixel, tap)]
-                sums[i] = b.multiply_add(*values, sums[i])
+                value, factor = (b.load_vector(b.at(place, i * b.lanes)) for place in (pixel, tap))
+                sums[i] = b.multiply_add(value, factor, sums[i])
     for i in range(registers):
         b.store_vector(sums[i], b.at(target, b.add(channel, INT(i * b.lanes))))
