@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 import jaxviz
 from jaxviz._extras import extra
+from jaxviz.report._art import PAINTINGS, paint
 from jaxviz.report._method import Pictures, Tour
 
 # Gradient ascent
@@ -97,14 +98,13 @@ def call_stylize(key, photo, painting, steps, progress):
 
 
 def stylize(tour: Tour) -> Pictures:
-    with extra("photos"):
-        from skimage import data
-
-    side, steps = (224, 80) if tour.full else (144, 60)
-    photo, manner = tour.images(side)[0], jaxviz.load_image(data.immunohistochemistry(), size=side)
-    yield "style-manner", "The style: stained tissue under the microscope", manner
-    found = call_stylize(tour.key, photo, manner, steps, tour.progress(steps))
-    yield "style", f"The photograph in that style ({steps} steps)", found[0]
+    side, steps = (288, 100) if tour.full else (160, 60)
+    photo = tour.images(side)[0]
+    for name in PAINTINGS:
+        painting = jaxviz.load_image(paint(name), size=side)
+        yield f"style-{name}-painting", "The style: a picture that is painted by a program, in broad strokes", painting
+        found = call_stylize(tour.key, photo, painting, steps, tour.progress(steps))
+        yield f"style-{name}", f"The photograph in that style ({steps} steps)", found[0]
 
 
 # Fast style

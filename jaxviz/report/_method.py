@@ -3,11 +3,13 @@
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 import jaxviz
 from jaxviz._extras import extra
@@ -53,21 +55,33 @@ class Tour(NamedTuple):
         return open_source(crops_of(side) if self.album is None else self.album)
 
 
+_FLAT = 16  # the standard deviation of brightness, of 255, up to which a crop is a sky or a shadow
+
+
 def crops_of(side: int) -> list[np.ndarray]:
-    """Cut photographs that come with scikit-image and scikit-learn into squares, each beside the next."""
+    """Cut pictures that come with scikit-image, scikit-learn and matplotlib into squares, each beside the next.
+
+    A square is a third or more of a picture, so that it shows a thing and not a color; what is nearly flat is left out.
+    """
     with extra("photos"):
         from skimage import data
     with extra("embed"):
         from sklearn.datasets import load_sample_images
+    with extra("plot"):
+        from matplotlib import get_data_path
 
-    photographs = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), data.immunohistochemistry()]
-    photographs += [data.hubble_deep_field()[:512, :512], *load_sample_images().images]
-    return [
-        photograph[top : top + side, left : left + side]
-        for photograph in photographs
-        for top in range(0, photograph.shape[0] - side + 1, side)
-        for left in range(0, photograph.shape[1] - side + 1, side)
-    ]
+    pictures = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), data.immunohistochemistry()]
+    pictures += [data.hubble_deep_field(), data.retina(), data.stereo_motorcycle()[0], *load_sample_images().images]
+    pictures += [data.brick(), data.gravel(), data.grass(), data.coins(), data.camera(), data.moon()]
+    pictures.append(np.asarray(Image.open(Path(get_data_path()) / "sample_data" / "grace_hopper.jpg")))
+    crops = []
+    for picture in pictures:
+        window = min(picture.shape[:2]) // 3
+        for top in range(0, picture.shape[0] - window + 1, window):
+            for left in range(0, picture.shape[1] - window + 1, window):
+                crop = Image.fromarray(picture[top : top + window, left : left + window]).convert("RGB")
+                crops.append(np.asarray(crop.resize((side, side), Image.Resampling.BICUBIC)))
+    return [crop for crop in crops if crop.mean(-1).std() > _FLAT]
 
 
 def small_pictures(source: Source, names: list[str], side: int) -> jax.Array:

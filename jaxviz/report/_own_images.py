@@ -7,6 +7,7 @@ import numpy as np
 import jaxviz
 from jaxviz._extras import extra
 from jaxviz.image._checks import sides_of
+from jaxviz.report._art import paint
 from jaxviz.report._map import lay_out
 from jaxviz.report._method import Pictures, Tour, enlarged, small_pictures
 from jaxviz.report._own import LeftOut
@@ -186,21 +187,21 @@ def call_texture(net, params, key, sample, layers, steps, progress):
     return found.images
 
 
-def _manner(tour: Tour) -> tuple[jax.Array, list[str]]:
-    """Return a picture of a texture at a size that the network takes, and the layers that see it."""
-    with extra("photos"):
-        from skimage import data
-
+def _manner(tour: Tour, picture: np.ndarray) -> tuple[jax.Array, list[str]]:
+    """Return a picture at a size that the network takes, and the layers that see it."""
     _check_colors(tour)
     layers = [layer.name for layer in tour.own.maps()]
     if not layers:
         raise LeftOut("the network has no layer of maps, whose channels say of a texture what is in it")
     height, width, _ = _sides(tour, 160 if tour.full else 128)
-    return jaxviz.load_image(data.immunohistochemistry(), size=(height, width)), layers
+    return jaxviz.load_image(picture, size=(height, width)), layers
 
 
 def texture(tour: Tour) -> Pictures:
-    (sample, layers), steps = _manner(tour), 100 if tour.full else 80
+    with extra("photos"):
+        from skimage import data
+
+    (sample, layers), steps = _manner(tour, data.immunohistochemistry()), 100 if tour.full else 80
     yield "texture-sample", "A sample: stained tissue under the microscope", large(sample)
     image = call_texture(tour.own.net, tour.own.params, tour.key, sample, layers, steps, tour.progress(steps))[0]
     yield "texture", f"Made from noise, by the averages of {', '.join(layers)} ({steps} steps)", large(image)
@@ -213,10 +214,11 @@ def call_stylize(net, params, key, photo, painting, content, layers, steps, prog
 
 
 def stylize(tour: Tour) -> Pictures:
-    (manner, layers), steps = _manner(tour), 80 if tour.full else 60
+    (painting, layers), steps = _manner(tour, paint("evening")), 80 if tour.full else 60
     content = layers[len(layers) // 2]
     photo = tour.images(224 if tour.full else 144)[0] if tour.own.any_size else tour.own_images()[0]
     own, progress = tour.own, tour.progress(steps)
-    image = call_stylize(own.net, own.params, tour.key, photo, manner, content, layers, steps, progress)[0]
+    image = call_stylize(own.net, own.params, tour.key, photo, painting, content, layers, steps, progress)[0]
     yield ("style-photo", *photograph(tour))
-    yield "style", f"With the features of {content} and the averages of stained tissue ({steps} steps)", large(image)
+    yield "style-painting", "The style: a picture that is painted by a program, in broad strokes", large(painting)
+    yield "style", f"With the features of {content} and the averages of that picture ({steps} steps)", large(image)
