@@ -29,7 +29,7 @@ from jaxviz.synthesis._penalties import Penalty, Weighted
 from jaxviz.synthesis._render import render
 from jaxviz.synthesis._stages import Synthesis, Watch
 from jaxviz.synthesis._transforms import Transform
-from jaxviz.synthesis._views import PARTS, WHOLE, is_of_parts, seen
+from jaxviz.synthesis._views import WHOLE, is_of_parts, seen, views_of
 
 
 @followed
@@ -82,9 +82,10 @@ def ascend(
             basis's noise.
         penalties: pairs of a weight and a function `images -> (n,)` to keep small, such as `l2` and `total_variation`.
         transform: `(key, images) -> images`, applied before the score; what it returns may be of another size. None:
-            no transformation. "auto": for `natural` and the scores above, random parts of 0.75 to 1 of the sides,
-            enlarged to the image's size, shifted, scaled and rotated a little: `compose(crops(least=0.75, most=1.0,
-            noise=0.05, spread=0.2), jitter_scale_rotate(jitter=8.0, scale=0.15, degrees=10.0))`; otherwise
+            no transformation. "auto": for `natural` and the scores above, random parts of 0.7 to 0.9 of the sides,
+            enlarged to the image's size, `crops(least=0.7, most=0.9, noise=0.05, spread=0.2)`; with classes in the
+            score 0.75 to 1, shifted, scaled and rotated a little, `compose(crops(least=0.75, most=1.0, noise=0.05,
+            spread=0.2), jitter_scale_rotate(jitter=8.0, scale=0.15, degrees=10.0))`; otherwise
             `jitter_scale_rotate()`.
         views: how many times each image is transformed at each step; the score is the mean over them. None: twice for
             `natural` if there is a transformation, otherwise once.
@@ -166,7 +167,7 @@ def ascend_from(
     views = (2 if basis is natural and transform is not None else 1) if views is None else views
     check_count("views", views, unit="view")
     if transform == "auto":
-        transform = PARTS if basis is natural and is_of_parts(score) else WHOLE
+        transform = views_of(score) if basis is natural else WHOLE
     check = lambda images: check_score(score, params, seen(transform, key, images))
     shape = accepted(check, params, size, count=_batch(score))[0].shape
     form = parameterized(basis, *shape[1:])

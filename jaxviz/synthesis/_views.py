@@ -5,16 +5,32 @@ from typing import Any
 import jax
 
 from jaxviz._types import Key, Score
-from jaxviz.scores._algebra import Summable
+from jaxviz.scores._algebra import Sum, Summable
+from jaxviz.scores._classes import Logit
 from jaxviz.synthesis._transforms import Transform, compose, crops, jitter_scale_rotate
 
 WHOLE = jitter_scale_rotate()
-# Enlarged, and turned a little: whole objects, of the size that a network looks for, then fit into the image, and what
-# is drawn survives looks at it that are not the ones it was made for. What is changed is a little coarser than pixels.
-# Found by experiments/pictures.py.
-PARTS = compose(
+# Enlarged: whole objects, of the size that a network looks for, then fit into the image; and what is changed is a
+# little coarser than pixels. Found by experiments/pictures.py.
+PARTS = crops(least=0.7, most=0.9, noise=0.05, spread=0.2)
+# A class is seen in other ways, too: a third more of its score is then left in looks that it was not made for. Channels
+# of a layer, which may care which way lines run, lose by that.
+TURNED = compose(
     crops(least=0.75, most=1.0, noise=0.05, spread=0.2), jitter_scale_rotate(jitter=8.0, scale=0.15, degrees=10.0)
 )
+
+
+def views_of(score: Score) -> Transform:
+    """Return what a score is shown by default, where parts of an image say something about it."""
+    if not is_of_parts(score):
+        return WHOLE
+    return TURNED if _has_classes(score) else PARTS
+
+
+def _has_classes(score: Score) -> bool:
+    if isinstance(score, Sum):
+        return any(map(_has_classes, score.scores))
+    return isinstance(score, Logit)
 
 
 def is_of_parts(score: Score) -> bool:

@@ -190,11 +190,11 @@ def test_the_loss_is_the_mean_over_views():
 
 MIX = jnp.array([[1.0, 0.2, 0.0], [0.1, 1.0, 0.3], [0.0, 0.4, 1.0]])
 GRAY = jnp.full((1, 6, 6, 3), 0.5)
-PARTS = {
-    "basis": jaxviz.natural,
+PARTS = {"basis": jaxviz.natural, "transform": jaxviz.crops(least=0.7, most=0.9, noise=0.05, spread=0.2)}
+TURNED = PARTS | {
     "transform": jaxviz.compose(
         jaxviz.crops(least=0.75, most=1.0, noise=0.05, spread=0.2), jaxviz.jitter_scale_rotate(scale=0.15)
-    ),
+    )
 }
 WHOLE = {"transform": jaxviz.jitter_scale_rotate(), "basis": fourier}
 NATURAL = WHOLE | {"basis": jaxviz.natural, "learning_rate": 1.0}
@@ -205,7 +205,8 @@ MASK = np.eye(6)[None]
     ("score", "given", "same"),
     [
         (lambda net: jaxviz.channel(net, "relu_0", 1), {}, PARTS | {"views": 2, "learning_rate": 1.0}),
-        (lambda net: 2 * jaxviz.logit(net, 1) - jaxviz.energy(net, "relu_0"), {}, PARTS),
+        (lambda net: 2 * jaxviz.logit(net, 1) - jaxviz.energy(net, "relu_0"), {}, TURNED),
+        (lambda net: jaxviz.probability(net, 1), {}, TURNED),
         (lambda net: jaxviz.direction(net, "relu_0", np.eye(3)[1]), {}, PARTS),
         (lambda net: jaxviz.channel(net, "relu_0", [0, 1]) + jaxviz.diversity(net, "relu_0"), {}, PARTS),
         (lambda net: jaxviz.neuron(net, "relu_0", 1), {}, WHOLE),
