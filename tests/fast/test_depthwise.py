@@ -111,6 +111,8 @@ def test_what_there_is_no_code_for():
         agree_exactly = jax.jit(accelerate(plain))(*double)
         np.testing.assert_allclose(agree_exactly, plain(*double), rtol=1e-12, atol=1e-12)
     assert not is_code(lambda x, k: convolve(x, k, feature_group_count=7), *data(7))
+    with jax.default_matmul_precision("highest"):
+        assert not is_code(plain, images, kernel)
     half = images.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
     assert not is_code(plain, *half)
     empty = jnp.zeros((0, 13, 10, 32))

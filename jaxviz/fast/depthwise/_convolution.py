@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend.core import primitives
 
 from jaxviz.fast.machine_code import _machine
@@ -32,6 +33,7 @@ def pays(images: Any, kernel: Any, params: dict[str, Any]) -> bool:
         and params["feature_group_count"] == images.shape[3] == kernel.shape[3]
         and images.dtype == kernel.dtype == jnp.float32
         and params["preferred_element_type"] in (None, jnp.float32)
+        and params["precision"] in (None, (lax.Precision.DEFAULT,) * 2)  # "highest" is how to opt out, for jax.export
         and all(isinstance(size, int) and size for shape in (images.shape, kernel.shape) for size in shape)
         and images.shape[3] >= found.lanes
         and max(kernel.shape[:2]) <= MOST_SIDE
