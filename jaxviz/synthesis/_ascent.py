@@ -29,7 +29,7 @@ from jaxviz.synthesis._penalties import Penalty, Weighted
 from jaxviz.synthesis._render import render
 from jaxviz.synthesis._stages import Synthesis, Watch
 from jaxviz.synthesis._transforms import Transform
-from jaxviz.synthesis._views import WHOLE, is_of_parts, seen, views_of
+from jaxviz.synthesis._views import WHOLE, canvas, is_of_parts, seen, views_of
 
 
 @followed
@@ -38,7 +38,7 @@ def ascend(
     params: Any,
     key: Key,
     *,
-    size: int | tuple[int, ...] = 224,
+    size: int | tuple[int, ...] | None = None,
     steps: int | None = None,
     learning_rate: float | None = None,
     basis: Basis | None = None,
@@ -72,7 +72,8 @@ def ascend(
         key: the random key, for the start and the transformations. The same key gives the same bits.
         size: the size of the images in pixels: one side, (h, w), or (h, w, c) with the number of channels. By default
             images are RGB, or have the channels that the network takes if it does not take RGB. Colors are
-            decorrelated in RGB only.
+            decorrelated in RGB only. None: that of a `start` image, or 224; where units of layers see less, one and a
+            half receptive fields, at least 32.
         steps: the number of steps; None: 128 for the basis `natural`, 512 for others.
         learning_rate: the learning rate of Adam; None: 1 for `natural`, 0.05 for others.
         basis: what is optimized: `natural`, `fourier`, `pixels`, `maco`, or your own function `(height, width) ->
@@ -135,6 +136,8 @@ def ascend(
     options = {"views": views, "revive": revive, "steps": steps, "tolerance": tolerance, "every": every}
     options |= {"resume": resume, "callback": callback, "penalties": penalties, "transform": transform}
     options |= {"learning_rate": learning_rate, "optimizer": optimizer}
+    score = once(score)
+    size = _size_for(score, params, start) if size is None else size
     basis = (natural if start is None and is_of_parts(score) else fourier) if basis is None else basis
     return ascend_from(noise, score, params, key, _sized_as(size, start), basis=basis, **options)
 
@@ -212,6 +215,11 @@ def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -
         if not isinstance(pair, tuple | list) or len(pair) != 2 or callable(pair[0]) or not callable(pair[1]):
             raise ValueError(f"penalties: expected pairs of a weight and a function of images, got {pair!r}")
         check_number("the weight of a penalty", pair[0], "", np.isfinite)
+
+
+def _size_for(score: Score, params: Any, start: Any) -> Size:
+    shape = () if start is None or isinstance(start, str) else np.shape(start)
+    return (shape[-3], shape[-2]) if len(shape) in (3, 4) else canvas(score, params, 224)
 
 
 def _sized_as(size: Size, start: Any) -> Size:

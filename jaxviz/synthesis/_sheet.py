@@ -26,6 +26,7 @@ from jaxviz.synthesis._ascent import ascend, ascend_from
 from jaxviz.synthesis._magnitudes import natural
 from jaxviz.synthesis._minimize import DivergedError, other_run
 from jaxviz.synthesis._parameterization import Basis, fourier
+from jaxviz.synthesis._views import canvas
 
 
 class _Sheet(NamedTuple):
@@ -62,7 +63,7 @@ def sheet(
     *,
     layer: str,
     channels: Sequence[int] | np.ndarray | None = None,
-    size: int | tuple[int, ...] = 96,
+    size: int | tuple[int, ...] | None = None,
     steps: int = 128,
     batch_size: int = 16,
     basis: Basis | None = None,
@@ -82,7 +83,8 @@ def sheet(
             the others.
         layer: the layer whose channels are maximized, a name that `layers` lists.
         channels: which of them, in order; negative numbers count from the end; None: all.
-        size: the size of each image in pixels: one side, (h, w), or (h, w, c), as for `ascend`.
+        size: the size of each image in pixels: one side, (h, w), or (h, w, c), as for `ascend`. None: 96, or less where
+            the layer's units see less: one and a half receptive fields, at least 32.
         steps: the number of steps for each image.
         batch_size: images optimized at once; rounded up to a multiple of the number of local devices.
         basis: what is optimized: see `ascend`.
@@ -112,9 +114,10 @@ def sheet(
     instead = "it puts batches together on the host, so call it outside of jit, vmap and grad"
     check_untraced("sheet", params, key, instead=instead)
     check_count("batch_size", batch_size)
-    split_size(size)
     check_watch(1, callback)
     net = once(net)
+    size = canvas(channel(net, layer, 0), params, 96) if size is None else size
+    split_size(size)
     shape, wanted = _wanted(net, params, layer, channels, size)
     share = whole_shares(min(batch_size, len(wanted)))
     images, losses = _begun(resume, len(wanted), shape)

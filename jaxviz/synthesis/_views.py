@@ -1,10 +1,13 @@
 """What gradient ascent shows the network of an image at each step, where its caller does not say."""
 
+import functools
 from typing import Any
 
 import jax
 
 from jaxviz._types import Key, Score
+from jaxviz.program._image_channels import accepted
+from jaxviz.program._receptive_field import receptive_field
 from jaxviz.scores._algebra import Sum, Summable
 from jaxviz.scores._classes import Logit
 from jaxviz.synthesis._transforms import Transform, compose, crops, jitter_scale_rotate
@@ -36,6 +39,29 @@ def _has_classes(score: Score) -> bool:
 def is_of_parts(score: Score) -> bool:
     """Tell whether parts of an image say something about a score; of a function of one's own nothing is known."""
     return isinstance(score, Summable) and score.of_parts()
+
+
+def canvas(score: Score, params: Any, most: int) -> int:
+    """Return the side of the image that a score's units fill: one and a half receptive fields, in steps of 16 pixels.
+
+    At least 32 and at most `most`, which is also for scores of more than layers at all positions alike, and where a
+    receptive field cannot be told.
+    """
+    sides = []
+    for term in score.scores if isinstance(score, Sum) else (score,):
+        if isinstance(term, Sum):
+            sides.append(canvas(term, params, most))
+            continue
+        net, layer = getattr(term, "net", None), getattr(term, "layer", None)
+        if net is None or not isinstance(layer, str) or not is_of_parts(term):
+            return most
+        use = functools.partial(receptive_field, net, params, layer=layer, tokens=getattr(term, "tokens", None))
+        try:
+            _, field = accepted(use, params, most)
+        except ValueError:  # what is wrong with the layer or the images is said where the score is checked
+            return most
+        sides.append(min(most, max(32, -(-3 * max(field.size) // 32) * 16)))
+    return max(sides)
 
 
 def seen(transform: Transform | None, key: Key, images: Any) -> Any:

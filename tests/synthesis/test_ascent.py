@@ -16,6 +16,7 @@ import jaxviz
 from jaxviz.synthesis._magnitudes import MACO_SPECTRUM
 from jaxviz.synthesis._parameterization import COLOR_BASIS, fourier
 from jaxviz.synthesis._transforms import jitter_scale_rotate, resample, rolls
+from jaxviz.synthesis._views import canvas
 
 KEY = jax.random.key(5)
 UNMIXED = np.linalg.inv(COLOR_BASIS.T)
@@ -536,6 +537,27 @@ def test_what_returns_functions_returns_values(make):
     assert hash(first) == hash(again)
     assert re.search(r"\w+\(\w+=[\d(]", repr(first))
     assert first != jaxviz.fourier(8, 10)
+
+
+def test_the_canvas_is_as_large_as_what_units_see():
+    """A convolution of 3x3 after one of 5x5 with stride 2 sees 9 pixels, a third with stride 8 many more."""
+
+    def net(params, images):
+        x = jax.nn.relu(convolve(images, jnp.ones((5, 5, 3, 4)), 2))
+        x = jax.nn.relu(convolve(x, jnp.ones((3, 3, 4, 4))))
+        return jax.nn.relu(convolve(x, jnp.ones((21, 21, 4, 4)), 8)).mean((1, 2))
+
+    small, large = jaxviz.channel(net, "relu_1", 1), jaxviz.channel(net, "relu_2", 1)
+    assert [canvas(score, None, 224) for score in (small, large, small + 2 * large, small - 0.5 * small)] == [
+        32, 80, 80, 32
+    ]  # fmt: skip
+    whole = jaxviz.logit(net, 1), small + jaxviz.logit(net, 1), lambda _, x: x.mean((1, 2, 3))
+    assert [canvas(score, None, 224) for score in (*whole, jaxviz.neuron(net, "relu_1", 1))] == [224] * 4
+    assert canvas(jaxviz.channel(net, "nowhere", 1), None, 96) == 96
+    run = functools.partial(jaxviz.ascend, small, None, KEY, steps=1)
+    assert run().images.shape == (1, 32, 32, 3)
+    assert run(start=jnp.full((40, 48, 3), 0.5)).images.shape == (1, 40, 48, 3)
+    assert jaxviz.sheet(net, None, KEY, layer="relu_1", channels=[0, 2], steps=1).images.shape == (2, 32, 32, 3)
 
 
 def test_transforms_one_after_the_other():
