@@ -32,14 +32,32 @@ def entries_of(what: Any, kind: Kind | None, label: str = "") -> list[Entry]:
             raise ValueError(f"plot: expected a result with something to show, got {what!r}")
         return [Entry(_joined(label, name), look.kind, _checked(part, look.kind)) for name, part in parts.items()]
     if isinstance(what, list | tuple) and not hasattr(what, "_fields"):
+        if what and all(map(_is_one, what)) and len({np.ndim(one) for one in what}) == 1:  # of any sizes
+            return [_row_of(list(map(_as_array, what)), kind, label)]
         return [entry for part in what for entry in entries_of(part, kind, label)]
     array = _as_array(what)
+    if _is_one(array):
+        return [_row_of([array], kind, label)]
     found = kind or _told(array)
     return [Entry(label, found, _checked(array, found))]
 
 
 def _joined(label: str, name: Any) -> str:
     return f"{label} {name}".strip()
+
+
+def _is_one(what: Any) -> bool:
+    """Tell a single image (h, w, c), or a single map (h, w)."""
+    shape = np.shape(what) if hasattr(what, "shape") else ()
+    one = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
+    return one and min(shape[:2]) > 4
+
+
+def _row_of(ones: list[np.ndarray], kind: Kind | None, label: str) -> Entry:
+    # Together: one that is dark by itself is an image beside others.
+    together = np.concatenate([one.ravel() for one in ones]).reshape(1, 1, 1, -1)
+    found = kind or ("maps" if ones[0].ndim == 2 else _told(together, ones[0].shape))
+    return Entry(label, found, _checked(ones, found))
 
 
 def _as_array(what: Any) -> np.ndarray:
@@ -49,14 +67,12 @@ def _as_array(what: Any) -> np.ndarray:
             "plot: expected a result, images (n, h, w, c) in [0, 1], maps (n, h, w) or (n, h, w, c), or several of "
             f"them by name, got {type(what).__name__}"
         )
-    one = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3, 4) and min(array.shape[:2]) > 4)
-    if one or array.ndim not in (3, 4) or 0 in array.shape:
-        advice = "; one image or map is image[None]" if one else ""
-        raise ValueError(f"plot: expected images (n, h, w, c) or maps (n, h, w), got shape {array.shape}{advice}")
+    if (array.ndim not in (3, 4) and not _is_one(array)) or 0 in array.shape:
+        raise ValueError(f"plot: expected images (n, h, w, c) or maps (n, h, w), got shape {array.shape}")
     return array
 
 
-def _told(array: np.ndarray) -> Kind:
+def _told(array: np.ndarray, shape: tuple[int, ...] | None = None) -> Kind:
     """Return whether an array holds images or maps, or raise ValueError."""
     if array.ndim == 3 or not np.isfinite(array).all():  # which is refused as such
         return "maps"
@@ -68,7 +84,7 @@ def _told(array: np.ndarray) -> Kind:
     if low < -_NEAR or high > 1 + _NEAR or (low < 0 and high < _NEAR):
         return "maps"
     raise ValueError(
-        f"plot: expected images in [0, 1] or maps, got an array {array.shape} from {low:.3g} to {high:.3g}, which may "
+        f"plot: expected images in [0, 1] or maps, got {shape or array.shape} from {low:.3g} to {high:.3g}, which may "
         "be either: say kind='images' or kind='maps'"
     )
 

@@ -48,7 +48,9 @@ def plot(
 
     Args:
         what: a result of any function here, images `(n, h, w, c)` in [0, 1], maps `(n, h, w)` or `(n, h, w, c)`, or
-            several of them: a list, or a dictionary whose names label the rows, such as methods or values of a sweep.
+            several of them: a list, or a dictionary whose names label the rows, such as methods or values of a sweep. A
+            list may also be of single images `(h, w, c)` or maps `(h, w)`, of any sizes. Numbers `(n,)` are drawn as a
+            line, places in the plane `(n, 2)` as points.
         images: `(n, h, w, c)` in [0, 1], what the maps explain: a first row, and what is below maps that are blended.
         kind: "images" or "maps", where an array with channels may be either; None: images are in [0, 1].
         method: of maps: "heat_map" alone; "blended_heat_map" over the gray image; "masked_image" and "alpha_scaling",
@@ -134,6 +136,9 @@ def _charted(what: Any) -> tuple[dict[str, np.ndarray], str] | None:
     """Return the lines or points of a result, or of several by name; None if there are none."""
     named = what if isinstance(what, dict) else {"": what}
     looks = [look_of(part) for part in named.values()]
+    for is_kind, chart in ((_is_line, "lines"), (_is_points, "points")):
+        if named and all(map(is_kind, named.values())):
+            return {name: np.asarray(values) for name, values in named.items()}, chart
     kinds = {look.kind if look else None for look in looks}
     if not kinds & {"lines", "points"}:
         return None
@@ -145,6 +150,14 @@ def _charted(what: Any) -> tuple[dict[str, np.ndarray], str] | None:
         for part, values in parts_of(result, look).items()  # type: ignore[arg-type]
     }
     return found, str(kinds.pop())
+
+
+def _is_line(what: Any) -> bool:
+    return hasattr(what, "dtype") and np.ndim(what) == 1 and np.dtype(what.dtype).kind in "biuf" and len(what) > 0
+
+
+def _is_points(what: Any) -> bool:
+    return hasattr(what, "dtype") and np.ndim(what) == 2 and np.shape(what)[1] == 2 and len(what) > 0
 
 
 def _under(images: Any, entries: Sequence[Entry], method: Method) -> list[np.ndarray] | None:

@@ -64,6 +64,19 @@ def test_signs():
     assert limits(jaxviz.plot(np.zeros((1, 4, 4))), 1) == [(0, 1)]
 
 
+def test_single_images_of_any_sizes_maps_and_lines():
+    images = [IMAGES[0], IMAGES[1, :6, :9], 0.01 * IMAGES[2]]  # one is dark, which by itself could be a map
+    figure = jaxviz.plot({"three": images, "one": IMAGES[3], "map": MAPS[0], "maps": [MAPS[1], MAPS[2, :5]]}, columns=8)
+    assert [axes.images[-1].get_array().shape[:2] for axes in figure.axes[:7]] == [
+        (8, 12), (6, 9), (8, 12), (8, 12), (8, 12), (8, 12), (5, 12)
+    ]  # fmt: skip
+    np.testing.assert_allclose(figure.axes[2].images[-1].get_array(), images[2], atol=1e-6)
+    points = jaxviz.plot(RNG.normal(size=(30, 2)))
+    assert points.axes[0].collections[0].get_offsets().shape == (30, 2)
+    lines = jaxviz.plot({"loss": np.arange(5.0), "other": jnp.ones(7)}).axes[0].lines
+    assert [(line.get_label(), *line.get_ydata()[[0, -1]]) for line in lines] == [("loss", 0, 4), ("other", 1, 1)]
+
+
 def test_images_beside_and_below():
     figure = jaxviz.plot(BOTH, images=IMAGES, titles=list("abcd"), title="T")
     assert len(figure.axes) == 12
@@ -141,8 +154,10 @@ assert plt.get_fignums() == [] and plt.get_backend() == before
 @pytest.mark.parametrize(
     ("what", "options", "message"),
     [
-        (IMAGES[0], {}, r"got shape \(8, 12, 3\); one image or map is image\[None\]"),
-        (MAPS[0], {}, r"got shape \(8, 12\); one image or map"),
+        (IMAGES[:0], {}, r"got shape \(0, 8, 12, 3\)"),
+        (MAPS[0][:, :3], {}, r"got shape \(8, 3\)"),
+        (MAPS[:, :0], {}, r"got shape \(4, 0, 12\)"),
+        ([0.001 * IMAGES[0], 0.001 * IMAGES[1]], {}, r"got \(8, 12, 3\) .* which may be either"),
         (np.full((1, 8, 8, 3), 1e-3), {}, "which may be either: say kind='images' or kind='maps'"),
         (IMAGES * 1.05, {}, "which may be either"),
         (np.where(IMAGES > 0.9, np.nan, IMAGES), {}, "got NaN or infinite values in number 0"),
