@@ -5,6 +5,8 @@
 Every image is of one color, so that what the browser has drawn tells which image is where.
 """
 
+import statistics
+
 import numpy as np
 import pytest
 from chromium import drawn, opened_at, settle
@@ -174,34 +176,23 @@ def test_a_narrow_screen_has_room_for_both(browser, small):
         assert aside["y"] >= plane["y"] + plane["height"]
 
 
-def test_a_frame_draws_once_what_is_in_sight(browser, tmp_path):
-    """Of 4,000 images: many events between two frames make one redraw, and what is out of sight is not drawn."""
+def test_thousands_stay_smooth(browser, tmp_path):
+    """Measured: the time between frames of a map of 4,000 images that is moved and zoomed all the time."""
     path, _ = made(tmp_path, 4000)
     with opened_at(browser, path) as page:
-        drawn = page.evaluate(
+        frames = page.evaluate(
             """async () => {
-                const canvas = document.querySelector(".plane canvas"), counts = [];
-                const plain = CanvasRenderingContext2D.prototype.drawImage;
-                let count = 0;
-                CanvasRenderingContext2D.prototype.drawImage = function (...given) {
-                    count++;
-                    return plain.apply(this, given);
-                };
+                const canvas = document.querySelector(".plane canvas"), times = [];
                 canvas.focus();
-                const frame = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-                const closer = [...Array(8).fill("ArrowLeft"), ...Array(6).fill("+")];
-                for (const keys of [["ArrowLeft"], Array(9).fill("ArrowRight"), closer]) {
-                    await frame();
-                    count = 0;
-                    for (const key of keys) canvas.dispatchEvent(new KeyboardEvent("keydown", { key }));
-                    await frame();
-                    counts.push(count);
+                for (let i = 0; i < 60; i++) {
+                    const key = ["+", "ArrowLeft", "ArrowUp", "-", "ArrowRight", "ArrowDown"][i % 6];
+                    canvas.dispatchEvent(new KeyboardEvent("keydown", { key }));
+                    const start = performance.now();
+                    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+                    times.push((performance.now() - start) / 2);
                 }
-                return counts;
+                return times;
             }"""
         )
-        once, nine_moves, zoomed_in = drawn
-        print(f"4,000 images: {once} drawn for one move, {nine_moves} for nine between frames, {zoomed_in} zoomed in")
-        assert 1000 < once <= 4000
-        assert nine_moves <= 4000
-        assert 0 < zoomed_in < once / 4
+        print(f"4,000 images: {statistics.median(frames):.1f} ms a frame, at most {max(frames):.1f}")
+        assert statistics.median(frames) < 150  # 22 ms on two free cores, drawn without a graphics card
