@@ -85,7 +85,9 @@ def _checked(titles: Sequence[str] | None, count: int) -> list[str]:
 
 def drawn(grid: Grid, style: Style, title: str | None, size: tuple[float, float] | None) -> Figure:
     """Return the figure."""
-    figure = ShownFigure(figsize=size or _size(grid, style, title), layout="compressed")
+    # Where shapes differ, the other layout would make a line as low as its widest image, and leave the rest empty.
+    layout = "compressed" if all(len(set(shapes)) == 1 for shapes in _aspects(grid)) else "constrained"
+    figure = ShownFigure(figsize=size or _size(grid, style, title), layout=layout)
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
     if title:
         figure.suptitle(title)
@@ -120,9 +122,14 @@ def _size(grid: Grid, style: Style, title: str | None) -> tuple[float, float]:
 
 
 def _heights(grid: Grid) -> list[float]:
-    """Return the heights of lines, with the width of a column as 1."""
+    """Return the heights of lines, with the width of a column as 1: those of the images, or of most of them."""
+    return [min(max(float(np.quantile(shapes, 0.75)), 0.2), 5.0) for shapes in _aspects(grid)]
+
+
+def _aspects(grid: Grid) -> list[list[float]]:
+    """Return how high the images of each line are, with their width as 1."""
     shape = lambda panel: (panel.values if panel.below is None else panel.below).shape
-    return [min(max(max(shape(x)[0] / shape(x)[1] for x in line), 0.2), 5.0) for line in grid.lines]
+    return [[shape(panel)[0] / shape(panel)[1] for panel in line] for line in grid.lines]
 
 
 def _label(axes: Any, grid: Grid, panel: Panel, number: int, column: int, *, first: bool) -> None:
