@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 
 from entries import Entry
-from examples import Ran
 from markdown_it import MarkdownIt
+from outputs import Ran
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer

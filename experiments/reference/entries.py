@@ -103,8 +103,9 @@ def _alias(name: str) -> tuple[Path, str, str]:
         body = ast.parse(source).body
         for node, after in zip(body, [*body[1:], None], strict=True):
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-                told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                return path, ast.unparse(node), inspect.cleandoc(after.value.value) if told else ""
+                text = after.value if isinstance(after, ast.Expr) else None
+                told = str(text.value) if isinstance(text, ast.Constant) else ""
+                return path, ast.unparse(node), inspect.cleandoc(told)
     raise ValueError(f"{name}: expected an assignment in {ROOT}, found none")
 
 

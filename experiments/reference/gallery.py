@@ -25,6 +25,7 @@ def methods() -> dict[str, list[Method]]:
     text = (ROOT / "README.md").read_text()
     lines = [line for line in text.split("| method | paper |")[1].split("\n\n")[0].splitlines()[2:]]
     found: dict[str, list[Method]] = {}
+    question = ""
     for line in lines:
         name, paper, functions, picture = (cell.strip() for cell in line.strip("|").split("|"))
         figures = re.findall(r"\(experiments/figures/([\w.]+)\)", picture)

@@ -3,22 +3,24 @@
     pip install '.[docs]' && python experiments/reference/make.py --out reference
 
 Open `reference/index.html`. The examples run as doctest would run them, and results that show themselves are on the
-page, as in a notebook; ten minutes on two busy cores. `--text` runs none: seconds, with the output that the
+page, as in a notebook; one to three minutes on two cores. `--text` runs none: seconds, with the output that the
 docstrings say, which the tests check.
 An example that fails, a name without a text, or a link that leads nowhere is an error.
 """
 
 import argparse
 import html
+import os
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import docstrings
 import entries
-import examples
 import gallery
 import jinja2
+import outputs
 from pygments.formatters import HtmlFormatter
 
 import jaxviz
@@ -30,6 +32,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reference"), help="the folder that the pages are written to")
     parser.add_argument("--text", action="store_true", help="run no examples: the output is what the docstrings say")
     options = parser.parse_args()
+    # As in the tests: nearly all of the time goes into compiling small programs that run once.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
     make(options.out, run=not options.text)
     print(options.out / "index.html")
 
@@ -47,13 +51,14 @@ def make(out: Path, *, run: bool = True) -> None:
         gallery.copy(figure, out)
     template = _template(pages, homes)
     link = lambda name: _address(name, homes)
+    words = [(name, html.escape(stands), docstrings.prose(text, link)) for name, stands, text in entries.glossary()]
+    inside = dict.fromkeys((name for name, *_ in words), "index") | homes
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        shown = {page.slug: [_shown(entry, run, link) for entry in page.entries] for page in pages}
+        shown = {page.slug: [_shown(entry, run, link, inside) for entry in page.entries] for page in pages}
     for page in pages:
         text = template.render(page=page, shown=shown[page.slug], figures=figures)
         (out / f"{page.slug}.html").write_text(text)
-    words = [(name, html.escape(stands), docstrings.prose(text, link)) for name, stands, text in entries.glossary()]
     introduction = docstrings.prose(entries.introduction(), link)
     index = template.render(page=None, introduction=introduction, methods=methods, words=words)
     (out / "index.html").write_text(index)
@@ -69,13 +74,15 @@ def _address(name: str, homes: dict[str, str]) -> str | None:
     return f"{homes[name]}.html#{name}" if name in homes else None
 
 
-def _shown(entry: entries.Entry, run: bool, link: docstrings.Link) -> tuple[entries.Entry, str, str, list]:
+def _shown(
+    entry: entries.Entry, run: bool, link: docstrings.Link, inside: dict[str, str]
+) -> tuple[entries.Entry, str, str, list[Any]]:
     """Return an entry with the HTML of its signature and its text, and its methods likewise."""
     if not entry.doc:
         raise ValueError(f"{entry.name}: expected a docstring")
-    told = docstrings.rendered(entry, examples.ran(entry.name, entry.doc, run=run), link)
-    types_linked = docstrings.code(entry.signature, lambda name: None if name == entry.name else link(name))
-    return entry, types_linked, told, [_shown(method, run, link) for method in entry.methods]
+    told = docstrings.rendered(entry, outputs.ran(entry.name, entry.doc, run=run), link)
+    signature = docstrings.code(entry.signature, lambda name: None if name == entry.name else _address(name, inside))
+    return entry, signature, told, [_shown(method, run, link, inside) for method in entry.methods]
 
 
 def _template(pages: list[entries.Page], homes: dict[str, str]) -> jinja2.Template:
@@ -96,10 +103,10 @@ def lost_links(out: Path) -> list[str]:
     places = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in texts.items()}
     lost = []
     for name, text in texts.items():
-        for address in set(re.findall(r'(?:href|src)="([^"]+)"', text)):
+        for address in set(re.findall(r'(?:href|src)="(?!data:)([^"]+)"', text)):
             file, _, place = address.partition("#")
             wrong = not (out / (file or name)).is_file() or (place and place not in places.get(file or name, set()))
-            if wrong and not address.startswith("data:"):
+            if wrong:
                 lost.append(f"{address} in {name}")
     return sorted(lost)
 
