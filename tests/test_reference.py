@@ -107,4 +107,6 @@ def test_signatures_are_those_of_the_source(reference):
     assert found["recipe"] == "recipe(name: str, *, rate: float = 1.0) -> dict[str, Any]"
     assert found["ReceptiveField"].startswith("ReceptiveField(\n    size: tuple[int, int],\n")
     assert found["Transform"] == "Transform = Callable[[Key, Images], Transformed]"
+    assert "    params: Any,\n    *,\n    size: int" in found["Network"]
+    assert 'losses: Float[Array, "steps"]' in found["Fooled"]
     assert found["ImageError"] == "class ImageError"

@@ -132,7 +132,7 @@ def _node(value: Any) -> ast.AST:
 def _text(node: ast.AST | None) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
-    return "" if node is None else ast.unparse(node).replace("'", '"')
+    return "" if node is None else re.sub(r'" (\w+)"', r'"\1"', _plain(node))  # jaxtyping's way to write one axis
 
 
 def _of_function(name: str, value: Any) -> tuple[str, dict[str, str]]:
@@ -180,16 +180,17 @@ def _of_class(name: str, value: type) -> tuple[str, dict[str, str]]:
         node = _node(base)
         assert isinstance(node, ast.ClassDef), name
         for line in node.body:
-            if isinstance(line, ast.AnnAssign) and _text(line.target) in fields:
+            if isinstance(line, ast.AnnAssign):
                 kinds.setdefault(_text(line.target), _text(line.annotation))
                 if line.value is not None and "field(" not in ast.unparse(line.value):
                     defaults.setdefault(_text(line.target), _plain(line.value))
     parts = [
-        "*"
-        if field == "_"
-        else f"{field}: {kinds.get(field, 'Any')}" + (f" = {defaults[field]}" if field in defaults else "")
+        f"{field}: {kinds.get(field, 'Any')}" + (f" = {defaults[field]}" if field in defaults else "")
         for field in fields
     ]
+    named = [getattr(found, "kw_only", False) for found in getattr(value, "__dataclass_fields__", {}).values()]
+    if any(named):
+        parts.insert(named.index(True), "*")
     return _laid_out(name, parts, ""), kinds
 
 
