@@ -3,7 +3,7 @@
     pip install '.[docs]' && python experiments/reference/make.py --out reference
 
 Open `reference/index.html`. The examples run as doctest would run them, and results that show themselves are on the
-page, as in a notebook; one to three minutes on two cores. `--text` runs none: seconds, with the output that the
+page, as in a notebook, in two minutes of processor time. `--text` runs none: seconds, with the output that the
 docstrings say, which the tests check.
 An example that fails, a name without a text, or a link that leads nowhere is an error.
 """

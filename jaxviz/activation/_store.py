@@ -267,9 +267,8 @@ def _open_array(folder: Path, row: tuple[int, ...], count: int, ahead: int) -> A
         raise _damaged(folder, f"values holds {array.dtype.name} of shape {array.shape}, where rows of {row} belong")
     if not count <= array.shape[0] <= count + ahead:
         raise _damaged(folder, f"rows.jsonl lists {count} rows, and values holds {array.shape[0]}: one of them is old")
-    packed = any(
-        codec["name"] == "zstd" for codec in array.codec.to_json()["codecs"]
-    )  # not in earlier versions' stores
+    codec: Any = array.codec
+    packed = any(step["name"] == "zstd" for step in codec.to_json()["codecs"])  # not in earlier versions' stores
     _check_chunks(folder, expected, count, packed)
     return array
 
