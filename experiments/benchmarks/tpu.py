@@ -211,9 +211,11 @@ def compiled(call: Call, subject: Subject, chip: str, count: int, dtype: str) ->
     inside, outside = collectives(text)
     return {
         "seconds": seconds, "batch": subject.batch, "memory": needed, "flops": flops, "bytes": touched,
-        "fits": int(subject.batch + (memory - needed) / each), "milliseconds": 1e3 * max(flops / rate, touched / bandwidth),
+        "fits": int(subject.batch + (memory - needed) / each),
+        "milliseconds": 1e3 * max(flops / rate, touched / bandwidth),
         "bound": "operations" if flops / rate > touched / bandwidth else "bytes", "padding": padding(text),
-        "in_loops": inside, "collectives": outside, "custom_calls": sorted(set(re.findall(r'custom_call_target="([^"]+)"', text))),
+        "in_loops": inside, "collectives": outside,
+        "custom_calls": sorted(set(re.findall(r'custom_call_target="([^"]+)"', text))),
     }  # fmt: skip
 
 
@@ -267,7 +269,7 @@ def padding(text: str) -> float:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown: one chip first, then what is said of several."""
     lines = [
-        "| method, network | chip | type | memory, GB | largest batch | ms at the peak | bound by | padding | compile, s |"
+        "| method, network | chip | type | memory, GB | largest batch | ms at peak | bound by | padding | compile, s |"
     ]
     lines.append("|" + "---|" * 9)
     for row in rows:

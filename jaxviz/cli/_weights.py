@@ -23,7 +23,7 @@ class List(Verb):
 
         rows = _load.available().values()
         cells = [
-            (row.name, f"{4 * row.size / 1e6:.0f}", "yes" if row.cached else "", row.licence, row.description)
+            (row.name, f"{4 * row.size / 1e6:.0f}", "yes" if row.cached else "", row.license, row.description)
             for row in rows
         ]
         _print_table(("name", "MB", "cached", "license", "what"), cells)

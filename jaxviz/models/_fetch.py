@@ -65,7 +65,7 @@ class Entry(NamedTuple):
     """
 
     description: str
-    licence: str
+    license: str
     sources: tuple[UrlSource | PackageSource, ...]
     digest: str = ""
     expected: Expected = Expected({}, {})
@@ -101,7 +101,7 @@ def _entry(table: dict[str, Any], classes: dict[str, list[int]]) -> Entry:
     features = table.get("features", {})
     return Entry(
         table["description"],
-        table["licence"],
+        table["license"],
         tuple(_source(source) for source in table["sources"]),
         table.get("digest", ""),
         Expected({} if features else classes, features),

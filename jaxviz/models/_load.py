@@ -43,7 +43,7 @@ class Pretrained(NamedTuple):
         description: what it is, in a sentence.
         size: the number of its parameters.
         source: where the weights are fetched from.
-        licence: the license of the weights.
+        license: the license of the weights.
         cached: whether they are already on this machine.
     """
 
@@ -51,7 +51,7 @@ class Pretrained(NamedTuple):
     description: str
     size: int
     source: str
-    licence: str
+    license: str
     cached: bool
 
 
@@ -114,7 +114,7 @@ def available() -> dict[str, Pretrained]:
 
     Example:
         >>> import jaxviz
-        >>> print(jaxviz.available()["vgg16_features"].licence)
+        >>> print(jaxviz.available()["vgg16_features"].license)
         CC-BY-4.0, K. Simonyan and A. Zisserman
     """
     return {
@@ -123,7 +123,7 @@ def available() -> dict[str, Pretrained]:
             description=entry.description,
             size=sum(leaf.size for leaf in jax.tree.leaves(network_of(name).params())),
             source=str(entry.sources[0]),
-            licence=entry.licence,
+            license=entry.license,
             cached=_cache_path(name).is_file(),
         )
         for name, entry in read_manifest().items()

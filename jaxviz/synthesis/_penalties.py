@@ -53,6 +53,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """The standard deviation of ImageNet's photographs, in RGB."""
 
 Penalty = Callable[..., Float[Array, " n"]]
+"""`penalty(images) -> (n,)`: what an image costs, such as `l2` or `total_variation`. It is added to the loss."""
 
 
 @jax.tree_util.register_dataclass

@@ -8,6 +8,7 @@ import zlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 from nets import small_net
 
 import jaxviz
@@ -59,7 +60,11 @@ def lines(change):
 
 
 def flipped(place, bit=6):
-    return lambda data: data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :]
+    def flip(data):
+        at = place % len(data)
+        return data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
+
+    return flip
 
 
 def without_sums(data):
@@ -78,8 +83,11 @@ OLD = json.dumps({"layer": "relu_1", "pool": "mean", "size": [16, 16], "batch_si
 DAMAGES = {
     "a chunk is missing": (lambda store: (store / CHUNK).unlink(), f"{CHUNK} is missing"),
     "the last chunk is missing": (lambda store: (store / "values/c/4/0").unlink(), "values/c/4/0 is missing"),
-    "a chunk is cut short": (changed(CHUNK, lambda data: data[:50]), f"{CHUNK} has 50 bytes and not 124"),
-    "a chunk is empty": (changed(CHUNK, lambda data: b""), f"{CHUNK} has 0 bytes and not 124"),
+    "a chunk is cut short": (changed(CHUNK, lambda data: data[:50]), f"{CHUNK} has 50 bytes, which are not"),
+    "a chunk is empty": (changed(CHUNK, lambda data: b""), f"{CHUNK} has 0 bytes, which are not"),
+    "a chunk lacks a byte": (changed(CHUNK, lambda data: data[:-1]), f"{CHUNK} has [0-9]+ bytes, which are not"),
+    "a chunk is of zeros": (changed(CHUNK, lambda data: bytes(len(data))), f"{CHUNK} has [0-9]+ bytes, which are not"),
+    "a chunk is longer": (changed(CHUNK, lambda data: data + b"0"), f"{CHUNK} has [0-9]+ bytes, which are not"),
     "no values": (lambda store: shutil.rmtree(store / "values"), "values/zarr.json is missing"),
     "no description": (lambda store: (store / "values/zarr.json").unlink(), "values/zarr.json is missing"),
     "a broken description": (changed("values/zarr.json", lambda data: data[:60]), "DATA_LOSS: .*Invalid JSON"),
@@ -120,7 +128,7 @@ def test_damage_is_told_when_a_store_is_opened(damage, store, small_params):
     assert content(store) == before  # nothing is made worse
 
 
-@pytest.mark.parametrize("place", [0, 37, 119, 121])
+@pytest.mark.parametrize("place", [20, 37, -6, -2])
 def test_a_flipped_bit_is_told_when_it_is_read(place, store, small_params):
     changed(CHUNK, flipped(place))(store)
     values = find(small_params, store).values
@@ -138,7 +146,7 @@ def test_a_flipped_bit_is_told_when_it_is_read(place, store, small_params):
 
 
 def test_a_damaged_chunk_is_not_written_to(store, small_params):
-    changed("values/c/4/0", flipped(3))(store)
+    changed("values/c/4/0", flipped(20))(store)
     more = np.concatenate([IMAGES, IMAGES[:1]])
     with pytest.raises(ValueError, match=f"{re.escape(str(store))}: this store is damaged: .*values/c/4/0"):
         find(small_params, store, more)
@@ -186,7 +194,47 @@ def test_what_the_checks_of_a_line_are(kept):
     assert first["first"] == 4
     described = json.loads((kept / "values" / "zarr.json").read_text())
     assert described["fill_value"] == "NaN"
-    assert described["codecs"][-1]["name"] == "crc32c"
+    assert [codec["name"] for codec in described["codecs"]] == ["bytes", "zstd", "crc32c"]
+
+
+@pytest.mark.parametrize("shape", [(1,), (4000,), (60_000,), (300_000,)])
+@pytest.mark.parametrize("kind", ["random", "sparse", "zeros"])
+def test_what_a_frame_says_of_its_size_is_true(shape, kind, tmp_path):
+    """Of tensorstore's own: of one and of many blocks, packed, raw and repeated ones."""
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    values = {"random": values, "sparse": np.maximum(values, 0), "zeros": 0 * values + 1}[kind]
+    written(tmp_path, values, shape, [{"name": "zstd", "configuration": {"level": 3}}])
+    file = tmp_path / "c" / "0"
+    size = len(file.read_bytes())
+    assert _store.frame_size(file) == size
+    for cut in {0, 3, 5, 8, size // 2, size - 1}:
+        file.write_bytes(file.read_bytes()[:cut] if cut < len(file.read_bytes()) else b"")
+        assert _store.frame_size(file) > cut
+
+
+def written(folder, values, chunk, codecs):
+    metadata = {
+        "shape": values.shape,
+        "data_type": "float32",
+        "fill_value": "NaN",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, *codecs],
+    }
+    where = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder)}, "metadata": metadata}
+    tensorstore.open(where, create=True).result().write(values).result()
+
+
+def test_a_store_of_before_they_were_compressed_is_gone_on_with(kept, store, tmp_path, small_params):
+    """Its chunks stay as they are, and those that are added are like them."""
+    values = np.asarray(find(small_params, kept).values)
+    shutil.rmtree(store / "values")
+    lines(lambda rows: rows[:5])(store)  # 20 rows
+    written(store / "values", values[:20], (5, 6), [{"name": "crc32c"}])
+    np.testing.assert_array_equal(np.asarray(find(small_params, store).values), values)
+    assert {path.stat().st_size for path in (store / "values" / "c").rglob("*") if path.is_file()} == {124}
+    changed(CHUNK, lambda data: data[:50])(store)
+    with pytest.raises(ValueError, match=f"{CHUNK} has 50 bytes, which are not a whole chunk"):
+        find(small_params, store)
 
 
 def test_stored_rows_are_an_array(kept, small_params):

@@ -195,7 +195,7 @@ def test_the_manifest_is_whole():
     assert {"vgg16_features", "efficientnet_lite0", "alexnet", "vgg11", "vgg13", "vgg16", "vgg19"} <= set(manifest)
     for entry in manifest.values():
         assert entry.description
-        assert entry.licence
+        assert entry.license
         assert entry.sources
         for source in entry.sources:
             digests = source[1::2] if isinstance(source, PackageSource) else [source.sha256]
