@@ -96,10 +96,10 @@ def methods(s: Subject) -> dict[str, Call | str]:
     """Return each public method as a function of parameters and images, or why there is none for a TPU."""
     score = jaxviz.logit(s.net, LABEL) if s.classes else jaxviz.channel(s.net, s.layer, LABEL)
     many = jaxviz.channel(s.net, s.layer, jnp.arange(s.batch))
-    steps = {"steps": 16}
-    last = {"layer": s.layer}
+    steps: dict[str, Any] = {"steps": 16}
+    last: dict[str, Any] = {"layer": s.layer}
     host, data = "host: NumPy or a library on features", "host: its loop reads data; its program is `capture`"
-    layers = {"layers": [s.layer]}
+    layers: dict[str, Any] = {"layers": [s.layer]}
     picture = jnp.linspace(0, 1, 64 * 64 * 3).reshape(64, 64, 3)
     return {
         "capture": lambda p, x: jaxviz.capture(s.net, s.layer)(p, x)[1][s.layer],
@@ -112,7 +112,7 @@ def methods(s: Subject) -> dict[str, Call | str]:
         "deconvnet": lambda p, x: jaxviz.deconvnet(score, p, x),
         "lrp": lambda p, x: jaxviz.lrp(score, p, x).maps,
         "occlusion": lambda p, x: jaxviz.occlusion(score, p, x, window=s.size // 4, stride=s.size // 4),
-        "rise": lambda p, x: jaxviz.rise(score, p, KEY, x, samples=32),
+        "rise": lambda p, x: jaxviz.rise(score, p, KEY, x, masks=32),
         "grad_cam": lambda p, x: jaxviz.grad_cam(score, p, x, **last),
         "guided_grad_cam": lambda p, x: jaxviz.guided_grad_cam(score, p, x, **last),
         "deletion": lambda p, x: jaxviz.deletion(score, p, x, x[..., 0], step=s.size**2 // 8).values,
@@ -126,7 +126,7 @@ def methods(s: Subject) -> dict[str, Call | str]:
                 s.net, p, KEY, x, [picture], content_layers=[s.layer], style_layers=[s.layer], **steps
             ).images
         ),
-        "restyle": lambda p, x: jaxviz.restyle(jaxviz.load_style_net(), x, style=0),
+        "style_net": lambda p, x: jaxviz.style_net(jaxviz.load_style_net(), x, style=0),
         "attention_rollout": "only of networks with attention; none here",
         "attention_relevance": "only of networks with attention; none here",
         **dict.fromkeys(("features", "top_patches"), data),

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 _SIDE = 512  # of the canvas, in pixels; strokes are drawn at this size, and then made smaller with it
-_Points = np.ndarray
 
 
 class _Painting(NamedTuple):
@@ -84,7 +83,9 @@ def paint(name: str) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def _stroke(pencil: ImageDraw.ImageDraw, painting: _Painting, start: _Points, width: float, length: int, draw) -> None:
+def _stroke(
+    pencil: ImageDraw.ImageDraw, painting: _Painting, start: tuple[float, float], width: float, length: int, draw
+) -> None:
     """Draw a stroke of one color that follows the painting, as bristles side by side, each of its own shade."""
     color = np.array(painting.colors(*np.clip(start, 0, 1))) + draw.normal(0, 0.05, 3) + draw.normal(0, 0.04)
     x, y, line = *np.asarray(start) * _SIDE, []

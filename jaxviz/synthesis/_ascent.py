@@ -218,8 +218,8 @@ def _check(transform: Any, optimizer: Any, learning_rate: Any, penalties: Any) -
 
 
 def _size_for(score: Score, params: Any, start: Any) -> Size:
-    shape = () if start is None or isinstance(start, str) else np.shape(start)
-    return (shape[-3], shape[-2]) if len(shape) in (3, 4) else canvas(score, params, 224)
+    shape = np.shape(0 if start is None or isinstance(start, str) else start)
+    return tuple(shape[-3:-1]) if len(shape) in (3, 4) else canvas(score, params, 224)
 
 
 def _sized_as(size: Size, start: Any) -> Size:
