@@ -125,7 +125,7 @@ def test_extras_and_the_default_have_the_same_packages():
     default, alone = PROJECT["project"]["dependencies"], PROJECT["dependency-groups"]["alone"]
     parts = ["data", "embed", "weights", "train", "fast", "photos", "plot", "cli"]
     assert {*default} == {*alone}.union(*(EXTRAS[part] for part in parts))
-    assert {"table", "umap", "video", "docs", "test", "dev"} == {*EXTRAS} - {*parts}
+    assert {"table", "umap", "video", "notebooks", "docs", "test", "dev"} == {*EXTRAS} - {*parts}
 
 
 def test_the_table_comes_with_a_plain_install():

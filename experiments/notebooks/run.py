@@ -17,8 +17,6 @@ import tyro
 from nbclient import NotebookClient
 from PIL import Image
 
-from jaxviz._files import write_atomically
-
 HERE = Path(__file__).parent
 
 
@@ -40,7 +38,9 @@ def main(small: bool = False, out: Path = HERE, only: tuple[str, ...] = ()) -> N
         numbers.source = numbers.metadata["small"] if small else asked
         NotebookClient(book, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}).execute()
         numbers.source = asked
-        write_atomically(out / path.name, nbformat.writes(tidied(book)).encode())
+        written = out / f"{path.name}.new"
+        written.write_text(nbformat.writes(tidied(book)))
+        written.replace(out / path.name)  # whole, or not at all
         print(path.name, f"{(out / path.name).stat().st_size / 1e6:.2f} MB", flush=True)
 
 

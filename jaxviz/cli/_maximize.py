@@ -18,10 +18,13 @@ from jaxviz._files import alone_at, file_name, plain, write_atomically
 from jaxviz._options import check_positive
 from jaxviz.cli._files import digest, files, make_each
 from jaxviz.cli._models import Model, check_layers, load_model
+from jaxviz.cli._own_models import is_own
 from jaxviz.cli._runs import interrupts, read, save_as_it_comes, settings_of, stop
 from jaxviz.cli._synthesis import Ascend, Dream, Sheet
 from jaxviz.data._folder import check_writable
+from jaxviz.image._checks import sides_of
 from jaxviz.image._video import check_pyav
+from jaxviz.synthesis._views import canvas
 
 SHEET_SIZE = 96  # of images that are many, where the network has no size that it must have
 
@@ -32,6 +35,8 @@ def ascend(options: Ascend) -> None:
     model = options.model or ("efficientnet_lite0" if options.layer is None else "vgg16_features")
     loaded = load_model(model, options.size, output=options.output)
     net, params = loaded.network
+    score = _classes(options, loaded) if options.layer is None else _units(net, options.layer, options.target)
+    loaded = loaded if options.start is not None else _as_units_see(loaded, options.size, score)
     how: dict[str, Any] = {"size": loaded.full_size, "tolerance": options.tolerance}
     if options.recipe is None:
         how |= {"steps": options.steps, "learning_rate": options.learning_rate}
@@ -39,13 +44,19 @@ def ascend(options: Ascend) -> None:
         how |= jaxviz.recipe(options.recipe)
     if options.start is not None:
         how["start"] = loaded.read(options.start)
-    score = _classes(options, loaded) if options.layer is None else _units(net, options.layer, options.target)
     ignored = () if options.recipe is None else ("steps", "learning_rate")  # the paper's are taken
     more = {"model": model, "network": loaded.digest(), "size": loaded.size}
     settings = settings_of(options, ignored=ignored, by=f"--recipe {options.recipe}", **more)
     run = functools.partial(jaxviz.ascend, score, params, jax.random.key(options.seed), **how)
     at = options.out / f"{file_name('-'.join([options.layer or model, *options.target]))}-ascend"
     print(save_as_it_comes(run, at, settings, options))
+
+
+def _as_units_see(model: Model, asked: int | None, score: Any) -> Model:
+    """Return the model with images as large as what the units see, where nobody says how large they are."""
+    if asked is not None or (is_own(model.name) and model.network.size is not None):
+        return model
+    return model._replace(size=canvas(score, model.network.params, max(sides_of(model.size))))
 
 
 def _classes(options: Ascend, model: Model) -> Any:
@@ -79,6 +90,7 @@ def sheet(options: Sheet) -> None:
     model = load_model(options.model, options.size, output=options.output, default=SHEET_SIZE)
     check_layers(options, model, "layer")
     net, params = model.network
+    model = _as_units_see(model, options.size, jaxviz.channel(net, options.layer, 0))
     settings = settings_of(options, network=model.digest(), size=model.size)
     channels = _channels(options.layer, options.target).tolist() if options.target else None
     how = {"layer": options.layer, "channels": channels, "size": model.full_size, "steps": options.steps}

@@ -70,7 +70,7 @@ class Sheet(Unit, Run):
     target: Names = ()
     """Channels of the layer by number; by default all."""
     size: int | None = None
-    """Of each image, in pixels; by default 96, or what a network of yours says."""
+    """Of each image, in pixels; by default what a network of yours says, or 96, or less where the units see less."""
     steps: int = 128
     """For each image."""
     batch_size: int = 16

@@ -1,13 +1,17 @@
 """What a command line offers is what the function behind it takes: the same defaults, and the same choices."""
 
 import dataclasses
+import functools
 import inspect
 import subprocess
 import sys
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
+import jax
+import jax.numpy as jnp
 import pytest
+from nets import convolve
 
 import jaxviz
 from jaxviz import cli
@@ -66,8 +70,13 @@ def test_defaults_are_the_functions(verb):
 
 def test_the_size_of_a_network_that_says_none_is_the_functions():
     default = lambda function, name: inspect.signature(function).parameters[name].default
-    assert default(_models.load_model, "default") == default(jaxviz.ascend, "size")
-    assert default(jaxviz.sheet, "size") == _maximize.SHEET_SIZE
+    net = lambda params, images: jax.nn.relu(images).mean((1, 2))
+    assert default(jaxviz.ascend, "size") is None
+    run = functools.partial(jaxviz.ascend, jaxviz.logit(net, 1), None, jax.random.key(0), steps=1)
+    assert run().images.shape[1] == default(_models.load_model, "default")
+    big = lambda params, images: convolve(images, jnp.ones((99, 99, 3, 2)))
+    found = jaxviz.sheet(big, None, jax.random.key(0), layer="conv_0", channels=[0], steps=1)
+    assert found.images.shape[1] == _maximize.SHEET_SIZE
 
 
 @pytest.mark.parametrize("verb", [*OTHERS, *ATTRIBUTION])

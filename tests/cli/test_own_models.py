@@ -369,7 +369,7 @@ def test_an_output_that_is_missing(verb, capsys):
     assert "are its class scores, as in --output heads.logits" in said
     said = refused(capsys, f"{verb} --model my.py:load --output logits")
     assert (
-        "--output: expected one of the arrays that my.py:load returns (maps: (1, 10, 10, 6), heads.logits: (1, 3"
+        "--output: expected one of the arrays that my.py:load returns (heads.logits: (1, 3), maps: (1, 10, 10, 6"
         in said
     )
     assert "got 'logits'" in said
