@@ -10,7 +10,7 @@ With `--compare`: what neural-style-pt makes of the pair after 120 and 300 evalu
 `jaxviz.stylize` makes by default, as rows of a table of errors, and `style_compared.png`; needs PyTorch.
 
 What to look for: strokes as wide as the painting's, and the photograph's eyes and outlines still in place. A style
-weight of 90 keeps more of the photograph, 900 leaves little of it.
+weight of 75 keeps more of the photograph, 750 leaves little of it.
 """
 
 import math
