@@ -93,7 +93,8 @@ def our_style(size: int, steps: int, optimizer: str) -> Run:
     net, params = jaxviz.load("vgg16_features")
     content, style = jnp.asarray(picture(size)[0]), jnp.asarray(picture(size)[0, ::-1])
     key = jax.random.key(0)
-    run = {"steps": steps, "optimizer": optimizer}
+    layers = [f"relu{block}_1" for block in range(1, 6)]  # of equal weight, as the twin's
+    run = {"steps": steps, "optimizer": optimizer, "style_layers": layers}
     return lambda: jax.block_until_ready(jaxviz.stylize(net, params, key, content, style, **run).images)
 
 

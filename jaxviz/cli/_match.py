@@ -16,7 +16,9 @@ from jaxviz.cli._options import Octaves
 from jaxviz.cli._runs import save_as_it_comes, settings_of
 from jaxviz.cli._synthesis import Invert, Style, Texture
 from jaxviz.data._folder import check_writable
+from jaxviz.scores._likeness import Layers
 from jaxviz.synthesis import Synthesis
+from jaxviz.synthesis._painting import STYLE_LAYERS
 
 
 def invert(options: Invert) -> None:
@@ -41,6 +43,11 @@ def _octaves(options: Octaves) -> dict[str, Any]:
     """Return how Gram matrices are matched, as `texture` and `stylize` take it."""
     names = ("octaves", "steps", "smoothness", "optimizer", "learning_rate", "tolerance")
     return {name: getattr(options, name) for name in names}
+
+
+def _weighted(names: Sequence[str]) -> Layers:
+    """Return the default's names with their weights, and others as they are."""
+    return STYLE_LAYERS if tuple(names) == tuple(STYLE_LAYERS) else names
 
 
 _OF_NETWORKS = (
@@ -77,7 +84,7 @@ def texture(options: Texture) -> None:
             size = 128 if options.size is None else options.size
             run = functools.partial(_grow, key, image, size=size, window=options.window)
         else:
-            how = {"layers": options.layers, "size": options.size} | _octaves(options)
+            how = {"layers": _weighted(options.layers), "size": options.size} | _octaves(options)
             run = functools.partial(jaxviz.texture, *model.network, key, image, **how)
         return save_as_it_comes(run, at, told, options)
 
@@ -123,8 +130,10 @@ def _style_options(options: Style, model: Model, content: jax.Array, styles: Seq
     """Return the options as `stylize` takes them: files are read, and resized to the image that they belong to."""
     names = ("content_weight", "content_layers", "style_layers", "style_size", "colors", "start")
     how = {name: getattr(options, name) for name in names} | _octaves(options)
+    how["style_layers"] = _weighted(options.style_layers)
     weights = options.style_weights
-    how["style_weights"] = weights[0] if len(weights) == 1 else list(weights)
+    if weights:
+        how["style_weights"] = weights[0] if len(weights) == 1 else list(weights)
     if Path(options.start).is_file():
         start = model.read(options.start, size=None)
         how["start"] = jnp.clip(jaxviz.resize(start, (content.shape[0], content.shape[1])), 0, 1)

@@ -156,11 +156,11 @@ class Texture(Images, Network, Steps, Octaves):
     size: int | None = None
     """Height and width in pixels; by default the sample's, 128 for efros-leung."""
     layers: Names = STYLE_LAYERS
-    """Whose Gram matrices, all of equal weight."""
+    """Whose Gram matrices: the default's with weights of their own, others all of equal weight."""
     octaves: int = 1
     """Sizes to work at, each twice the one before; more than one for structure larger than the network sees."""
-    smoothness: float = 0.1
-    """Weight of the total variation, against noise that stays in the finest detail; 0 is the paper's."""
+    smoothness: float = 0.0
+    """Weight of the total variation, against noise in the finest detail."""
 
     def run(self) -> None:
         """Make one of each sample."""
@@ -181,8 +181,9 @@ class Style(Network, Steps, Octaves):
     model: str = "vgg16_features"
     size: int = 512
     """Longer side in pixels to which the content is reduced."""
-    style_weights: Numbers = (20.0,)
-    """Of the relative error of Gram matrices; one for each style, or one that they share."""
+    style_weights: Numbers = ()
+    """Of the relative error of Gram matrices; one for each style, or one that they share.
+    By default 150 with the default layers, 20 with others."""
     masks: Files = ()
     """For each style an image of the content's size, white where it belongs."""
     style_masks: Files = ()
@@ -198,7 +199,7 @@ class Style(Network, Steps, Octaves):
     content_layers: Names = ("relu4_2",)
     """Whose features, all of equal weight."""
     style_layers: Names = STYLE_LAYERS
-    """Whose Gram matrices, all of equal weight."""
+    """Whose Gram matrices: the default's with weights of their own, others all of equal weight."""
     style_size: float = 1.0
     """Longer side of the styles, as a multiple of the content's: strokes grow with it."""
     colors: Literal["style", "luminance", "match"] = "style"

@@ -1,5 +1,6 @@
 """Shared by texture and style: defaults, the run through octaves, weights and starts."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -24,7 +25,11 @@ from jaxviz.synthesis._stages import Look, Synthesis, Watch, in_stages
 
 Optimizer = Literal["lbfgs", "adam"] | optax.GradientTransformation
 LONGEST = 0.25  # longest step of L-BFGS: on small networks, longer ones, cut off by the bounds, made no progress
-STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+# Shares of relative errors. With equal ones, L-BFGS spends its evaluations on relu5_1, whose error falls slowest, and
+# fine structure is left smeared; these keep about the proportions that absolute errors have between the middle layers,
+# as in Gatys et al., but less of relu1_1 and more of relu5_1, which those leave unmatched.
+STYLE_LAYERS = {"relu1_1": 0.2, "relu2_1": 16.0, "relu3_1": 20.0, "relu4_1": 1.0, "relu5_1": 0.03}
+STYLE_WEIGHT = 150.0  # with these shares; relu4_1 then weighs as much as with 20 and equal ones
 
 
 def paint(
@@ -97,20 +102,26 @@ def shares_of(weights: Any, count: int) -> list[ArrayLike]:
 
 
 def noise_like(sample: Batch, key: Key, size: tuple[int, int]) -> Batch:
-    """Return noise with the mean and covariance of each sample's colors: gray for a gray sample.
+    """Return noise with the mean, the covariance of colors and the spectrum of each sample: gray for a gray sample.
 
-    Noise in the finest detail remains in the result, since no layer penalizes it much; colors that the sample does not
-    have would stand out.
+    White noise is convolved with the sample (Galerne, Gousseau & Morel 2011, Random Phase Textures). So the lowest
+    layers match nearly at once, and nothing is left in the finest detail, or of colors, that the sample does not have:
+    no layer has much to say against it.
     """
     wide = at_least_float32(sample.dtype)
-    channels = sample.shape[-1]
-    pixels = sample.reshape(len(sample), -1, channels).astype(wide)
-    covariance = jax.vmap(lambda x: jnp.cov(x.T, bias=True).reshape(channels, channels))(pixels)
-    values, vectors = jnp.linalg.eigh(covariance)
-    scaled = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None]
-    root = jnp.matmul(scaled, jnp.swapaxes(vectors, 1, 2)).astype(sample.dtype)
-    noise = jax.random.normal(key, (len(sample), *size, channels), sample.dtype)
-    return sample.mean((1, 2), keepdims=True) + jnp.matmul(noise, root[:, None])
+    height, width = sample.shape[1:3]
+    canvas = max(height, size[0]), max(width, size[1])
+    mean = sample.astype(wide).mean((1, 2), keepdims=True)
+    # Faded at the edges, which would be edges of the spectrum; then as strong as before.
+    fade = jnp.outer(jnp.hanning(height + 2)[1:-1], jnp.hanning(width + 2)[1:-1]).astype(wide)[:, :, None] ** 0.25
+    faded = (sample - mean) * fade
+    faded -= faded.mean((1, 2), keepdims=True)
+    before, after = (jnp.square(x).sum((1, 2, 3), keepdims=True) for x in (sample - mean, faded))
+    faded *= jnp.sqrt(before / jnp.where(after > 0, after, 1) / (height * width))
+    noise = jax.random.normal(key, (len(sample), *canvas, 1), wide)
+    spectra = (jnp.fft.rfft2(x, canvas, axes=(1, 2)) for x in (faded, noise))
+    found = jnp.fft.irfft2(math.prod(spectra), canvas, axes=(1, 2))
+    return (mean + found[:, : size[0], : size[1]]).astype(sample.dtype)
 
 
 def scaled(images: Images, longest: float) -> tuple[int, int]:

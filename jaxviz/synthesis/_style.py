@@ -25,7 +25,7 @@ from jaxviz.scores._masks import mask_of
 from jaxviz.show._bar import Watcher, followed
 from jaxviz.synthesis._colors import Batch, Pictures, colored, with_chroma
 from jaxviz.synthesis._octaves import octave_sizes, resized
-from jaxviz.synthesis._painting import STYLE_LAYERS, Optimizer, as_batch, paint, scaled, shares_of
+from jaxviz.synthesis._painting import STYLE_LAYERS, STYLE_WEIGHT, Optimizer, as_batch, paint, scaled, shares_of
 from jaxviz.synthesis._stages import Synthesis, Watch
 
 Mask = Float[Array, "*_ _ _"]
@@ -41,7 +41,7 @@ def stylize(
     styles: Pictures | Sequence[Pictures],
     *,
     content_weight: ArrayLike = 1.0,
-    style_weights: ArrayLike | Sequence[ArrayLike] = 20.0,
+    style_weights: ArrayLike | Sequence[ArrayLike] | None = None,
     content_layers: Layers = CONTENT_LAYERS,
     style_layers: Layers = STYLE_LAYERS,
     style_size: float = 1.0,
@@ -72,8 +72,10 @@ def stylize(
             each content.
         content_weight: the weight of the relative error of features.
         style_weights: the weight of the relative error of Gram matrices; one for each style, or one divided among them.
+            None: 150 with the default layers, most of whose weight is of fine structure, and 20 with others.
         content_layers: the layers whose features are matched; with weights, if it is a mapping.
-        style_layers: the layers whose Gram matrices are matched; likewise.
+        style_layers: the layers whose Gram matrices are matched; likewise. The default is weighted as in `texture`; the
+            same as a list of names weighs them equally.
         style_size: the longer side of the styles, as a multiple of the content's: strokes grow with it.
         colors: "style": those of the style; "luminance": those of the content, only brightness is changed; "match": the
             style is first given the content's mean color and covariance.
@@ -126,6 +128,8 @@ def stylize(
         raise ValueError("styles: expected an image or several, got none")
     check_not_negative("the weight of content_layers", content_weight)
     content_of = proportions_of("content_layers", content_layers)
+    if style_weights is None:
+        style_weights = STYLE_WEIGHT if style_layers is STYLE_LAYERS else 20.0
     style_of, shares = proportions_of("style_layers", style_layers), shares_of(style_weights, len(manners))
     regions = _masks("masks", masks, [shown] * len(manners))
     parts = _masks("style_masks", style_masks, manners)

@@ -31,7 +31,7 @@ def texture(
     size: int | tuple[int, int] | None = None,
     octaves: int = 1,
     steps: int = 300,
-    smoothness: ArrayLike = 0.1,
+    smoothness: ArrayLike = 0.0,
     optimizer: Optimizer | None = None,
     learning_rate: float | None = None,
     tolerance: float | None = None,
@@ -48,15 +48,17 @@ def texture(
     Args:
         net: any JAX function `net(params, images)`.
         params: its parameters.
-        key: the random key, for the noise. The same key gives the same bits.
+        key: the random key, for the noise that it starts from, which has the sample's colors and spectrum (Galerne et
+            al. 2011). The same key gives the same bits.
         image: the sample, `(h, w, c)` in [0, 1]; or several of one size, `(n, h, w, c)`, each synthesized separately.
-        layers: the layers whose Gram matrices are matched; with weights, if it is a mapping. The default, for VGG, is
-            the first layer of each block; fewer layers, from the lowest, keep only finer structure.
+        layers: the layers whose Gram matrices are matched: names, or a weight for each name. The default, for VGG, is
+            the first layer of each block, with the weights that give the crispest textures; the same as a list of names
+            weighs them equally. Fewer layers, from the lowest, keep only finer structure.
         size: the size of the result in pixels, one side or (h, w); None: the sample's.
         octaves: the number of sizes to work at, each twice the one before; more than one for structure larger than the
             network's receptive field.
         steps: the maximum number of steps at each size.
-        smoothness: the weight of the total variation, which suppresses noise in the finest detail; 0 in the paper.
+        smoothness: the weight of the total variation, which suppresses noise in the finest detail.
         optimizer: any optax transformation; None: `lbfgs(longest=0.25)`. "lbfgs" and "adam" are short for that and for
             Adam. The image stays in [0, 1] at each step.
         learning_rate: the learning rate of "adam"; None: 0.02.
@@ -84,7 +86,8 @@ def texture(
         >>> print(found.images.shape, jnp.abs(found.images - red[None, :4, :1]).max() < 0.01)
         (1, 4, 12, 3) True
 
-    Gatys, Ecker & Bethge 2015, Texture Synthesis Using Convolutional Neural Networks.
+    Gatys, Ecker & Bethge 2015, Texture Synthesis Using Convolutional Neural Networks; Galerne, Gousseau & Morel 2011,
+    Random Phase Textures: Theory and Synthesis (the noise).
     """
     check_run(steps=steps, every=every, tolerance=tolerance, callback=callback)
     check_least_zero("smoothness", smoothness)

@@ -17,6 +17,8 @@ import skimage.data
 from parity.vgg import torch_vgg
 
 import jaxviz
+from jaxviz.scores._likeness import proportions_of
+from jaxviz.synthesis._painting import STYLE_LAYERS, STYLE_WEIGHT
 
 torch = pytest.importorskip("torch")
 
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.weights
 
 SIZE, EVALUATIONS = 96, 60
 CONTENT, STYLE = "relu4_2", ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+SHARES = proportions_of("style_layers", STYLE_LAYERS)
 FLOAT64, LOSS = 1e-8, 1.05
 
 
@@ -118,11 +121,11 @@ def test_the_loss_after_as_many_evaluations(network, pictures, task):
     content, style = pictures
     key = jax.random.key(0)
     if task == "style":
-        weights = {"content": 1.0} | dict.fromkeys(STYLE, 20 / 5)
+        weights = {"content": 1.0} | {name: STYLE_WEIGHT * share for name, share in SHARES.items()}
         start = content
         found = jaxviz.stylize(net, params, key, content, style, steps=EVALUATIONS)
     else:
-        weights = dict.fromkeys(STYLE, 1 / 5) | {"smoothness": 0.1}
+        weights = SHARES
         first = jaxviz.texture(net, params, key, style, steps=1, optimizer=optax.sgd(0.0))
         start = np.asarray(first.images[0])
         found = jaxviz.texture(net, params, key, style, steps=EVALUATIONS)

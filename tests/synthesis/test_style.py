@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 from nets import convolve
 
 import jaxviz
-from jaxviz.scores._likeness import gram, relative_error
+from jaxviz.scores._likeness import gram, proportions_of, relative_error
 from jaxviz.synthesis._colors import color_matched
+from jaxviz.synthesis._painting import STYLE_LAYERS, STYLE_WEIGHT
 from jaxviz.synthesis._penalties import total_variation
 
 KEY = jax.random.key(2)
@@ -127,6 +129,33 @@ def test_a_texture_of_a_gray_sample_starts_gray():
     colored = texture(STYLE, steps=1, size=64, optimizer=optax.sgd(0.0)).images[0].reshape(-1, 3)
     wanted = STYLE.reshape(-1, 3)
     np.testing.assert_allclose(jnp.corrcoef(colored.T), jnp.corrcoef(wanted.T), atol=0.15)
+
+
+def test_a_texture_starts_from_noise_of_the_samples_spectrum():
+    """Stripes give noise that is smooth along them and not across; a flat sample gives no noise."""
+    stripes = jnp.broadcast_to((jnp.arange(32) // 2 % 2)[:, None, None] * 0.5 + 0.25, (32, 24, 3))
+    start = functools.partial(texture, steps=1, optimizer=optax.sgd(0.0))
+    image = start(stripes, size=(20, 40)).images[0]
+    along, across = (jnp.abs(jnp.diff(image, axis=axis)).mean() for axis in (1, 0))
+    assert image.shape == (20, 40, 3)
+    assert across > 4 * along
+    np.testing.assert_allclose(image.mean(), 0.5, atol=0.1)
+    np.testing.assert_allclose(start(jnp.full((8, 8, 3), 0.3)).images, 0.3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("names", "weight"), [(tuple(STYLE_LAYERS), 20.0), (STYLE_LAYERS, STYLE_WEIGHT)])
+def test_names_of_layers_weigh_them_equally_and_the_default_does_not(names, weight):
+    """Whatever the style weighs by default."""
+    run = functools.partial(jaxviz.stylize, five, PARAMS, KEY, CONTENT, STYLE, content_layers=["relu1_1"], steps=1)
+    expected = run(style_layers=dict(zip(names, proportions_of("", names).values(), strict=True)), style_weights=weight)
+    np.testing.assert_allclose(run(style_layers=names).losses, expected.losses, rtol=1e-5)
+
+
+def five(params, images):
+    """Return five layers of the default's names."""
+    for block in range(1, 6):
+        images = checkpoint_name(jax.nn.relu(convolve(images, params["w1"]))[..., :3], f"relu{block}_1")
+    return images
 
 
 @pytest.mark.slow
