@@ -220,7 +220,9 @@ CALLS = {
     ),
     "ascend": lambda p, x: [
         jaxviz.ascend(CHANNEL, p, KEY, basis=basis, transform=move, penalties=[(0.1, jaxviz.total_variation)], **FEW)
-        for basis, move in zip((jaxviz.fourier, jaxviz.pixels, jaxviz.maco), (*TRANSFORMS, None), strict=True)
+        for basis, move in zip(
+            (jaxviz.fourier, jaxviz.pixels, jaxviz.natural, jaxviz.maco), (*TRANSFORMS, None), strict=True
+        )
     ],
     "natural": lambda p, x: jaxviz.ascend(CHANNEL, p, KEY, basis=jaxviz.natural, **FEW),
     "recipe": under_recipes,
