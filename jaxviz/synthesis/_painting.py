@@ -113,10 +113,11 @@ def noise_like(sample: Batch, key: Key, size: tuple[int, int]) -> Batch:
     canvas = max(height, size[0]), max(width, size[1])
     mean = sample.astype(wide).mean((1, 2), keepdims=True)
     # Faded at the edges, which would be edges of the spectrum; then as strong as before.
-    fade = jnp.outer(jnp.hanning(height + 2)[1:-1], jnp.hanning(width + 2)[1:-1]).astype(wide)[:, :, None] ** 0.25
-    faded = (sample - mean) * fade
+    fade = jnp.outer(jnp.hanning(height + 2)[1:-1], jnp.hanning(width + 2)[1:-1]).astype(wide)[None, :, :, None] ** 0.25
+    centered = sample.astype(wide) - mean
+    faded = centered * fade
     faded -= faded.mean((1, 2), keepdims=True)
-    before, after = (jnp.square(x).sum((1, 2, 3), keepdims=True) for x in (sample - mean, faded))
+    before, after = (jnp.square(x).sum((1, 2, 3), keepdims=True) for x in (centered, faded))
     faded *= jnp.sqrt(before / jnp.where(after > 0, after, 1) / (height * width))
     noise = jax.random.normal(key, (len(sample), *canvas, 1), wide)
     spectra = (jnp.fft.rfft2(x, canvas, axes=(1, 2)) for x in (faded, noise))
