@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxviz._options import check_count
 from jaxviz._types import AnyArray, AnyImages, Images, Score, at_least_float32
+from jaxviz.data._sharding import spread_of
 from jaxviz.fast._swap import hoist
 from jaxviz.image._arrays import blur
 from jaxviz.image._checks import check_finite, check_images, check_range, check_whole
@@ -61,10 +62,20 @@ def _compiled(method: Callable[..., Any], static: tuple[str, ...]) -> Callable[.
     return Compiled(method, static_argnames=static)
 
 
-def by_image(fn: Callable[..., Any], score: Score, images: Images, *arrays: Any) -> Any:
+def run_by_image(
+    method: Callable[..., Any], score: Score, params: Any, images: Any, *arrays: Any, **options: Any
+) -> Any:
+    """Return what `run` does of a method that has an option `spread`, for `by_image`."""
+    return run(method, score, params, images, *arrays, spread=spread_of(images), **options)
+
+
+def by_image(
+    fn: Callable[..., Any], score: Score, images: Images, *arrays: Any, spread: jax.NamedSharding | None
+) -> Any:
     """Return `fn(score, images, *arrays)`, computed one image at a time if the score can be split.
 
-    The memory for copies then does not grow with the number of images.
+    The memory for copies then does not grow with the number of images. Devices that share the images, `spread`, each go
+    through their own: in a loop over all of them every device would compute every image.
     """
     scores = one_by_one(score, len(images))
     if scores is None or len(images) == 1:
@@ -73,7 +84,14 @@ def by_image(fn: Callable[..., Any], score: Score, images: Images, *arrays: Any)
     def one(slices: Any) -> Any:
         return jax.tree.map(lambda x: x[0], fn(*jax.tree.map(lambda x: x[None], slices)))
 
-    return loop_over(one, (scores, images, *arrays))
+    def each(*values: Any) -> Any:
+        return loop_over(one, values)
+
+    if spread is not None:
+        # What `fn` closes over, such as parameters, is on every device. Not checked: loops start from constants.
+        spec = jax.P(spread.spec[0])
+        each = jax.shard_map(each, mesh=spread.mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    return each(scores, images, *arrays)
 
 
 def sum_over(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from jaxviz._types import AnyArray, AnyImages, AnyMaps, Images, Maps, Score
-from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, loop_over, run
+from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, loop_over, run_by_image
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._arrays import IMAGENET_MEAN, per_color
 from jaxviz.image._checks import check_finite, check_images, check_not_negative
@@ -185,7 +185,7 @@ def _follow(score: Score, params: Any, images: Any, maps: Any, fill: Fill, **opt
         hint = "; reduce colors first, as in abs(maps).max(-1)" if jnp.shape(maps) == jnp.shape(images) else ""
         raise ValueError(f"maps: expected one for each image, {images.shape[:3]}, got shape {jnp.shape(maps)}{hint}")
     check_finite("maps", maps)
-    return run(_curve, score, params, images, jnp.asarray(maps), replacement, **options)
+    return run_by_image(_curve, score, params, images, jnp.asarray(maps), replacement, **options)
 
 
 def _curve(
@@ -197,6 +197,7 @@ def _curve(
     *,
     step: int,
     batch_size: int,
+    spread: jax.NamedSharding | None,
     inserting: bool,
 ) -> Curve:
     def follow(score: Score, images: Images, maps: Maps, replacement: Images) -> Array:
@@ -213,5 +214,5 @@ def _curve(
         at_once = min(len(points), max(1, batch_size // len(images)))
         return loop_over(at, points, batch_size=at_once).T
 
-    values = by_image(follow, fixed(score, params, images), images, maps, replacement)
+    values = by_image(follow, fixed(score, params, images), images, maps, replacement, spread=spread)
     return Curve(values, (values[:, 1:] + values[:, :-1]).mean(axis=1) / 2)

@@ -19,7 +19,7 @@ from jaxviz.attribution._batching import (
     check_positive,
     differentiate,
     filled,
-    run,
+    run_by_image,
     sum_over,
     values_of,
 )
@@ -90,7 +90,7 @@ def integrated_gradients(
     """
     check_positive(steps=steps)
     start = filled("baseline", baseline, images)
-    result = run(_integrated, score, params, images, start, steps=steps, batch_size=batch_size)
+    result = run_by_image(_integrated, score, params, images, start, steps=steps, batch_size=batch_size)
     if not isinstance(result.gap, Tracer):
         _warn_of_gap(result.gap, steps)
     return result
@@ -110,7 +110,14 @@ def _warn_of_gap(gaps: Any, steps: int) -> None:
 
 
 def _integrated(
-    score: Score, params: Any, images: Images, start: Images, *, steps: int, batch_size: int
+    score: Score,
+    params: Any,
+    images: Images,
+    start: Images,
+    *,
+    steps: int,
+    batch_size: int,
+    spread: jax.NamedSharding | None,
 ) -> IntegratedGradients:
     nodes, weights = (jnp.asarray(x, images.dtype) for x in np.polynomial.legendre.leggauss(steps))
 
@@ -128,4 +135,4 @@ def _integrated(
         missing = jnp.abs(maps.sum((-3, -2, -1)) - change)
         return IntegratedGradients(maps, jnp.where(missing == 0, 0, missing / jnp.abs(change)))
 
-    return by_image(along_line, fixed(score, params, images), images, start)
+    return by_image(along_line, fixed(score, params, images), images, start, spread=spread)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxviz._types import AnyImages, Images, Score
-from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, run, sum_over, values_of
+from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, run_by_image, sum_over, values_of
 from jaxviz.fast._swap import accelerate
 from jaxviz.scores._calls import fixed
 
@@ -67,7 +67,7 @@ def occlusion(
             "cover the pixels between"
         )
     options = {"window": windows, "stride": strides, "batch_size": batch_size}
-    return run(_occluded, score, params, images, replacement, **options)
+    return run_by_image(_occluded, score, params, images, replacement, **options)
 
 
 def _occluded(
@@ -79,6 +79,7 @@ def _occluded(
     window: tuple[int, int],
     stride: tuple[int, int],
     batch_size: int,
+    spread: jax.NamedSharding | None,
 ) -> Array:
     rows, columns = (_spans(*along) for along in zip(images.shape[1:3], window, stride, strict=True))
 
@@ -95,7 +96,7 @@ def _occluded(
 
         return sum_over(len(rows) * len(columns), batch_size, part, images)
 
-    total = by_image(hidden, fixed(score, params, images), images, fill)
+    total = by_image(hidden, fixed(score, params, images), images, fill, spread=spread)
     windows = rows.sum(0)[:, None] * columns.sum(0)  # over each pixel
     return total / jnp.asarray(windows.reshape(*(1,) * (total.ndim - 2), *windows.shape), total.dtype)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxviz._types import AnyImages, Images, Key, Score
-from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, run, sum_over, values_of
+from jaxviz.attribution._batching import Fill, by_image, check_positive, filled, run_by_image, sum_over, values_of
 from jaxviz.fast._swap import accelerate
 from jaxviz.scores._calls import fixed
 
@@ -65,7 +65,7 @@ def rise(
     if not 0 < keep <= 1:
         raise ValueError(f"keep: expected a probability in (0, 1], got {keep}")
     options = {"masks": masks, "cells": cells, "keep": float(keep), "batch_size": batch_size}
-    return run(_masked, score, params, images, key, filled("fill", fill, images), **options)
+    return run_by_image(_masked, score, params, images, key, filled("fill", fill, images), **options)
 
 
 def _masked(
@@ -79,6 +79,7 @@ def _masked(
     cells: int,
     keep: float,
     batch_size: int,
+    spread: jax.NamedSharding | None,
 ) -> Array:
     height, width = images.shape[1:3]
 
@@ -95,7 +96,7 @@ def _masked(
 
         return sum_over(masks, batch_size, part, images, lambda total: total / (masks * keep))
 
-    return by_image(seen, fixed(score, params, images), images, fill)
+    return by_image(seen, fixed(score, params, images), images, fill, spread=spread)
 
 
 def _mask(key: Key, height: int, width: int, cells: int, keep: float) -> Array:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxviz._types import AnyImages, Images, Key, Score
-from jaxviz.attribution._batching import by_image, check_positive, differentiate, run, sum_over
+from jaxviz.attribution._batching import by_image, check_positive, differentiate, run_by_image, sum_over
 from jaxviz.fast._swap import accelerate
 from jaxviz.image._checks import check_not_negative
 from jaxviz.scores._calls import fixed
@@ -59,7 +59,7 @@ def smoothgrad(
     if statistic not in _STATISTICS:
         raise ValueError(f"statistic: expected one of {', '.join(_STATISTICS)}, got {statistic!r}")
     options = {"samples": samples, "statistic": statistic, "batch_size": batch_size}
-    return run(_smoothed, score, params, images, key, jnp.asarray(noise), **options)
+    return run_by_image(_smoothed, score, params, images, key, jnp.asarray(noise), **options)
 
 
 _STATISTICS = {
@@ -70,7 +70,16 @@ _STATISTICS = {
 
 
 def _smoothed(
-    score: Score, params: Any, images: Images, key: Key, noise: Array, *, samples: int, statistic: str, batch_size: int
+    score: Score,
+    params: Any,
+    images: Images,
+    key: Key,
+    noise: Array,
+    *,
+    samples: int,
+    statistic: str,
+    batch_size: int,
+    spread: jax.NamedSharding | None,
 ) -> Array:
     span = images.max((1, 2, 3)) - images.min((1, 2, 3))
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(images)))
@@ -92,4 +101,4 @@ def _smoothed(
         return sum_over(samples, batch_size, part, images, lambda total: _STATISTICS[statistic](*total))
 
     deviation = (noise * span).astype(images.dtype)
-    return by_image(around, fixed(score, params, images), images, deviation, keys)
+    return by_image(around, fixed(score, params, images), images, deviation, keys, spread=spread)

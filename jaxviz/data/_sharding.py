@@ -23,3 +23,14 @@ def over_devices(images: Any, params: Any) -> tuple[Any, Any]:
     mesh = jax.sharding.Mesh(devices, ("images",))
     each, all_of_it = (jax.NamedSharding(mesh, spec) for spec in (jax.P("images"), jax.P()))
     return jax.device_put(images, each), jax.tree.map(lambda leaf: jax.device_put(leaf, all_of_it), params)
+
+
+def spread_of(images: Any) -> jax.NamedSharding | None:
+    """Return how images are split across devices, if whole images are; None inside jit, where that is not known."""
+    if not isinstance(images, jax.Array) or isinstance(images, Tracer) or images.ndim == 0:
+        return None
+    found = images.sharding
+    if not isinstance(found, jax.NamedSharding) or len(found.device_set) == 1:
+        return None
+    first, *others = (*found.spec, None)
+    return found if first is not None and all(part is None for part in others) else None

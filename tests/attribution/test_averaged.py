@@ -1,4 +1,4 @@
-"""Averaged gradients: closed forms, the integral as a plain sum, noise by its statistics, batches, errors."""
+"""Averaged gradients: closed forms, the integral as a plain sum, noise by its statistics, batches, devices, errors."""
 
 import functools
 import warnings
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from nets import small_net
+from processes import on_eight_devices
 
 import jaxviz
 
@@ -232,3 +233,50 @@ def test_strengths_are_numbers_of_at_least_0(number, small_params, images):
     for name in ("epsilon", "gamma"):
         with pytest.raises(ValueError, match=f"{name}{message}"):
             jaxviz.lrp(score, small_params, images, **{name: number})
+
+
+# Several devices
+
+
+@pytest.mark.slow
+def test_devices_that_share_images_each_go_through_their_own():
+    """The same bits as on one device, and no word between devices in what is compiled, in its loops least of all."""
+    script = r"""
+        import re
+        import jax, jax.numpy as jnp, numpy as np
+        import jaxviz
+        from jaxviz.program._compiled import Compiled
+        from nets import small_net
+
+        keys = jax.random.split(jax.random.key(0), 4)
+        params = {"w1": 0.4 * jax.random.normal(keys[0], (3, 3, 3, 8)), "b1": jnp.linspace(-0.2, 0.2, 8),
+                  "w2": 0.2 * jax.random.normal(keys[1], (3, 3, 8, 6)), "w3": jax.random.normal(keys[2], (6, 5))}
+        images = jax.random.uniform(keys[3], (16, 12, 12, 3))
+        mesh = jax.sharding.Mesh(np.array(jax.devices()), "n")
+        put = lambda x, *spec: jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec)))
+        programs, original = [], Compiled.__call__
+
+        def watched(self, *args, **options):
+            if "spread" in options:
+                programs.append(self.lower(*args, **options).compile().as_text())
+            return original(self, *args, **options)
+
+        Compiled.__call__ = watched
+        methods = [
+            lambda *given: jaxviz.smoothgrad(*given[:2], jax.random.key(7), given[2], samples=5),
+            lambda *given: jaxviz.integrated_gradients(*given, steps=400).maps,
+            lambda *given: jaxviz.occlusion(*given, window=4, stride=4),
+            lambda *given: jaxviz.rise(*given[:2], jax.random.key(7), given[2], masks=20),
+            lambda *given: jaxviz.deletion(*given, given[2][..., 0], step=36).values,
+        ]
+        words = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+        for label in (np.arange(16) % 5, 3):
+            score = jaxviz.logit(small_net, label)
+            for method in methods:
+                one, many = method(score, params, images), method(score, put(params), put(images, "n"))
+                np.testing.assert_array_equal(many, one)
+                assert many.addressable_shards[0].data.shape[0] == 2, many.sharding
+                assert "num_partitions=8" in programs[-1] and " while(" in programs[-1]
+                print(*re.findall(words, programs[-1]))
+    """
+    assert on_eight_devices(script).split() == []
