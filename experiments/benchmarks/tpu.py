@@ -29,6 +29,7 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no machine to ask
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # only one process may run on a TPU; any number may compile
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,8 @@ def main(
     only: tuple[str, ...] = (),
     networks: tuple[str, ...] = tuple(NETWORKS),
     chips: tuple[str, ...] = ("v5e:2x2", "v5e:4x4", "v6e:2x2", "v6e:4x4"),
+    counts: tuple[int, ...] = (),
+    check: bool = False,
     out: Path = Path("out/tpu.jsonl"),
 ) -> None:
     """Compile what is missing, and print the table.
@@ -153,6 +156,8 @@ def main(
         only: methods; by default all for `small`, and four for the others.
         networks: which ones.
         chips: described slices; of each chip's first one, one chip by itself is compiled for, too.
+        counts: numbers of chips; by default one, and all of each slice.
+        check: end with an error if something did not compile, or has a collective inside a loop.
         out: a file with a line for each program.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -165,6 +170,8 @@ def main(
             if wanted is not None and method not in wanted:
                 continue
             for chip, count, dtype in _targets(name, chips):
+                if counts and count not in counts:
+                    continue
                 row_id = f"{method} {name} {chip} {count} {dtype}"
                 if row_id in known:
                     continue
@@ -177,6 +184,9 @@ def main(
                 if isinstance(call, str):
                     known |= {f"{method} {name} {' '.join(map(str, target))}" for target in _targets(name, chips)}
     print(table(rows))
+    wrong = [row["id"] for row in rows if row.get("in_loops") or (row["method"] in only and "reason" in row)]
+    if check and wrong:
+        raise SystemExit(f"not compiled, or with collectives inside loops: {', '.join(wrong)}")
 
 
 def _targets(name: str, chips: tuple[str, ...]) -> list[tuple[str, int, str]]:

@@ -52,7 +52,9 @@ def agree(fn, *args, derivative=True):
 
 def data(channels, sides=(3, 3), size=(13, 10), n=2):
     images, kernel = jax.random.split(jax.random.key(channels))
-    return jax.random.normal(images, (n, *size, channels)), 0.3 * jax.random.normal(kernel, (*sides, 1, channels))
+    kinds = (n, *size, channels), (*sides, 1, channels)
+    images, kernel = (jax.random.normal(k, s, jnp.float32) for k, s in zip((images, kernel), kinds, strict=True))
+    return images, 0.3 * kernel
 
 
 @pytest.mark.parametrize("channels", [16, 17, 40, 64, 144])
@@ -115,7 +117,7 @@ def test_what_there_is_no_code_for():
         assert not is_code(plain, images, kernel)
     half = images.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
     assert not is_code(plain, *half)
-    empty = jnp.zeros((0, 13, 10, 32))
+    empty = jnp.zeros((0, 13, 10, 32), jnp.float32)
     assert jax.jit(accelerate(plain))(empty, kernel).shape == (0, 13, 10, 32)
 
 

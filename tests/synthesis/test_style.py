@@ -133,7 +133,7 @@ def test_a_texture_of_a_gray_sample_starts_gray():
 
 def test_a_texture_starts_from_noise_of_the_samples_spectrum():
     """Stripes give noise that is smooth along them and not across; a flat sample gives no noise."""
-    stripes = jnp.broadcast_to((jnp.arange(32) // 2 % 2)[:, None, None] * 0.5 + 0.25, (32, 24, 3))
+    stripes = jnp.broadcast_to((jnp.arange(32.0) // 2 % 2)[:, None, None] * 0.5 + 0.25, (32, 24, 3))
     start = functools.partial(texture, steps=1, optimizer=optax.sgd(0.0))
     image = start(stripes, size=(20, 40)).images[0]
     along, across = (jnp.abs(jnp.diff(image, axis=axis)).mean() for axis in (1, 0))
