@@ -81,7 +81,8 @@ def main(
     trees = {"now": here} | ({} if before is None else {"before": before.resolve()})
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        _photographs(work)
+        for place in (work, *(work / f"work-{name}" for name in trees)):  # features are kept beside where one works
+            _photographs(place)
         caches = {name: work / name for name in trees}
         for cache in caches.values():
             shutil.copytree(
@@ -94,7 +95,7 @@ def main(
                 for name, tree in trees.items():
                     if cold:
                         shutil.rmtree(caches[name] / "xla", ignore_errors=True)
-                    seconds = _of_verb(VERBS[verb], tree, caches[name], work)
+                    seconds = _of_verb(VERBS[verb], tree, caches[name], work / f"work-{name}")
                     if i or cold:  # before, programs are put on disk
                         taken.setdefault(verb, {}).setdefault(name, []).append(seconds)
                     print(verb, name, f"{seconds:.2f}", flush=True)
