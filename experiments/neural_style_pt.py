@@ -7,8 +7,9 @@ The image is free while it is optimized, and clipped when it is saved. Its VGG-1
 """
 
 import importlib
+import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ import numpy as np
 
 # Not in the environment of the tests, so not imported by name.
 torch: Any = importlib.import_module("torch")
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+vgg: Any = importlib.import_module("parity.vgg")
 
+EVALUATIONS = 120, 300
 CONTENT, STYLE = "relu4_2", ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 CONTENT_WEIGHT, STYLE_WEIGHT, SMOOTHNESS = 5.0, 100.0, 1e-3
 MEAN = (123.68, 116.779, 103.939)
@@ -26,24 +30,13 @@ class Loss:
     """The loss of images (1, 3, h, w) in 0 to 255, less the mean."""
 
     def __init__(self, params: Any, content: np.ndarray | None, style: np.ndarray) -> None:
-        sys.path.append(str(Path(__file__).parents[1] / "tests"))
-        make = importlib.import_module("parity.vgg").torch_vgg
-        self.layers = list(make(params, "relu5_1").eval().requires_grad_(False))[1:]
+        self.layers = list(vgg.torch_vgg(params, "relu5_1").eval().requires_grad_(False))[1:]
         self.grams = {name: gram(value) for name, value in self.values(tensor(style)).items()}
         self.content = None if content is None else self.values(tensor(content))[CONTENT]
 
     def values(self, images: Any) -> dict[str, Any]:
         """Return what the ReLUs give, by name."""
-        found, block, i = {}, 1, 1
-        images = images[:, [2, 1, 0]]
-        for layer in self.layers:
-            images = layer(images)
-            if isinstance(layer, torch.nn.ReLU):
-                found[f"relu{block}_{i}"] = images
-                i += 1
-            elif isinstance(layer, torch.nn.MaxPool2d):
-                block, i = block + 1, 1
-        return found
+        return vgg.relu_values(self.layers, images[:, [2, 1, 0]])
 
     def terms(self, images: Any) -> dict[str, Any]:
         """Return the weighted terms."""
@@ -77,12 +70,30 @@ def tensor(image: np.ndarray) -> Any:
     return torch.tensor(np.ascontiguousarray(rows.transpose(2, 0, 1)[None]))
 
 
-def rows(loss: Loss, found: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Print the errors of pictures as rows of a table."""
-    for name, image in found:
+def beside(
+    params: Any, content: np.ndarray | None, style: np.ndarray, ours: Callable[..., Any], label: str = ""
+) -> list[np.ndarray]:
+    """Return its pictures and ours after as many evaluations, and print their errors as rows of a table.
+
+    `ours` runs jaxviz with the options it is given: `steps`, `every` and a `callback`.
+    """
+    size = (style if content is None else content).shape
+    found = {
+        f"{label}neural-style-pt, {count}": picture
+        for count, picture in zip(
+            EVALUATIONS, neural_style_pt(params, content, style, (size[0], size[1]), EVALUATIONS), strict=True
+        )
+    }
+    seen: dict[int, np.ndarray] = {}
+    keep = lambda made: seen.update({len(made.losses): np.asarray(made.images[0])})
+    ours(steps=max(EVALUATIONS), every=math.gcd(*EVALUATIONS), callback=keep)
+    found |= {f"{label}jaxviz, {count}": seen[count] for count in EVALUATIONS}
+    loss = Loss(params, content, style)
+    for name, image in found.items():
         errors = loss.errors(image)
         total = errors.pop("its loss")
         print(f"| {name} | {' | '.join(f'{error:.2g}' for error in errors.values())} | {total:,.0f} |", flush=True)
+    return list(found.values())
 
 
 def neural_style_pt(

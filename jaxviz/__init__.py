@@ -113,6 +113,7 @@ Images and pages
   tour                  every method on one photograph: a web page
 """
 
+import functools
 import logging
 import typing
 
@@ -147,14 +148,11 @@ else:
         """List the public names, for completion in editors and notebooks."""
         return [*sorted(_places()), "__version__"]
 
+    @functools.cache
     def _places():
         """Return the module of each public name, as `_public` says, which is read and not run."""
-        if "_found" not in globals():
-            import re
-            from importlib.util import find_spec
+        import re
+        from importlib.util import find_spec
 
-            source = find_spec("jaxviz._public").loader.get_source("jaxviz._public")
-            globals()["_found"] = {
-                name: module for module, name in re.findall(r"^from (\S+) import (\w+) as", source, re.M)
-            }
-        return globals()["_found"]
+        source = find_spec("jaxviz._public").loader.get_source("jaxviz._public")
+        return {name: module for module, name in re.findall(r"^from (\S+) import (\w+) as", source, re.M)}

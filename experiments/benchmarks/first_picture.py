@@ -7,8 +7,8 @@ Each verb runs in a new process, on scikit-image's cat and on 20 crops of it, wi
 from the second day on; `--cold` measures the first day, with nothing compiled. The scripts compute one saliency map of
 EfficientNet-Lite0 with nothing on disk, ours with the weights that jaxviz fetched, Captum's with random ones: imports,
 network and photograph, the first map, and the mean of ten more. Processes take turns, round after round; the table has
-medians. About eight minutes on two idle cores; needs `pip install torch==2.13.0 captum` and `pip install --no-deps
-efficientnet-lite-pytorch==0.1.0` for Captum's rows, which are left out otherwise.
+medians. Takes several minutes, most of them `patches`. Captum's rows need `pip install torch==2.13.0 captum` and `pip
+install --no-deps efficientnet-lite-pytorch==0.1.0`, and are left out otherwise.
 
 What to look for: seconds, not minutes; of the first map most is XLA's compiling.
 """

@@ -9,7 +9,7 @@ type, a line of JSON has what the compiled program says of itself: seconds to co
 much it grows with the batch; floating-point operations and bytes on each chip, and the time that the larger of the two
 takes at the chip's published peak; the share of padding in its arrays; and collectives, those inside loops by
 themselves, where they would be waited for in each step. What does not compile is listed with its reason. Lines that
-are there already are not made again. Half an hour on two idle cores; the table is printed at the end.
+are there already are not made again. Three seconds to a minute for each program, twice; the table comes at the end.
 
 What to look for: no collective inside a loop, time bound by operations rather than bytes, and no reasons but "host".
 

@@ -178,7 +178,7 @@ class Sum(Summable):
         return all(part.of_parts() for part in self.scores)
 
     def __call__(self, params: Any, images: Any) -> Array:
-        terms = list(_terms(self))
+        terms = list(terms_of(self))
         values = _read_together([term for term, _ in terms], params, images)
         parts = [some_per_image(value, images) for value in values]
         if len({part.shape for part in parts}) > 1:
@@ -197,13 +197,13 @@ class Sum(Summable):
         return jnp.reshape(jnp.asarray(weight, values.dtype), (-1, *(1,) * (values.ndim - 1))) * values
 
 
-def _terms(score: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+def terms_of(score: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     """Yield the terms of a score, each with all weights that multiply it, the outermost first."""
     if not isinstance(score, Sum):
         yield score, ()
         return
     for part, weight in zip(score.scores, score.weights, strict=True):
-        yield from ((term, (weight, *within)) for term, within in _terms(part))
+        yield from ((term, (weight, *within)) for term, within in terms_of(part))
 
 
 def _read_together(terms: Sequence[Any], params: Any, images: Any) -> list[Array]:
@@ -237,7 +237,7 @@ def lengths_of(score: Score) -> set[int]:
 
 def nets_of(score: Score) -> int:
     """Return how many networks a score reads, as far as is known."""
-    return len({id(term.net) for term, _ in _terms(score) if isinstance(term, Read)})
+    return len({id(term.net) for term, _ in terms_of(score) if isinstance(term, Read)})
 
 
 class Read(Summable):

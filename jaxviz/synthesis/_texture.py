@@ -52,7 +52,7 @@ def texture(
             al. 2011). The same key gives the same bits.
         image: the sample, `(h, w, c)` in [0, 1]; or several of one size, `(n, h, w, c)`, each synthesized separately.
         layers: the layers whose Gram matrices are matched: names, or a weight for each name. The default, for VGG, is
-            the first layer of each block, with the weights that give the crispest textures; the same as a list of names
+            the first layer of each block, with weights that were found on gravel and brick; the same as a list of names
             weighs them equally. Fewer layers, from the lowest, keep only finer structure.
         size: the size of the result in pixels, one side or (h, w); None: the sample's.
         octaves: the number of sizes to work at, each twice the one before; more than one for structure larger than the

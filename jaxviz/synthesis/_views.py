@@ -8,7 +8,7 @@ import jax
 from jaxviz._types import Key, Score
 from jaxviz.program._image_channels import accepted
 from jaxviz.program._receptive_field import receptive_field
-from jaxviz.scores._algebra import Sum, Summable
+from jaxviz.scores._algebra import Summable, terms_of
 from jaxviz.scores._classes import Logit
 from jaxviz.synthesis._transforms import Transform, compose, crops, jitter_scale_rotate
 
@@ -27,13 +27,7 @@ def views_of(score: Score) -> Transform:
     """Return what a score is shown by default, where parts of an image say something about it."""
     if not is_of_parts(score):
         return WHOLE
-    return TURNED if _has_classes(score) else PARTS
-
-
-def _has_classes(score: Score) -> bool:
-    if isinstance(score, Sum):
-        return any(map(_has_classes, score.scores))
-    return isinstance(score, Logit)
+    return TURNED if any(isinstance(term, Logit) for term, _ in terms_of(score)) else PARTS
 
 
 def is_of_parts(score: Score) -> bool:
@@ -47,21 +41,19 @@ def canvas(score: Score, params: Any, most: int) -> int:
     At least 32 and at most `most`, which is also for scores of more than layers at all positions alike, and where a
     receptive field cannot be told.
     """
-    sides = []
-    for term in score.scores if isinstance(score, Sum) else (score,):
-        if isinstance(term, Sum):
-            sides.append(canvas(term, params, most))
-            continue
-        net, layer = getattr(term, "net", None), getattr(term, "layer", None)
-        if net is None or not isinstance(layer, str) or not is_of_parts(term):
-            return most
-        use = functools.partial(receptive_field, net, params, layer=layer, tokens=getattr(term, "tokens", None))
-        try:
-            _, field = accepted(use, params, most)
-        except ValueError:  # what is wrong with the layer or the images is said where the score is checked
-            return most
-        sides.append(min(most, max(32, -(-3 * max(field.size) // 32) * 16)))
-    return max(sides)
+    return max(_side(term, params, most) for term, _ in terms_of(score))
+
+
+def _side(score: Score, params: Any, most: int) -> int:
+    net, layer = getattr(score, "net", None), getattr(score, "layer", None)
+    if net is None or not isinstance(layer, str) or not is_of_parts(score):
+        return most
+    use = functools.partial(receptive_field, net, params, layer=layer, tokens=getattr(score, "tokens", None))
+    try:
+        _, field = accepted(use, params, most)
+    except ValueError:  # what is wrong with the layer or the images is said where the score is checked
+        return most
+    return min(most, max(32, -(-3 * max(field.size) // 32) * 16))
 
 
 def seen(transform: Transform | None, key: Key, images: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 import skimage.data
-from parity.vgg import torch_vgg
+from parity.vgg import relu_values, torch_vgg
 
 import jaxviz
 from jaxviz.scores._likeness import proportions_of
@@ -56,15 +56,7 @@ class Twin:
         return self.prepare(torch.tensor(rows, dtype=self.dtype))
 
     def values(self, images):
-        found, block, i = {}, 1, 1
-        for module in self.modules:
-            images = module(images)
-            if isinstance(module, torch.nn.ReLU):
-                found[f"relu{block}_{i}"] = images
-                i += 1
-            elif isinstance(module, torch.nn.MaxPool2d):
-                block, i = block + 1, 1
-        return found
+        return relu_values(self.modules, images)
 
     @staticmethod
     def gram(value):

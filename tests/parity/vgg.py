@@ -50,6 +50,19 @@ def torch_vgg(params, last):
     return nn.Sequential(*modules)
 
 
+def relu_values(modules, images):
+    """Run VGG-16's modules on images, and return what each ReLU gives, by name."""
+    found, block, i = {}, 1, 1
+    for module in modules:
+        images = module(images)
+        if isinstance(module, nn.ReLU):
+            found[f"relu{block}_{i}"] = images
+            i += 1
+        elif isinstance(module, nn.MaxPool2d):
+            block, i = block + 1, 1
+    return found
+
+
 def torch_classifier(params):
     head = nn.Linear(512, 1000, bias=False)
     head.weight.data = torch.tensor(params["head"].T)

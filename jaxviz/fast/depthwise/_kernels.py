@@ -45,9 +45,7 @@ Job = job_of(*ARGUMENTS, *RESULTS)
 
 def program(lanes: int) -> Program:
     """Return the convolution with vectors of `lanes` floats."""
-    return Program(
-        f"jaxviz_depthwise_{lanes}", ARGUMENTS, RESULTS, Job, Plan, lanes, lambda module: _work(module, lanes)
-    )
+    return Program(f"jaxviz_depthwise_{lanes}", ARGUMENTS, RESULTS, Plan, lanes, lambda module: _work(module, lanes))
 
 
 # while (item := taken++) < items:

@@ -16,7 +16,7 @@ from llvmlite import ir
 from jaxviz._files import write_atomically
 from jaxviz._own_folders import NotOwnError, own_folder, read_own_file
 from jaxviz.fast.machine_code._builder import INT, INT32, POINTER, Builder
-from jaxviz.fast.machine_code._jobs import Program, number_of
+from jaxviz.fast.machine_code._jobs import Program, job_of, number_of
 from jaxviz.fast.machine_code._machine import THREADS
 
 # The part of XLA's C interface that is used here: names and order as in `xla/ffi/api/c_api.h`, which jaxlib ships.
@@ -83,10 +83,10 @@ class XLA_FFI_Metadata_Extension(ctypes.Structure):
 def _handler(program: Program) -> ir.Module:
     """Return a module with the function that XLA calls."""
     module = ir.Module()
-    of_thread = program.work(module)
+    of_thread, layout = program.work(module), job_of(*program.arguments, *program.results)
     b = Builder(module, program.name, [POINTER], program.lanes, returns=POINTER, linkage="")
     (frame,), null = b.function.args, ir.Constant(POINTER, None)
-    job = b.memory(POINTER, ctypes.sizeof(program.job) // 8)
+    job = b.memory(POINTER, ctypes.sizeof(layout) // 8)
     threads = b.memory(POINTER, THREADS)
     _answer(b, frame)
     given = b.load_field(b.field(frame, XLA_FFI_CallFrame, "args"), XLA_FFI_Args, "args")
@@ -94,10 +94,10 @@ def _handler(program: Program) -> ir.Module:
     arrays = [(given, i) for i in range(len(program.arguments))] + [(made, i) for i in range(len(program.results))]
     for field, (array, i) in zip((*program.arguments, *program.results), arrays, strict=True):
         data = b.load_field(b.load_pointer(array, i), XLA_FFI_Buffer, "data")
-        b.store(data, b.field(job, program.job, field))
+        b.store(data, b.field(job, layout, field))
     for field in ("taken", "started"):
-        b.store(INT(0), b.field(job, program.job, field))
-    count = number_of(b, program.plan, b.load_field(job, program.job, "plan"), "threads")
+        b.store(INT(0), b.field(job, layout, field))
+    count = number_of(b, program.plan, b.load_field(job, layout, "plan"), "threads")
     create = ir.Function(module, ir.FunctionType(INT32, [POINTER] * 4), "pthread_create")
     join = ir.Function(module, ir.FunctionType(INT32, [INT, POINTER]), "pthread_join")
     with b.loop(count, start=1) as i:  # a thread that cannot start is no error: the others do its work

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,12 +18,12 @@ class Program(NamedTuple):
     name: str
     arguments: tuple[str, ...]  # names of arrays, "plan" among them
     results: tuple[str, ...]
-    job: type[ctypes.Structure]  # `job_of` these
     plan: Any  # a NamedTuple of 32-bit integers, "threads" among them
     lanes: int  # floats in a vector register
     work: Callable[[ir.Module], ir.Function]  # defines a thread's function, which is given the job
 
 
+@functools.cache
 def job_of(*arrays: str) -> type[ctypes.Structure]:
     """Return the struct of the data that a job's threads share."""
     counts = ("taken", "started")  # numbers of items taken, and of threads started, so far

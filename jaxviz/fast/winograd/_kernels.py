@@ -33,7 +33,7 @@ Job = job_of(*ARGUMENTS, *RESULTS)
 def program(side: int, lanes: int, rows: int) -> Program:
     """Return the convolution with tiles of `side` outputs, vectors of `lanes` floats and `rows` tiles in registers."""
     of_thread = functools.partial(work, side=side, lanes=lanes, rows=rows)
-    return Program(f"jaxviz_winograd{side}_{lanes}", ARGUMENTS, RESULTS, Job, Plan, lanes, of_thread)
+    return Program(f"jaxviz_winograd{side}_{lanes}", ARGUMENTS, RESULTS, Plan, lanes, of_thread)
 
 
 def numbers(b: Builder, plan: Any, *names: str) -> Any:
