@@ -40,7 +40,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from train_fast_style import LAYERS, LOSS, STYLE_PIXELS, WEIGHTS, held_out, styles
+from train_fast_style import LAYERS, LOSS, PROPORTION, SIZES, WEIGHTS, held_out, styles
 
 import jaxviz
 
@@ -54,12 +54,12 @@ def main(
     *,
     weights: Path = WEIGHTS,
     size: int = 256,
-    style_pixels: int = STYLE_PIXELS,
     styles_each: int = 2,
     steps: int = 100,
     sizes: tuple[int, ...] = (256, 512, 1024),
     timed: int = 5,
     singles: tuple[Path, ...] = (),
+    before: Path | None = None,
     out: Path = FIGURES,
     judged: Path = Path("out/fast_style_judged.png"),
 ) -> None:
@@ -70,54 +70,90 @@ def main(
         paintings: the folder with the paintings.
         weights: the net.
         size: side of the photographs in Figure 5, in pixels.
-        style_pixels: longer side of the style images, as in training.
         styles_each: number of styles for which each photograph is optimized, in turn.
         steps: steps of L-BFGS.
         sizes: sizes to time.
         timed: steps of L-BFGS that are timed at each size.
         singles: nets with one of the styles each, to compare with.
+        before: another net with the same styles, whose loss and flicker are told beside the net's.
         out: folder for the pictures.
         judged: file for a sheet of every style on every held-out photograph, for inspection.
     """
     made = jaxviz.load_style_net(weights)
-    pictures = styles(paintings)
+    pictures = styles(paintings, size)
     photos = [jaxviz.load_image(path, size=size) for path in held_out(photographs)[1]]
-    draw(made, photos, out, judged)
-    against_singles(made, [jaxviz.load_style_net(path) for path in singles], pictures, photos, style_pixels)
-    border_costs(made, pictures, photos, style_pixels)
-    table_1(made, pictures[made.styles[0]], photos[0], sizes, style_pixels, timed)
-    figure_5(made, [pictures[name] for name in made.styles], photos, style_pixels, styles_each, steps, out)
+    draw(made, list(pictures), photos, out, judged)
+    for net in [made] if before is None else [made, jaxviz.load_style_net(before)]:
+        flicker(net, list(pictures), photos)
+        at_sizes(net, paintings, held_out(photographs)[1])
+    against_singles(made, [jaxviz.load_style_net(path) for path in singles], pictures, photos)
+    border_costs(made, pictures, photos)
+    table_1(made, next(iter(pictures.values())), photos[0], sizes, timed)
+    figure_5(made, pictures, photos, styles_each, steps, out)
 
 
-def optimize(photo: jax.Array, style: jax.Array, style_pixels: int, **run) -> jaxviz.Synthesis:
-    """Minimize the training loss for one photograph and one style."""
+def optimize(photo: jax.Array, style: jax.Array, **run) -> jaxviz.Synthesis:
+    """Minimize the training loss for one photograph and one style, but for the steadiness, which needs a net."""
     net, params = jaxviz.load("vgg16_features")
     options: dict[str, Any] = {
         "content_weight": LOSS["content_weight"],
         "style_weights": LOSS["style_weight"],
         "smoothness": LOSS["smoothness"],
-        "style_size": style_pixels / max(photo.shape),
+        "style_size": PROPORTION,
         **LAYERS,
     }
     return jaxviz.stylize(net, params, jax.random.key(0), photo, style, **options | run)
 
 
-def against_singles(made: jaxviz.StyleNet, singles: list, pictures: dict, photos: list, style_pixels: int) -> None:
+def flicker(made: jaxviz.StyleNet, names: list, photos: list) -> None:
+    """Print how much a pixel of the styled photograph changes when it moves by one and two pixels with other noise."""
+    rng = np.random.default_rng(0)
+    for name in names:
+        changes = []
+        for photo in photos:
+            noisy = np.clip(photo + 0.02 * rng.normal(size=(2, *photo.shape)), 0, 1).astype(np.float32)
+            first, second = noisy[0, :-1, :-2], noisy[1, 1:, 2:]
+            one, other = (jaxviz.restyle(made, frame, style=name) for frame in (first, second))
+            changes.append(np.abs(one[1:, 2:] - other[:-1, :-2])[16:-16, 16:-16].mean())
+        print(f"{name}: a pixel changes by {np.mean(changes):.4f} from one frame to the next")
+
+
+def at_sizes(made: jaxviz.StyleNet, paintings: Path, files: list) -> None:
+    """Print content and style losses of one pass at each size."""
+    nothing = {"content_weight": 0.0, "style_weights": 0.0, "smoothness": 0.0}
+    for size in SIZES:
+        for name, style in styles(paintings, size).items():
+            parts = []
+            for path in files:
+                photo = jaxviz.load_image(path)
+                shape = [round(side * size / max(photo.shape)) for side in photo.shape[:2]]
+                photo = jnp.clip(jaxviz.resize(photo, (shape[0], shape[1])), 0, 1)
+                start = jnp.asarray(jaxviz.restyle(made, photo, style=name))
+                found = (
+                    optimize(photo, style, start=start, steps=1, **nothing | weight).losses[0]
+                    for weight in ({"content_weight": 1.0}, {"style_weights": LOSS["style_weight"]})
+                )
+                parts.append(list(found))
+            content, styled = np.mean(parts, 0)
+            print(f"{size} px, {name}: content {content:.3f}, style {styled:.3f}", flush=True)
+
+
+def against_singles(made: jaxviz.StyleNet, singles: list, pictures: dict, photos: list) -> None:
     """Print by how much the losses of the net of all styles exceed those of single-style nets."""
     found = []
     nothing = {"content_weight": 0.0, "style_weights": 0.0, "smoothness": 0.0}
     for single in singles:
-        (name,) = single.styles
+        (name,) = {style.partition("@")[0] for style in single.styles}
 
         def part(image: Any, photo: Any, style: Any = pictures[name], **weight: float) -> float:
             start = jnp.asarray(image)
-            return float(optimize(photo, style, style_pixels, start=start, steps=1, **nothing | weight).losses[0])
+            return float(optimize(photo, style, start=start, steps=1, **nothing | weight).losses[0])
 
         changes = []
         for photo in photos:
             images = [
-                jaxviz.restyle(made.params, photo, style=made.styles.index(name)),
-                jaxviz.restyle(single.params, photo),
+                jaxviz.restyle(made, photo, style=name),
+                jaxviz.restyle(single, photo, style=name),
             ]
             ours, its = (
                 np.array([part(image, photo, content_weight=1.0), part(image, photo, style_weights=1.0)])
@@ -131,17 +167,17 @@ def against_singles(made: jaxviz.StyleNet, singles: list, pictures: dict, photos
         print(f"mean of the styles: {_told(np.array(found))}")
 
 
-def border_costs(made: jaxviz.StyleNet, pictures: dict, photos: list, style_pixels: int) -> None:
+def border_costs(made: jaxviz.StyleNet, pictures: dict, photos: list) -> None:
     """Print by how much the border that `restyle` adds raises the loss."""
-    for i, name in enumerate(made.styles):
+    for name, picture in pictures.items():
 
-        def loss(image: Any, photo: Any, style: Any = pictures[name]) -> float:
-            return float(optimize(photo, style, style_pixels, start=jnp.asarray(image), steps=1).losses[0])
+        def loss(image: Any, photo: Any, style: Any = picture) -> float:
+            return float(optimize(photo, style, start=jnp.asarray(image), steps=1).losses[0])
 
         costs = []
         for photo in photos:
-            plain = jaxviz.style_net(made.params, photo[None], style=i)[0]
-            costs.append(loss(jaxviz.restyle(made.params, photo, style=i), photo) / loss(plain, photo) - 1)
+            plain = jaxviz.style_net(made, photo[None], style=name)[0]
+            costs.append(loss(jaxviz.restyle(made, photo, style=name), photo) / loss(plain, photo) - 1)
         print(f"{name}: the border costs {np.median(costs):.1%} of the loss (median), at most {max(costs):.1%}")
 
 
@@ -150,23 +186,21 @@ def _told(percent: np.ndarray) -> str:
     return f"content {content}, style {style}"
 
 
-def draw(made: jaxviz.StyleNet, photos: list, out: Path, judged: Path) -> None:
+def draw(made: jaxviz.StyleNet, names: list, photos: list, out: Path, judged: Path) -> None:
     """Draw every style on the held-out photographs, and on scikit-image's; and the transition between two styles."""
     from skimage import data
 
     def sheet(photos: list) -> jax.Array:
-        rows = [
-            [photo, *(jaxviz.restyle(made.params, photo, style=i) for i in range(len(made.styles)))] for photo in photos
-        ]
-        return jaxviz.montage([cell for row in rows for cell in row], columns=1 + len(made.styles))
+        rows = [[photo, *(jaxviz.restyle(made, photo, style=name) for name in names)] for photo in photos]
+        return jaxviz.montage([cell for row in rows for cell in row], columns=1 + len(names))
 
     judged.parent.mkdir(parents=True, exist_ok=True)
     jaxviz.save_image(judged, sheet(photos))
     free = [jaxviz.load_image(photo, size=224) for photo in (data.chelsea(), data.astronaut(), data.coffee())]
     jaxviz.save_image(out / "fast_style.png", sheet(free))
-    first, second, *_ = np.eye(len(made.styles), dtype=np.float32)
-    way = [(1 - t) * first + t * second for t in np.linspace(0, 1, 6, dtype=np.float32)]
-    row = [jaxviz.restyle(made.params, free[0], style=weights) for weights in way]
+    first, second, *_ = names
+    way = [{first: 1 - t, second: t} for t in np.linspace(0, 1, 6).tolist()]
+    row = [jaxviz.restyle(made, free[0], style=weights) for weights in way]
     print(
         "mean difference between neighbors in the transition:",
         *(f"{np.abs(a - b).mean():.4f}" for a, b in itertools.pairwise(row)),
@@ -174,9 +208,7 @@ def draw(made: jaxviz.StyleNet, photos: list, out: Path, judged: Path) -> None:
     jaxviz.save_image(out / "fast_style_mix.png", jaxviz.montage(row, columns=len(row)))
 
 
-def table_1(
-    made: jaxviz.StyleNet, style: jax.Array, photo: jax.Array, sizes: tuple[int, ...], style_pixels: int, timed: int
-) -> None:
+def table_1(made: jaxviz.StyleNet, style: jax.Array, photo: jax.Array, sizes: tuple[int, ...], timed: int) -> None:
     """Print the time of one pass next to that of 500 iterations."""
     print("| size | 500 iterations of `stylize`, s | one pass, s | ratio | passes per second |")
     print("|---|---|---|---|---|")
@@ -185,34 +217,32 @@ def table_1(
         passes = []
         for _ in range(6):
             start = time.perf_counter()
-            jaxviz.restyle(made.params, image, tile=max(sizes))
+            jaxviz.restyle(made, image, tile=max(sizes))
             passes.append(time.perf_counter() - start)
         at: list[float] = []
-        optimize(image, style, style_pixels, start="noise", steps=timed + 1, every=1,
+        optimize(image, style, start="noise", steps=timed + 1, every=1,
                  callback=lambda _, at=at: at.append(time.perf_counter()))  # fmt: skip
         slow, fast = 500 * (at[-1] - at[0]) / timed, min(passes[1:])
         print(f"| {size} | {slow:.0f} | {fast:.3f} | {slow / fast:.0f} | {1 / fast:.1f} |", flush=True)
 
 
-def figure_5(
-    made: jaxviz.StyleNet, pictures: list, photos: list, style_pixels: int, styles_each: int, steps: int, out: Path
-) -> None:
+def figure_5(made: jaxviz.StyleNet, pictures: dict, photos: list, styles_each: int, steps: int, out: Path) -> None:
     """Print and plot the number of iterations after which the loss of `stylize` is below that of one pass."""
     curves, passes, counts = [], [], []
     for i, photo in enumerate(photos):
         for j in range(styles_each):
-            style = (i + j * max(1, len(pictures) // styles_each)) % len(pictures)
+            name = list(pictures)[(i + j * max(1, len(pictures) // styles_each)) % len(pictures)]
             # The net as trained, without the border that `restyle` adds.
-            once = jaxviz.style_net(made.params, photo[None], style=style)[0]
+            once = jaxviz.style_net(made, photo[None], style=name)[0]
             # The loss before the first step from the net's image is the net's loss.
-            one = float(optimize(photo, pictures[style], style_pixels, start=once, steps=1).losses[0])
-            losses = np.asarray(optimize(photo, pictures[style], style_pixels, start="noise", steps=steps).losses)
+            one = float(optimize(photo, pictures[name], start=once, steps=1).losses[0])
+            losses = np.asarray(optimize(photo, pictures[name], start="noise", steps=steps).losses)
             below = np.flatnonzero(losses < one)
             counts.append(int(below[0]) if len(below) else steps)
             curves.append(losses)
             passes.append(one)
             said = f"{counts[-1]}" if len(below) else f"more than {steps}"
-            print(f"photograph {i}, {made.styles[style]}: one pass {one:.3f}, as {said} iterations", flush=True)
+            print(f"photograph {i}, {name}: one pass {one:.3f}, as {said} iterations", flush=True)
     least, middle = min(counts), int(np.median(counts))
     print(f"One pass is as good as {middle} iterations (median; least {least}), of {len(counts)} pictures.")
     below = np.flatnonzero(np.mean(curves, 0) < np.mean(passes))

@@ -80,7 +80,7 @@ def mosaic(size: int = 384, seed: int = 0) -> jax.Array:
     from sklearn.neighbors import KDTree
 
     rng, side = np.random.default_rng(seed), 2 * size
-    cells = size // 11
+    cells = 34
     grid = np.stack(np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij"), -1).reshape(-1, 2)
     centers = (grid + 0.5 + rng.uniform(-0.42, 0.42, grid.shape)) * side / cells
     pixels = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(-1, 2)
@@ -89,27 +89,27 @@ def mosaic(size: int = 384, seed: int = 0) -> jax.Array:
     levels = np.clip(0.5 + 0.3 * field + rng.normal(0, 0.1, len(field)), 0, 1)
     palette = ["0b2545", "13518f", "1f9bb0", "e9e3c5", "f2b632", "d9531e", "7d1128"]
     colors = _shaded(levels, palette) * rng.uniform(0.8, 1.15, (len(field), 1))
-    joints = np.clip((distances[:, 1] - distances[:, 0]) / 4 - 0.3, 0, 1)[:, None]
+    joints = np.clip(96 * (distances[:, 1] - distances[:, 0]) / size - 0.3, 0, 1)[:, None]
     return _averaged((colors[nearest[:, 0]] * joints + 0.06 * (1 - joints)).reshape(side, side, 3))
 
 
 def ink(size: int = 384, seed: int = 1) -> jax.Array:
     """Draw in pen and wash: outlines, a wash in a few tones, and hatching in more directions where it is darker."""
-    rng, side = np.random.default_rng(seed), 2 * size
+    rng, side, unit = np.random.default_rng(seed), 2 * size, size / 384
     tone = 1 / (1 + np.exp(-1.4 * _noise(rng, side, 6, octaves=5)))
     y, x = np.mgrid[:side, :side]
-    bend = 6 * _noise(rng, side, 8)
+    bend = 6 * unit * _noise(rng, side, 8)
     wash = 0.35 + 0.65 * np.clip(np.floor(tone * 6 + 0.25 * _noise(rng, side, 24)) / 5, 0, 1)
     lines = np.ones((side, side))
     for angle, darker in ((0.7, 0.7), (2.3, 0.46), (1.5, 0.28)):
         along = (x + bend) * np.cos(angle) + (y + bend) * np.sin(angle)
-        wave = 0.5 + 0.5 * np.cos(2 * np.pi * along / 10)
+        wave = 0.5 + 0.5 * np.cos(2 * np.pi * along / (10 * unit))
         width = np.clip(darker - tone, 0, 0.4) * 1.1
         lines = np.minimum(lines, np.clip((1 - width - wave) / 0.12 + 0.5, 0, 1) * (width > 0) + (width <= 0))
     for level in (0.33, 0.6):
         down, across = np.gradient(tone)
         edge = np.abs(tone - level) / np.maximum(np.hypot(down, across), 1e-6)
-        lines = np.minimum(lines, np.clip(edge / 2.5 - 0.5, 0, 1))
+        lines = np.minimum(lines, np.clip(edge / (2.5 * unit) - 0.5, 0, 1))
     picture = _shaded(wash, ["1d2b3a", "35576b", "7f9aa0", "c9c2a5", "efe3c4", "f8f1de"])
     return _averaged(picture * (0.22 + 0.78 * lines[..., None]))
 
@@ -121,22 +121,51 @@ def paper(size: int = 384, seed: int = 2) -> jax.Array:
     ranks = np.argsort(np.argsort(height.ravel())).reshape(side, side) / side**2
     levels = np.floor(ranks * 9) / 8
     picture = _shaded(np.clip(levels, 0, 1), ["2d1e45", "7b2d5b", "d1495b", "f0a35e", "f7e3af", "66a182", "1d5c63"])
-    shadow = np.pad(levels, ((10, 0), (10, 0)), mode="edge")[:side, :side] > levels
+    far = round(10 * size / 384)
+    shadow = np.pad(levels, ((far, 0), (far, 0)), mode="edge")[:side, :side] > levels
     return _averaged(picture * np.where(shadow, 0.55, 1.0)[..., None])  # no grain: a net would turn it into a grid
 
 
-def styles(paintings: Path) -> dict[str, jax.Array]:
-    """Return the styles by name."""
-    painted = {name: jaxviz.load_image(paintings / f"{file}.jpg", longest=640) for name, file in PAINTINGS.items()}
-    return painted | {"mosaic": mosaic(), "ink": ink(), "paper": paper()}
+def styles(paintings: Path, size: int) -> dict[str, jax.Array]:
+    """Return the styles by name, with the longer side that is learned for photographs of a size."""
+    side = round(PROPORTION * size)
+    painted = {name: jaxviz.load_image(paintings / f"{file}.jpg", longest=side) for name, file in PAINTINGS.items()}
+    return painted | {draw.__name__: draw(side) for draw in (mosaic, ink, paper)}
 
 
-# The loss, which `stylize` minimizes, too, in `experiments/fast_style.py`; and the longer side of the style images.
-STYLE_PIXELS = 384
-LOSS = {"content_weight": 1.0, "style_weight": 20.0, "smoothness": 8.0}
+def photographs_and_crops(paths: list[Path], side: int) -> np.ndarray:
+    """Return photographs twice, `(n, side, side, 3)`, uint8: their middle squares, and as sharp as they are.
+
+    So the net meets both a small picture of everything and a part of a large picture.
+    """
+    found = []
+    for i, path in enumerate(paths):
+        whole = np.asarray(jaxviz.load_image(path))
+        small = np.asarray(jaxviz.load_image(path, size=side))
+        room = np.array(whole.shape[:2]) - side
+        crop = small
+        if room.min() >= 0:
+            top, left = np.random.default_rng(i).integers(0, room + 1)
+            crop = whole[top : top + side, left : left + side]
+        found += [small, crop]
+    return np.stack([np.rint(255 * image).astype(np.uint8) for image in found])
+
+
+def begun_from(net: jaxviz.StyleNet, names: list[str]) -> Any:
+    """Return a net's parameters with a row for each name: its own, or that of the style without a size."""
+    rows = np.array([net.styles.index(name if name in net.styles else name.partition("@")[0]) for name in names])
+    chosen = lambda what, x: x if what == "kernel" else x[rows]
+    return {name: {what: chosen(what, x) for what, x in layer.items()} for name, layer in net.params.items()}
+
+
+# The loss, which `stylize` minimizes, too, in `experiments/fast_style.py`, but for the steadiness.
+SIZES = (256, 512, 1024)  # of photographs, by their longer side: each style is learned with strokes for each
+PROPORTION = 1.25  # longer side of a style by that of the photographs
+LOSS = {"content_weight": 1.0, "style_weight": 20.0, "smoothness": 8.0, "steadiness": 50.0}
+PARTS = ("content", "style", "smoothness", "steadiness")
 LAYERS: dict[str, Any] = {
     "content_layers": ("relu3_3",),
-    "style_layers": {"relu1_2": 10.0, "relu2_2": 9.0, "relu3_3": 2.0, "relu4_3": 0.05},
+    "style_layers": {"relu1_2": 10.0, "relu2_2": 9.0, "relu3_3": 4.0, "relu4_3": 0.5},
 }
 
 
@@ -181,23 +210,31 @@ def main(
         every: steps between checkpoints.
     """
     learned, judged = held_out(photographs)
-    chosen = {name: image for name, image in styles(paintings).items() if name in only or not only}
+    chosen = {
+        f"{name}@{size}": (image, PROPORTION * size)
+        for name in (only or styles(paintings, 64))
+        for size in SIZES
+        for image in (styles(paintings, size)[name],)
+    }
     photos = jnp.stack([jaxviz.load_image(path, size=256) for path in judged[:4]])
     net, params = jaxviz.load("vgg16_features")
-    begin = None if start is None else jaxviz.load_style_net(start).params
+    begin = None if start is None else begun_from(jaxviz.load_style_net(start), list(chosen))
     how: dict[str, Any] = {"learning_rate": learning_rate, "cooldown": cooldown}
     if optimizer == "muon":
         how = {"optimizer": jaxviz.muon(learning_rate, steps=steps, cooldown=cooldown)}
+    images, sides = zip(*chosen.values(), strict=True)
     found = jaxviz.train_style_net(
-        net, params, jax.random.key(0), learned, list(chosen.values()), **LOSS, **LAYERS, **how, start=begin,
-        width=width, size=size, batch_size=batch_size, steps=steps, style_size=STYLE_PIXELS / size, precision=precision,
-        store=out, checkpoint_every=every, every=8 if jax.default_backend() == "cpu" else 32,
+        net, params, jax.random.key(0), photographs_and_crops(learned, size + size // 4), images, **LOSS, **LAYERS,
+        **how, start=begin, width=width, size=size, batch_size=batch_size, steps=steps, precision=precision,
+        style_size=[side / size for side in sides], store=out, checkpoint_every=every,
+        every=8 if jax.default_backend() == "cpu" else 32,
         callback=Follow(out, list(chosen), photos, steps, every, 3600 * hours),
     )  # fmt: skip
     draw(out, list(chosen), photos, found)
     jaxviz.save_style_net(weights, found.params, list(chosen))
-    content, style, smoothness = found.losses[-500:].mean(0)
-    print(f"{weights}: step {len(found.losses)}, content {content:.3f}, style {style:.3f}, smoothness {smoothness:.4f}")
+    parts = found.losses[-500:].mean(0)
+    told = ", ".join(f"{name} {part:.4f}" for name, part in zip(PARTS, parts, strict=True))
+    print(f"{weights}: step {len(found.losses)}, {told}")
 
 
 class Follow:

@@ -18,9 +18,10 @@ from jaxviz.cli._files import each_of, failing, files, of_different_names
 from jaxviz.cli._video import VIDEOS, map_video
 from jaxviz.data._folder import check_writable
 from jaxviz.image._checks import ImageError
+from jaxviz.synthesis.fast_style._net import sizes_of
 
-_Weights = dict[str, np.ndarray]
-"""Weights of a net's styles, by the name of each result."""
+_Chosen = dict[str, str | dict[str, float]]
+"""A style, or several with weights, by the name of each result."""
 
 
 def apply(options: Apply) -> None:
@@ -56,13 +57,12 @@ def _targets(paths: Iterable[Path], chosen: Iterable[str], out: Path, ending: st
     return found
 
 
-def _chosen(net: jaxviz.StyleNet, style: Sequence[str], mix: str | None) -> _Weights:
-    """Return weights of the net's styles, by the name of each result."""
+def _chosen(net: jaxviz.StyleNet, style: Sequence[str], mix: str | None) -> _Chosen:
+    """Return styles of the net, by the name of each result."""
     if style and mix:
         raise ValueError("--style and --mix: expected only one of them, got both")
-    rows = dict(zip(net.styles, np.eye(len(net.styles), dtype=np.float32), strict=True))
     if mix is None:
-        return {name: _row(rows, name) for name in style or net.styles}
+        return {name: _known(net, name) for name in style or sizes_of(net.styles)}
     parts = [part.partition("=") for part in mix.split(",")]
     try:
         weights = {name.strip(): float(weight) for name, _, weight in parts}
@@ -71,31 +71,30 @@ def _chosen(net: jaxviz.StyleNet, style: Sequence[str], mix: str | None) -> _Wei
     total = sum(weights.values())
     if not weights or not all(map(math.isfinite, weights.values())) or total <= 0:
         raise ValueError(f"--mix: expected names and weights, such as mosaic=0.7,ink=0.3, got {mix}")
-    whole = sum(
-        (weight / total * _row(rows, name) for name, weight in weights.items()), np.zeros(len(rows), np.float32)
-    )
+    whole = {_known(net, name): weight / total for name, weight in weights.items()}
     return {"-".join(f"{name}{weight:g}" for name, weight in weights.items()): whole}
 
 
-def _row(rows: _Weights, name: str) -> np.ndarray:
-    if name not in rows:
-        raise ValueError(f"expected a style of this net ({', '.join(rows)}), got {name!r}")
-    return rows[name]
+def _known(net: jaxviz.StyleNet, name: str) -> str:
+    known = sizes_of(net.styles)
+    if name not in (*known, *net.styles):
+        raise ValueError(f"expected a style of this net ({', '.join(known)}), got {name!r}")
+    return name
 
 
 def _image(
     path: Path,
     *,
     net: jaxviz.StyleNet,
-    chosen: _Weights,
+    chosen: _Chosen,
     targets: dict[str, Path],
     size: int | None,
     tile: int,
 ) -> None:
     image = np.asarray(jaxviz.load_image(path, longest=size))
-    for name, weights in chosen.items():
+    for name, style in chosen.items():
         start = time.perf_counter()
-        made = jaxviz.restyle(net.params, image, style=weights, tile=tile)
+        made = jaxviz.restyle(net, image, style=style, tile=tile)
         seconds = time.perf_counter() - start
         jaxviz.save_image(targets[name], made)
         print(f"{targets[name]}: {made.shape[1]}x{made.shape[0]} px in {seconds:.2f} s", flush=True)
@@ -105,7 +104,7 @@ def _film(
     path: Path,
     *,
     net: jaxviz.StyleNet,
-    chosen: _Weights,
+    chosen: _Chosen,
     targets: dict[str, Path],
     size: int | None,
     tile: int,
@@ -115,8 +114,8 @@ def _film(
 
     if not path.is_file():  # reading a pipe would block
         raise ImageError(f"{path}: expected a video file, got none at this path")
-    for name, weights in chosen.items():
-        change = functools.partial(jaxviz.restyle, net.params, style=weights, tile=tile)
+    for name, style in chosen.items():
+        change = functools.partial(jaxviz.restyle, net, style=style, tile=tile)
         target, start = targets[name], time.perf_counter()
         with Console(stderr=True).status("Starting") as status:
 
@@ -138,9 +137,11 @@ def list_styles(options: List) -> None:
 
     def add(path: Path | None) -> None:
         net = jaxviz.load_style_net(path)
+        known = sizes_of(net.styles)
         width = net.params["first"]["kernel"].shape[-1]
         count = sum(leaf.size for leaf in jax.tree.leaves(net.params))
-        cells = (path.name if path else "fast_style", ", ".join(net.styles), str(width), f"{count:,}")
+        styles = [f"{name} ({', '.join(map(str, sizes))} px)" if sizes else name for name, sizes in known.items()]
+        cells = (path.name if path else "fast_style", ", ".join(styles), str(width), f"{count:,}")
         table.add_row(*map(plain, cells))
 
     try:

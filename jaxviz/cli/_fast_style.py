@@ -40,10 +40,13 @@ class Train(Network, Seed):
     """Weight of the relative error of features."""
     style_weight: float = 20.0
     """Weight of the relative error of Gram matrices."""
-    style_size: float = 1.0
-    """Longer side of the style images, as a multiple of the crops' side: strokes grow with it."""
+    style_size: tuple[float, ...] = (1.0,)
+    """Longer side of the style images, as a multiple of the crops' side: strokes grow with it. With several, each style
+    is learned at each of them, and `apply` chooses by the size of the image."""
     smoothness: float = 8.0
     """Weight of the total variation."""
+    steadiness: float = 0.0
+    """Weight of the change from one frame of a video to the next."""
     optimizer: Literal["adam", "muon"] = "adam"
     """Adam, as in the paper, or Muon, which gets further in as many steps; use a learning rate of about 1e-2 for it."""
     learning_rate: float = 1e-3
@@ -71,7 +74,8 @@ class Apply(Verb):
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE [FILE ...]")] = ()
     """Images, folders of images, or videos (.mp4, .mov, .mkv, .webm, .avi; these need PyAV)."""
     style: Names = ()
-    """Styles, as listed by `jaxviz fast-style list`; by default all of the net's."""
+    """Styles, as listed by `jaxviz fast-style list`; by default all of the net's. Strokes fit the size of the image;
+    scream@512 has those for 512 px."""
     mix: Annotated[str | None, tyro.conf.arg(metavar="NAME=WEIGHT,...")] = None
     """A mixture of styles instead, such as mosaic=0.7,ink=0.3."""
     net: File = None

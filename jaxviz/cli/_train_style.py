@@ -21,7 +21,7 @@ from jaxviz.data._folder import check_apart, check_writable
 from jaxviz.data._source import Source, open_source
 from jaxviz.image._checks import ImageError
 
-_TRAINING = ("width", "size", "batch_size", "steps", "content_weight", "style_weight", "style_size", "smoothness")
+_TRAINING = ("width", "size", "batch_size", "steps", "content_weight", "style_weight", "smoothness", "steadiness")
 _TRAINING += ("precision",)
 
 
@@ -32,8 +32,11 @@ def train(options: Train) -> None:
         raise ValueError("expected an image for each style, got none")
     styles = {path.stem: jaxviz.load_image(path) for path in options.styles}
     start, old = (path and jaxviz.load_style_net(path) for path in (options.start, options.add_to))
-    names = [*(old.styles if old else []), *styles]
-    if len(set(names)) < len(names) or len(styles) < len(options.styles):
+    if len(styles) < len(options.styles):
+        raise ValueError("expected a different name for each style, got two files of the same name: rename one")
+    learned = _at_sizes(list(styles), options.style_size, options.size)
+    names = [*(old.styles if old else []), *learned]
+    if len(set(names)) < len(names):
         raise ValueError(f"expected a different name for each style, got {', '.join(names)}: rename a file")
     check_writable(out)
     source = open_source(options.source)
@@ -42,16 +45,26 @@ def train(options: Train) -> None:
     if not photos:
         raise ImageError(f"{options.source}: expected photographs, got none that are readable")
     net, params = load_model(options.model, options.size, output=options.output).network
-    given = (net, params, jax.random.key(options.seed), source, list(styles.values()))
+    given = (net, params, jax.random.key(options.seed), source, [styles[style] for style, _ in learned.values()])
     how = {name: getattr(options, name) for name in _TRAINING} | _optimizer(options)
     how |= {"checkpoint_every": options.every, "every": 8 if jax.default_backend() == "cpu" else 32}
     how |= {"start": start and start.params, "add_to": old and old.params, "store": out}
+    how |= {"style_size": [side for _, side in learned.values()]}
     run = functools.partial(jaxviz.train_style_net, *given, **how)
     found = _follow(run, out, names, jnp.stack(photos), every=options.every)
     if not found.finished:
         stop(f"Stopped after step {len(found.losses)}: {out}. The same command continues from there.")
     print(f"{out / 'net.safetensors'}: {printable(', '.join(names))}; ", end="")
     print(f"loss {_recent(found):.4g} after {len(found.losses)} steps")
+
+
+def _at_sizes(styles: Sequence[str], sides: Sequence[float], size: int) -> dict[str, tuple[str, float]]:
+    """Return the names that are learned, each with its style and side: with several sides, "scream@512" for 512 px."""
+    if not sides:
+        raise ValueError("--style-size: expected a number, or several, got none")
+    if len(sides) == 1:
+        return {style: (style, sides[0]) for style in styles}
+    return {f"{style}@{round(side * size)}": (style, side) for style in styles for side in sides}
 
 
 def _optimizer(options: Train) -> dict[str, Any]:

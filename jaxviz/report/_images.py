@@ -111,9 +111,9 @@ def stylize(tour: Tour) -> Pictures:
 
 
 def call_fast_style(photo):
-    params, styles = jaxviz.load_style_net()
-    images = [jaxviz.restyle(params, photo, style=i) for i in range(len(styles))]
-    return styles, images
+    net = jaxviz.load_style_net()
+    styles = ["starry_night", "scream", "mosaic", "ink", "paper"]
+    return styles, [jaxviz.restyle(net, photo, style=name) for name in styles]
 
 
 def fast_style(tour: Tour) -> Pictures:

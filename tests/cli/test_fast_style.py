@@ -68,6 +68,24 @@ def test_a_style_is_added(capsys):
 
 
 @pytest.mark.slow
+def test_styles_are_learned_at_several_sizes(capsys):
+    cli.main([*TRAIN.split(), "--steps", "4", "--style-size", "1", "2", "--steadiness", "10"])
+    assert "net.safetensors: night@16, night@32, waves@16, waves@32; loss " in capsys.readouterr().out
+    cli.main(["fast-style", "list", "fast-style/net.safetensors"])
+    assert "night (16, 32 px), waves (16, 32 px)" in capsys.readouterr().out
+    cli.main("fast-style apply images/cat.png --net fast-style/net.safetensors --mix night=1,waves=1".split())
+    cli.main("fast-style apply images/cat.png --net fast-style/net.safetensors".split())
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "cat-night.png",
+        "cat-night1-waves1.png",
+        "cat-waves.png",
+    ]
+    net = jaxviz.load_style_net("fast-style/net.safetensors")
+    expected = jaxviz.restyle(net, jaxviz.load_image("images/cat.png"), style="night")
+    np.testing.assert_allclose(jaxviz.load_image("out/cat-night.png"), expected, atol=0.51 / 255)
+
+
+@pytest.mark.slow
 def test_apply_makes_every_style_of_every_image(capsys):
     cli.main("fast-style apply images --net net.safetensors".split())
     said = capsys.readouterr().out

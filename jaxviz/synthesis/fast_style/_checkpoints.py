@@ -19,21 +19,23 @@ from jaxviz.activation._store import claim, traced_by
 from jaxviz.program._digest import digest_of
 from jaxviz.show._shown import shown
 
+PARTS = ("content", "style", "smoothness", "steadiness")  # of the loss
+
 
 class _StyleTraining(NamedTuple):
     params: Any
-    losses: Float[np.ndarray, "steps 3"]
+    losses: Float[np.ndarray, "steps 4"]
     finished: bool
 
 
-@shown("lines", lambda found: dict(zip(("content", "style", "smoothness"), found.losses.T, strict=True)))
+@shown("lines", lambda found: dict(zip(PARTS, found.losses.T, strict=True)))
 class StyleTraining(Progress, _StyleTraining):
     """The state of a net's training so far, or its result.
 
     Attributes:
         params: the net's parameters, for `style_net`.
-        losses: `(steps, 3)`: content, style and smoothness, each weighted, of the batch before each step; the loss is
-            their sum.
+        losses: `(steps, 4)`: content, style, smoothness and steadiness, each weighted, of the batch before each step;
+            the loss is their sum.
         finished: False while training is in progress, or if its callback ended it.
     """
 
@@ -96,7 +98,7 @@ class Keeper:
         """Return the state and losses to resume from."""
         step = None if self.manager is None else self.manager.latest_step()
         if self.manager is None or step is None:
-            return fresh, np.zeros((0, 3), np.float32)
+            return fresh, np.zeros((0, len(PARTS)), np.float32)
         at = self.manager.directory / str(step)
         try:
             kept: Any = self.manager.restore(step, args=self.args.PyTreeRestore())

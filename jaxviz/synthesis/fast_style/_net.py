@@ -39,7 +39,8 @@ class StyleNet(NamedTuple):
 
     Attributes:
         params: its parameters, for `style_net` and `restyle`.
-        styles: the names of its styles, in order.
+        styles: the names of its styles, in order. "scream@512" is "scream" with strokes for pictures of 512 px: where
+            there are several sizes, "scream" stands for the one that fits the picture, or a mixture of the two nearest.
     """
 
     params: Any
@@ -59,7 +60,7 @@ def style_net(params: Any, images: AnyImages, *, style: Any = 0) -> Images:
         images: `(n, h, w, 3)` in [0, 1]. With bfloat16, only the normalizations are computed in float32.
         style: the index of a style; negative ones count from the end. Or weights `(styles,)` that mix the styles'
             normalizations, or one row for each image, `(n, styles)`. Of what `load_style_net` returns also a name,
-            "scream", or names with weights, `{"scream": 0.7, "ink": 0.3}`.
+            "scream", whose strokes fit the size of the images, or names with weights, `{"scream": 0.7, "ink": 0.3}`.
 
     Returns:
         Images of the same size, in [0, 1].
@@ -79,8 +80,8 @@ def style_net(params: Any, images: AnyImages, *, style: Any = 0) -> Images:
     & Lempitsky 2016, Instance Normalization; Dumoulin, Shlens & Kudlur 2017, A Learned Representation for Artistic
     Style; Odena, Dumoulin & Olah 2016, Deconvolution and Checkerboard Artifacts.
     """
-    params, style = by_number(params, style)
     check_images(images, channels=3)
+    params, style = by_number(params, style, max(images.shape[1:3]))
     mix = mixture(params, style)
     if len(mix) not in (1, len(images)):
         raise ValueError(f"style: expected one row of weights, or one for each of {len(images)} images, got {len(mix)}")
@@ -200,8 +201,11 @@ def count_styles(params: Any) -> int:
     return params["first"]["scale"].shape[0]
 
 
-def by_number(params: Any, style: Any) -> tuple[Any, Any]:
-    """Return a net's parameters, and a style as an index or weights, if it is given by a name or by several."""
+def by_number(params: Any, style: Any, longest: int = 0) -> tuple[Any, Any]:
+    """Return a net's parameters, and a style as an index or weights, if it is given by a name or by several.
+
+    Strokes are those for a picture whose longer side is `longest`.
+    """
     params, names = params if isinstance(params, StyleNet) else (params, None)
     if not isinstance(style, str | Mapping):
         return params, style
@@ -212,15 +216,41 @@ def by_number(params: Any, style: Any) -> tuple[Any, Any]:
         )
     if not style:
         raise ValueError("style: expected names with weights, got none")
-    weights = {style: None} if isinstance(style, str) else style
-    for name in weights:
-        if name not in names:
-            close = get_close_matches(str(name), names, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"style: expected one of {', '.join(names)}, the styles of this net, got {name!r}{hint}")
     if isinstance(style, str):
-        return params, names.index(style)
-    return params, np.array([weights.get(name, 0.0) for name in names], np.float32)
+        return params, _row(names, style, longest)
+    return params, sum(np.float32(weight) * _row(names, name, longest) for name, weight in style.items())
+
+
+def _row(names: Sequence[str], wanted: Any, longest: int) -> np.ndarray:
+    """Return weights of the named styles that amount to one of them, or to one between two sizes of its strokes."""
+    row, sizes = np.zeros(len(names), np.float32), sizes_of(names)
+    if wanted in names:
+        row[names.index(wanted)] = 1
+        return row
+    if wanted not in sizes:
+        known = ", ".join(sizes)
+        close = get_close_matches(str(wanted), [*sizes, *names], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"style: expected one of {known}, the styles of this net, got {wanted!r}{hint}")
+    found = sizes[wanted]
+    for i, size in enumerate(found):
+        near = np.interp(math.log(max(longest, 1)), np.log(found), np.eye(len(found))[i])
+        row[names.index(f"{wanted}@{size}")] = near
+    return row
+
+
+def sizes_of(names: Sequence[str]) -> dict[str, list[int]]:
+    """Return the sizes of pictures for which strokes of each style were learned, in order: "scream@512" is for 512 px.
+
+    A style whose name ends in no size has none.
+    """
+    found: dict[str, list[int]] = {}
+    for name in names:
+        style, at, size = name.rpartition("@")
+        known = bool(style and at and size.isascii() and size.isdigit() and int(size) and str(int(size)) == size)
+        sizes = found.setdefault(style if known else name, [])
+        sizes += [int(size)] if known else []
+    return {style: sorted(sizes) for style, sizes in found.items()}
 
 
 def mixture(params: Any, style: Any) -> Float[Array, "n styles"]:

@@ -49,12 +49,12 @@ def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: in
         (48, 64, 3)
     """
     instead = "it works tile by tile on the host; style_net is one pass, and can be traced"
-    params, style = by_number(params, style)
-    check_untraced("restyle", params, image, instead=instead)
     check_array("image", image)
     if image.ndim > 3:
         raise ValueError(f"image: expected one image (h, w, 3), got shape {image.shape}; from a batch take images[0]")
     check_batch("image", image[None], channels=3)
+    params, style = by_number(params, style, max(image.shape[:2]))
+    check_untraced("restyle", params, image, instead=instead)
     check_count("tile", tile)
     pixels = np.asarray(image)
     mix, margin = mixture(params, style), reach(params)

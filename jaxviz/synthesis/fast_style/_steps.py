@@ -9,16 +9,17 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt8
 
-from jaxviz._types import Images, Net
+from jaxviz._types import Images, Key, Net
 from jaxviz.fast._swap import accelerate, hoist
 from jaxviz.program._compiled import compiled
 from jaxviz.program._edit import read_layers
 from jaxviz.scores._likeness import FeatureMatch, GramMatch
 from jaxviz.synthesis._minimize import by_its_own_rules
 from jaxviz.synthesis._penalties import total_variation
-from jaxviz.synthesis.fast_style._net import apply, count_styles
+from jaxviz.synthesis.fast_style._net import BORDER, STEP, apply, count_styles
 
 Precision = Literal["float32", "bfloat16"]
+NOISE = 0.02  # standard deviation, of images in [0, 1]: a quiet sensor's
 
 
 class Job(NamedTuple):
@@ -30,6 +31,7 @@ class Job(NamedTuple):
     content_weights: dict[str, ArrayLike]
     style_weights: dict[str, ArrayLike]
     smoothness: ArrayLike
+    steadiness: tuple[ArrayLike, Key] | None  # a weight, and the key of the changes; None: not computed at all
 
 
 def _joined(fixed: Any, trained: Any) -> Any:
@@ -56,20 +58,22 @@ def take_steps(
     images: UInt8[Array, "n steps h w 3"],
     chosen: Int[Array, "n steps"],
     rates: Float[Array, " steps"],
+    numbers: Int[Array, " steps"],
     count: Any,
-) -> tuple[Any, Float[Array, "steps 3"]]:
+) -> tuple[Any, Float[Array, "steps 4"]]:
     """Take the first `count` of the steps: one program for all counts, with VGG's kernels prepared just once.
 
     `rates` multiply the optimizer's updates: minus the learning rate for Adam's directions, 1 for complete steps.
+    `numbers` count the steps from the start of the training, whatever chunk they are taken in.
     """
 
     def body(carry: Any) -> Any:
         state, losses, i = carry
         batch = images[:, i].astype(rates.dtype) / 255
-        state, parts = _step(net, precision, optimizer, state, job, batch, chosen[:, i], rates[i])
+        state, parts = _step(net, precision, optimizer, state, job, batch, chosen[:, i], rates[i], numbers[i])
         return state, losses.at[i].set(parts.astype(losses.dtype)), i + 1
 
-    start = (state, jnp.zeros((len(rates), 3)), jnp.asarray(0))
+    start = (state, jnp.zeros((len(rates), 4)), jnp.asarray(0))
     state, losses, _ = jax.lax.while_loop(lambda carry: carry[2] < count, hoist(body, start), start)
     return state, losses
 
@@ -83,10 +87,11 @@ def _step(
     images: Images,
     chosen: Int[Array, " n"],
     rate: Any,
-) -> tuple[Any, Float[Array, "3"]]:
+    number: Any,
+) -> tuple[Any, Float[Array, "4"]]:
     """Take a step, unless it is not finite: then the losses are NaN and the state is unchanged."""
     trained, memory = state
-    wanted = lambda trained: _loss(net, precision, trained, job, images, chosen)
+    wanted = lambda trained: _loss(net, precision, trained, job, images, chosen, number)
     (loss, parts), grads = jax.value_and_grad(wanted, has_aux=True)(trained)
     takes_more = isinstance(optimizer, optax.GradientTransformationExtraArgs)
     more = {"value": loss, "grad": grads, "value_fn": lambda x: wanted(x)[0]} if takes_more else {}
@@ -98,7 +103,9 @@ def _step(
     return kept, jnp.where(finite, parts, jnp.nan)
 
 
-def _loss(net: Net, precision: str, trained: Any, job: Job, images: Images, chosen: Any) -> tuple[Array, Array]:
+def _loss(
+    net: Net, precision: str, trained: Any, job: Job, images: Images, chosen: Any, number: Any
+) -> tuple[Array, Array]:
     whole = _joined(job.fixed, trained)
     there = count_styles(whole)
     mix = jnp.eye(there)[chosen + there - count_styles(trained)]
@@ -112,8 +119,28 @@ def _loss(net: Net, precision: str, trained: Any, job: Job, images: Images, chos
     content = FeatureMatch(net, job.content_weights, high(targets)).pick(high(values))
     style = GramMatch(net, job.style_weights, grams).pick(high(values))
     smooth = job.smoothness * total_variation(high(painted))
-    parts = jnp.stack([-content, -style, smooth]).mean(1)
+    steady = jnp.zeros_like(smooth)
+    if job.steadiness is not None:
+        weight, key = job.steadiness
+        shift, moved = _moved(jax.random.fold_in(key, number), images)
+        again = accelerate(apply)(whole, low(moved), mix)[0]
+        steady = weight * _change(high(jnp.roll(painted, shift, (1, 2))), high(again))
+    parts = jnp.stack([-content, -style, smooth, steady]).mean(1)
     return parts.sum(), parts
+
+
+def _moved(key: Key, images: Images) -> tuple[Array, Images]:
+    """Return images as the next frame of a film might show them: up to 3 pixels away, with other noise."""
+    at, noise = jax.random.split(key)
+    shift = jax.random.randint(at, (2,), 0, STEP)
+    return shift, jnp.clip(jnp.roll(images, shift, (1, 2)) + NOISE * jax.random.normal(noise, images.shape), 0, 1)
+
+
+def _change(before: Images, after: Images) -> Float[Array, " n"]:
+    """Return the mean squared difference of images, apart from their edges, where other pixels come in."""
+    edge = [min(BORDER, side // 4) for side in before.shape[1:3]]
+    inner = jnp.square(after - before)[:, edge[0] : -edge[0] or None, edge[1] : -edge[1] or None]
+    return inner.mean((1, 2, 3))
 
 
 def _cast(dtype: str, x: Any) -> Any:

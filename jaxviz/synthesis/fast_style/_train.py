@@ -68,8 +68,9 @@ def train_style_net(
     style_weight: float = 20.0,
     content_layers: Layers = CONTENT_LAYERS,
     style_layers: Layers = STYLE_LAYERS,
-    style_size: float = 1.0,
+    style_size: float | Sequence[float] = 1.0,
     smoothness: float = 8.0,
+    steadiness: float = 0.0,
     optimizer: optax.GradientTransformation | None = None,
     learning_rate: float | None = None,
     cooldown: float = 0.0,
@@ -106,8 +107,11 @@ def train_style_net(
         style_weight: the weight of the relative error of Gram matrices.
         content_layers: the layers whose features are compared; with weights, if it is a mapping.
         style_layers: the layers whose Gram matrices are compared; likewise.
-        style_size: the longer side of the styles, as a multiple of `size`: strokes grow with it.
+        style_size: the longer side of the styles, as a multiple of `size`: strokes grow with it. Or one for each style:
+            with the same image at several sizes, named as in "scream@512", `restyle` chooses by the photograph's size.
         smoothness: the weight of the total variation.
+        steadiness: the weight of the mean squared change of a pixel when the photograph moves by up to 3 pixels and has
+            other noise, as from one frame of a video to the next. It costs one more pass of the style net.
         optimizer: any optax transformation, such as `muon(1e-2)`, with its own learning rate; None: Adam, as in the
             paper. A `store` is tied to what it computes; passing the same object again does not recompile.
         learning_rate: the learning rate of Adam; None: 1e-3.
@@ -123,7 +127,7 @@ def train_style_net(
         progress: True: a bar in a terminal or notebook (see `ProgressBar`); or a function, called like `callback`.
 
     Returns:
-        The net's parameters, and the three parts of the loss before each step, `(steps, 3)`.
+        The net's parameters, and the four parts of the loss before each step, `(steps, 4)`.
 
     Raises:
         ImageError: if the source has no images, or none of them can be read.
@@ -141,7 +145,7 @@ def train_style_net(
         >>> options |= {"size": 16, "steps": 40, "learning_rate": 0.03}
         >>> made = jaxviz.train_style_net(net, jnp.eye(3), jax.random.key(0), photos, [blue], **options)
         >>> print(made.losses.shape, bool(made.losses[-1].sum() < made.losses[0].sum()))
-        (40, 3) True
+        (40, 4) True
 
     Johnson, Alahi & Fei-Fei 2016, Perceptual Losses for Real-Time Style Transfer and Super-Resolution; Dumoulin, Shlens
     & Kudlur 2017, A Learned Representation for Artistic Style.
@@ -153,21 +157,25 @@ def train_style_net(
     check_run(steps=steps, every=every, callback=callback)
     width, blocks = _sizes(width, blocks, start if add_to is None else add_to)
     check_least_zero("smoothness", smoothness)
-    check_positive("style_size", style_size)
+    check_least_zero("steadiness", steadiness)
+    sides = _sides(style_size, len(styles))
     net, opened, batch_size = once(net), open_photographs(source), whole_shares(batch_size)
     params, styles = jax.tree.map(functools.partial(_cast, "float32"), (params, list(styles)))
     content_of = _weights("content_layers", content_layers, content_weight)
     style_of = _weights("style_layers", style_layers, style_weight)
-    grams = [grams_of(net, tuple(style_of), params, _fit(style, style_size * size), None) for style in styles]
-    job = Job(add_to, params, jax.tree.map(lambda *x: jnp.concatenate(x), *grams), content_of, style_of, smoothness)
+    fitted = [_fit(style, side * size) for style, side in zip(styles, sides, strict=True)]
+    grams = [grams_of(net, tuple(style_of), params, image, None) for image in fitted]
+    steady = (steadiness, key) if steadiness else None
+    compared = jax.tree.map(lambda *x: jnp.concatenate(x), *grams)
+    job = Job(add_to, params, compared, content_of, style_of, smoothness, steady)
     trained = _start(key, start, add_to, width, blocks, len(styles))
     rate = 1e-3 if learning_rate is None and optimizer is None else learning_rate
     told = {
         "styles": [digest_of(style) for style in styles], "add_to": add_to and digest_of(add_to),
         "start": start and digest_of(start), "network": digest_of(params), "source": digest_of_source(opened),
         "key": entropy_of(key), "width": width, "blocks": blocks, "size": size, "batch_size": batch_size,
-        "content": content_of, "style": style_of, "style_size": style_size, "smoothness": smoothness,
-        "learning_rate": rate, "precision": precision, "cooldown": cooldown,
+        "content": content_of, "style": style_of, "style_size": sides, "smoothness": smoothness,
+        "steadiness": steadiness, "learning_rate": rate, "precision": precision, "cooldown": cooldown,
     }  # fmt: skip
     told |= {"steps": steps} if cooldown else {}
     told |= {} if optimizer is None else {"optimizer": _digest_of_optimizer(optimizer, trained)}
@@ -253,7 +261,7 @@ def _chunk(plan: _Plan, crops: Iterator[np.ndarray], watch: _Watch, done: int) -
     rates = np.ones(look, np.float32)
     if plan.rate is not None:
         rates = np.array([-plan.rate * _falling(i / plan.steps, plan.cooldown) for i in numbers], np.float32)
-    return *jax.device_put(over_devices((images, chosen), ())[0]), rates, count
+    return *jax.device_put(over_devices((images, chosen), ())[0]), rates, numbers, count
 
 
 def _digest_of_optimizer(optimizer: optax.GradientTransformation, trained: Any) -> str:
@@ -297,6 +305,16 @@ def _weights(what: str, names: Layers, weight: float) -> dict[str, Any]:
     """Return the weight of each layer: its share of the total weight."""
     check_not_negative(f"the weight of {what}", weight)
     return {name: weight * share for name, share in proportions_of(what, names).items()}
+
+
+def _sides(style_size: float | Sequence[float], styles: int) -> list[float]:
+    """Return the longer side of each style, as a multiple of the crops'."""
+    sides = [style_size] * styles if isinstance(style_size, int | float) else list(style_size)
+    if len(sides) != styles:
+        raise ValueError(f"style_size: expected one number, or one for each of {styles} styles, got {len(sides)}")
+    for side in sides:
+        check_positive("style_size", side)
+    return sides
 
 
 def _fit(style: Image, longest: float) -> Images:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import ndimage
 
 import jaxviz
-from jaxviz.synthesis.fast_style._net import apply, mixture, reach
+from jaxviz.synthesis.fast_style._net import apply, by_number, mixture, reach, sizes_of
 
 
 @pytest.fixture(scope="module")
@@ -281,3 +281,42 @@ def test_a_style_of_no_such_name(params, named, style, message):
         jaxviz.restyle(net, picture(20, 24)[0], style=style)
     with pytest.raises(ValueError, match=message):
         jaxviz.style_net(net, picture(20, 24), style=style)
+
+
+@pytest.mark.parametrize(
+    ("longest", "expected"),
+    [
+        (10, [1, 0, 0]),
+        (64, [1, 0, 0]),
+        (128, [0.5, 0.5, 0]),
+        (256, [0, 1, 0]),
+        (1024, [0, 0.5, 0.5]),
+        (9999, [0, 0, 1]),
+    ],
+)
+def test_strokes_fit_the_size_of_the_picture(longest, expected):
+    """Each size has its own row; between two of them, in proportion to the logarithm."""
+    names = ["night@4096", "scream@64", "night@64", "ink", "night@256"]
+    weights = by_number(jaxviz.StyleNet(None, names), "night", longest)[1]
+    np.testing.assert_allclose(weights[[2, 4, 0]], expected, atol=1e-6)
+    assert weights.sum() == pytest.approx(1)
+    np.testing.assert_array_equal(by_number(jaxviz.StyleNet(None, names), "night@256", longest)[1], np.eye(5)[4])
+    mixed = by_number(jaxviz.StyleNet(None, names), {"night": 0.5, "ink": 0.5}, longest)[1]
+    np.testing.assert_allclose(mixed, 0.5 * weights + 0.5 * np.eye(5)[3], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["a@b", "@64", "night@", "night@064", "night@-3", "night@²", "night@0"])
+def test_a_name_that_ends_in_no_size_is_a_name(name):
+    assert sizes_of([name, "night@64"]) == {name: [], "night": [64]}
+
+
+def test_restyle_knows_the_size_of_its_picture(params):
+    net, image = jaxviz.StyleNet(params, ["night@16", "night@32", "ink"]), picture(20, 32)
+    np.testing.assert_array_equal(
+        jaxviz.restyle(net, image[0], style="night"), jaxviz.restyle(params, image[0], style=1)
+    )
+    small = image[:, :8, :16]
+    np.testing.assert_array_equal(
+        jaxviz.style_net(net, small, style="night"),
+        jaxviz.style_net(params, small, style=np.eye(3, dtype=np.float32)[0]),
+    )

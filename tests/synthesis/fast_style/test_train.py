@@ -479,9 +479,51 @@ def test_what_diverges_keeps_the_parameters_before():
         ({"content_layers": ["relu_9"]}, "no layer 'relu_9'"),
         ({"style_weight": -1.0}, "expected a number of at least 0, got -1"),
         ({"source": []}, "expected at least one image"),
+        ({"style_size": [1.0]}, "style_size: expected one number, or one for each of 2 styles, got 1"),
+        ({"style_size": [1.0, 0.0]}, "style_size: expected a "),
+        ({"steadiness": -1.0}, "steadiness: expected a finite number of at least 0, got -1"),
     ],
 )
 def test_errors(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         train(**options, store=tmp_path / "store")
     assert not (tmp_path / "store").exists()
+
+
+def test_steadiness_is_the_change_of_pixels_that_move():
+    """Its part of the first loss, from the crops and what the random key draws, in NumPy but for the net."""
+    found = train(steps=1, steadiness=7.0, start=OLD, width=None, blocks=None)
+    batch = next(_photographs.crops_of(open_source(PHOTOS), KEY, 0, 1, 16, 2)) / np.float32(255)
+    at, noise = jax.random.split(jax.random.fold_in(KEY, 0))
+    down, right = np.asarray(jax.random.randint(at, (2,), 0, 4))
+    moved = np.roll(batch, (down, right), (1, 2)) + 0.02 * np.asarray(
+        jax.random.normal(noise, batch.shape, jnp.float32)
+    )
+    mix = np.eye(2, dtype=np.float32)
+    before, after = (np.asarray(jaxviz.style_net(OLD, x, style=mix)) for x in (batch, moved.clip(0, 1)))
+    change = np.square(after - np.roll(before, (down, right), (1, 2)))[:, 4:-4, 4:-4].mean()
+    assert found.losses[0, 3] == pytest.approx(7 * change, rel=1e-4)
+    assert change > 0
+
+
+@pytest.mark.slow
+def test_steadiness_makes_pixels_keep_their_color():
+    options = {"steps": 60, "learning_rate": 0.02}
+    one, other = (train(steadiness=weight, **options).params for weight in (0.0, 1000.0))
+
+    def change(params):
+        images = np.asarray(PHOTOS[:1], np.float32)
+        first, second = (jaxviz.style_net(params, x) for x in (images[:, :-1, :-1], images[:, 1:, 1:]))
+        return float(jnp.abs(first[:, 1:, 1:] - second[:, :-1, :-1]).mean())
+
+    assert change(other) < 0.7 * change(one)
+
+
+def test_each_style_has_a_size():
+    """A style that is learned twice as large has the Gram matrices of the enlarged picture."""
+    larger = jaxviz.resize(STYLES[1], (24, 28))
+    first = train(steps=1, style_size=[1.0, 1.0], styles=[STYLES[0], jnp.clip(larger, 0, 1)])
+    other = train(steps=1, style_size=[1.0, 1.75], styles=STYLES[:2])
+    third = train(steps=1, style_size=[1.0, 1.75], styles=[STYLES[0], jnp.clip(larger, 0, 1)])
+    assert third.losses[0, 1] == pytest.approx(other.losses[0, 1], rel=2e-2)
+    assert abs(first.losses[0, 1] / other.losses[0, 1] - 1) > 5e-2
