@@ -266,6 +266,7 @@ CALLS = {
     ],
     "texture stylize sweep": lambda p, x: (
         jaxviz.texture(net, p, KEY, x[0], layers=["relu_0"], steps=2, octaves=2),
+        jaxviz.stylize(net, p, KEY, jnp.tile(x[0], (9, 9, 1)), jnp.tile(x[0], (9, 7, 1)), tile=80, **STYLED),
         [
             jaxviz.stylize(net, p, KEY, x[0], [x[0], x[0]], colors=colors, optimizer=optimizer, **STYLED)
             for colors, optimizer in (("style", "lbfgs"), ("luminance", "adam"), ("match", "lbfgs"))

@@ -41,7 +41,7 @@ def invert(options: Invert) -> None:
 
 def _octaves(options: Octaves) -> dict[str, Any]:
     """Return how Gram matrices are matched, as `texture` and `stylize` take it."""
-    names = ("octaves", "steps", "smoothness", "optimizer", "learning_rate", "tolerance")
+    names = ("octaves", "steps", "smoothness", "tile", "optimizer", "learning_rate", "tolerance")
     return {name: getattr(options, name) for name in names}
 
 
@@ -57,6 +57,7 @@ _OF_NETWORKS = (
     "octaves",
     "steps",
     "smoothness",
+    "tile",
     "optimizer",
     "learning_rate",
     "tolerance",

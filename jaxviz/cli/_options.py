@@ -129,6 +129,8 @@ class Octaves(Tolerance):
     """At each size, at most."""
     smoothness: float = 0.0
     """Weight of the total variation."""
+    tile: int | None = None
+    """Compute losses and gradients in tiles of this side at most, in pixels: memory is that of one tile."""
     optimizer: Literal["lbfgs", "adam"] | None = None
     """The optimizer, by default L-BFGS."""
     learning_rate: float | None = None

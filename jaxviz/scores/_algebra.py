@@ -211,15 +211,21 @@ def _read_together(terms: Sequence[Any], params: Any, images: Any) -> list[Array
 
     So each layer and each ReLU occurs once, and what a method does to it applies to all terms.
     """
+    reading = [term for term in terms if isinstance(term, Read)]
+    values = dict(zip(map(id, reading), read_terms(reading, params, images), strict=True))
+    return [term.pick(values[id(term)]) if id(term) in values else term(params, images) for term in terms]
+
+
+def read_terms(terms: Sequence[Any], params: Any, images: Any) -> list[Any]:
+    """Return what each score that reads a network picks from, evaluating each network once."""
     readers: dict[int, list[Any]] = {}
     for term in terms:
-        if isinstance(term, Read):
-            readers.setdefault(id(term.net), []).append(term)
+        readers.setdefault(id(term.net), []).append(term)
     values: dict[int, Any] = {}
     for same in readers.values():
         reading = _reading(same, params, images)
         values |= {id(term): term.taken(reading, images) for term in same}
-    return [term.pick(values[id(term)]) if id(term) in values else term(params, images) for term in terms]
+    return [values[id(term)] for term in terms]
 
 
 def _reading(terms: Sequence[Any], params: Any, images: Any) -> Reading:

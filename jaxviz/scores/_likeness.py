@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxviz._options import check_batch
 from jaxviz._types import AnyArray, AnyImages, Images, Net
@@ -91,6 +91,14 @@ def gram(
     return jnp.einsum("npi,npj->nij", rows * weights, rows) / jnp.where(total > 0, total, 1)
 
 
+class Part(NamedTuple):
+    """A part of a layer that is compared in parts."""
+
+    start: tuple[Any, Any]  # its first row and column
+    counts: Bool[Array, "h w"]  # which of its positions count: each in one part
+    whole: tuple[int, ...]  # the shape of the whole layer
+
+
 class _Match(Read):
     """Minus the weighted sum of relative errors from other images' values at several layers, by name."""
 
@@ -114,7 +122,7 @@ class _Match(Read):
         raise NotImplementedError
 
     def pick(self, values: dict[str, Array]) -> Float[Array, " n"]:
-        errors = []
+        errors = {}
         for name, target in self.targets.items():
             found = self.found(name, values[name]).astype(target.dtype)
             if found.shape[1:] != target.shape[1:] or len(target) not in (1, len(found)):
@@ -122,9 +130,21 @@ class _Match(Read):
                     f"a score that compares {name!r} with other images: expected their shape, {target.shape}, got "
                     f"{found.shape}; make as many images, of the same size, as with ascend(size=(h, w))"
                 )
-            error = relative_error(found, target)
-            errors.append(jnp.asarray(self.weights[name], error.dtype) * error)
-        return -sum(errors[1:], errors[0])
+            errors[name] = relative_error(found, target)
+        return self.of_errors(errors)
+
+    def of_errors(self, errors: dict[str, Array]) -> Float[Array, " n"]:
+        """Return the score, of the error of each layer."""
+        weighted = [jnp.asarray(self.weights[name], error.dtype) * error for name, error in errors.items()]
+        return -sum(weighted[1:], weighted[0])
+
+    def summed(self, name: str, value: Array, part: Part) -> Array:
+        """Return the sum, over the positions of a part that count, of which the error is a function."""
+        raise NotImplementedError
+
+    def error(self, name: str, total: Array, whole: tuple[int, ...]) -> Float[Array, " n"]:
+        """Return the error, of the sum over all positions of a layer, whose shape is `whole`."""
+        raise NotImplementedError
 
 
 @jax.tree_util.register_dataclass
@@ -141,6 +161,16 @@ class FeatureMatch(_Match):
 
     def found(self, name: str, value: Array) -> Array:
         return value
+
+    def summed(self, name: str, value: Array, part: Part) -> Float[Array, " n"]:
+        target = self.targets[name]
+        there = jax.lax.dynamic_slice(target, (0, *part.start, 0), (len(target), *value.shape[1:]))
+        squares = jnp.square(value.astype(target.dtype) - there)
+        return jnp.sum(squares * part.counts[None, :, :, None].astype(squares.dtype), (1, 2, 3))
+
+    def error(self, name: str, total: Array, whole: tuple[int, ...]) -> Float[Array, " n"]:
+        size = jnp.sum(jnp.square(self.targets[name]), (1, 2, 3))
+        return total / jnp.where(size > 0, size, 1)
 
 
 @jax.tree_util.register_dataclass
@@ -159,6 +189,25 @@ class GramMatch(_Match):
 
     def found(self, name: str, value: Array) -> Array:
         return gram(value, mask=fitted(self.where, value))
+
+    def summed(self, name: str, value: Array, part: Part) -> Float[Array, "n c c"]:
+        weights = part.counts[None].astype(value.dtype)
+        mask = fitted(self.where, jax.ShapeDtypeStruct(part.whole, value.dtype))
+        if mask is not None:
+            weights = weights * jax.lax.dynamic_slice(mask, (0, *part.start), (len(mask), *value.shape[1:3]))
+        return jnp.einsum("nhwi,nhwj->nij", value * weights[..., None], value)
+
+    def mean(self, total: Float[Array, "n c c"], whole: tuple[int, ...]) -> Float[Array, "n c c"]:
+        """Return the Gram matrix, of the sum over all positions of a layer, whose shape is `whole`."""
+        mask = fitted(self.where, jax.ShapeDtypeStruct(whole, total.dtype))
+        if mask is None:
+            return total / (whole[1] * whole[2])
+        weight = jnp.sum(mask, (1, 2))[:, None, None]
+        return total / jnp.where(weight > 0, weight, 1)
+
+    def error(self, name: str, total: Array, whole: tuple[int, ...]) -> Float[Array, " n"]:
+        target = self.targets[name]
+        return relative_error(self.mean(total, whole).astype(target.dtype), target)
 
 
 def match_features(net: Net, params: Any, images: AnyImages, layers: Layers) -> FeatureMatch:

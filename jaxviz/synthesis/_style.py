@@ -20,10 +20,11 @@ from jaxviz._types import Key, Net
 from jaxviz.image._checks import check_not_negative
 from jaxviz.program._once import once
 from jaxviz.scores._algebra import Summable
-from jaxviz.scores._likeness import GramMatch, Layers, grams_of, match_features, proportions_of
+from jaxviz.scores._likeness import Layers, proportions_of
 from jaxviz.scores._masks import mask_of
 from jaxviz.show._bar import Watcher, followed
 from jaxviz.synthesis._colors import Batch, Pictures, colored, with_chroma
+from jaxviz.synthesis._match_in_tiles import InTiles, feature_match, gram_match, tiles_of
 from jaxviz.synthesis._octaves import octave_sizes, resized
 from jaxviz.synthesis._painting import STYLE_LAYERS, STYLE_WEIGHT, Optimizer, as_batch, paint, scaled, shares_of
 from jaxviz.synthesis._stages import Synthesis, Watch
@@ -52,6 +53,7 @@ def stylize(
     octaves: int = 1,
     steps: int = 300,
     smoothness: ArrayLike = 0.0,
+    tile: int | None = None,
     optimizer: Optimizer | None = None,
     learning_rate: float | None = None,
     tolerance: float | None = None,
@@ -87,6 +89,8 @@ def stylize(
             strokes are larger than the network's receptive field.
         steps: the maximum number of steps at each size.
         smoothness: the weight of the total variation.
+        tile: the largest side, in pixels, of the tiles in which losses and gradients of larger images are computed:
+            see below. None: the whole image at once.
         optimizer: any optax transformation; None: `lbfgs(longest=0.25)`. "lbfgs" and "adam" are short for that and for
             Adam. The image stays in [0, 1] at each step.
         learning_rate: the learning rate of "adam"; None: 0.02.
@@ -100,6 +104,10 @@ def stylize(
     Returns:
         The images after the last step, `(n, h, w, c)` in [0, 1], and the losses before each step, of all sizes in
         order. With L-BFGS, the last step may have raised the loss: see `lbfgs`.
+
+    In tiles, which overlap by what a position sees, losses and gradients are those of the whole image up to rounding.
+    At 3000 x 2000 pixels with the default layers, a gradient takes 0.5 GB in tiles of 512 and 2.1 GB in tiles of 1024,
+    instead of 12.5 GB. `optimizer="adam"` keeps two copies of the image besides; L-BFGS keeps 40, here 2.9 GB.
 
     Raises:
         ValueError: if there are no layers, or unknown ones, or ones without maps; for images or masks of another shape,
@@ -144,13 +152,13 @@ def stylize(
     net = once(net)
 
     def goal(i: int) -> Summable:
-        longest = style_size * max(sizes[i])
-        wanted = content_weight * match_features(net, params, resized(painted, sizes[i]), content_of)
+        longest, photo = style_size * max(sizes[i]), resized(painted, sizes[i])
+        tiles = tiles_of(net, params, tuple(dict.fromkeys([*style_of, *content_of])), photo, tile)
+        wanted = content_weight * feature_match(net, params, photo, content_of, tiles)
         for share, style, part, region in zip(shares, manners, parts, regions, strict=True):
             manner = resized(style, scaled(style, longest))
-            grams = grams_of(net, tuple(style_of), params, manner, part)
-            wanted += share * GramMatch(net, style_of, grams, region)
-        return wanted
+            wanted += share * gram_match(net, params, manner, style_of, tile, mask=part, where=region)
+        return wanted if tiles is None else InTiles(wanted, tiles)
 
     return paint(
         "stylize", params, key, sizes, goal, lambda i: resized(first, sizes[i]), smoothness=smoothness,

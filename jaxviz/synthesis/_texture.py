@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -12,9 +13,11 @@ from jaxviz._options import check_least_zero, check_run
 from jaxviz._types import Images, Key, Net
 from jaxviz.image._checks import sides_of
 from jaxviz.program._once import once
-from jaxviz.scores._likeness import GramMatch, Layers, match_grams, proportions_of
+from jaxviz.scores._algebra import Summable
+from jaxviz.scores._likeness import Layers, proportions_of
 from jaxviz.show._bar import Watcher, followed
 from jaxviz.synthesis._colors import Pictures
+from jaxviz.synthesis._match_in_tiles import InTiles, gram_match, tiles_of
 from jaxviz.synthesis._octaves import octave_sizes, resized
 from jaxviz.synthesis._painting import STYLE_LAYERS, Optimizer, as_batch, noise_like, paint
 from jaxviz.synthesis._stages import Synthesis, Watch
@@ -32,6 +35,7 @@ def texture(
     octaves: int = 1,
     steps: int = 300,
     smoothness: ArrayLike = 0.0,
+    tile: int | None = None,
     optimizer: Optimizer | None = None,
     learning_rate: float | None = None,
     tolerance: float | None = None,
@@ -59,6 +63,8 @@ def texture(
             network's receptive field.
         steps: the maximum number of steps at each size.
         smoothness: the weight of the total variation, which suppresses noise in the finest detail.
+        tile: the largest side, in pixels, of the tiles in which losses and gradients of larger images are computed,
+            with the memory of one tile (see `stylize`). None: the whole image at once.
         optimizer: any optax transformation; None: `lbfgs(longest=0.25)`. "lbfgs" and "adam" are short for that and for
             Adam. The image stays in [0, 1] at each step.
         learning_rate: the learning rate of "adam"; None: 0.02.
@@ -98,8 +104,11 @@ def texture(
     sizes = octave_sizes(whole, octaves, 2.0)
     shrunk = octave_sizes(sample.shape[1:3], octaves, 2.0)
 
-    def goal(i: int) -> GramMatch:
-        return match_grams(net, params, resized(sample, shrunk[i]), weights)
+    def goal(i: int) -> Summable:
+        wanted = gram_match(net, params, resized(sample, shrunk[i]), weights, tile, mask=None, where=None)
+        canvas = jax.ShapeDtypeStruct((len(sample), *sizes[i], sample.shape[-1]), sample.dtype)
+        tiles = tiles_of(net, params, tuple(weights), canvas, tile)
+        return wanted if tiles is None else InTiles(wanted, tiles)
 
     def start(i: int) -> Images:
         return jnp.clip(noise_like(sample, key, sizes[i]), 0, 1)

@@ -187,6 +187,8 @@ RANGES = [
     ("invert", {"norm": NAN}, f"norm: expected a finite number {AT_LEAST_0} nan"),
     ("invert", {"alpha": 0.5}, "alpha: expected a finite number of at least 1, got 0.5"),
     ("invert", {"beta": 0.0}, f"beta: {POSITIVE}, got 0.0"),
+    ("texture", {"tile": 63}, "tile: expected at least 64 px, twice the overlap and 64, got 63"),
+    ("stylize", {"tile": 99.5}, f"tile: {WHOLE} 99.5"),
     ("texture", {"octaves": 1.5}, f"octaves: {WHOLE} 1.5"),
     ("texture", {"smoothness": NAN}, f"smoothness: expected a finite number {AT_LEAST_0} nan"),
     ("stylize", {"smoothness": -1}, f"smoothness: expected a finite number {AT_LEAST_0} -1"),
