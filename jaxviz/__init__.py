@@ -21,6 +21,7 @@ What do the units respond to?
   filters               the first layer's kernels, as pictures
   features              the features of all images of a data set, at one layer
   neighbors             the images that are most alike to the network
+  approximate_neighbors most of them, among millions, with an index
   pca, tsne, umap       features in the plane; pca in more dimensions, too
   save_table            features as a Parquet or Arrow file, for pandas, DuckDB, xarray
   grid_layout           points in the plane, moved to the cells of a grid

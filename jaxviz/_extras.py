@@ -1,7 +1,7 @@
 """Packages that only parts of jaxviz need: where one is missing, the error says which, and the extra that has it."""
 
 _PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image", "umap": "umap-learn"}
-_PACKAGES |= {"tensorflow_datasets": "tensorflow-datasets", "orbax": "orbax-checkpoint"}
+_PACKAGES |= {"tensorflow_datasets": "tensorflow-datasets", "orbax": "orbax-checkpoint", "faiss": "faiss-cpu"}
 """Of those that are not installed by the name that they are imported by."""
 
 

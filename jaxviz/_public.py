@@ -10,6 +10,7 @@ from jaxviz.activation import Neighbors as Neighbors
 from jaxviz.activation import OtherRunError as OtherRunError
 from jaxviz.activation import Patches as Patches
 from jaxviz.activation import TopPatches as TopPatches
+from jaxviz.activation import approximate_neighbors as approximate_neighbors
 from jaxviz.activation import facets as facets
 from jaxviz.activation import features as features
 from jaxviz.activation import filters as filters

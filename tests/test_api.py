@@ -27,9 +27,22 @@ FUNCTIONS = {name: value for name, value in PUBLIC.items() if callable(value) an
 POSITIONAL_DEFAULTS = {("logit", "target"), ("probability", "target"), ("neuron", "position")}
 POSITIONAL_DEFAULTS |= {("load_style_net", "path")}
 # Their examples are shown, but do not run: they would fetch weights from the network, or need an extra.
-SKIPPED = {"load", "import_weights", "verify", "umap", "save_video"}
+SKIPPED = {"load", "import_weights", "verify", "umap", "save_video", "approximate_neighbors"}
 HEAVY = {"flax", "tensorflow", "tensorflow_datasets", "grain", "matplotlib", "sklearn", "skimage", "PIL"}
-HEAVY |= {"onnx", "h5py", "rich", "tyro", "jinja2", "pooch", "openTSNE", "umap", "pyarrow", "llvmlite", "tensorstore"}
+HEAVY |= {
+    "onnx",
+    "h5py",
+    "rich",
+    "tyro",
+    "jinja2",
+    "pooch",
+    "openTSNE",
+    "umap",
+    "faiss",
+    "pyarrow",
+    "llvmlite",
+    "tensorstore",
+}
 
 
 def parameters(name):

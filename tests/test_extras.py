@@ -63,6 +63,7 @@ CALLS = {
     "matplotlib": ("plot", "jaxviz.plot(images)"),
     "rich": ("cli", "with jaxviz.show._screens.Terminal(): pass"),
     "tyro": ("cli", "import jaxviz.cli; jaxviz.cli._parse(['saliency', 'a.png'])"),
+    "faiss-cpu": ("index", "jaxviz.approximate_neighbors(np.eye(9), np.eye(9), k=1)"),
     "umap-learn": ("umap", "jaxviz.umap(np.eye(9), jax.random.key(0), neighbors=3)"),
 }
 
@@ -125,7 +126,7 @@ def test_extras_and_the_default_have_the_same_packages():
     default, alone = PROJECT["project"]["dependencies"], PROJECT["dependency-groups"]["alone"]
     parts = ["data", "embed", "weights", "train", "fast", "photos", "plot", "cli"]
     assert {*default} == {*alone}.union(*(EXTRAS[part] for part in parts))
-    assert {"table", "umap", "video", "notebooks", "docs", "test", "dev"} == {*EXTRAS} - {*parts}
+    assert {"table", "umap", "index", "video", "notebooks", "docs", "test", "dev"} == {*EXTRAS} - {*parts}
 
 
 def test_the_table_comes_with_a_plain_install():

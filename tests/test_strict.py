@@ -310,7 +310,7 @@ CALLS = {
 }
 # Of the network's files, of names alone, of an extra, or made of all others.
 WITHOUT = {"tour", "open_source", "available", "import_weights", "load", "verify", "class_index", "class_names", "umap"}
-WITHOUT |= {"save_table", "save_video"}
+WITHOUT |= {"save_table", "save_video", "approximate_neighbors"}
 
 
 def test_every_public_function_is_called():

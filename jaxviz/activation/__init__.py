@@ -1,5 +1,6 @@
 """What do the units respond to? Filters, neighbors, embeddings, patches. Nothing here differentiates."""
 
+from jaxviz.activation._approximate import approximate_neighbors as approximate_neighbors
 from jaxviz.activation._facets import Facets as Facets
 from jaxviz.activation._facets import facets as facets
 from jaxviz.activation._features import Features as Features

@@ -76,22 +76,16 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
 
     Krizhevsky, Sutskever & Hinton 2012, ImageNet Classification with Deep CNNs (figure 4).
     """
-    bank, queries = _rows("bank", bank), _rows("queries", queries)
-    if bank.shape[1:] != queries.shape[1:]:
-        raise ValueError(f"expected rows of the same shape, got bank {bank.shape} and queries {queries.shape}")
-    if not 1 <= k <= bank.shape[0]:
-        raise ValueError(f"k: expected 1 to {bank.shape[0]}, the rows of the bank, got {k}")
-    if metric not in ("cosine", "l2"):
-        raise ValueError(f"metric: expected 'cosine' or 'l2', got {metric!r}")
-    if block_size < 1:
-        raise ValueError(f"block_size: expected at least 1 row, got {block_size}")
+    bank, queries = checked_rows(bank, queries, k)
+    check_metric(metric)
+    check_block(block_size)
     indices, distances = [np.zeros((0, k), int)], [np.zeros((0, k))]
     for first in range(0, queries.shape[0], QUERIES):
         some = np.asarray(queries[first : min(first + QUERIES, queries.shape[0])])
         check_numbers("queries", some)
         found, unsure = [], []
         for i, (near, suffices) in enumerate(_candidates(bank, some, k, metric, block_size)):
-            found.append(_measured(np.asarray(bank[near]), near, some[i], k, metric))
+            found.append(measured(np.asarray(bank[near]), near, some[i], k, metric))
             if len(near) < k or not suffices(float(found[i][1][-1])):
                 unsure.append(i)
         for i, best in zip(unsure, _among_all(bank, some[unsure], k, metric, block_size), strict=True):
@@ -99,6 +93,26 @@ def neighbors(bank: Any, queries: Any, *, k: int, metric: Metric = "cosine", blo
         indices += [best[0][None] for best in found]
         distances += [best[1][None] for best in found]
     return Neighbors(np.concatenate(indices), np.concatenate(distances))
+
+
+def checked_rows(bank: Any, queries: Any, k: int) -> tuple[Any, Any]:
+    """Return a bank and queries as arrays; raise ValueError unless their rows can be compared, and there are k."""
+    bank, queries = _rows("bank", bank), _rows("queries", queries)
+    if bank.shape[1:] != queries.shape[1:]:
+        raise ValueError(f"expected rows of the same shape, got bank {bank.shape} and queries {queries.shape}")
+    if not 1 <= k <= bank.shape[0]:
+        raise ValueError(f"k: expected 1 to {bank.shape[0]}, the rows of the bank, got {k}")
+    return bank, queries
+
+
+def check_metric(metric: str) -> None:
+    if metric not in ("cosine", "l2"):
+        raise ValueError(f"metric: expected 'cosine' or 'l2', got {metric!r}")
+
+
+def check_block(block_size: int) -> None:
+    if block_size < 1:
+        raise ValueError(f"block_size: expected at least 1 row, got {block_size}")
 
 
 def check_numbers(name: str, rows: np.ndarray) -> None:
@@ -118,7 +132,7 @@ def _rows(name: str, values: Any) -> Any:
     return rows
 
 
-def _prepared(rows: Any, metric: Metric, origin: Any = 0.0) -> np.ndarray:
+def prepared(rows: Any, metric: Metric, origin: Any = 0.0) -> np.ndarray:
     """Return rows `(n, f)` minus an origin, normalized to length 1 for cosine, in a dtype that holds them.
 
     Rows of length 1 are ordered by l2 distance as by cosine. Subtracting what all have in common, which would dominate
@@ -127,7 +141,7 @@ def _prepared(rows: Any, metric: Metric, origin: Any = 0.0) -> np.ndarray:
     exact = np.float32 if np.can_cast(rows.dtype, np.float32) else np.float64
     flat = np.asarray(rows, exact).reshape(len(rows), -1)
     if metric == "cosine":
-        flat = _of_length_1(flat)
+        flat = of_length_1(flat)
     with np.errstate(over="ignore"):  # the query is then measured against all rows
         return np.subtract(flat, np.asarray(origin, exact), dtype=exact)
 
@@ -146,8 +160,8 @@ def _candidates(
     merge = _merging(mesh)
     each, all_of_it = jax.NamedSharding(mesh, jax.P("rows")), jax.NamedSharding(mesh, jax.P())
     size, count = min(block_size, -(-bank.shape[0] // len(devices))), min(k + MARGIN, bank.shape[0])
-    origin = _prepared(np.asarray(bank[: min(size, ORIGIN)]), metric).mean(0, dtype=np.float64)
-    asked = _prepared(queries, metric, origin)
+    origin = prepared(np.asarray(bank[: min(size, ORIGIN)]), metric).mean(0, dtype=np.float64)
+    asked = prepared(queries, metric, origin)
     with np.errstate(over="ignore"):  # likewise
         flat = jax.device_put(asked.astype(np.float32), all_of_it)
     best = jax.device_put(_nothing(len(devices), len(queries), count), each)
@@ -156,7 +170,7 @@ def _candidates(
         check_numbers(f"bank, rows {first} to {first + len(rows) - 1}", rows)
         block = np.zeros((len(devices) * size, flat.shape[1]), np.float32)
         with np.errstate(over="ignore"):
-            block[: len(rows)] = _prepared(rows, metric, origin)
+            block[: len(rows)] = prepared(rows, metric, origin)
         # Subtracted from scores: infinity for padding, and for cosine what puts a row of zeros at distance 1 from
         # everything; a squared l2 distance is twice the cosine distance.
         less = np.full(len(block), np.inf, np.float32)
@@ -181,7 +195,7 @@ def _suffices(metric: Metric, length: float, least: float, unit: float, distance
     return length * length - square > least + wrong and reach * reach < LARGE
 
 
-def _measured(rows: Any, indices: np.ndarray, query: Any, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+def measured(rows: Any, indices: np.ndarray, query: Any, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices and float64 distances of the nearest of some rows."""
     exact = _distances(rows, query, metric)
     best = np.lexsort((indices, exact))[:k]
@@ -194,7 +208,7 @@ def _among_all(bank: Any, queries: Any, k: int, metric: Metric, block_size: int)
     for first in range(0, bank.shape[0] if len(queries) else 0, block_size):
         rows = np.asarray(bank[first : min(first + block_size, bank.shape[0])])
         for i, query in enumerate(queries):
-            near, exact = _measured(rows, first + np.arange(len(rows)), query, k, metric)
+            near, exact = measured(rows, first + np.arange(len(rows)), query, k, metric)
             near, exact = np.concatenate([best[i][0], near]), np.concatenate([best[i][1], exact])
             order = np.lexsort((near, exact))[:k]
             best[i] = near[order], exact[order]
@@ -237,7 +251,7 @@ def _distances(rows: np.ndarray, query: np.ndarray, metric: Metric) -> np.ndarra
     if metric == "l2":
         return _norms(rows - query)
     # 1 - x.y / |x||y| as half a square, which is accurate even near 0
-    unit, unit_query = _of_length_1(rows), _of_length_1(query[None])
+    unit, unit_query = of_length_1(rows), of_length_1(query[None])
     near = np.minimum(2.0, 0.5 * ((unit - unit_query) ** 2).sum(-1))
     return np.where(unit.any(-1) & unit_query.any(), near, 1.0)
 
@@ -262,7 +276,7 @@ def scaled_to_1(rows: np.ndarray, *, axis: int | None = None) -> tuple[np.ndarra
     return np.ldexp(rows, -powers), powers
 
 
-def _of_length_1(rows: np.ndarray) -> np.ndarray:
+def of_length_1(rows: np.ndarray) -> np.ndarray:
     """Return rows normalized to length 1, except rows of zeros."""
     squares = functools.partial(np.einsum, "nf,nf->n", dtype=np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are reported later
