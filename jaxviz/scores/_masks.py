@@ -27,7 +27,7 @@ def mask_of(name: str, mask: Any, size: tuple[int, ...] | None = None) -> Float[
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
 
 
-def fitted(mask: Any, value: Array) -> Any:
+def fitted(mask: Any, value: Array | jax.ShapeDtypeStruct) -> Any:
     """Return a mask at the size of a layer; None stays None."""
     if mask is None:
         return None

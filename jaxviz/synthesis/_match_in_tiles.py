@@ -48,7 +48,9 @@ class Tiles(NamedTuple):
         return Part((start[0], start[1]), rows[:, None] & columns[None], whole)
 
 
-def tiles_of(net: Net, params: Any, names: tuple[str, ...], images: Images, tile: int | None) -> Tiles | None:
+def tiles_of(
+    net: Net, params: Any, names: tuple[str, ...], images: Images | jax.ShapeDtypeStruct, tile: int | None
+) -> Tiles | None:
     """Return the tiles for some layers of images; None where there is no need of any.
 
     Raises:

@@ -309,7 +309,7 @@ def _weights(what: str, names: Layers, weight: float) -> dict[str, Any]:
 
 def _sides(style_size: float | Sequence[float], styles: int) -> list[float]:
     """Return the longer side of each style, as a multiple of the crops'."""
-    sides = [style_size] * styles if isinstance(style_size, int | float) else list(style_size)
+    sides = [float(style_size)] * styles if isinstance(style_size, int | float) else [float(x) for x in style_size]
     if len(sides) != styles:
         raise ValueError(f"style_size: expected one number, or one for each of {styles} styles, got {len(sides)}")
     for side in sides:
