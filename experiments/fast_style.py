@@ -58,6 +58,7 @@ def main(
     steps: int = 100,
     sizes: tuple[int, ...] = (256, 512, 1024),
     timed: int = 5,
+    at_each_size: int = 10,
     singles: tuple[Path, ...] = (),
     before: Path | None = None,
     out: Path = FIGURES,
@@ -74,6 +75,7 @@ def main(
         steps: steps of L-BFGS.
         sizes: sizes to time.
         timed: steps of L-BFGS that are timed at each size.
+        at_each_size: how many of the ten photographs have their losses told at each size.
         singles: nets with one of the styles each, to compare with.
         before: another net with the same styles, whose loss and flicker are told beside the net's.
         out: folder for the pictures.
@@ -85,7 +87,7 @@ def main(
     draw(made, list(pictures), photos, out, judged)
     for net in [made] if before is None else [made, jaxviz.load_style_net(before)]:
         flicker(net, list(pictures), photos)
-        at_sizes(net, paintings, held_out(photographs)[1])
+        at_sizes(net, paintings, held_out(photographs)[1][:at_each_size])
     against_singles(made, [jaxviz.load_style_net(path) for path in singles], pictures, photos)
     border_costs(made, pictures, photos)
     table_1(made, next(iter(pictures.values())), photos[0], sizes, timed)

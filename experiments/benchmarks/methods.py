@@ -47,7 +47,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 Run = Callable[[], Any]
 CLASSES = 281
 WIDTH = 32
-BORDER = 16  # reflected pixels on each side, which `restyle` adds and cuts off again
+BORDER = 28  # reflected pixels on each side, which `restyle` adds and cuts off again
 
 
 def picture(size: int, number: int = 1) -> np.ndarray:

@@ -62,7 +62,7 @@ def _chosen(net: jaxviz.StyleNet, style: Sequence[str], mix: str | None) -> _Cho
     if style and mix:
         raise ValueError("--style and --mix: expected only one of them, got both")
     if mix is None:
-        return {name: _known(net, name) for name in style or sizes_of(net.styles)}
+        return {name: _known(net, name) for name in style or net.names}
     parts = [part.partition("=") for part in mix.split(",")]
     try:
         weights = {name.strip(): float(weight) for name, _, weight in parts}
@@ -76,9 +76,8 @@ def _chosen(net: jaxviz.StyleNet, style: Sequence[str], mix: str | None) -> _Cho
 
 
 def _known(net: jaxviz.StyleNet, name: str) -> str:
-    known = sizes_of(net.styles)
-    if name not in (*known, *net.styles):
-        raise ValueError(f"expected a style of this net ({', '.join(known)}), got {name!r}")
+    if name not in (*net.names, *net.styles):
+        raise ValueError(f"expected a style of this net ({', '.join(net.names)}), got {name!r}")
     return name
 
 

@@ -20,6 +20,7 @@ from jaxviz.cli._runs import interrupts, stop
 from jaxviz.data._folder import check_apart, check_writable
 from jaxviz.data._source import Source, open_source
 from jaxviz.image._checks import ImageError
+from jaxviz.synthesis.fast_style._checkpoints import PARTS
 
 _TRAINING = ("width", "size", "batch_size", "steps", "content_weight", "style_weight", "smoothness", "steadiness")
 _TRAINING += ("precision",)
@@ -137,9 +138,9 @@ def _draw_losses(path: Path, losses: np.ndarray) -> None:
         from matplotlib.figure import Figure
 
     span = max(1, len(losses) // 100)
-    whole = losses[: len(losses) // span * span].reshape(-1, span, 3).mean(1)
+    whole = losses[: len(losses) // span * span].reshape(-1, span, len(PARTS)).mean(1)
     axes = (figure := Figure(figsize=(6, 4), layout="constrained")).add_subplot(xlabel="step", yscale="log")
-    for values, name in zip([*whole.T, whole.sum(1)], ("content", "style", "smoothness", "sum"), strict=True):
+    for values, name in zip([*whole.T, whole.sum(1)], (*PARTS, "sum"), strict=True):
         if values.max() > 0:
             axes.plot(span * (np.arange(len(values)) + 0.5), values, label=name)
     axes.legend()

@@ -112,8 +112,8 @@ def stylize(tour: Tour) -> Pictures:
 
 def call_fast_style(photo):
     net = jaxviz.load_style_net()
-    styles = ["starry_night", "scream", "mosaic", "ink", "paper"]
-    return styles, [jaxviz.restyle(net, photo, style=name) for name in styles]
+    images = [jaxviz.restyle(net, photo, style=name) for name in net.names]
+    return net.names, images
 
 
 def fast_style(tour: Tour) -> Pictures:

@@ -63,7 +63,7 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
     """Read a net that `save_style_net` wrote, or the one that comes with jaxviz.
 
     Args:
-        path: the file; None: the net that comes with jaxviz, with five styles.
+        path: the file; None: the net that comes with jaxviz, with five styles at three sizes.
 
     Returns:
         The parameters, as float32, and the names of the styles.
@@ -74,9 +74,11 @@ def load_style_net(path: str | os.PathLike[str] | None = None) -> StyleNet:
 
     Example:
         >>> import jaxviz
-        >>> params, styles = jaxviz.load_style_net()
-        >>> print(styles)
+        >>> net = jaxviz.load_style_net()
+        >>> print(net.names)
         ['starry_night', 'scream', 'mosaic', 'ink', 'paper']
+        >>> print(net.styles[:3])
+        ['starry_night@256', 'starry_night@512', 'starry_night@1024']
     """
     with extra("weights"):
         from safetensors import safe_open

@@ -19,7 +19,7 @@ from jaxviz.synthesis.fast_style._net import BORDER, STEP, Moments, apply, by_nu
 def restyle(params: Any, image: Float[Any, "_ _ 3"], *, style: Any = 0, tile: int = 1024) -> Float[np.ndarray, "_ _ 3"]:
     """Render an image of any size in a style, with the memory that `tile` x `tile` pixels take.
 
-    `style_net` is applied with a border of 16 reflected pixels, which is then cropped, since a net leaves a line of
+    `style_net` is applied with a border of 28 reflected pixels, which is then cropped, since a net leaves a line of
     another color along the edges of its input. An image of more than `tile` x `tile` pixels is rendered in tiles. They
     are seamless because they share the mean and variance at every normalization, those of the image reduced to that
     many pixels, and overlap by the net's receptive field: up to rounding, the result is that of one pass with those

@@ -176,10 +176,11 @@ def test_a_file_keeps_a_net(params, tmp_path):
 @pytest.mark.slow
 def test_the_net_that_comes_with_it():
     """Its palettes are those of its styles: night is blue, the scream red, ink without color."""
-    params, styles = jaxviz.load_style_net()
+    net = jaxviz.load_style_net()
     photo = jaxviz.load_image(skimage.data.chelsea(), size=96)[None]
-    made = {name: np.asarray(jaxviz.style_net(params, photo, style=i)[0]) for i, name in enumerate(styles)}
-    assert styles == ["starry_night", "scream", "mosaic", "ink", "paper"]
+    made = {name: np.asarray(jaxviz.style_net(net, photo, style=name)[0]) for name in net.names}
+    assert net.names == ["starry_night", "scream", "mosaic", "ink", "paper"]
+    assert net.styles == [f"{name}@{size}" for name in net.names for size in (256, 512, 1024)]
     red, _, blue = np.moveaxis(np.stack([image.mean((0, 1)) for image in made.values()]), -1, 0)
     assert blue[0] > red[0] + 0.1
     assert red[1] > blue[1] + 0.1
