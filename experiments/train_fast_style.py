@@ -10,9 +10,19 @@ them (`held_out`), are never seen in training.
 If interrupted, by Ctrl-C or otherwise, the same command resumes training; `--out` has checkpoints, a sheet of samples
 and the losses, every `--every` steps. `--hours` ends a run after that time.
 
-The net in `weights/` was made with these defaults in 310 s (5.2 ms per step) on one NVIDIA H200 with jax 0.11.2. It was
-given only the middle squares of the photographs, which are all that training reads. The last 500 steps had losses of
-1.016 for content, 0.533 for style and 0.152 for smoothness, 1.70 in total; a run of 5,000 steps ended at 1.92.
+Each style is learned with strokes for photographs of 256, 512 and 1024 px (`SIZES`): `restyle` chooses by the size.
+
+The net in `weights/` was made in three parts. First, one row for each style, at 384 px, with the middle squares of the
+photographs, layer weights of 10, 9, 2 and 0.05 and no steadiness: 59,500 steps of four crops of 256 px in 310 s on one
+NVIDIA H200 (5.2 ms per step; jax 0.11.2). Then, from that net, with what is now in this script, on two cores without
+AVX-512 that did other work, too, 250 steps (of a run planned for 3,000) and 1,200:
+
+    --start NET --steps 1200 --size 192 --batch-size 1 --precision float32 --learning-rate 5e-3
+
+whose last 500 steps had losses of 1.17 for content, 1.00 for style, 0.10 for smoothness and 0.15 for steadiness. Last,
+since Starry Night's strokes were still fine, 420 steps for its three rows alone (`add_to`, which starts them at the mean
+of all rows; a style weight of 80, layer weights of 10, 9, 6 and 2, smoothness 4, steadiness 30, Adam with 0.02 and a
+cooldown of 0.6). So few steps suffice where a net is there: within 250, the style losses at 1024 px fell by two thirds.
 
 What was tried:
 - Weights of the loss, each for 2,000 steps from an earlier net. One pass was then as good as 22 iterations of L-BFGS

@@ -183,7 +183,7 @@ class Style(Network, Steps, Octaves):
     """Longer side in pixels to which the content is reduced."""
     style_weights: Numbers = ()
     """Of the relative error of Gram matrices; one for each style, or one that they share.
-    By default 125 with the default layers, 20 with others."""
+    By default 150 with the default layers, 20 with others."""
     masks: Files = ()
     """For each style an image of the content's size, white where it belongs."""
     style_masks: Files = ()

@@ -74,7 +74,7 @@ def stylize(
             each content.
         content_weight: the weight of the relative error of features.
         style_weights: the weight of the relative error of Gram matrices; one for each style, or one divided among them.
-            None: 125 with the default layers, most of whose weight is of fine structure, and 20 with others.
+            None: 150 with the default layers, most of whose weight is of fine structure, and 20 with others.
         content_layers: the layers whose features are matched; with weights, if it is a mapping.
         style_layers: the layers whose Gram matrices are matched; likewise. The default is weighted as in `texture`; the
             same as a list of names weighs them equally.
