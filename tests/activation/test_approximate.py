@@ -15,6 +15,7 @@ import jaxviz
 from jaxviz.activation import _approximate
 
 faiss = pytest.importorskip("faiss")
+pytestmark = pytest.mark.foreign
 
 
 def clustered(count, numbers=32):
