@@ -1,7 +1,7 @@
 """What `jaxviz invert|texture|style` do: images with the features, or the Gram matrices, of others."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from jaxviz.cli._synthesis import Invert, Style, Texture
 from jaxviz.data._folder import check_writable
 from jaxviz.scores._likeness import Layers
 from jaxviz.synthesis import Synthesis
-from jaxviz.synthesis._painting import STYLE_LAYERS
+from jaxviz.synthesis._painting import STYLE_LAYERS, TEXTURE_LAYERS
 
 
 def invert(options: Invert) -> None:
@@ -45,9 +45,9 @@ def _octaves(options: Octaves) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def _weighted(names: Sequence[str]) -> Layers:
+def _weighted(names: Sequence[str], default: Mapping[str, float]) -> Layers:
     """Return the default's names with their weights, and others as they are."""
-    return STYLE_LAYERS if tuple(names) == tuple(STYLE_LAYERS) else names
+    return default if tuple(names) == tuple(default) else names
 
 
 _OF_NETWORKS = (
@@ -85,7 +85,7 @@ def texture(options: Texture) -> None:
             size = 128 if options.size is None else options.size
             run = functools.partial(_grow, key, image, size=size, window=options.window)
         else:
-            how = {"layers": _weighted(options.layers), "size": options.size} | _octaves(options)
+            how = {"layers": _weighted(options.layers, TEXTURE_LAYERS), "size": options.size} | _octaves(options)
             run = functools.partial(jaxviz.texture, *model.network, key, image, **how)
         return save_as_it_comes(run, at, told, options)
 
@@ -131,7 +131,7 @@ def _style_options(options: Style, model: Model, content: jax.Array, styles: Seq
     """Return the options as `stylize` takes them: files are read, and resized to the image that they belong to."""
     names = ("content_weight", "content_layers", "style_layers", "style_size", "colors", "start")
     how = {name: getattr(options, name) for name in names} | _octaves(options)
-    how["style_layers"] = _weighted(options.style_layers)
+    how["style_layers"] = _weighted(options.style_layers, STYLE_LAYERS)
     weights = options.style_weights
     if weights:
         how["style_weights"] = weights[0] if len(weights) == 1 else list(weights)

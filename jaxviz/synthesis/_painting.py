@@ -27,7 +27,9 @@ Optimizer = Literal["lbfgs", "adam"] | optax.GradientTransformation
 LONGEST = 0.25  # longest step of L-BFGS: on small networks, longer ones, cut off by the bounds, made no progress
 # Shares of relative errors. With equal ones, L-BFGS spends its evaluations on relu5_1, whose error falls slowest, and
 # fine structure is left smeared; these keep about the proportions that absolute errors have between the middle layers,
-# as in Gatys et al., but less of relu1_1 and more of relu5_1, which those leave unmatched.
+# as in Gatys et al., but less of relu1_1 and more of relu5_1, which those leave unmatched. Beside content, which keeps
+# the finest layers from their best, these take more.
+TEXTURE_LAYERS = {"relu1_1": 0.2, "relu2_1": 10.0, "relu3_1": 14.0, "relu4_1": 1.0, "relu5_1": 0.05}
 STYLE_LAYERS = {"relu1_1": 0.35, "relu2_1": 15.5, "relu3_1": 18.5, "relu4_1": 1.05, "relu5_1": 0.022}
 STYLE_WEIGHT = 150.0  # with these shares; relu4_1 then weighs as much as with 22 and equal ones
 

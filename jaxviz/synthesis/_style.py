@@ -76,8 +76,8 @@ def stylize(
         style_weights: the weight of the relative error of Gram matrices; one for each style, or one divided among them.
             None: 150 with the default layers, most of whose weight is of fine structure, and 20 with others.
         content_layers: the layers whose features are matched; with weights, if it is a mapping.
-        style_layers: the layers whose Gram matrices are matched; likewise. The default is weighted as in `texture`; the
-            same as a list of names weighs them equally.
+        style_layers: the layers whose Gram matrices are matched; likewise. The default, for VGG, has weights that were
+            found on Starry Night; the same as a list of names weighs them equally.
         style_size: the longer side of the styles, as a multiple of the content's: strokes grow with it.
         colors: "style": those of the style; "luminance": those of the content, only brightness is changed; "match": the
             style is first given the content's mean color and covariance.

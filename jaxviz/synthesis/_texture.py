@@ -19,7 +19,7 @@ from jaxviz.show._bar import Watcher, followed
 from jaxviz.synthesis._colors import Pictures
 from jaxviz.synthesis._match_in_tiles import InTiles, gram_match, tiles_of
 from jaxviz.synthesis._octaves import octave_sizes, resized
-from jaxviz.synthesis._painting import STYLE_LAYERS, Optimizer, as_batch, noise_like, paint
+from jaxviz.synthesis._painting import TEXTURE_LAYERS, Optimizer, as_batch, noise_like, paint
 from jaxviz.synthesis._stages import Synthesis, Watch
 
 
@@ -30,7 +30,7 @@ def texture(
     key: Key,
     image: Pictures,
     *,
-    layers: Layers = STYLE_LAYERS,
+    layers: Layers = TEXTURE_LAYERS,
     size: int | tuple[int, int] | None = None,
     octaves: int = 1,
     steps: int = 300,
