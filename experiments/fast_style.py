@@ -11,10 +11,15 @@ for as long (`train_fast_style.py --only scream --steps 5000 --weights FILE --ou
 of the one net for all (`--weights`) are compared with theirs on the same photographs, as in Dumoulin et al. 2017, who
 report +8.7 ± 3.9% and -8.9 ± 16.5%.
 
-What to look for: no checkerboard, no blobs, no border; eyes and outlines where they were; and a smooth transition.
+With `--before`, for both nets: by how much a pixel changes when the photograph moves by a pixel or two and has other
+noise, as in a film; and content and style losses at 256, 512 and 1024 px, with the style as large as was learned there.
 
-Measured, in 20 minutes on two cores (AMD EPYC, without AVX-512, noisy): one pass is as good as 50 iterations (median of
-20 pictures; least 29, most 83), and the means of all cross after 52, where the paper, which plots means, has 50 to 100.
+What to look for: no checkerboard, no lattice in flat areas, no border; strokes as large in the picture at every size;
+eyes and outlines where they were; and a smooth transition.
+
+Measured with the net before, whose strokes had one size, and a border of 16 px, in 20 minutes on two cores (AMD EPYC,
+without AVX-512, noisy): one pass is as good as 50 iterations (median of 20 pictures; least 29, most 83), and the means
+of all cross after 52, where the paper, which plots means, has 50 to 100.
 By style: 31 to 41 for "starry_night", 69 to 83 for "scream", 29 to 39 for "mosaic", 37 to 57 for "ink", 56 to 68 for
 "paper". With the paper's L-BFGS, which clips, and neither shortens steps nor excludes variables at a bound, it was 53
 and 55; with the border of `restyle`, one style for each photograph and that L-BFGS, 44.
@@ -28,7 +33,7 @@ than 27%, at worst by 78% (scream, on one of the ten).
 
 Compared with single-style nets trained for 5,000 steps each, a net of all five trained for 5,000 steps: content +9.2 ±
 3.0%, style +5.4 ± 8.7%, mean and deviation over the styles (starry_night +12.3, -0.1; scream +8.5, +2.0; mosaic +13.2,
--5.1; ink +5.7, +19.7; paper +6.5, +10.3). The net in `weights/`, with 59,500 steps: -1.6 ± 2.4% and -1.9 ± 1.8%.
+-5.1; ink +5.7, +19.7; paper +6.5, +10.3). That net itself, with 59,500 steps: -1.6 ± 2.4% and -1.9 ± 1.8%.
 """
 
 import itertools

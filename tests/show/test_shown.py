@@ -35,7 +35,7 @@ RESULTS = {  # what is made of random numbers where making it takes long
     "Fooled": jaxviz.Fooled(IMAGES[:2], LOSSES, [], True, np.array([True, False])),
     "Sheet": jaxviz.Sheet(IMAGES, LOSSES[:12], [IMAGES, LOSSES[:12]], True, np.arange(12)),
     "Minimized": jaxviz.Minimized({"a": jnp.zeros((9, 9))}, LOSSES, [jnp.zeros(9)], True),
-    "StyleTraining": jaxviz.StyleTraining({"a": {"b": jnp.zeros((9, 9))}}, RNG.random((60, 3)), False),
+    "StyleTraining": jaxviz.StyleTraining({"a": {"b": jnp.zeros((9, 9))}}, RNG.random((60, 4)), False),
     "StyleNet": jaxviz.StyleNet({"a": {"b": jnp.zeros((9, 9))}}, ["a<b", *map(str, range(50))]),
     "Features": jaxviz.Features(RNG.random((70, 40)), [f"<{i}>" for i in range(70)], {"x": "<b>broken</b>"}),
     "maps of Features": jaxviz.Features(RNG.random((5, 7, 7, 40)), list("abcde"), {}),
