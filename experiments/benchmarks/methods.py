@@ -6,8 +6,9 @@
 Needs `pip install torch==2.13.0 captum` and `pip install --no-deps efficientnet-lite-pytorch==0.1.0`. Both sides run
 the same network on the same weights (VGG-16's convolutions, a random 1000-way head) in one process, alternating; a
 ratio is PyTorch's time over ours in one round, and the table has the median and the range over the rounds. PyTorch gets
-two threads; both memory layouts are tried first and the faster one is measured, and likewise Captum's batch size
-(`perturbations_per_eval`, `internal_batch_size`). On a GPU both sides run there, PyTorch with `torch.compile`.
+two threads; both memory layouts and `torch.compile` (where there is a C++ compiler) are tried first and the fastest is
+measured, and likewise Captum's layout and batch size (`perturbations_per_eval`, `internal_batch_size`), whose hooks do
+not work in compiled modules. On a GPU both sides run there, PyTorch with `torch.compile` at "max-autotune".
 
 The floor is the time that the method's floating-point operations would take at the rate of a product of two 2048x2048
 matrices, measured first; Winograd's convolution does fewer operations, so more than 100% is possible. Peak memory is
@@ -21,10 +22,12 @@ What to look for: ratios above 1 everywhere; memory at most twice PyTorch's.
 """
 
 import dataclasses
+import functools
 import importlib
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -38,6 +41,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from networks import made
 
 import jaxviz
 from jaxviz import accelerate
@@ -45,7 +49,9 @@ from jaxviz import accelerate
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 Run = Callable[[], Any]
+Prepare = Callable[[Any], Any]
 CLASSES = 281
+NETWORKS = {"resnet50": ("ResNet-50", 8.2), "convnext_tiny": ("ConvNeXt-T", 8.9), "vit_b16": ("ViT-B/16", 35.1)}
 WIDTH = 32
 BORDER = 28  # reflected pixels on each side, which `restyle` adds and cuts off again
 
@@ -70,6 +76,15 @@ def our_forward(size: int, number: int) -> Run:
     """Return the logits' computation."""
     net, params = vgg()
     images, run = jnp.asarray(picture(size, number)), jax.jit(accelerate(net))
+    return lambda: jax.block_until_ready(run(params, images))
+
+
+def our_network(name: str, gradient: bool) -> Run:
+    """Return the logits of a network that people use, or the gradient of one with respect to the image."""
+    net, params, _ = made(name)
+    images, score, run = jnp.asarray(picture(224)), jaxviz.logit(net, CLASSES), jax.jit(accelerate(net))
+    if gradient:
+        return lambda: jax.block_until_ready(jaxviz.gradient(score, params, images))
     return lambda: jax.block_until_ready(run(params, images))
 
 
@@ -139,20 +154,20 @@ def layouts() -> dict[str, Callable[[Any], Any]]:
     return {name: lambda x, form=form: x.to(device, memory_format=form) for name, form in formats.items()}
 
 
-def in_layouts(make: Callable[[Callable[[Any], Any], bool], Run]) -> Run:
-    """Return the faster of what `make(prepare, less)` gives for the two layouts."""
-    return fastest({name: lambda less, to=prepare: make(to, less) for name, prepare in layouts().items()})
+def best_of(make: Callable[[Prepare, Prepare, bool], Run]) -> Run:
+    """Return the fastest of what `make(prepare, compiled, less)` gives: in both layouts, and by `torch.compile`."""
+    torch, device = torch_side()
+    keep = lambda module: module
+    ways = {name: (prepare, keep) for name, prepare in layouts().items()}
+    if device.type == "cuda" or shutil.which("g++"):  # compiled modules choose layouts themselves
+        options = {"mode": "max-autotune"} if device.type == "cuda" else {}
+        ways["compiled"] = layouts()["channels last"], functools.partial(torch.compile, **options)
+    return fastest({name: lambda less, way=way: make(*way, less) for name, way in ways.items()})
 
 
 def as_tensor(images: np.ndarray) -> Any:
     """Return images as PyTorch has them."""
     return torch_side()[0].tensor(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-
-
-def compiled(module: Any) -> Any:
-    """Return a module, on a GPU compiled."""
-    torch, device = torch_side()
-    return torch.compile(module) if device.type == "cuda" else module
 
 
 def finished(value: Any) -> Any:
@@ -161,6 +176,25 @@ def finished(value: Any) -> Any:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return value
+
+
+def their_network(name: str, gradient: bool) -> Run:
+    """Return the logits of a network that people use, or the gradient of one with respect to the image."""
+
+    def make(prepare: Prepare, compiled: Prepare, less: bool) -> Run:
+        torch, _ = torch_side()
+        module = compiled(prepare(made(name)[2].requires_grad_(False)))
+        images = prepare(as_tensor(picture(224))).requires_grad_(gradient)
+        if gradient:
+            return lambda: finished(torch.autograd.grad(module(images)[:, CLASSES].sum(), images))
+
+        def run() -> Any:
+            with torch.no_grad():
+                return finished(module(images))
+
+        return run
+
+    return best_of(make)
 
 
 def their_classifier(prepare: Callable[[Any], Any]) -> Any:
@@ -172,7 +206,7 @@ def their_classifier(prepare: Callable[[Any], Any]) -> Any:
 def their_forward(size: int, number: int) -> Run:
     """Return the logits' computation."""
 
-    def make(prepare: Callable[[Any], Any], less: bool) -> Run:
+    def make(prepare: Prepare, compiled: Prepare, less: bool) -> Run:
         torch, _ = torch_side()
         module, images = compiled(their_classifier(prepare)), prepare(as_tensor(picture(size, number)))
 
@@ -182,19 +216,19 @@ def their_forward(size: int, number: int) -> Run:
 
         return run
 
-    return in_layouts(make)
+    return best_of(make)
 
 
 def their_gradient(size: int, number: int) -> Run:
     """Return the gradient of a logit with respect to the images; PyTorch is told that it needs no other."""
 
-    def make(prepare: Callable[[Any], Any], less: bool) -> Run:
+    def make(prepare: Prepare, compiled: Prepare, less: bool) -> Run:
         torch, _ = torch_side()
-        module, images = their_classifier(prepare).requires_grad_(False), prepare(as_tensor(picture(size, number)))
-        module, images = compiled(module), images.requires_grad_()
+        module = compiled(their_classifier(prepare).requires_grad_(False))
+        images = prepare(as_tensor(picture(size, number))).requires_grad_()
         return lambda: finished(torch.autograd.grad(module(images)[:, CLASSES].sum(), images))
 
-    return in_layouts(make)
+    return best_of(make)
 
 
 def their_method(
@@ -244,7 +278,7 @@ def their_integrated_gradients(steps: int) -> Run:
 def their_channels(steps: int) -> Run:
     """Return gradient ascent on eight channels side by side by Adam, from noise in pixels."""
 
-    def make(prepare: Callable[[Any], Any], less: bool) -> Run:
+    def make(prepare: Prepare, compiled: Prepare, less: bool) -> Run:
         torch, device = torch_side()
         params = jax.tree.map(np.asarray, jaxviz.load("vgg16_features")[1])
         module = importlib.import_module("parity.vgg").torch_vgg(params, "relu4_3").requires_grad_(False)
@@ -263,14 +297,14 @@ def their_channels(steps: int) -> Run:
 
         return run
 
-    return in_layouts(make)
+    return best_of(make)
 
 
 def their_style(size: int, steps: int, optimizer: str) -> Run:
     """Return so many steps (L-BFGS: evaluations) of the parity tests' twin of `stylize`."""
     twins = importlib.import_module("parity.test_style")
 
-    def make(prepare: Callable[[Any], Any], less: bool) -> Run:
+    def make(prepare: Prepare, compiled: Prepare, less: bool) -> Run:
         torch, _ = torch_side()
         params = jax.tree.map(np.asarray, jaxviz.load("vgg16_features")[1])
         content, style = picture(size)[0], picture(size)[0, ::-1]
@@ -278,6 +312,7 @@ def their_style(size: int, steps: int, optimizer: str) -> Run:
 
         def run() -> Any:
             twin = twins.Twin(params, content, style, torch.float32, prepare)
+            terms_of = compiled(twin.terms)
             start = twin.tensor(content)
             images = (start if optimizer == "adam" else start.contiguous()).requires_grad_()  # as its L-BFGS needs them
             count = 1 if less else steps
@@ -285,7 +320,7 @@ def their_style(size: int, steps: int, optimizer: str) -> Run:
 
             def closure() -> Any:
                 step.zero_grad()
-                terms = twin.terms(prepare(images))
+                terms = terms_of(prepare(images))
                 loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
                 loss.backward()
                 return loss
@@ -296,15 +331,16 @@ def their_style(size: int, steps: int, optimizer: str) -> Run:
 
         return run
 
-    return in_layouts(make)
+    return best_of(make)
 
 
 def their_pass(size: int) -> Run:
     """Return one pass of the parity tests' twin of the style net."""
     twin = importlib.import_module("parity.test_style_net").twin
 
-    def make(prepare: Callable[[Any], Any], less: bool) -> Run:
+    def make(prepare: Prepare, compiled: Prepare, less: bool) -> Run:
         torch, device = torch_side()
+        run_twin = compiled(twin)
         params = jax.tree.map(np.array, jaxviz.init_style_net(jax.random.key(0), width=WIDTH, styles=2))
         weights = jax.tree.map(lambda x: torch.tensor(x, device=device), params)
         images = prepare(as_tensor(picture(size)))
@@ -312,11 +348,11 @@ def their_pass(size: int) -> Run:
         def run() -> Any:
             with torch.no_grad():  # and with restyle's border
                 around = torch.nn.functional.pad(images, (BORDER,) * 4, mode="reflect")
-                return finished(twin(weights, around)[..., BORDER:-BORDER, BORDER:-BORDER])
+                return finished(run_twin(weights, around)[..., BORDER:-BORDER, BORDER:-BORDER])
 
         return run
 
-    return in_layouts(make)
+    return best_of(make)
 
 
 def lbfgs(torch: Any, images: Any, evaluations: int) -> Any:
@@ -328,7 +364,7 @@ def lbfgs(torch: Any, images: Any, evaluations: int) -> Any:
 def their_features(number: int) -> Run:
     """Return the last vectors of EfficientNet-Lite0, 20 images at a time."""
 
-    def make(prepare: Callable[[Any], Any], less: bool) -> Run:
+    def make(prepare: Prepare, compiled: Prepare, less: bool) -> Run:
         torch, _ = torch_side()
         package = importlib.import_module("efficientnet_lite_pytorch")
         # Random weights: only the time is compared.
@@ -343,7 +379,7 @@ def their_features(number: int) -> Run:
 
         return run
 
-    return in_layouts(make)
+    return best_of(make)
 
 
 # What is compared
@@ -437,6 +473,15 @@ CASES = {
         lambda: their_features(600),
         600 * 0.0254,
     ),
+} | {
+    f"{name}{'_gradient' if gradient else ''}": Case(
+        f"{title}, {'input gradient' if gradient else 'forward'}, 224 px",
+        functools.partial(our_network, name, gradient),
+        functools.partial(their_network, name, gradient),
+        (1 + gradient) * work * 1e9 / FORWARD,
+    )
+    for name, (title, work) in NETWORKS.items()
+    for gradient in (False, True)
 }
 LONG = {
     "style_500": Case(

@@ -1,7 +1,6 @@
 """Convolutions in forms that are faster on CPUs: matrix products, sums of shifts, and gradients as convolutions."""
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from jax.extend.core import Primitive, primitives
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
+from jaxviz.fast import _taps
 from jaxviz.fast._kernel_gradient import gradient_of_kernel
 from jaxviz.fast._windows import spread, taps_of
 from jaxviz.fast.depthwise import _convolution as _depthwise
@@ -89,6 +89,8 @@ def _gradient_of_images(g: Array, images: Any, kernel: Array, **params: Any) -> 
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     if _convolution.pays(g, kernel, params):
         return _convolution.gradient(g, kernel, params["padding"])
+    if _taps.pays(g, images.aval, kernel, params):
+        return _taps.gradient_of_images(g, images.aval, kernel, params)
     if params["batch_group_count"] != 1 or any(d != 1 for d in params["lhs_dilation"]):
         return jax.linear_transpose(lambda x: plain(x, kernel, **params), images.aval)(g)[0]
     lhs, rhs, out = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
@@ -102,9 +104,6 @@ def _gradient_of_images(g: Array, images: Any, kernel: Array, **params: Any) -> 
         "lhs_dilation": params["window_strides"],
         "padding": tuple(zip(before, after, strict=True)),
     }
-    positions = math.prod(g.shape[axis] for axis in (out[0], *out[2:]))
-    if _convolution.is_plain(params) and positions <= 2 * g.shape[out[1]]:
-        return _convolution.by_taps(g, kernel, changes["padding"])
     return convolution_p.bind(g, _exchange(kernel, rhs, groups), **params | changes)
 
 

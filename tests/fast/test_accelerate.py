@@ -44,6 +44,35 @@ def test_convolution(case, wide, data):
     agree(lambda a: (a(fn)(w, x), jax.grad(a(fn), (0, 1))(w, x)))
 
 
+@pytest.mark.parametrize(
+    ("side", "stride", "padding"),
+    [
+        pytest.param(3, 1, "SAME", id="plain"),
+        pytest.param(3, 2, "SAME", id="strided"),
+        pytest.param(3, 2, [(1, 1), (1, 1)], id="strided as in ResNets"),
+        pytest.param(5, 3, [(0, 4), (-1, 2)], id="asymmetric"),
+        pytest.param(2, 3, "VALID", id="gaps"),
+        pytest.param(1, 2, "VALID", id="shortcut"),
+        pytest.param(1, 1, [(1, 0), (0, 2)], id="padded product"),
+        pytest.param(4, 4, "VALID", id="patches"),
+        pytest.param((3, 2), (3, 2), "VALID", id="patches, some pixels left"),
+    ],
+)
+def test_gradients_of_few_positions_read_the_kernel_as_stored(side, stride, padding, x64):
+    down, across = np.broadcast_to(side, 2)
+    w = jax.random.normal(jax.random.key(0), (down, across, 4, 300), jnp.float64)
+    x = jax.random.normal(jax.random.key(1), (2, 11, 9, 4), jnp.float64)
+    strides = tuple(np.broadcast_to(stride, 2).tolist())
+    convolved = lambda w, x: lax.conv_general_dilated(
+        x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    loss = lambda w, x: jnp.sum(jnp.sin(convolved(w, x)))
+    agree(lambda a: jax.grad(a(loss), (0, 1))(w, x))
+    agree(lambda a: jax.jvp(jax.grad(a(loss), 1), (w, x), (w, x)))
+    program = jax.jit(jax.grad(accelerate(loss), 1)).lower(w, x).as_text()
+    assert "stablehlo.reverse" not in program
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("layout", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NHWC")], ids="-".join)
 def test_without_padding_some_is_spared(stride, layout, data):

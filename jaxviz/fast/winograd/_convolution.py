@@ -15,8 +15,6 @@ Lavin & Gray 2016, Fast Algorithms for Convolutional Neural Networks. `_points.p
 `_native.py` as machine code.
 """
 
-import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -114,26 +112,6 @@ _only.defjvp(lambda primals, tangents: (_only(*primals), tangents[0]))
 def _turned(padding: Padding) -> Padding:
     """Return the padding of the convolution that maps results back to images."""
     return tuple((2 - before, 2 - after) for before, after in padding)
-
-
-def by_taps(g: Array, kernel: Array, padding: Padding) -> Array:
-    """Return the gradient of a convolution with respect to the images as one product and a sum of its shifted parts.
-
-    `padding` is that of the convolution with the flipped kernel. With few positions the kernel is large in comparison:
-    it is read as stored, since flipping it and swapping its channels takes as long as the convolution itself.
-    """
-    down, across, inputs, outputs = kernel.shape
-    products = g @ kernel.reshape(-1, outputs).T  # (n, h, w, (down, across, in))
-    shifts = [
-        [(before + i + 1 - side, after - i, 0) for i in range(side)]
-        for (before, after), side in zip(padding, (down, across), strict=True)
-    ]
-    zero = jnp.zeros((), products.dtype)
-    moved = [
-        lax.pad(products[..., i * inputs : (i + 1) * inputs], zero, ((0, 0, 0), *shift, (0, 0, 0)))
-        for i, shift in enumerate(itertools.product(*shifts))
-    ]
-    return functools.reduce(jnp.add, moved)
 
 
 # The primitive: bilinear in images and kernel
