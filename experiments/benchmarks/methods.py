@@ -25,6 +25,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import math
 import os
 import re
 import shutil
@@ -48,6 +49,7 @@ from jaxviz import accelerate
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
+largest = 1 << 20  # side of pictures in pixels, which `--largest` sets
 Run = Callable[[], Any]
 Prepare = Callable[[Any], Any]
 CLASSES = 281
@@ -60,7 +62,8 @@ def picture(size: int, number: int = 1) -> np.ndarray:
     """Return scikit-image's cat, `(number, size, size, 3)`."""
     import skimage.data
 
-    return np.repeat(np.asarray(jaxviz.load_image(skimage.data.chelsea(), size=size))[None], number, axis=0)
+    image = jaxviz.load_image(skimage.data.chelsea(), size=min(size, largest))
+    return np.repeat(np.asarray(image)[None], number, axis=0)
 
 
 # Ours
@@ -81,7 +84,7 @@ def our_forward(size: int, number: int) -> Run:
 
 def our_network(name: str, gradient: bool) -> Run:
     """Return the logits of a network that people use, or the gradient of one with respect to the image."""
-    net, params, _ = made(name)
+    net, params, _ = made(name, min(224, largest))
     images, score, run = jnp.asarray(picture(224)), jaxviz.logit(net, CLASSES), jax.jit(accelerate(net))
     if gradient:
         return lambda: jax.block_until_ready(jaxviz.gradient(score, params, images))
@@ -99,7 +102,7 @@ def our_channels(steps: int) -> Run:
     """Return gradient ascent on eight channels side by side, from noise in pixels."""
     net, params = jaxviz.load("vgg16_features")
     score = jaxviz.channel(net, "relu4_3", jnp.arange(8))
-    options = {"size": 224, "steps": steps, "basis": jaxviz.pixels, "transform": None}
+    options = {"size": min(224, largest), "steps": steps, "basis": jaxviz.pixels, "transform": None}
     return lambda: jax.block_until_ready(jaxviz.ascend(score, params, jax.random.key(0), **options).images)
 
 
@@ -157,6 +160,7 @@ def layouts() -> dict[str, Callable[[Any], Any]]:
 def best_of(make: Callable[[Prepare, Prepare, bool], Run]) -> Run:
     """Return the fastest of what `make(prepare, compiled, less)` gives: in both layouts, and by `torch.compile`."""
     torch, device = torch_side()
+    torch.compiler.reset()  # or else it counts the rows before as recompilations, and gives up
     keep = lambda module: module
     ways = {name: (prepare, keep) for name, prepare in layouts().items()}
     if device.type == "cuda" or shutil.which("g++"):  # compiled modules choose layouts themselves
@@ -183,7 +187,7 @@ def their_network(name: str, gradient: bool) -> Run:
 
     def make(prepare: Prepare, compiled: Prepare, less: bool) -> Run:
         torch, _ = torch_side()
-        module = compiled(prepare(made(name)[2].requires_grad_(False)))
+        module = compiled(prepare(made(name, min(224, largest))[2].requires_grad_(False)))
         images = prepare(as_tensor(picture(224))).requires_grad_(gradient)
         if gradient:
             return lambda: finished(torch.autograd.grad(module(images)[:, CLASSES].sum(), images))
@@ -283,7 +287,8 @@ def their_channels(steps: int) -> Run:
         params = jax.tree.map(np.asarray, jaxviz.load("vgg16_features")[1])
         module = importlib.import_module("parity.vgg").torch_vgg(params, "relu4_3").requires_grad_(False)
         module, channels = compiled(prepare(module)), torch.arange(8, device=device)
-        start = prepare(0.5 + 0.01 * torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(0)))
+        shape = (8, 3, *[min(224, largest)] * 2)
+        start = prepare(0.5 + 0.01 * torch.randn(shape, generator=torch.Generator().manual_seed(0)))
 
         def run() -> Any:
             images = start.clone().requires_grad_()
@@ -513,11 +518,13 @@ def matrix_rate() -> float:
     return 2 * side**3 / min(seconds(lambda: jax.block_until_ready(product(matrix, matrix))) for _ in range(10))
 
 
-def compare(case: Case, rounds: int, rate: float) -> dict[str, Any]:
-    """Time both sides in turn."""
-    ours, theirs = case.ours(), case.theirs()
+def compare(case: Case, rounds: int, rate: float, alone: bool = False) -> dict[str, Any]:
+    """Time both sides in turn, or ours alone."""
+    ours = case.ours()
     first = seconds(ours)
+    theirs = ours if alone else case.theirs()
     theirs()
+    _forget_peak()
     pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
     ratios = sorted(b / a for a, b in pairs)
     best = statistics.median(a for a, _ in pairs)
@@ -530,17 +537,33 @@ def compare(case: Case, rounds: int, rate: float) -> dict[str, Any]:
         "goal": case.goal,
         "of_floor": case.work * FORWARD / rate / best,
         "compile": max(0.0, first - best),
-    }
+    } | ({"memory_theirs": _peak_of_torch()} if jax.default_backend() == "gpu" and not alone else {})
+
+
+def _forget_peak() -> None:
+    if "torch" in sys.modules and jax.default_backend() == "gpu":
+        torch_side()[0].cuda.reset_peak_memory_stats()
+
+
+def _peak_of_torch() -> float:
+    return torch_side()[0].cuda.max_memory_allocated() / 2**30
+
+
+def peak() -> float:
+    """Return the largest memory that this process had, in GiB: of the GPU as JAX counts it, or resident."""
+    if jax.default_backend() == "gpu":
+        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 2**30
+    found = re.search("VmHWM: *([0-9]+) kB", Path("/proc/self/status").read_text().expandtabs())
+    assert found is not None
+    return int(found[1]) / 2**20
 
 
 def work_alone(name: str, side: str) -> None:
-    """Do the work of one side in this process; print its peak of resident memory in GB, and compile time."""
+    """Do the work of one side in this process; print its peak of memory in GB, and compile time."""
     run = getattr((CASES | LONG)[name], side)()
     first = seconds(run)
     again = seconds(run)
-    peak = re.search("VmHWM: *([0-9]+) kB", Path("/proc/self/status").read_text().expandtabs())
-    assert peak is not None
-    print(int(peak[1]) / 2**20, max(0.0, first - again))
+    print(peak(), max(0.0, first - again))
 
 
 def measured_alone(name: str, side: str, cache: str | None = None) -> list[float]:
@@ -557,6 +580,9 @@ def main(
     rounds: int = 5,
     memory: bool = True,
     long: bool = False,
+    largest: int = largest,
+    minutes: float = math.inf,
+    ours: bool = False,
     json_file: Path | None = None,
     alone: tuple[str, str] | None = None,
 ) -> None:
@@ -567,9 +593,13 @@ def main(
         rounds: of both sides in turn.
         memory: measure peak memory and compile times, each in processes of its own.
         long: also 500 steps of style, once.
-        json_file: where to write the numbers, as JSON.
+        largest: side of pictures in pixels: a small one tries the script.
+        minutes: after so many, no further row is begun.
+        ours: without PyTorch.
+        json_file: where to write the numbers, as JSON, after each row.
         alone: case and side, "ours" or "theirs": what such a process does.
     """
+    start, globals()["largest"] = time.monotonic(), largest
     if alone is not None:
         work_alone(*alone)
         return
@@ -580,9 +610,9 @@ def main(
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     found = {}
     for name, case in (CASES | (LONG if long else {})).items():
-        if only and name not in only:
+        if (only and name not in only) or time.monotonic() - start > 60 * minutes:
             continue
-        row = found[name] = compare(case, rounds if name in CASES else 1, rate)
+        row = found[name] = compare(case, rounds if name in CASES else 1, rate, ours)
         cells = [row["title"], f"{row['ours']:.3f}", f"{row['theirs']:.3f}", f"{row['ratio']:.2f}"]
         cells += [f"{row['range'][0]:.2f} to {row['range'][1]:.2f}", f"{row['of_floor']:.0%}"]
         if memory:
@@ -592,8 +622,8 @@ def main(
             row["memory"], row["memory_theirs"] = peak, measured_alone(name, "theirs")[0]
             cells += [f"{row['compile']:.1f}", f"{row['again']:.1f}", f"{peak:.2f}", f"{row['memory_theirs']:.2f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
-    if json_file is not None:
-        json_file.write_text(json.dumps({"matrix_rate": rate, "cases": found}, indent=1) + "\n")
+        if json_file is not None:
+            json_file.write_text(json.dumps({"matrix_rate": rate, "cases": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ Params = dict[str, Any]
 MODELS = {"resnet50": "ResNet", "convnext_tiny": "ConvNext", "vit_b16": "ViT"}  # as `transformers` calls them
 
 
-def made(name: str) -> tuple[Callable[[Params, Any], Any], Params, Any]:
-    """Return a network as a function, its parameters, and the same in PyTorch, with random weights."""
+def made(name: str, size: int = 224) -> tuple[Callable[[Params, Any], Any], Params, Any]:
+    """Return a network as a function, its parameters, and the same in PyTorch, with random weights, for such images."""
     torch = importlib.import_module("torch")  # not in the test environment, so not imported by name
     library, kind = importlib.import_module("transformers"), MODELS[name]
     torch.manual_seed(0)
-    config = getattr(library, f"{kind}Config")(num_labels=1000)
+    config = getattr(library, f"{kind}Config")(num_labels=1000, image_size=size)
     module = getattr(library, f"{kind}ForImageClassification")(config).eval()
     params = {key: _as_here(key, value.numpy()) for key, value in module.state_dict().items()}
     return globals()[name], params, logits_of(module)

@@ -1,5 +1,6 @@
 """The images of a source at one size, in batches of one shape, read ahead of their use."""
 
+import itertools
 import logging
 import os
 import warnings
@@ -21,6 +22,7 @@ from jaxviz.image._files import read_pixels
 _LOG = logging.getLogger(__name__)
 _DEFAULT = 224
 _MANY = 0.1  # of the images of a source, skipped
+_AT_ONCE = 16  # images that a thread reads before the next one's turn
 _LOOKED_AT = 16  # elements of a data set, for the size of its images
 
 
@@ -119,8 +121,12 @@ def batches(
             return int(index), str(error), None
 
     threads = 1 if source.in_order else threads or os.cpu_count() or 1
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * batch_size))
-    loaded = iter(grain.MapDataset.source(list(indices)).map(load).to_iter_dataset(options))
+    # Several at once: for each result, Grain looks through all that it reads ahead; small images took less than that.
+    some = max(1, min(_AT_ONCE, batch_size // (2 * threads), len(indices) // (4 * threads)))
+    parts = [indices[first : first + some] for first in range(0, len(indices), some)]
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * batch_size // some))
+    read = grain.MapDataset.source(parts).map(lambda part: [load(index) for index in part]).to_iter_dataset(options)
+    loaded = itertools.chain.from_iterable(read)
     shape = sides_of(size)
     for first in range(0, len(indices), batch_size):
         batch = [next(loaded) for _ in indices[first : first + batch_size]]

@@ -256,6 +256,8 @@ def _fit(pixels: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:
         whole = (size * height // shorter, size * width // shorter)
     else:
         rows, columns = whole = size
+    if whole == (rows, columns) == (height, width):
+        return pixels
     top, left = round((whole[0] - rows) / 2), round((whole[1] - columns) / 2)
     # Clipped after each axis, as PIL does with bytes: where both overshoot, a photograph differs by up to 6/255.
     across = _rescaled(pixels.transpose(2, 1, 0), columns, left, whole[1])

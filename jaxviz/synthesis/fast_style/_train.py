@@ -309,12 +309,12 @@ def _weights(what: str, names: Layers, weight: float) -> dict[str, Any]:
 
 def _sides(style_size: float | Sequence[float], styles: int) -> list[float]:
     """Return the longer side of each style, as a multiple of the crops'."""
-    sides = [float(style_size)] * styles if isinstance(style_size, int | float) else [float(x) for x in style_size]
+    sides = [style_size] * styles if np.ndim(style_size) == 0 else list(style_size)
     if len(sides) != styles:
         raise ValueError(f"style_size: expected one number, or one for each of {styles} styles, got {len(sides)}")
     for side in sides:
         check_positive("style_size", side)
-    return sides
+    return [float(side) for side in sides]
 
 
 def _fit(style: Image, longest: float) -> Images:
