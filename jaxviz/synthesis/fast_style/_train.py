@@ -307,7 +307,7 @@ def _weights(what: str, names: Layers, weight: float) -> dict[str, Any]:
     return {name: weight * share for name, share in proportions_of(what, names).items()}
 
 
-def _sides(style_size: float | Sequence[float], styles: int) -> list[float]:
+def _sides(style_size: Any, styles: int) -> list[float]:
     """Return the longer side of each style, as a multiple of the crops'."""
     sides = [style_size] * styles if np.ndim(style_size) == 0 else list(style_size)
     if len(sides) != styles:
