@@ -99,13 +99,10 @@ def test_kill_9_and_the_same_call_again(tmp_path):
         print(found.indices.tolist())
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    run = lambda folder: (
-        subprocess.run(
-            [*command, tmp_path / folder], env=os.environ | PATHS, capture_output=True, text=True, check=True
-        ).stdout
-    )
+    there = {**os.environ, "PYTHONPATH": PATHS}
+    run = lambda folder: subprocess.check_output([*command, tmp_path / folder], env=there, text=True)
     whole = run("whole")
-    process = subprocess.Popen([*command, tmp_path / "killed"], env=os.environ | PATHS)
+    process = subprocess.Popen([*command, tmp_path / "killed"], env=there)
     while not (tmp_path / "killed" / "index").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -18,7 +18,7 @@ from parity.vgg import relu_values, torch_vgg
 
 import jaxviz
 from jaxviz.scores._likeness import proportions_of
-from jaxviz.synthesis._painting import STYLE_LAYERS, STYLE_WEIGHT
+from jaxviz.synthesis._painting import STYLE_LAYERS, STYLE_WEIGHT, TEXTURE_LAYERS
 
 torch = pytest.importorskip("torch")
 
@@ -26,7 +26,6 @@ pytestmark = pytest.mark.weights
 
 SIZE, EVALUATIONS = 96, 60
 CONTENT, STYLE = "relu4_2", ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-SHARES = proportions_of("style_layers", STYLE_LAYERS)
 FLOAT64, LOSS = 1e-8, 1.05
 
 
@@ -113,11 +112,13 @@ def test_the_loss_after_as_many_evaluations(network, pictures, task):
     content, style = pictures
     key = jax.random.key(0)
     if task == "style":
-        weights = {"content": 1.0} | {name: STYLE_WEIGHT * share for name, share in SHARES.items()}
+        weights = {"content": 1.0} | {
+            name: STYLE_WEIGHT * share for name, share in proportions_of("style_layers", STYLE_LAYERS).items()
+        }
         start = content
         found = jaxviz.stylize(net, params, key, content, style, steps=EVALUATIONS)
     else:
-        weights = SHARES
+        weights = proportions_of("layers", TEXTURE_LAYERS)
         first = jaxviz.texture(net, params, key, style, steps=1, optimizer=optax.sgd(0.0))
         start = np.asarray(first.images[0])
         found = jaxviz.texture(net, params, key, style, steps=EVALUATIONS)
