@@ -20,6 +20,7 @@ from jaxviz.program._image_channels import known_channels
 from jaxviz.program._receptive_field import receptive_field
 from jaxviz.scores._algebra import Summable, read_terms, static, terms_of
 from jaxviz.scores._likeness import FeatureMatch, GramMatch, Part, features_of, grams_of
+from jaxviz.synthesis._colors import Batch
 from jaxviz.synthesis._tiles import STRIDE, Tiling, checked_tiling
 
 
@@ -93,7 +94,7 @@ class InTiles(Summable):
         fixed, terms = jax.lax.stop_gradient(images), list(terms_of(self.score))
         whole = jax.eval_shape(functools.partial(self._values, params), fixed)
 
-        def sums_of(tile: Images, place: _Place) -> Any:
+        def sums_of(tile: Batch, place: _Place) -> Any:
             values = accelerate(self._values)(params, tile)
             return [
                 {name: term.summed(name, x, self._part(name, x, shapes[name], place)) for name, x in of.items()}
@@ -123,7 +124,7 @@ class InTiles(Summable):
     def _part(self, name: str, value: Array, whole: Any, place: _Place) -> Part:
         return self.tiles.part(name, value.shape, whole.shape, place)
 
-    def _tile(self, images: Images, corner: Array) -> Images:
+    def _tile(self, images: Images, corner: Array) -> Batch:
         return _tile(self.tiles, images, corner)
 
     def _scan(self, add: Callable[[Any, _Place], Any], start: Any, images: Images) -> Any:
@@ -198,7 +199,7 @@ def _grams_in_tiles(
     return {name: term.mean(total, whole[name].shape) for name, total in sums.items()}
 
 
-def _tile(tiles: Tiles, images: Images, corner: Array) -> Images:
+def _tile(tiles: Tiles, images: Images, corner: Array) -> Batch:
     height, width = tiles.tiling.shape(*images.shape[1:3])
     shape = (len(images), height, width, images.shape[-1])
     return jax.lax.dynamic_slice(images, (0, corner[0], corner[1], 0), shape)

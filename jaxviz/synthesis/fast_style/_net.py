@@ -92,7 +92,7 @@ def style_net(params: Any, images: AnyImages, *, style: Any = 0) -> Images:
     mix = mixture(params, style)
     if len(mix) not in (1, len(images)):
         raise ValueError(f"style: expected one row of weights, or one for each of {len(images)} images, got {len(mix)}")
-    return apply(params, images, mix)[0]
+    return apply(params, jnp.asarray(images), mix)[0]
 
 
 def apply(

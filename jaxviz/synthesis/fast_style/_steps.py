@@ -133,7 +133,8 @@ def _moved(key: Key, images: Images) -> tuple[Array, Images]:
     """Return images as the next frame of a film might show them: up to 3 pixels away, with other noise."""
     at, noise = jax.random.split(key)
     shift = jax.random.randint(at, (2,), 0, STEP)
-    return shift, jnp.clip(jnp.roll(images, shift, (1, 2)) + NOISE * jax.random.normal(noise, images.shape), 0, 1)
+    noisy = jnp.roll(images, shift, (1, 2)) + NOISE * jax.random.normal(noise, images.shape, images.dtype)
+    return shift, jnp.clip(noisy, 0, 1)
 
 
 def _change(before: Images, after: Images) -> Float[Array, " n"]:
