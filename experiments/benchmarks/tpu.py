@@ -124,13 +124,14 @@ def methods(s: Subject) -> dict[str, Call | str]:
         "texture": lambda p, x: jaxviz.texture(s.net, p, KEY, x, **layers, **steps).images,
         "stylize": lambda p, x: (
             jaxviz.stylize(
-                s.net, p, KEY, x, [picture], content_layers=[s.layer], style_layers=[s.layer], **steps
+                s.net, p, KEY, x, [picture.astype(x.dtype)], content_layers=[s.layer], style_layers=[s.layer], **steps
             ).images
         ),
         "style_net": lambda p, x: jaxviz.style_net(jaxviz.load_style_net(), x, style=0),
         "attention_rollout": "only of networks with attention; none here",
         "attention_relevance": "only of networks with attention; none here",
         **dict.fromkeys(("features", "top_patches"), data),
+        "approximate_neighbors": host,
         **dict.fromkeys(("neighbors", "pca", "tsne", "umap", "grid_layout", "pca_colors", "facets", "filters"), host),
         **dict.fromkeys(("efros_leung", "rank_correlation", "pointing_game"), "host: NumPy"),
         **dict.fromkeys(
