@@ -15,8 +15,8 @@ matrices, measured first; Winograd's convolution does fewer operations, so more 
 that of a fresh process that does nothing else, including the runtime and the weights. Compile time is the first call's
 time minus the second's; "again" is the same in a new process that finds the first one's programs on disk.
 
-On two idle cores, all cases with three rounds took 37 minutes, and seven of them with `--no-memory` nine. On a GPU,
-occlusion, integrated gradients and the pass of the style net were run.
+On two idle cores with AVX-512, all cases with three rounds took 29 minutes. On a GPU, before, occlusion, integrated
+gradients and the pass of the style net were run.
 
 What to look for: ratios above 1 everywhere; memory at most twice PyTorch's.
 """
@@ -49,7 +49,6 @@ from jaxviz import accelerate
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-largest = 1 << 20  # side of pictures in pixels, which `--largest` sets
 Run = Callable[[], Any]
 Prepare = Callable[[Any], Any]
 CLASSES = 281
@@ -58,11 +57,19 @@ WIDTH = 32
 BORDER = 28  # reflected pixels on each side, which `restyle` adds and cuts off again
 
 
+limits = {"side": 1 << 20}  # of pictures in pixels, which `--largest` sets
+
+
+def side(size: int) -> int:
+    """Return the side of pictures that are to have so many pixels."""
+    return min(size, limits["side"])
+
+
 def picture(size: int, number: int = 1) -> np.ndarray:
     """Return scikit-image's cat, `(number, size, size, 3)`."""
     import skimage.data
 
-    image = jaxviz.load_image(skimage.data.chelsea(), size=min(size, largest))
+    image = jaxviz.load_image(skimage.data.chelsea(), size=side(size))
     return np.repeat(np.asarray(image)[None], number, axis=0)
 
 
@@ -84,7 +91,7 @@ def our_forward(size: int, number: int) -> Run:
 
 def our_network(name: str, gradient: bool) -> Run:
     """Return the logits of a network that people use, or the gradient of one with respect to the image."""
-    net, params, _ = made(name, min(224, largest))
+    net, params, _ = made(name, side(224))
     images, score, run = jnp.asarray(picture(224)), jaxviz.logit(net, CLASSES), jax.jit(accelerate(net))
     if gradient:
         return lambda: jax.block_until_ready(jaxviz.gradient(score, params, images))
@@ -102,7 +109,7 @@ def our_channels(steps: int) -> Run:
     """Return gradient ascent on eight channels side by side, from noise in pixels."""
     net, params = jaxviz.load("vgg16_features")
     score = jaxviz.channel(net, "relu4_3", jnp.arange(8))
-    options = {"size": min(224, largest), "steps": steps, "basis": jaxviz.pixels, "transform": None}
+    options = {"size": side(224), "steps": steps, "basis": jaxviz.pixels, "transform": None}
     return lambda: jax.block_until_ready(jaxviz.ascend(score, params, jax.random.key(0), **options).images)
 
 
@@ -182,13 +189,13 @@ def finished(value: Any) -> Any:
     return value
 
 
-def their_network(name: str, gradient: bool) -> Run:
-    """Return the logits of a network that people use, or the gradient of one with respect to the image."""
+def their_logits(network: Callable[[], Any], size: int, number: int, gradient: bool) -> Run:
+    """Return a network's logits, or the gradient of one with respect to images; PyTorch is told it needs no other."""
 
     def make(prepare: Prepare, compiled: Prepare, less: bool) -> Run:
         torch, _ = torch_side()
-        module = compiled(prepare(made(name, min(224, largest))[2].requires_grad_(False)))
-        images = prepare(as_tensor(picture(224))).requires_grad_(gradient)
+        module = compiled(prepare(network().eval().requires_grad_(False)))
+        images = prepare(as_tensor(picture(size, number))).requires_grad_(gradient)
         if gradient:
             return lambda: finished(torch.autograd.grad(module(images)[:, CLASSES].sum(), images))
 
@@ -201,6 +208,11 @@ def their_network(name: str, gradient: bool) -> Run:
     return best_of(make)
 
 
+def their_network(name: str, gradient: bool) -> Run:
+    """Return the logits of a network that people use, or the gradient of one with respect to the image."""
+    return their_logits(lambda: made(name, side(224))[2], 224, 1, gradient)
+
+
 def their_classifier(prepare: Callable[[Any], Any]) -> Any:
     """Return the parity tests' classifier."""
     twins = importlib.import_module("parity.vgg")
@@ -209,30 +221,12 @@ def their_classifier(prepare: Callable[[Any], Any]) -> Any:
 
 def their_forward(size: int, number: int) -> Run:
     """Return the logits' computation."""
-
-    def make(prepare: Prepare, compiled: Prepare, less: bool) -> Run:
-        torch, _ = torch_side()
-        module, images = compiled(their_classifier(prepare)), prepare(as_tensor(picture(size, number)))
-
-        def run() -> Any:
-            with torch.no_grad():
-                return finished(module(images))
-
-        return run
-
-    return best_of(make)
+    return their_logits(lambda: their_classifier(lambda module: module), size, number, gradient=False)
 
 
 def their_gradient(size: int, number: int) -> Run:
-    """Return the gradient of a logit with respect to the images; PyTorch is told that it needs no other."""
-
-    def make(prepare: Prepare, compiled: Prepare, less: bool) -> Run:
-        torch, _ = torch_side()
-        module = compiled(their_classifier(prepare).requires_grad_(False))
-        images = prepare(as_tensor(picture(size, number))).requires_grad_()
-        return lambda: finished(torch.autograd.grad(module(images)[:, CLASSES].sum(), images))
-
-    return best_of(make)
+    """Return the gradient of a logit with respect to the images."""
+    return their_logits(lambda: their_classifier(lambda module: module), size, number, gradient=True)
 
 
 def their_method(
@@ -287,7 +281,7 @@ def their_channels(steps: int) -> Run:
         params = jax.tree.map(np.asarray, jaxviz.load("vgg16_features")[1])
         module = importlib.import_module("parity.vgg").torch_vgg(params, "relu4_3").requires_grad_(False)
         module, channels = compiled(prepare(module)), torch.arange(8, device=device)
-        shape = (8, 3, *[min(224, largest)] * 2)
+        shape = (8, 3, *[side(224)] * 2)
         start = prepare(0.5 + 0.01 * torch.randn(shape, generator=torch.Generator().manual_seed(0)))
 
         def run() -> Any:
@@ -580,7 +574,7 @@ def main(
     rounds: int = 5,
     memory: bool = True,
     long: bool = False,
-    largest: int = largest,
+    largest: int = limits["side"],
     minutes: float = math.inf,
     ours: bool = False,
     json_file: Path | None = None,
@@ -599,7 +593,7 @@ def main(
         json_file: where to write the numbers, as JSON, after each row.
         alone: case and side, "ours" or "theirs": what such a process does.
     """
-    start, globals()["largest"] = time.monotonic(), largest
+    start, limits["side"] = time.monotonic(), largest
     if alone is not None:
         work_alone(*alone)
         return

@@ -36,7 +36,7 @@ def gradient_of_images(g: Array, images: Any, kernel: Array, params: dict[str, A
     """Return it: the result at `o` touches, by the kernel's row `i`, the image's row `stride * o + i - padding`."""
     *sides, inputs, outputs = kernel.shape
     strides, padding = params["window_strides"], params["padding"]
-    products = g @ kernel.reshape(-1, outputs).T  # (n, h, w, (down, across, in))
+    products = jnp.matmul(g, kernel.reshape(-1, outputs).T, precision=params["precision"])  # (n, h, w, (*sides, in))
     zero, whole = jnp.zeros((), products.dtype), (0, 0, 0)
     if _apart(sides, strides, padding):
         n, h, w, _ = products.shape

@@ -71,6 +71,11 @@ def test_gradients_of_few_positions_read_the_kernel_as_stored(side, stride, padd
     agree(lambda a: jax.jvp(jax.grad(a(loss), 1), (w, x), (w, x)))
     program = jax.jit(jax.grad(accelerate(loss), 1)).lower(w, x).as_text()
     assert "stablehlo.reverse" not in program
+    with jax.default_matmul_precision("highest"):
+        program = jax.jit(jax.grad(accelerate(loss), 1)).lower(w, x).as_text()
+    products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
+    assert products
+    assert all("HIGHEST, HIGHEST" in line for line in products)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
